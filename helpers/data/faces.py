@@ -1,0 +1,204 @@
+"""`Faces`: the one object that every notebook and trainer gets its pictures from, and `load_faces`, which makes it.
+
+Alphabet: N pictures, C = 3 channels (RGB), H = W = size. Pictures are stored as uint8 and leave as float32 in
+[-1, 1], the range that the samplers clip to.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from helpers.course import course_home
+
+if TYPE_CHECKING:
+    import torch
+
+    from helpers.data.toy_faces import FaceAttributes
+
+SOURCES = ("toy-faces", "animal-faces")
+SPLITS = ("train", "val")
+CLASS_NAMES = ("cat", "dog", "wild")
+SIZES = range(8, 1025)  # below 8 nothing is left of a face; above 1024 no source has the pixels
+
+
+class Skipped(NamedTuple):
+    """A file that could not be used."""
+
+    path: str    # inside the folder or zip, with /
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Pictures of one source and split, with labels; `faces[:100]`, `faces[indices]`, `faces[mask]` are Faces too."""
+
+    images: np.ndarray                                  # uint8 (N, 3, H, W), possibly a read-only mmap
+    labels: np.ndarray                                  # int64 (N,), positions in class_names
+    class_names: tuple[str, ...] = CLASS_NAMES
+    captions: tuple[str, ...] | None = None             # where the source has any
+    attributes: "tuple[FaceAttributes, ...] | None" = None  # drawn faces only
+    source: str = ""
+    split: str = ""
+    credit: str = ""                                    # licence line, shown wherever real pictures are shown
+    skipped: tuple[Skipped, ...] = ()                   # files of the whole split that could not be used
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 (N, 3, H, W), got {self.images.dtype} {self.images.shape}")
+        for name in ("labels", "captions", "attributes"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.images):
+                raise ValueError(f"{len(self.images)} images, but {len(column)} {name}")
+        if len(self.labels) and not (0 <= self.labels.min() and self.labels.max() < len(self.class_names)):
+            raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}, the positions of {self.class_names}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
+        return f"Faces({self.source} {self.split}, {len(self)} of {self.size} px: {counts}{skipped})"
+
+    @property
+    def size(self) -> int:
+        """H, the pictures' height (and width) in pixels."""
+        return self.images.shape[2]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many pictures each class has."""
+        return {name: int((self.labels == label).sum()) for label, name in enumerate(self.class_names)}
+
+    def __getitem__(self, chosen: slice | Sequence[int] | np.ndarray) -> "Faces":
+        """The chosen pictures, by slice, integer indices (any order, repeats allowed) or boolean mask (N,).
+
+        A slice is a view of the same pixels; indices and masks copy.
+
+        Raises:
+            TypeError: for a single integer: `faces.images[i]` is the picture, `faces[i:i + 1]` a Faces of one.
+            IndexError: if an index or the mask's length does not fit.
+        """
+        if isinstance(chosen, (int, np.integer)):
+            raise TypeError(f"faces.images[{chosen}] is one picture; faces[{chosen}:{chosen + 1}] is a Faces of one")
+        rows = np.arange(len(self))[_as_index(chosen)]
+        return replace(
+            self,
+            images=self.images[chosen if isinstance(chosen, slice) else rows],
+            labels=self.labels[rows],
+            captions=None if self.captions is None else tuple(self.captions[row] for row in rows),
+            attributes=None if self.attributes is None else tuple(self.attributes[row] for row in rows),
+        )
+
+    def of_class(self, name: str) -> "Faces":
+        """The pictures of one class. Raises ValueError for a class nobody knows."""
+        if name not in self.class_names:
+            raise ValueError(f"no class {name!r}; there are: {', '.join(self.class_names)}")
+        return self[self.labels == self.class_names.index(name)]
+
+    def tensor(self, indices: slice | Sequence[int] | np.ndarray | None = None,
+               device: "torch.device | str | None" = None) -> "torch.Tensor":
+        """The chosen pictures (None: all) as float32 (B, 3, H, W) in [-1, 1] on `device`."""
+        chosen = self.images if indices is None else self.images[_as_index(indices)]
+        return to_float(chosen, device)
+
+
+def _as_index(chosen: slice | Sequence[int] | np.ndarray) -> slice | np.ndarray:
+    """What NumPy indexes with; an empty list would otherwise become float64 and be refused."""
+    if isinstance(chosen, slice):
+        return chosen
+    index = np.asarray(chosen)  # a CPU torch tensor too
+    return index.astype(np.int64) if index.size == 0 and index.dtype != bool else index
+
+
+def to_float(images: "np.ndarray | torch.Tensor", device: "torch.device | str | None" = None) -> "torch.Tensor":
+    """uint8 0..255, any shape, to float32 in [-1, 1]: x / 127.5 - 1. Raises TypeError for another dtype."""
+    import torch
+
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.array(images))  # a copy: torch refuses to share read-only memory quietly
+    if images.dtype != torch.uint8:
+        raise TypeError(f"to_float expects uint8 pictures, got {images.dtype}")
+    return images.to(device).float() / 127.5 - 1  # moved as bytes: a quarter of the traffic
+
+
+def to_uint8(x: "torch.Tensor") -> "torch.Tensor":
+    """Floating point pictures in [-1, 1], any shape, to uint8: clamped, then rounded to the nearest. Inverts to_float.
+
+    Raises:
+        TypeError: if x is not floating point.
+        ValueError: if x holds NaN, which no colour stands for.
+    """
+    import torch
+
+    if not torch.is_floating_point(x):
+        raise TypeError(f"to_uint8 expects floating point pictures in [-1, 1], got {x.dtype}")
+    if torch.isnan(x).any():
+        raise ValueError(f"{int(torch.isnan(x).sum())} of {x.numel()} values are NaN: the sampler or training diverged")
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def load_faces(source: str = "toy-faces", split: str = "train", size: int = 64, *, limit: int | None = None,
+               seed: int = 0, root: str | Path | None = None, cache_dir: str | Path | None = None,
+               progress: bool = True) -> Faces:
+    """Pictures of one split: drawn or decoded the first time, afterwards read from a cache.
+
+    Args:
+        source: "toy-faces" (drawn by the course) or "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0).
+        split: "train" or "val"; drawn splits differ by their random numbers, real ones by their folder.
+        size: H = W in pixels.
+        limit: at most so many pictures, the classes in rotation. Drawn faces are drawn in just this number,
+            which may exceed the usual 6000 (train) and 900 (val), and the first k are the same for every number.
+        seed: of the drawn faces; real ones do not depend on it.
+        root: where the real pictures are (folder or zip); None looks in the usual places, see `animal_faces`.
+        cache_dir: None is `course_home() / "cache"`. Where it cannot be written, the pictures stay in memory.
+        progress: a progress bar while pictures are drawn or decoded (never when they come from the cache).
+
+    Raises:
+        ValueError: for an unknown source or split, a size or limit out of range, and for a damaged collection.
+        FileNotFoundError: if the real pictures are nowhere; it says what was tried and what to do.
+        PermissionError: if their folder cannot be read.
+    """
+    _check_request(source, split, size, limit)
+    cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
+    if source == "toy-faces":
+        if root is not None:
+            raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
+        from helpers.data.drawing import drawn_faces
+        return drawn_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
+    from helpers.data.animal_faces import real_faces
+    faces = real_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
+    if faces.skipped:
+        warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
+    return faces if limit is None else faces[_in_rotation(faces.labels, limit)]
+
+
+def _check_request(source: str, split: str, size: int, limit: int | None) -> None:
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}; there are: {', '.join(SOURCES)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+    if size not in SIZES:
+        raise ValueError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, got {size!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 (or None for all), got {limit}")
+
+
+def _in_rotation(labels: np.ndarray, limit: int) -> np.ndarray:
+    """The first `limit` positions when the classes take turns: cat, dog, wild, cat, ...; a used-up class drops out."""
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return np.lexsort((labels, turn))[:limit]
+
+
+def skip_warning(skipped: Sequence[Skipped], used: int) -> str:
+    """One message for all files that could not be used: the count, the first few, and what to do."""
+    first = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+    more = f"; and {len(skipped) - 3} more in Faces.skipped" if len(skipped) > 3 else ""
+    return (f"{len(skipped)} files could not be used and were left out, {used} remain: {first}{more}. "
+            "Replace them with good copies, or delete them to silence this.")
