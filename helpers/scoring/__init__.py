@@ -1,0 +1,1 @@
+"""How good are generated faces? Read their attributes, compare their distribution, look for copies."""

@@ -1,0 +1,142 @@
+"""Trained weights as small files that say where they come from: fp16 safetensors, checked when written and when read.
+
+A file's metadata holds its training command, seed, time and scores, and a checksum of the tensors.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from helpers.course import repository_root
+
+# name of a file in 00_assets/weights -> the command that trains it
+TRAINED_BY = {"scorer": "python -m helpers.scoring.attributes"}
+
+
+def weights_path(name: str) -> Path:
+    """Where the course ships weights of this name, whether or not they are there."""
+    return repository_root() / "00_assets" / "weights" / f"{name}.safetensors"
+
+
+def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Write weights as fp16 (integers as they are); a reader sees the old file or the whole new one.
+
+    Args:
+        module_or_state: a module, or its state_dict.
+        path: of the file; its folder is made when needed.
+        metadata: what a reader should know; "sha256" is added.
+
+    Raises:
+        ValueError: for weights that are not finite or overflow fp16 (it names them).
+        TypeError: for metadata that is not text.
+    """
+    state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must be text, got {key!r}: {value!r}; json.dumps() makes text of anything")
+    tensors = {name: _packed(tensor) for name, tensor in state.items()}
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise ValueError(f"these weights are infinite, NaN or above {torch.finfo(torch.half).max:.0f} (fp16): {wrong}")
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write contiguous CPU tensors as they are, checksummed and atomically; training checkpoints are such files too."""
+    data = save(dict(tensors), {**metadata, "sha256": checksum(tensors)})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    dtype = torch.half if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> dict[str, str]:
+    """Load a file of `save_weights` into a module, in the module's own dtype and on its device.
+
+    Args:
+        module: is left as it was if anything is wrong.
+        name_or_path: a file, or a name in 00_assets/weights such as "scorer".
+        strict: when False, weights that the file lacks or the module does not know are passed over.
+
+    Returns:
+        the file's metadata.
+
+    Raises:
+        FileNotFoundError: says what was looked for and which command trains it.
+        ValueError: for a damaged file, or one that does not fit the module (it names the weights).
+    """
+    path = _find(name_or_path)
+    tensors, metadata = read_tensors(path)
+    state = module.state_dict()
+    faults = [f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(state[name].shape)} in the module"
+              for name in state.keys() & tensors.keys() if state[name].shape != tensors[name].shape]  # fmt: skip
+    if strict:
+        faults += [f"{name}: missing from the file" for name in state.keys() - tensors.keys()]
+        faults += [f"{name}: unknown to the module" for name in tensors.keys() - state.keys()]
+    if faults:
+        more = f" ... and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(f"{path} does not fit {type(module).__name__}: {'; '.join(sorted(faults)[:8])}{more}")
+    module.load_state_dict(tensors, strict=False)
+    return metadata
+
+
+def read_metadata(name_or_path: str | Path) -> dict[str, str]:
+    """What a weights file says of itself: its command, seed, scores, and the sizes to build the module with."""
+    return read_tensors(_find(name_or_path))[1]
+
+
+def _find(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    is_name = isinstance(name_or_path, str) and Path(name).name == name and not name.endswith(".safetensors")
+    tried = [Path(name_or_path).expanduser()] + ([weights_path(name)] if is_name else [])
+    for path in tried:
+        if path.is_file():
+            return path
+    command = TRAINED_BY.get(Path(name).stem)
+    advice = f"Train them with: {command}" if command else f"The course ships weights for: {', '.join(TRAINED_BY)}"
+    raise FileNotFoundError(f"no weights {name!r}; looked for {' and '.join(map(str, tried))}. {advice}")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of `write_tensors`. Raises ValueError for a damaged file."""
+    advice = "restore it (git checkout) or train it again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged, {advice}: {error}") from error
+    if "sha256" not in metadata:
+        raise ValueError(f"{path} carries no checksum: it was not written by helpers.weights")
+    if checksum(tensors) != metadata["sha256"]:
+        raise ValueError(f"{path} is damaged, {advice}: its tensors do not have the checksum that it promises")
+    return tensors, metadata

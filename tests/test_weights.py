@@ -1,0 +1,136 @@
+"""Files of weights: what goes in comes out, and nothing damaged or ill-fitting gets in unnoticed."""
+
+import json
+import struct
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import weights
+from helpers.weights import load_weights, read_metadata, read_tensors, save_weights, write_tensors
+
+
+def network(width=8):
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Linear(4, 2))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "folder" / "net.safetensors"
+    save_weights(network(), path, {"command": "python -m nothing", "seed": "3"})
+    return path
+
+
+def test_weights_come_back_in_the_modules_own_dtype(saved):
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 2))
+    metadata = load_weights(other, saved)
+    assert metadata["command"] == "python -m nothing" and metadata["seed"] == "3"
+    for name, tensor in network().state_dict().items():
+        assert other.state_dict()[name].dtype == tensor.dtype  # num_batches_tracked stays an integer
+        torch.testing.assert_close(other.state_dict()[name], tensor.half().to(tensor.dtype), rtol=0, atol=0)
+
+
+def test_files_are_half_precision_and_bytewise_reproducible(saved, tmp_path):
+    assert saved.stat().st_size < 2 * sum(p.numel() for p in network().parameters()) + 2000
+    save_weights(network().state_dict(), tmp_path / "again.safetensors", {"seed": "3", "command": "python -m nothing"})
+    again = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 2))
+    assert load_weights(again, tmp_path / "again.safetensors")["sha256"] == load_weights(network(), saved)["sha256"]
+
+
+def test_nothing_is_left_of_a_write_that_fails(saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr(weights.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(network(4), saved, {})
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
+def test_weights_that_fp16_cannot_hold_are_refused(value, tmp_path):
+    with pytest.raises(ValueError, match="gain"):
+        save_weights({"gain": torch.tensor([1.0, value])}, tmp_path / "x.safetensors", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_is_text(tmp_path):
+    with pytest.raises(TypeError, match="json.dumps"):
+        save_weights({"gain": torch.ones(1)}, tmp_path / "x.safetensors", {"seed": 3})
+
+
+def test_missing_weights_say_where_and_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "repository_root", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        load_weights(network(), "scorer")
+    assert str(tmp_path / "00_assets" / "weights" / "scorer.safetensors") in str(error.value)
+    assert "python -m helpers.scoring.attributes" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no-such.*ships weights for.*scorer"):
+        load_weights(network(), "no-such")
+    with pytest.raises(FileNotFoundError, match="looked for .*gone.safetensors"):
+        load_weights(network(), tmp_path / "gone.safetensors")
+    save_weights(network(), tmp_path / "00_assets" / "weights" / "scorer.safetensors", {"seed": "9"})
+    assert load_weights(network(), "scorer")["seed"] == "9"
+
+
+def flip_last_byte(data):
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def lie_about_a_shape(data):
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    header["0.weight"]["shape"] = [8, 3, 3, 4]
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length:]
+
+
+def swap_two_tensors(data):
+    data = data.replace(b'"1.weight"', b'"1.wxight"').replace(b'"1.bias"', b'"1.weight"')
+    return data.replace(b'"1.wxight"', b'"1.bias"')
+
+
+@pytest.mark.parametrize("damage", [
+    flip_last_byte, lie_about_a_shape, swap_two_tensors, lambda data: data[:-10], lambda data: data[:40],
+    lambda data: b"", lambda data: struct.pack("<Q", 2**60) + data[8:], lambda data: b"\x80\x05pickle" * 50,
+])  # fmt: skip
+def test_damaged_files_are_refused_and_the_module_stays_as_it_was(damage, saved):
+    saved.write_bytes(damage(saved.read_bytes()))
+    module = network(8)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(ValueError, match="is damaged.*train it again"):
+        load_weights(module, saved)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_file_without_a_checksum_is_refused(tmp_path):
+    from safetensors.torch import save_file
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="no checksum"):
+        load_weights(network(), tmp_path / "foreign.safetensors")
+
+
+def test_every_weight_that_does_not_fit_is_named(saved):
+    other = nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Identity(), nn.Linear(4, 2))
+    before = other.state_dict()["1.weight"].clone()
+    with pytest.raises(ValueError) as error:
+        load_weights(other, saved)
+    for part in ("0.weight: (8, 3, 3, 3) in the file, (8, 3, 5, 5) in the module",
+                 "2.bias: unknown to the module", "3.bias: missing from the file"):  # fmt: skip
+        assert part in str(error.value)
+    assert torch.equal(other.state_dict()["1.weight"], before)
+
+
+def test_not_strict_passes_over_names_but_never_over_shapes(saved):
+    load_weights(nn.Sequential(nn.Conv2d(3, 8, 3)), saved, strict=False)
+    with pytest.raises(ValueError, match="0.weight"):
+        load_weights(nn.Sequential(nn.Conv2d(3, 8, 5)), saved, strict=False)
+
+
+def test_checkpoints_keep_their_dtypes_and_metadata_is_read_without_a_module(saved, tmp_path):
+    tensors = {"step": torch.tensor(7), "moments": torch.tensor([1e5, 1 / 3])}
+    write_tensors(tmp_path / "checkpoint.safetensors", tensors, {"step": "7"})
+    found, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
+    assert metadata["step"] == "7" and found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in tensors)
+    assert read_metadata(saved)["seed"] == "3"
