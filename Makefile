@@ -1,0 +1,87 @@
+# `make` lists the commands. The two that matter: `make course` and `make test`.
+
+VENV   ?= .venv
+# The interpreter that makes the virtual environment: Python 3.11 or later. `make PYTHON=/path/to/python3.12` overrides.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 python,$(shell command -v $(name) 2>/dev/null)))
+
+RUN   := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+TIMES := $(VENV)/.times
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+export COURSE_PROFILE ?= cpu
+export PYTHONHASHSEED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lab pages execute bench clean lint strict-pages unit notebooks-unchanged
+
+help:  ## this list
+	@echo "make course    install, execute every notebook, render the course pages: start here"
+	@echo "make test      install, then lint, pages, unit tests and the notebooks' stored outputs"
+	@echo "make lab       open the course in JupyterLab"
+	@echo "make pages     render the pages from the notebooks as they are stored"
+	@echo "make execute   execute the notebooks and store their outputs in place"
+	@echo "make bench     recompute the figures that the course claims"
+	@echo "make clean     remove what was built (the virtual environment stays)"
+	@echo
+	@echo "Needs Python 3.11 or later. COURSE_PROFILE=gpu runs the same notebooks at full size on a GPU."
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ ! -x "$(RUN)" ]; then \
+	  if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "The course needs Python 3.11 or later and found '$(PYTHON)'."; \
+	    echo "Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $(PYTHON)"; \
+	  "$(PYTHON)" -m venv "$(VENV)" || { \
+	    echo "Could not make $(VENV): on Debian and Ubuntu, install the package python3-venv."; exit 1; }; \
+	fi
+	@echo "Installing the packages of constraints.txt (some minutes and about 6 GB the first time)"
+	@$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[pages,test]'
+	@touch $@
+
+course: $(STAMP)
+	@$(RUN) -m pages.execute --into pages/_build/executed
+	@$(RUN) -m pages.build --notebooks pages/_build/executed
+
+pages: $(STAMP)
+	@$(RUN) -m pages.build
+
+execute: $(STAMP)
+	@$(RUN) -m pages.execute --in-place
+
+lab: $(STAMP)
+	@$(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
+
+bench: $(STAMP)
+	@$(RUN) -m benchmarks check
+
+# One step of `make test`: run it, and note its wall time whether it passes or not.
+define timed
+@start=$$(date +%s); $(2); status=$$?; echo "$(1) $$(($$(date +%s) - start))" >> $(TIMES); exit $$status
+endef
+
+test: $(STAMP)
+	@rm -f $(TIMES)
+	@status=0; for step in lint strict-pages unit notebooks-unchanged; do \
+	  echo "== $$step"; $(MAKE) --no-print-directory $$step || { status=1; echo "== $$step FAILED"; }; \
+	done; \
+	echo "== seconds"; awk '{printf "%6d  %s\n", $$2, $$1; all += $$2} END {printf "%6d  in all\n", all}' $(TIMES); \
+	exit $$status
+
+lint: $(STAMP)
+	$(call timed,lint,$(RUN) -m ruff check .)
+
+strict-pages: $(STAMP)
+	$(call timed,strict-pages,$(RUN) -m pages.build --strict)
+
+unit: $(STAMP)
+	$(call timed,unit,$(RUN) -m pytest -q --durations=15 tests)
+
+notebooks-unchanged: $(STAMP)
+	$(call timed,notebooks-unchanged,if ls notebooks/*.ipynb >/dev/null 2>&1; \
+	  then $(RUN) -m pytest -q --durations=15 $(NBVAL) notebooks; else echo "no notebook yet"; fi)
+
+clean:
+	rm -rf pages/_build .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measures what the course claims; see `python -m benchmarks --help`."""

@@ -1,0 +1,140 @@
+"""The course as a whole: does it run, how long does it take, do its pages open, do its version lists agree?
+
+`python -m benchmarks.course` refreshes what the README shows of it: the parts' pictures and the notebooks' times.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import nbformat
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks.report import Row, at_most, true
+from pages.browser import addresses, chromium, find_chromium, serve, visit
+from pages.build import HTML, IMAGES, PARTS
+from pages.execute import RECORD, ROOT, notebooks
+
+NOTEBOOK_SECONDS, TEST_SECONDS = 120, 15 * 60
+
+
+def check() -> list[Row]:
+    """Recompute what can be recomputed without executing the notebooks; times come from the record of `run`."""
+    return [*_stored_outputs(), *_times(), *_versions(), *_pages()]
+
+
+def run() -> None:
+    """Execute every notebook in place, run the whole test suite, and record the seconds and the README's table."""
+    subprocess.run([sys.executable, "-m", "pages.execute", "--in-place", "--record"], cwd=ROOT, check=True)
+    start = time.perf_counter()
+    subprocess.run(["make", "test"], cwd=ROOT, check=True)
+    known = json.loads(RECORD.read_text())
+    known["make_test_seconds"] = round(time.perf_counter() - start)
+    RECORD.write_text(json.dumps(known, indent=2) + "\n")
+    refresh()
+
+
+def refresh(readme: Path = ROOT / "README.md", record: Path = RECORD) -> None:
+    """Fill the README's marks: one picture of each part that has one, and the recorded times.
+
+    Raises:
+        ValueError: if the README lacks the marks.
+    """
+    text = readme.read_text()
+    for name, filling in (("pictures", pictures()), ("times", times_table(record))):
+        marks = re.compile(rf"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
+        if not marks.search(text):
+            raise ValueError(f"{readme} has no <!-- {name} --> ... <!-- /{name} --> to fill")
+        filled = "\n".join([f"<!-- {name} -->", *filling, f"<!-- /{name} -->"])
+        text = marks.sub(lambda _, filled=filled: filled, text)
+    readme.write_text(text)
+
+
+def pictures() -> list[str]:
+    """One line of Markdown for each part of the course whose picture exists."""
+    there = [part for part in PARTS.values() if (IMAGES / part.picture).is_file()]
+    return [f"![{part.alt}]({(IMAGES / part.picture).relative_to(ROOT)})\n" for part in there]
+
+
+def times_table(record: Path = RECORD) -> list[str]:
+    """The recorded seconds as lines of a Markdown table; none where nothing was recorded."""
+    if not record.exists():
+        return []
+    known = json.loads(record.read_text())
+    machine = known["measured_with"]
+    rows = [f"| [{name}](notebooks/{name}.ipynb) | {seconds:.0f} s |" for name, seconds in known["seconds"].items()]
+    foot = f"Measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, torch {machine['torch']}."
+    return ["| notebook | time |", "|---|---:|", *rows, "", foot]
+
+
+def disagreements(root: Path = ROOT) -> list[str]:
+    """Where environment.yml and constraints.txt name different versions, or a package that the other lacks."""
+    locked = dict(_pins((root / "constraints.txt").read_text().splitlines()))
+    listed = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+    conda = dict(_pins(line for part in listed if isinstance(part, dict) for line in part["pip"] if line != "-e ."))
+    return [f"{name}: {version}, locked {locked.get(name)}" for name, version in conda.items()
+            if locked.get(name) != version]  # fmt: skip
+
+
+def _pins(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            requirement = Requirement(line)
+            yield canonicalize_name(requirement.name), str(requirement.specifier).removeprefix("==")
+
+
+def _stored_outputs() -> Iterator[Row]:
+    paths = notebooks()
+    executed = [path for path in paths if _is_executed(path)]
+    measured, wanted = f"{len(executed)} of {len(paths)}", "every one"
+    yield true("course: notebooks executed, outputs stored", measured, wanted, bool(paths) and executed == paths)
+
+
+def _is_executed(path: Path) -> bool:
+    """Whether every code cell has run, in order from the top, and none ended in an error."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    in_order = [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    return in_order and not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+
+
+def _times() -> Iterator[Row]:
+    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    seconds, names = known.get("seconds", {}), [path.stem for path in notebooks()]
+    timed = [name for name in names if name in seconds]
+    yield true("course: notebooks timed", f"{len(timed)} of {len(names)}", "every one", bool(names) and timed == names)
+    if timed:
+        slowest = max(timed, key=seconds.__getitem__)
+        yield at_most(f"course: slowest notebook ({slowest})", seconds[slowest], NOTEBOOK_SECONDS, "s")
+    if "make_test_seconds" in known:
+        yield at_most("course: make test", known["make_test_seconds"], TEST_SECONDS, "s")
+    else:
+        yield true("course: make test", "not recorded yet", f"<= {TEST_SECONDS} s", False)
+
+
+def _versions() -> Iterator[Row]:
+    yield at_most("course: environment.yml against constraints.txt, differences", len(disagreements()), 0)
+
+
+def _pages() -> Iterator[Row]:
+    if find_chromium() is None:
+        print("not checked here: the pages in a browser (no Chromium found; CHROMIUM names one)", file=sys.stderr)
+        return
+    if not (HTML / "index.html").is_file():
+        subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True, env={**os.environ})
+    with serve(HTML) as url, chromium() as browser:
+        visits = [visit(browser, f"{url}/{path}") for path in addresses(HTML)]
+    yield true("course: pages opened in a browser", len(visits), ">= 1", bool(visits))
+    yield at_most("course: failed requests", sum(len(trouble.failed) for trouble in visits), 0)
+    yield at_most("course: console errors", sum(len(trouble.errors) for trouble in visits), 0)
+
+
+if __name__ == "__main__":
+    refresh()

@@ -1,0 +1,113 @@
+"""Opens the rendered pages in a headless Chromium, and notes what goes wrong."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+QUIET = (  # no sandbox inside containers, and no requests of the browser's own
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@dataclass
+class Trouble:
+    """What went wrong while a page was open; empty lists are a clean page."""
+
+    failed: list[str] = field(default_factory=list)   # requests without an answer, or answered with an error
+    outside: list[str] = field(default_factory=list)  # requests to any other machine
+    errors: list[str] = field(default_factory=list)   # errors on the browser's console
+
+    def __bool__(self) -> bool:
+        return bool(self.failed or self.outside or self.errors)
+
+
+def find_chromium() -> str | None:
+    """The Chromium to use: the environment's CHROMIUM, or one on the path; None where there is none."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, filter(None, names)) if path), None)
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine alone while the context lasts; yields its address."""
+    handler = partial(_Silent, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """A headless browser while the context lasts.
+
+    Raises:
+        FileNotFoundError: where no Chromium is installed.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if path is None:
+        raise FileNotFoundError("no Chromium on the path: install one (Debian: apt install chromium) or set CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def watch(page: "Page") -> Trouble:
+    """Note everything that goes wrong on this page from now on."""
+    trouble = Trouble()
+
+    def asked(request: Any) -> None:
+        if urlsplit(request.url).scheme in ("http", "https") and urlsplit(request.url).hostname != "127.0.0.1":
+            trouble.outside.append(request.url)
+
+    def answered(response: Any) -> None:
+        if response.status >= 400:
+            trouble.failed.append(f"{response.status} {response.url}")
+
+    page.on("request", asked)
+    page.on("response", answered)
+    page.on("requestfailed", lambda request: trouble.failed.append(f"{request.failure} {request.url}"))
+    page.on("console", lambda said: trouble.errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: trouble.errors.append(str(error)))
+    return trouble
+
+
+def addresses(folder: Path) -> list[str]:
+    """Every page of rendered documentation, as a path relative to its folder."""
+    skip = {"genindex.html"}  # Sphinx's empty index, which no page links
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.html")
+                  if p.name not in skip and "_static" not in p.parts)  # fmt: skip
+
+
+def visit(browser: "Browser", url: str) -> Trouble:
+    """Open one page, wait until it has settled, and say what went wrong."""
+    page = browser.new_page()
+    trouble = watch(page)
+    page.goto(url, wait_until="networkidle")
+    page.close()
+    return trouble
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing: a test's output is no place for an access log."""

@@ -1,0 +1,119 @@
+"""Renders the course pages from executed notebooks.
+
+    python -m pages.build [--strict] [--notebooks FOLDER]
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from sphinx.cmd.build import build_main
+
+from pages import vendor
+from pages.execute import NOTEBOOKS, ROOT, notebooks
+
+HERE = ROOT / "pages"
+SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
+IMAGES = ROOT / "00_assets" / "image"
+TEXTS = ("index.md", "notation.md", "glossary.md", "references.md")
+
+
+class Part(NamedTuple):
+    """One part of the course: the numbers of its notebooks; a picture under 00_assets/image, and what it shows."""
+
+    numbers: tuple[str, ...]
+    picture: str
+    alt: str
+
+
+PARTS = {
+    "Data": Part(("01",), "toy_faces.png", "Drawn faces of cats, dogs and wild animals in many colours"),
+    "DDPM": Part(("02",), "ddpm.png", "Noise that becomes a picture, step by step"),
+    "Inference": Part(("03", "04"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
+    "Autoencoders": Part(("05", "06"), "autoencoders.png", "Pictures and what autoencoders make of them"),
+    "Tiny Stable Diffusion": Part(("07", "08", "09", "10"), "tiny_sd_pixels.png", "Faces generated from captions"),
+    "Multimodal": Part(("11", "12"), "multimodal.png", "A picture, a question about it, and a model's answer"),
+}
+
+
+def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
+    """Lay the sources out for Sphinx: texts, pictures, and the notebooks of `folder`; returns the notebooks."""
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "notebooks").mkdir(parents=True)
+    found = notebooks(folder=folder)
+    for path in found:
+        target = source / "notebooks" / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    for name in TEXTS:
+        shutil.copyfile(HERE / name, source / name)
+    if IMAGES.is_dir():
+        shutil.copytree(IMAGES, source / "image")
+    index = source / "index.md"
+    index.write_text(index.read_text().replace("<!-- contents -->", contents(found, source)))
+    return found
+
+
+def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:
+    """The index page's map: what exists of each part, with a picture where there is one, and the sidebar's entries."""
+    solutions = [path for path in paths if path.parent.name == "solutions"]
+    lessons = [path for path in paths if path not in solutions]
+    blocks = [
+        _part(name, part, [path for path in lessons if path.stem[:2] in part.numbers], source)
+        for name, part in PARTS.items()
+    ]
+    if solutions:
+        blocks.append(_toctree("Solutions", [f"notebooks/solutions/{p.stem}" for p in solutions]))
+    return "\n\n".join(block for block in blocks if block)
+
+
+def build(folder: Path = NOTEBOOKS, strict: bool = False) -> int:
+    """Render the pages into `pages/_build/html`; returns Sphinx's exit status."""
+    without = vendor.fetch()
+    if without:
+        print(f"No local copy of {', '.join(without)} (npm fetches them): the pages load them from {vendor.CDN}")
+    found = gather(folder)
+    shutil.rmtree(HTML, ignore_errors=True)
+    arguments = ["-q", "-b", "html", "-E", "-c", str(HERE), str(SOURCE), str(HTML)]
+    status = build_main([*(["-W", "--keep-going"] if strict else []), *arguments])
+    if status == 0:
+        print(f"{len(found)} notebooks rendered. Open {HTML / 'index.html'}")
+        print(f"or serve it: {sys.executable} -m http.server --directory {HTML.relative_to(ROOT)} 8000")
+        print("and open http://localhost:8000 (formulas and sliders work best that way)")
+    return status
+
+
+def _part(name: str, part: Part, lessons: Sequence[Path], source: Path) -> str:
+    """A part's heading, picture, list of lessons and entry in the sidebar; nothing where it has no lesson yet."""
+    if not lessons:
+        return ""
+    picture = f"![{part.alt}](image/{part.picture})\n\n" if (source / "image" / part.picture).is_file() else ""
+    links = "\n".join(f"- [{_title(path)}](notebooks/{path.name})" for path in lessons)
+    return f"### {name}\n\n{picture}{links}\n\n{_toctree(name, [f'notebooks/{path.stem}' for path in lessons])}"
+
+
+def _title(path: Path) -> str:
+    first = next((cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"), None)
+    line = first.source.lstrip().splitlines()[0] if first and first.source.strip() else path.stem
+    return line.lstrip("# ").strip()
+
+
+def _toctree(caption: str, names: Sequence[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build and say where to look."""
+    parser = argparse.ArgumentParser(prog="python -m pages.build", description="Render the course pages.")
+    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of (executed) notebooks")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    options = parser.parse_args(arguments)
+    return build(options.notebooks.resolve(), options.strict)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

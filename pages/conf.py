@@ -1,0 +1,66 @@
+"""Sphinx configuration of the course pages; `python -m pages.build` lays the sources out and runs it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from myst_nb.core.render import NbElementRenderer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pages import vendor
+
+project = "From DDPM to Stable Diffusion"
+author = "the course's authors"
+copyright = "the course's authors: code MIT, pictures and texts CC BY 4.0"
+
+extensions = ["myst_nb"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
+nb_merge_streams = True
+nb_ipywidgets_js = {
+    vendor.script("requirejs"): {},
+    vendor.script("html-manager"): {"data-jupyter-widgets-cdn": f"{vendor.CDN}/", "crossorigin": "anonymous"},
+}
+
+mathjax_path = vendor.script("mathjax")
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["course.css"]
+html_js_files = [("course.js", {"defer": "defer", "priority": 900})]
+html_favicon = "_static/favicon.svg"
+html_show_sourcelink = False
+html_copy_source = False
+html_last_updated_fmt = None
+html_context = {"default_mode": "auto"}  # as the reader's system has it
+html_theme_options = {
+    "navbar_persistent": [],          # the sidebar has the search already
+    "use_download_button": False,     # a page's download would lack the package beside it
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+}
+
+
+def _describe_pictures() -> None:
+    """Give a figure on a page the description that `helpers.show.figures.show` stored beside the picture.
+
+    MyST-NB reads descriptions from a cell's metadata alone, which is one for all of the cell's figures.
+    """
+    render_image = NbElementRenderer.render_image
+
+    def described(self: NbElementRenderer, data: Any) -> list[Any]:
+        nodes = render_image(self, data)
+        alt = data.output_metadata.get(data.mime_type, {}).get("alt")
+        for node in nodes if alt else []:
+            node["alt"] = alt
+        return nodes
+
+    NbElementRenderer.render_image = described
+
+
+_describe_pictures()

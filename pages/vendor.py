@@ -1,0 +1,57 @@
+"""Local copies of the scripts that the pages need, so that they open without a network.
+
+MathJax draws the formulas; require.js and the widgets' html-manager move the sliders. They are fetched once, with
+npm where it is installed; without them the pages name the same versions on a public content network.
+"""
+
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent / "_static" / "vendor"
+CDN = "https://cdn.jsdelivr.net/npm"
+PACKAGES = {  # folder -> (npm package, what of it is needed, the script a page loads)
+    "mathjax": ("mathjax@3.2.2", "es5", "es5/tex-mml-chtml.js"),
+    "requirejs": ("requirejs@2.3.8", "require.js", "require.js"),
+    "html-manager": ("@jupyter-widgets/html-manager@1.0.15", "dist", "dist/embed-amd.js"),
+}
+
+
+def script(folder: str) -> str:
+    """What a page's <script> names: a path under _static, or an address on the content network."""
+    package, _, path = PACKAGES[folder]
+    local = FOLDER / folder / path
+    return f"vendor/{folder}/{path}" if local.is_file() else f"{CDN}/{package}/{path}"
+
+
+def missing() -> list[str]:
+    """The packages of which there is no local copy."""
+    return [folder for folder, (_, _, path) in PACKAGES.items() if not (FOLDER / folder / path).is_file()]
+
+
+def fetch() -> list[str]:
+    """Fetch what is missing with npm; returns what is still missing. Never fails: the pages work without."""
+    npm = shutil.which("npm")
+    for folder in missing() if npm else []:
+        package, wanted, _ = PACKAGES[folder]
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [npm, "pack", package, "--pack-destination", scratch, "--silent"]
+            fetched = subprocess.run(command, capture_output=True, timeout=300, check=False, cwd=scratch)
+            archives = list(Path(scratch).glob("*.tgz"))
+            if fetched.returncode == 0 and archives:
+                _unpack(archives[0], wanted, FOLDER / folder)
+    return missing()
+
+
+def _unpack(archive: Path, wanted: str, target: Path) -> None:
+    """Take `wanted` (a file or a folder) and the licence out of an npm archive, whole or not at all."""
+    unfinished = target.with_name(target.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with tarfile.open(archive) as packed:
+        names = [m for m in packed.getmembers() if m.name.startswith((f"package/{wanted}", "package/LICENSE"))]
+        packed.extractall(unfinished, members=names, filter="data")
+    shutil.rmtree(target, ignore_errors=True)
+    (unfinished / "package").replace(target)
+    unfinished.rmdir()

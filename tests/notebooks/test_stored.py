@@ -1,0 +1,49 @@
+"""The stored notebooks: executed from the top, every picture described, cells short enough to read."""
+
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from benchmarks.course import _is_executed
+from pages.execute import ROOT, notebooks
+
+PATHS = notebooks()
+each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def _code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@each
+def test_executed_from_the_top(path: Path) -> None:
+    assert _is_executed(path), "run `make execute`: a cell has not run, ran out of order, or failed"
+
+
+@each
+def test_every_picture_is_described(path: Path) -> None:
+    for cell in _code(path):
+        for output in cell.get("outputs", []):
+            for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                assert len(alt) > 10, f'end this cell in show(figure, alt="..."):\n{cell.source}'
+
+
+@each
+def test_cells_are_short(path: Path) -> None:
+    lines = [len(cell.source.splitlines()) for cell in _code(path)]
+    assert max(lines) <= 40, f"a cell has {max(lines)} lines"
+    assert statistics.quantiles(lines, n=10)[-1] <= 25, "one cell in ten may have more than 25 lines"
+
+
+@each
+def test_nothing_of_this_machine_is_stored(path: Path) -> None:
+    text = path.read_text()
+    for trace in (str(ROOT), str(Path.home()) + "/", "/tmp/ipykernel"):
+        assert trace not in text, f"an output holds {trace}: a warning or a path that another machine has not"
+
+
+def test_the_notebooks_folder_is_known() -> None:
+    assert all(path.parent.name in ("notebooks", "solutions") for path in PATHS)

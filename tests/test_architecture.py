@@ -1,0 +1,136 @@
+"""The house stands: imports run downwards only, importing is light, and every piece stays small enough to read."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pages.execute import ROOT
+
+HELPERS = ROOT / "helpers"
+LONGEST_FUNCTION, LONGEST_MODULE = 60, 320
+
+# Each floor may use itself and what is listed. Systems (the last floor) never import one another.
+GROUND = {"course", "weights"}
+ALLOWED = {
+    "course": set(),
+    "weights": {"course"},
+    "data": GROUND,
+    "show": GROUND,
+    "training": GROUND | {"data"},
+    "scoring": GROUND | {"data", "training", "layers"},
+    "diffusion": GROUND,
+    "layers": GROUND,
+}
+MIDDLE = {"text", "autoencoders"}
+SYSTEMS = {"sd1", "sd3", "vlm", "tiny_sd"}
+ALLOWED |= {name: set(ALLOWED) for name in MIDDLE}
+ALLOWED |= {name: set(ALLOWED) | MIDDLE for name in SYSTEMS}
+
+MODULES = sorted(HELPERS.rglob("*.py"))
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """Every `helpers.X` that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package.split(".")[: len(package.split(".")) + 1 - node.level], base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _floor(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "helpers" and len(parts) > 1 else None
+
+
+def _upward(path: Path, source: str, root: Path = ROOT) -> list[str]:
+    parts = path.relative_to(root).with_suffix("").parts
+    own = parts[1]
+    reached = {_floor(name) for name in _imports(source, ".".join(parts[:-1]))} - {None, own, "__version__"}
+    if own == "__init__":
+        return sorted(reached)
+    assert own in ALLOWED, f"helpers/{own} has no floor yet: add it to ALLOWED in {Path(__file__).name}"
+    return sorted(reached - ALLOWED[own])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HELPERS)))
+def test_imports_run_downwards(path: Path) -> None:
+    assert _upward(path, path.read_text()) == [], "this module imports from a floor above its own"
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("layers/attention.py", "from helpers.tiny_sd.unet import UNet"),
+        ("sd1/unet.py", "from helpers.sd3 import mmdit"),
+        ("data/faces.py", "def f():\n    import helpers.show.figures"),
+        ("show/figures.py", "from ..training.loop import train"),
+    ],
+)
+def test_an_import_upwards_is_noticed(where: str, line: str) -> None:
+    assert _upward(HELPERS / where, line)
+
+
+def test_imports_downwards_are_welcome() -> None:
+    source = "import torch\nfrom helpers.layers.attention import Attention\nfrom . import codecs"
+    assert _upward(HELPERS / "tiny_sd/unet.py", source) == []
+
+
+def _new_modules(statement: str) -> set[str]:
+    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in said.stdout.split()}
+
+
+def test_importing_helpers_is_instant() -> None:
+    heavy = {"torch", "torchvision", "numpy", "matplotlib", "PIL", "diffusers", "transformers", "IPython", "sklearn"}
+    assert _new_modules("import helpers") & heavy == set()
+
+
+def test_figures_and_sliders_do_without_torch() -> None:
+    assert "torch" not in _new_modules("import helpers.show.figures, helpers.show.sliders")
+
+
+def test_helpers_import_where_the_reference_libraries_are_absent() -> None:
+    """diffusers and transformers are what tests compare with; the course's own code never needs them at import."""
+    paths = [path.relative_to(ROOT).with_suffix("") for path in MODULES if path.stem not in ("__init__", "__main__")]
+    names = [".".join(path.parts) for path in paths]
+    code = (
+        "import sys, importlib\n"
+        "for absent in ('diffusers', 'transformers', 'denoising_diffusion_pytorch'): sys.modules[absent] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-2000:]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HELPERS)))
+def test_modules_and_functions_fit_their_frames(path: Path) -> None:
+    source = path.read_text()
+    length = source.count("\n")
+    assert length <= LONGEST_MODULE, f"{length} lines: split it by what it is about"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines: it does not fit a screen"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HELPERS)))
+def test_house_rules(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    if path.stem != "__init__" or tree.body:
+        assert ast.get_docstring(tree), "a module says in its first line what it is about"
+    for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names)), "star import"
+        called = node.func if isinstance(node, ast.Call) else None
+        assert not (isinstance(called, ast.Attribute) and called.attr == "cuda"), ".cuda(): pass a device instead"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"

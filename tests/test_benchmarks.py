@@ -1,0 +1,62 @@
+"""The report: one line a claim, and an exit status that a script can trust."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import course, report
+
+
+def test_rows_compare_both_ways() -> None:
+    assert report.at_least("agreement", 0.971, 0.97).ok and not report.at_least("agreement", 0.969, 0.97).ok
+    assert report.at_most("size", 8, 8, "MB").ok and not report.at_most("size", 8.1, 8, "MB").ok
+
+
+def test_a_number_that_is_none_is_short() -> None:
+    assert not report.at_least("agreement", float("nan"), 0.97).ok
+    assert not report.at_most("seconds", float("nan"), 1).ok
+
+
+def test_lines_are_aligned() -> None:
+    rows = [report.at_least("agreement", 0.98, 0.97), report.at_most("seconds, slowest", 130.0, 120, "s")]
+    assert report.lines(rows).splitlines() == [
+        "agreement         0.98   >= 0.97   ok",
+        "seconds, slowest  130 s  <= 120 s  SHORT",
+    ]
+
+
+@pytest.mark.parametrize(("measured", "status"), [(1, 0), (3, 1)])
+def test_check_exits_1_where_one_is_short(
+    measured: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [report.at_most("fine", 0, 2), report.at_most("claim", measured, 2)]
+    monkeypatch.setitem(sys.modules, "benchmarks.invented", SimpleNamespace(check=lambda: rows))
+    monkeypatch.setitem(command.TOPICS, "invented", "benchmarks.invented")
+    assert command.main(["check", "invented"]) == status
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [["check", "weather"], ["weather"]])
+def test_an_unknown_topic_is_named_with_those_there_are(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(words)
+    assert stopped.value.code == 2
+    assert "no topic 'weather'; topics: course, data, method1" in capsys.readouterr().err
+
+
+def test_the_readme_has_the_marks_that_are_filled(tmp_path: Path) -> None:
+    record = tmp_path / "course.json"
+    machine = {"profile": "cpu", "cores": 2, "python": "3.11", "torch": "2.14.1"}
+    record.write_text(json.dumps({"seconds": {"01_data_exploration": 31.4}, "measured_with": machine}))
+    readme = tmp_path / "README.md"
+    readme.write_text((course.ROOT / "README.md").read_text())
+    for _ in range(2):  # filling twice changes nothing more
+        course.refresh(readme, record)
+        assert readme.read_text().count("| [01_data_exploration](notebooks/01_data_exploration.ipynb) | 31 s |") == 1
+    with pytest.raises(ValueError, match="no <!-- pictures -->"):
+        (tmp_path / "bare.md").write_text("nothing")
+        course.refresh(tmp_path / "bare.md", record)

@@ -1,0 +1,146 @@
+"""Executing and rendering notebooks: stable bytes, clear failures, and the map of the course."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from pages import build, execute, vendor
+
+FIGURE = """import numpy as np
+from matplotlib import pyplot as plt
+from helpers.show.figures import show
+figure, axes = plt.subplots()
+axes.plot([0, 1])
+show(figure, alt="A rising line.")"""
+SLIDER = """from helpers.show.sliders import image_slider
+image_slider([np.zeros((3, 4, 4), np.uint8)] * 2, "ab", "t", alt="Nothing changes.")"""
+PROGRESS = """import sys
+from tqdm.auto import tqdm
+for _ in tqdm(range(3)): pass
+print("one"); print("two", flush=True); print("three", file=sys.stderr)"""
+
+
+def _notebook(path: Path, *cells: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A small notebook"), *map(new_code_cell, cells)]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The stored bytes of one notebook, executed in place two times; it was written with random cell ids."""
+    path = _notebook(tmp_path_factory.mktemp("notebooks") / "01_small.ipynb", FIGURE, SLIDER, PROGRESS)
+    stored = []
+    for _ in range(2):
+        notebook, seconds = execute.execute(path)
+        execute.write(notebook, path)
+        stored.append(path.read_bytes())
+        assert 0 < seconds < 120
+    return stored
+
+
+def test_two_executions_store_the_same_bytes(twice: list[bytes]) -> None:
+    assert twice[0] == twice[1]
+
+
+def test_what_is_stored_is_whole(twice: list[bytes]) -> None:
+    notebook = nbformat.reads(twice[0].decode(), as_version=4)
+    nbformat.validate(notebook)
+    _, figure, slider, progress = notebook.cells
+    assert [cell.execution_count for cell in (figure, slider, progress)] == [1, 2, 3]
+    assert figure.outputs[0].metadata["image/png"]["alt"] == figure.outputs[0].data["text/plain"] == "A rising line."
+    state = notebook.metadata.widgets[execute.WIDGETS]["state"]
+    assert slider.outputs[0].data["application/vnd.jupyter.widget-view+json"]["model_id"] in state
+    (stack,) = [model["state"] for model in state.values() if model["model_name"] == "StackModel"]
+    (link,) = [model["state"] for model in state.values() if model["model_name"] == "LinkModel"]
+    assert all(child.removeprefix("IPY_MODEL_") in state for child in stack["children"])
+    assert link["source"][0].removeprefix("IPY_MODEL_") in state and link["source"][1] == "index"
+    assert [output.text for output in progress.outputs if output.output_type == "stream"] == ["one\ntwo\n", "three\n"]
+
+
+def test_nbval_agrees_with_what_is_stored(twice: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "01_small.ipynb").write_bytes(twice[0])
+    config = execute.ROOT / "tests" / "nbval_sanitize.cfg"
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+    command += ["--nbval-sanitize-with", str(config), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert said.returncode == 0 and "3 passed" in said.stdout, said.stdout[-3000:]
+
+
+def test_nbval_notices_another_number(tmp_path: Path) -> None:
+    notebook = new_notebook(cells=[new_code_cell("print(0.25)", execution_count=1)])
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text="0.26\n")]
+    nbformat.write(notebook, tmp_path / "01_wrong.ipynb")
+    config = execute.ROOT / "tests" / "nbval_sanitize.cfg"
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+    command += ["--nbval-sanitize-with", str(config), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, cwd=tmp_path, check=False).returncode == 1
+
+
+def test_a_failing_cell_is_shown(tmp_path: Path) -> None:
+    path = _notebook(tmp_path / "01_broken.ipynb", "fine = 1", "raise KeyError('what is missing')")
+    with pytest.raises(CellExecutionError, match="what is missing"):
+        execute.execute(path)
+
+
+def test_ids_of_other_cells_stay_when_one_is_inserted() -> None:
+    cells = [new_code_cell("a"), new_code_cell("b"), new_code_cell("a")]
+    before, after = list(execute._cell_ids(cells)), list(execute._cell_ids([new_code_cell("new"), *cells]))
+    assert after[1:] == before and len(set(after)) == 4
+
+
+def test_notebooks_come_in_reading_order_with_solutions_last(tmp_path: Path) -> None:
+    for name in ("02_b", "01_a", "solutions/01_a"):
+        _notebook(tmp_path / f"{name}.ipynb")
+    assert [str(p.relative_to(tmp_path)) for p in execute.notebooks(folder=tmp_path)] == [
+        "01_a.ipynb", "02_b.ipynb", "solutions/01_a.ipynb"]  # fmt: skip
+    assert [path.stem for path in execute.notebooks(["02"], tmp_path)] == ["02_b"]
+    with pytest.raises(ValueError, match="no notebook is called 09; there are: 01_a, 02_b"):
+        execute.notebooks(["09"], tmp_path)
+
+
+def test_the_map_lists_what_exists_by_part(tmp_path: Path) -> None:
+    for name in ("01_data", "07_tiny", "08_tiny", "solutions/01_data"):
+        _notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    build.gather(tmp_path / "notebooks", tmp_path / "src")
+    index = (tmp_path / "src" / "index.md").read_text()
+    assert index.index("### Data") < index.index("### Tiny Stable Diffusion") < index.index(":caption: Solutions")
+    assert "[A small notebook](notebooks/07_tiny.ipynb)" in index and "### Autoencoders" not in index
+    assert (tmp_path / "src" / "notebooks" / "solutions" / "01_data.ipynb").is_file()
+
+
+def test_a_course_without_notebooks_still_has_a_map(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    assert build.gather(tmp_path / "notebooks", tmp_path / "src") == []
+    assert "<!-- contents -->" not in (tmp_path / "src" / "index.md").read_text()
+
+
+def test_pages_name_the_network_only_where_there_is_no_local_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vendor, "FOLDER", tmp_path)
+    assert vendor.script("mathjax") == "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-mml-chtml.js"
+    (tmp_path / "mathjax" / "es5").mkdir(parents=True)
+    (tmp_path / "mathjax" / "es5" / "tex-mml-chtml.js").touch()
+    assert vendor.script("mathjax") == "vendor/mathjax/es5/tex-mml-chtml.js"
+    assert vendor.missing() == ["requirejs", "html-manager"]
+
+
+def test_fetching_without_npm_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vendor, "FOLDER", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert vendor.fetch() == list(vendor.PACKAGES)
+
+
+def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "course.json"
+    execute.record({"02_b": 3.21}, path)
+    execute.record({"01_a": 1.0}, path)
+    known = json.loads(path.read_text())
+    assert known["seconds"] == {"01_a": 1.0, "02_b": 3.2} and known["measured_with"]["cores"] >= 1
