@@ -1,0 +1,151 @@
+"""Who trains beside whom in `python -m benchmarks method1`: the course's U-Net and two well-kept libraries.
+
+Every contender learns pictures of a class, with the defaults its own documentation gives, from the same faces. With
+`stem` the peers get this course's way of folding 4x4 pixels into channels, and predict the picture as the course does.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.data import Faces
+from helpers.tiny_sd.batches import Batches
+from helpers.tiny_sd.codecs import PixelCodec
+from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.unet import UNetConfig
+from helpers.training import EMA, TrainConfig, train
+
+SIZE, PATCH = 64, 4
+EVALUATIONS, GUIDANCE = 50, 2.0  # forward passes a picture may cost, guided or not
+
+
+class Contender(NamedTuple):
+    """A network with its own training step and its own sampler."""
+
+    name: str
+    parameters: int
+    batch_size: int
+    step: Callable[[], None]  # one update
+    sample: Callable[[Tensor], Tensor]  # labels int64 (B,) -> (B, 3, 64, 64) in [-1, 1], in EVALUATIONS forward passes
+
+
+class Folded(nn.Module):
+    """A peer's network on 4x4 patches: 48 channels at 16x16 instead of 3 at 64x64."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        answer = self.network(F.pixel_unshuffle(x, PATCH), *args, **kwargs)
+        return F.pixel_shuffle(getattr(answer, "sample", answer), PATCH)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _pictures(faces: Faces, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    """An endless supply of random (pictures in [-1, 1], labels)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(faces), (batch_size,), generator=generator).numpy()
+        return faces.tensor(chosen), torch.from_numpy(faces.labels[chosen]).long()
+
+    return draw
+
+
+def ours(faces: Faces, steps: int) -> Contender:
+    """This course's network and loop, conditioned on classes alone as the peers are."""
+    torch.manual_seed(0)
+    plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
+    model = TinySD(UNetConfig(), "flow", faces.class_names, SIZE, PixelCodec())
+    config, batches = TrainConfig(steps=steps), Batches(plain, 64)
+    ema = EMA(model, config.ema)
+    loop = train(model, batches.losses, config, ema=ema)
+
+    def sample(labels: Tensor) -> Tensor:
+        return ema.module.generate(labels.tolist(), steps=EVALUATIONS // 2, guidance_scale=GUIDANCE)
+
+    return Contender("this course", count(model.unet), 64, lambda: next(loop), sample)
+
+
+def denoising_diffusion_pytorch(faces: Faces, stem: bool, batch_size: int) -> Contender:
+    """lucidrains/denoising-diffusion-pytorch with its class-conditional U-Net; Adam 8e-5 and EMA as in its README."""
+    from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
+
+    torch.manual_seed(0)
+    width = 32  # dims of 1, 2, 4 x this: about the course's parameter count
+
+    class FoldedUnet(Unet):
+        def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+            return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, PATCH), *args, **kwargs), PATCH)
+
+    kind, channels = (FoldedUnet, 3 * PATCH**2) if stem else (Unet, 3)
+    network = kind(width, num_classes=3, dim_mults=(1, 2, 4), channels=channels, cond_drop_prob=0.1)
+    network.channels = network.out_dim = 3  # what GaussianDiffusion hands it and expects back
+    diffusion = GaussianDiffusion(network, image_size=SIZE, timesteps=1000, sampling_timesteps=EVALUATIONS // 2,
+                                  objective="pred_x0" if stem else "pred_noise", ddim_sampling_eta=0.0)  # fmt: skip
+    optimizer = torch.optim.Adam(diffusion.parameters(), 8e-5, betas=(0.9, 0.99))
+    ema, draw, updates = EMA(diffusion, 0.995), _pictures(faces, batch_size), iter(range(1, 10**9))
+
+    def step() -> None:
+        pictures, labels = draw()
+        diffusion.train()
+        diffusion((pictures + 1) / 2, classes=labels).backward()
+        nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(diffusion, next(updates))
+
+    def sample(labels: Tensor) -> Tensor:
+        return ema.module.sample(labels, cond_scale=GUIDANCE) * 2 - 1
+
+    return Contender("denoising-diffusion-pytorch", count(network), batch_size, step, torch.no_grad()(sample))
+
+
+def diffusers_unet(faces: Faces, stem: bool, batch_size: int) -> Contender:
+    """diffusers' UNet2DModel with its DDPM training example's recipe: AdamW 1e-4, linear betas, noise prediction."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    channels = 3 * PATCH**2 if stem else 3
+    network = UNet2DModel(
+        sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, layers_per_block=1,
+        block_out_channels=(48, 96, 128), norm_num_groups=16, attention_head_dim=32, num_class_embeds=3,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    parameters, kind = count(network), "sample" if stem else "epsilon"
+    model = Folded(network) if stem else network
+    noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=kind)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-6)
+    ema, draw, updates = EMA(model, 0.999), _pictures(faces, batch_size), iter(range(1, 10**9))
+
+    def ask(some: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        answer = some(x, t, class_labels=labels)
+        return getattr(answer, "sample", answer)
+
+    def step() -> None:
+        (pictures, labels), t = draw(), torch.randint(1000, (batch_size,))
+        noise = torch.randn_like(pictures)
+        answer = ask(model.train(), noising.add_noise(pictures, noise, t), t, labels)
+        F.mse_loss(answer, pictures if stem else noise).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model, next(updates))
+
+    def sample(labels: Tensor) -> Tensor:
+        scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=kind)
+        scheduler.set_timesteps(EVALUATIONS)
+        x = torch.randn(len(labels), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        for t in scheduler.timesteps:
+            x = scheduler.step(ask(ema.module, x, t.expand(len(labels)), labels), t, x).prev_sample
+        return x.clamp(-1, 1)
+
+    return Contender("diffusers UNet2DModel", parameters, batch_size, step, torch.no_grad()(sample))

@@ -1,0 +1,180 @@
+"""Method 1: what the shipped weights generate, and how fast the course trains beside two libraries.
+
+    python -m benchmarks check method1    # the shipped weights: seconds to minutes
+    python -m benchmarks method1          # the race: hours; BENCH_MINUTES=2,5 shortens it
+
+The race's clock counts the processor time of this process, per core: what else the computer does hardly matters. All
+contenders run in one process, in turn, on the same faces.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import Row, at_least, at_most
+from helpers.course import repository_root
+from helpers.weights import read_metadata, weights_path
+
+NAME, RESULTS = "tiny_sd_pixels", "00_assets/results/method1.json"
+ROUNDS, ROUND_SECONDS = 5, 10  # of the speed race: alternating turns
+PICTURES = 30  # generated to judge a contender
+
+
+def results_path() -> Path:
+    return repository_root() / RESULTS
+
+
+def check() -> list[Row]:
+    """Recompute the claims about Method 1; some minutes."""
+    return [*_shipped(), *_race()]
+
+
+def _shipped() -> list[Row]:
+    from helpers.data.captions import caption
+    from helpers.data.toy_faces import toy_attributes
+    from helpers.scoring.attributes import held_out_accuracy, load_reader
+    from helpers.tiny_sd.model import TinySD
+
+    reader, model, metadata = load_reader(), TinySD.from_weights(NAME), read_metadata(NAME)
+    wanted = toy_attributes(300, seed=77)  # attributes nobody trained on; only their captions are used
+    by_class = model.generate([face.species for face in wanted], seed=10_000)
+    by_caption = model.generate(prompts=[caption(face) for face in wanted], seed=20_000)
+    species = reader.agreement(by_class, {"species": [face.species for face in wanted]})["species"]
+    told = reader.agreement(by_caption, wanted)
+    megabytes = weights_path(NAME).stat().st_size / 1e6
+    cores = float(metadata["core_minutes"]) / 2
+    rows = [
+        at_least("scorer's held-out accuracy, species", 100 * held_out_accuracy(reader)["species"], 99, "%"),
+        at_least("species, asked by class (300 samples, 48 evaluations)", 100 * species, 97, "%"),
+        at_least("species, asked by caption", 100 * told["species"], 97, "%"),
+    ]
+    rows += [at_least(f"{name}, asked by caption", 100 * told[name], 85, "%") for name in ("fur", "eyes", "pattern")]
+    rows += [at_most("weights", megabytes, 8, "MB"), at_most("training, minutes of two cores", cores, 40, "min")]
+    return rows
+
+
+def _race() -> list[Row]:
+    """Read the race's record; recomputing it takes hours (`python -m benchmarks method1`)."""
+    if not results_path().exists():
+        return [Row("race beside two libraries", "never run", "python -m benchmarks method1", False)]
+    record = json.loads(results_path().read_text())
+    rows = [at_least("images/s over the better peer's", record["ratio"], 50, "x"),
+            at_least("the same, peers with our stem", record["ratio_same_stem"], 1.2, "x")]
+    for minutes in (2, 5, 20):
+        at = [entry for entry in record["agreement"] if entry["minutes"] == minutes]
+        own = [entry["species"] for entry in at if entry["name"] == "this course"]
+        peers = [entry["species"] for entry in at if entry["name"] != "this course"]
+        if own and peers:
+            rows.append(at_least(f"species agreement after {minutes} min, less the best peer's",
+                                 100 * (own[0] - max(peers)), 10, "points"))  # fmt: skip
+        else:
+            rows.append(Row(f"species agreement after {minutes} min", "not measured", "clearly ahead", False))
+    return rows
+
+
+def contenders(faces, steps: int) -> list[tuple[str, Callable]]:
+    """(label, maker) of everybody who races."""
+    from benchmarks.contenders import denoising_diffusion_pytorch, diffusers_unet, ours
+
+    return [
+        ("this course", lambda: ours(faces, steps)),
+        ("denoising-diffusion-pytorch", lambda: denoising_diffusion_pytorch(faces, False, 16)),
+        ("diffusers UNet2DModel", lambda: diffusers_unet(faces, False, 16)),
+        ("denoising-diffusion-pytorch, our stem", lambda: denoising_diffusion_pytorch(faces, True, 64)),
+        ("diffusers UNet2DModel, our stem", lambda: diffusers_unet(faces, True, 64)),
+    ]
+
+
+def clock() -> float:
+    """Seconds of processor time per core this process may use: wall time on a quiet machine."""
+    return time.process_time() / torch.get_num_threads()
+
+
+def speeds(racers: dict[str, object]) -> dict[str, list[float]]:
+    """Images a second of every contender in every round, the rounds alternating."""
+    rates: dict[str, list[float]] = {name: [] for name in racers}
+    for racer in racers.values():
+        racer.step()  # warm-up
+    for _ in range(ROUNDS):
+        for name, racer in racers.items():
+            start, steps = clock(), 0
+            while steps == 0 or clock() - start < ROUND_SECONDS:
+                racer.step()
+                steps += 1
+            rates[name].append(steps * racer.batch_size / (clock() - start))
+        print({name: f"{rate[-1]:.1f} images/s" for name, rate in rates.items()}, flush=True)
+    return rates
+
+
+def judge(racer) -> float:
+    """Share of generated pictures whose species is the one asked for."""
+    from helpers.scoring.attributes import load_reader
+
+    labels = torch.arange(PICTURES) % 3
+    pictures = racer.sample(labels)
+    return load_reader().agreement(pictures, {"species": ["cat", "dog", "wild"] * (PICTURES // 3)})["species"]
+
+
+def run() -> None:
+    """Race for BENCH_MINUTES (default 2,5,20) and write the record after every judgement."""
+    from helpers.data import load_faces
+
+    marks = sorted(float(text) for text in os.environ.get("BENCH_MINUTES", "2,5,20").split(","))
+    faces = load_faces("toy-faces", "train", 64)
+    racers = {name: make() for name, make in contenders(faces, steps=10_000)}
+    rates = speeds(racers)
+    record = summary(racers, rates)
+    if results_path().exists():  # keep what an earlier race measured at other marks
+        earlier = json.loads(results_path().read_text())["agreement"]
+        record["agreement"] = [entry for entry in earlier if entry["minutes"] not in marks]
+    write(record)
+    ours_steps = int(60 * max(marks) * statistics.median(rates["this course"]) / racers["this course"].batch_size)
+    for name, make in contenders(faces, steps=max(ours_steps, 300)):
+        racer, used = make(), 0.0
+        for mark in marks:
+            while used < 60 * mark:
+                start = clock()
+                racer.step()
+                used += clock() - start
+            entry = {"name": name, "minutes": mark, "species": judge(racer), "pictures": PICTURES}
+            record["agreement"].append(entry)
+            print(entry, flush=True)
+            write(record)
+
+
+def summary(racers: dict[str, object], rates: dict[str, list[float]]) -> dict:
+    """The record's speeds and ratios; each ratio is the median over rounds of a ratio within one round."""
+
+    def ratio(suffix: str) -> list[float]:
+        peers = [name for name in rates if name != "this course" and name.endswith("our stem") == bool(suffix)]
+        best = max(peers, key=lambda name: statistics.median(rates[name]))
+        return [own / peer for own, peer in zip(rates["this course"], rates[best], strict=True)]
+
+    plain, stem = ratio(""), ratio("our stem")
+    speed = [
+        {"name": name, "parameters": racer.parameters, "batch_size": racer.batch_size,
+         "images_per_second": round(statistics.median(rates[name]), 2),
+         "spread": [round(min(rates[name]), 2), round(max(rates[name]), 2)]}
+        for name, racer in racers.items()
+    ]  # fmt: skip
+    return {
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "size": 64,
+        "ratio": round(statistics.median(plain), 1),
+        "ratio_spread": [round(min(plain), 1), round(max(plain), 1)],
+        "ratio_same_stem": round(statistics.median(stem), 2),
+        "ratio_same_stem_spread": [round(min(stem), 2), round(max(stem), 2)],
+        "speed": speed,
+        "agreement": [],
+    }
+
+
+def write(record: dict) -> None:
+    results_path().parent.mkdir(parents=True, exist_ok=True)
+    results_path().write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Tiny Stable Diffusion: one network, one trainer, three ways to say what is diffused."""

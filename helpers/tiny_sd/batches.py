@@ -1,0 +1,98 @@
+"""Training batches: which faces, which noise, which conditions are dropped; all a function of (seed, step)."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from helpers.data import Faces
+from helpers.data.captions import caption, encode, shortened
+from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.unet import NO_CLASS
+
+WORDINGS = 4  # per drawn face: the full caption, and three that leave details out
+
+
+class Details(NamedTuple):
+    """What a notebook plots beside the loss."""
+
+    times: Tensor  # (B,) of this process's share
+    losses: Tensor  # (B,)
+
+
+def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
+    """int64 (N, WORDINGS, L) word numbers of every face, or None where faces have no attributes to speak of."""
+    if faces.attributes is None:
+        return None
+    rng = np.random.default_rng(seed)
+    wordings = [[caption(a)] + [shortened(a, rng) for _ in range(WORDINGS - 1)] for a in faces.attributes]
+    return encode([text for texts in wordings for text in texts]).unflatten(0, (len(faces), WORDINGS))
+
+
+@dataclass
+class Batches:
+    """Draws training batches and computes their losses, for `helpers.training.train`.
+
+    Classes are drawn evenly however many pictures each has; half of the pictures are mirrored; conditions are
+    dropped per example, so that one batch holds every mixture.
+    """
+
+    faces: Faces
+    batch_size: int  # of all processes together
+    drop: float = 0.1  # chance of an example to lose both class and caption (Ho & Salimans 2022, algorithm 1)
+    drop_one: float = 0.1  # chance to lose the class alone, and again the caption alone
+    flip: bool = True
+    process: int = 0  # which process this is, of how many
+    processes: int = 1
+
+    def __post_init__(self):
+        if self.batch_size % self.processes:
+            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: "
+                             "make it a multiple")  # fmt: skip
+        if self.faces.split != "train":
+            raise ValueError(f"training must not see the {self.faces.split!r} pictures: load_faces(..., split='train')")
+        self.captions = caption_table(self.faces)
+        members = [np.flatnonzero(self.faces.labels == label) for label in range(len(self.faces.class_names))]
+        self.members = [torch.from_numpy(indices) for indices in members if len(indices)]
+
+    def choose(self, generator: torch.Generator) -> Tensor:
+        """(B,) positions of pictures: a class evenly, then one of its pictures."""
+        classes = torch.randint(len(self.members), (self.batch_size,), generator=generator)
+        share = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+        sizes = torch.tensor([len(indices) for indices in self.members])
+        within = (share * sizes[classes]).long()
+        return torch.stack([self.members[c][w] for c, w in zip(classes.tolist(), within.tolist(), strict=True)])
+
+    def conditions(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Labels (B,) and captions (B, L) or None, dropped example by example."""
+        luck = torch.rand(self.batch_size, generator=generator)
+        wording = torch.randint(WORDINGS, (self.batch_size,), generator=generator)
+        labels = torch.from_numpy(self.faces.labels[chosen.numpy()].astype(np.int64))
+        no_class = (luck < self.drop + self.drop_one) if self.captions is not None else luck < self.drop
+        labels = torch.where(no_class, NO_CLASS, labels)
+        if self.captions is None:
+            return labels, None
+        no_caption = (luck < self.drop) | (luck > 1 - self.drop_one)
+        return labels, self.captions[chosen, wording] * ~no_caption[:, None]
+
+    def losses(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Any]:
+        """This process's share of the step's losses; the whole batch's randomness is drawn by every process."""
+        system: TinySD = getattr(model, "module", model)
+        device, share = next(model.parameters()).device, self._share()
+        chosen = self.choose(generator)
+        labels, captions = self.conditions(chosen, generator)
+        mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
+        times = system.objective.draw_times(self.batch_size, generator)
+        pictures = self.faces.tensor(chosen[share].numpy(), device)
+        pictures = torch.where(mirrored[share, None, None, None].to(device), pictures.flip(-1), pictures)
+        codes = system.codec.encode(pictures)
+        eps = torch.randn((self.batch_size, *codes.shape[1:]), generator=generator)
+        arguments = [eps, times, labels, captions]
+        values = model(codes, *(None if a is None else a[share].to(device, non_blocking=True) for a in arguments))
+        return values, Details(times[share], values.detach().float().cpu())
+
+    def _share(self) -> slice:
+        size = self.batch_size // self.processes
+        return slice(self.process * size, (self.process + 1) * size)

@@ -1,0 +1,122 @@
+"""The training loop of the course: a generator that yields its state after every step.
+
+A notebook plots, stops or saves between two steps; nothing needs a callback. All randomness of step k, in which
+examples it sees, their noise and the dropout, is drawn from (seed, k): stopping and resuming, or spreading
+a batch over several processes, does not change a number.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from helpers.training.ema import EMA
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to walk; the defaults suit the course's tiny networks."""
+
+    steps: int = 1000  # updates in all; the learning rate's cosine ends here
+    learning_rate: float = 1e-3  # at the top of the cosine
+    warmup: int = 200  # steps of linear growth before it: Adam's first estimates are poor
+    betas: tuple[float, float] = (0.9, 0.99)  # a shorter memory than Adam's 0.999: losses change fast early on
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient: one bad batch must not undo an hour
+    ema: float = 0.999  # of the average that samples are made with
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.clip <= 0:
+            raise ValueError(f"steps, learning_rate and clip must be positive and warmup not negative, got {self}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, ...: linear warm-up, a half cosine to zero (Loshchilov & Hutter 2017)."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
+        """AdamW, without weight decay on biases, norms and embeddings of one dimension."""
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+
+
+class TrainState(NamedTuple):
+    """What is known after a step."""
+
+    step: int  # 1, 2, ...: how many updates have been made
+    loss: float  # mean over the global batch
+    rate: float  # learning rate of this step
+    details: Any  # whatever the loss function returned beside the losses
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The CPU random generator of one step; steps and seeds are mixed so that neighbours have nothing in common."""
+    return torch.Generator().manual_seed(_mixed(seed, step))
+
+
+def _mixed(seed: int, step: int) -> int:
+    """splitmix64 of (seed, step): neighbouring seeds of PyTorch's generator would start alike."""
+    z = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**64 - 1)
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (z ^ (z >> 31)) & (2**63 - 1)
+
+
+def train(
+    model: nn.Module,
+    losses: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]],
+    config: TrainConfig,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    ema: EMA | None = None,
+    accelerator: Any = None,
+    first_step: int = 0,
+) -> Iterator[TrainState]:
+    """Train, and yield after every step.
+
+    Args:
+        model: in train mode during every step, whatever a caller does to it in between.
+        losses: given the model and the step's random generator, returns this process's losses (B,) and any details.
+            Under several processes each draws the whole batch's randomness and computes its own share of it.
+        config: how long and how fast.
+        optimizer, ema: made from `config` where absent; given when resuming.
+        accelerator: an `accelerate.Accelerator`, which brings several processes and mixed precision; None: neither.
+        first_step: how many steps were made before.
+
+    Raises:
+        FloatingPointError: when the loss is not finite; it names the step, and nothing has been updated by it.
+    """
+    optimizer = optimizer or config.optimizer(model)
+    ema = ema or EMA(model, config.ema)
+    wrapped = model
+    if accelerator is not None:
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
+    for step in range(first_step, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        model.train()  # sampling in between may have called eval()
+        with torch.random.fork_rng(devices):  # dropout: from (seed, step) too
+            torch.manual_seed(_mixed(config.seed + 1, step))
+            with accelerator.autocast() if accelerator else nullcontext():
+                values, details = losses(wrapped, step_generator(config.seed, step))
+            loss = values.float().mean()
+            mean = accelerator.reduce(loss.detach(), "mean").item() if accelerator else loss.item()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss of step {step + 1} is {mean}: nothing was updated by it; "
+                                         "resume from the last checkpoint with a smaller --learning-rate")  # fmt: skip
+            accelerator.backward(loss) if accelerator else loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(model, step + 1)
+        yield TrainState(step + 1, mean, config.rate(step), details)

@@ -1,0 +1,82 @@
+"""Layers against their formulas, and against the mistakes that published code makes with them."""
+
+import pytest
+import torch
+
+from helpers.layers.attention import Attention, readable, zero
+from helpers.layers.blocks import ResidualBlock, TransformerBlock, group_norm
+from helpers.layers.embeddings import TimeEmbedding, sinusoids
+
+
+def test_fused_attention_is_the_readable_formula():
+    torch.manual_seed(0)
+    layer, x, context = Attention(16, 4, 12), torch.randn(2, 9, 16), torch.randn(2, 5, 12)
+    q = layer._split(layer.to_q(x))
+    k, v = (layer._split(part) for part in layer.to_kv(context).chunk(2, dim=-1))
+    mixed, weights = readable(q, k, v)
+    torch.testing.assert_close(layer(x, context), layer.to_out(mixed.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.weights(x, context), weights)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+
+
+def test_cross_attention_over_one_token_is_refused_because_its_queries_would_be_dead():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 1, n, 8, requires_grad=True) for n in (6, 1, 1))
+    readable(q, k, v)[0].square().sum().backward()
+    assert q.grad.abs().max() < 1e-6 < v.grad.abs().max(), "a softmax over one key is 1 whatever q and k are"
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        Attention(16, 2, 8)(torch.randn(2, 9, 16), torch.randn(2, 1, 8))
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        Attention(16, 2, 8)(torch.randn(2, 9, 16))
+
+
+def test_queries_and_keys_learn():
+    torch.manual_seed(0)
+    layer = Attention(16, 2, 8)
+    layer(torch.randn(2, 9, 16), torch.randn(2, 5, 8)).square().sum().backward()
+    keys = layer.to_kv.weight.grad[:16]
+    assert layer.to_q.weight.grad.abs().max() > 1e-3 and keys.abs().max() > 1e-3
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="3 heads"):
+        Attention(16, 3)
+
+
+def test_sinusoids_are_cosines_then_sines():
+    t = torch.tensor([0.0, 1.0, 250.0])
+    embedded = sinusoids(t, 8)
+    frequencies = 10_000 ** (-torch.arange(4) / 4)
+    torch.testing.assert_close(embedded[:, :4], torch.cos(t[:, None] * frequencies))
+    torch.testing.assert_close(embedded[:, 4:], torch.sin(t[:, None] * frequencies))
+    assert embedded[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_time_embedding_tells_neighbouring_times_apart():
+    layer = TimeEmbedding(16, 32)
+    a, b = layer(torch.tensor([0.500, 0.505]))
+    assert a.shape == (32,) and (a - b).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("channels", [8, 48, 96, 128, 144, 320])
+def test_group_norm_groups_hold_at_least_four_channels(channels):
+    norm = group_norm(channels)
+    assert channels % norm.num_groups == 0 and channels // norm.num_groups >= 4
+
+
+def test_blocks_begin_as_the_identity():
+    torch.manual_seed(0)
+    x, condition, context = torch.randn(2, 16, 4, 4), torch.randn(2, 12), torch.randn(2, 5, 8)
+    assert torch.equal(ResidualBlock(16, 16, 12)(x, condition), x)
+    assert torch.equal(TransformerBlock(16, 2, 8)(x, context), x)
+
+
+def test_the_condition_scales_and_shifts():
+    torch.manual_seed(0)
+    block, x = ResidualBlock(16, 16, 12), torch.randn(2, 16, 4, 4)
+    torch.nn.init.normal_(block.conv_2.weight)
+    assert not torch.allclose(block(x, torch.zeros(2, 12)), block(x, torch.ones(2, 12)))
+
+
+def test_zero_empties_a_module():
+    assert all((p == 0).all() for p in zero(torch.nn.Linear(3, 3)).parameters())

@@ -1,0 +1,34 @@
+"""Faces and networks small enough for a test."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.data import Faces
+from helpers.data.captions import caption
+from helpers.data.toy_faces import SPECIES, draw_face, toy_attributes
+from helpers.tiny_sd.codecs import PixelCodec
+from helpers.tiny_sd.model import TinySD, vocabulary_size
+from helpers.tiny_sd.unet import UNetConfig
+
+SIZE = 16
+SMALL = dict(widths=(8, 16), attention=(False, True), head_width=8, text_width=16, condition_width=16, patch=2)
+
+
+@pytest.fixture(scope="session")
+def faces() -> Faces:
+    attributes = toy_attributes(60, seed=5)
+    images = np.stack([draw_face(one, SIZE) for one in attributes])
+    labels = np.array([SPECIES.index(one.species) for one in attributes])
+    return Faces(images, labels, SPECIES, tuple(map(caption, attributes)), attributes, "toy-faces", "train")
+
+
+@pytest.fixture
+def model() -> TinySD:
+    """Untrained, but with its zero layers filled, so that every input counts."""
+    torch.manual_seed(0)
+    made = TinySD(UNetConfig(words=vocabulary_size(), **SMALL), "flow", SPECIES, SIZE, PixelCodec())
+    for parameter in made.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return made
