@@ -103,6 +103,24 @@ def test_equal_figures_are_equal_bytes() -> None:
     assert b"Software" not in draw() and b"matplotlib" not in draw()
 
 
+def test_packing_keeps_the_colours_of_lines_and_every_colour_of_pictures() -> None:
+    with plt.rc_context({**STYLE, "lines.antialiased": False}):
+        figure, axes = plt.subplots()
+        for k in range(len(PALETTE)):
+            axes.plot([0, 1], [k, k], linewidth=6)
+        shown = _pixels(png_bytes(figure)).reshape(-1, 3)
+        plt.close(figure)
+        ramp = np.arange(1000).reshape(10, 100)
+        figure, axes = plt.subplots()
+        axes.imshow(ramp, cmap="viridis")
+        heat = _pixels(png_bytes(figure)).reshape(-1, 3)
+        plt.close(figure)
+    for colour in (*PALETTE, STYLE["savefig.facecolor"]):
+        distance = np.abs(shown.astype(int) - np.round(np.multiply(to_rgb(colour), 255))).max(axis=1)
+        assert distance.min() <= 2, f"{colour} was lost"
+    assert len(np.unique(heat, axis=0)) > 256
+
+
 def _shown(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> tuple[dict, dict]:
     seen: list[tuple[dict, dict]] = []
     monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: seen.append((data, metadata)))
