@@ -28,7 +28,8 @@ GUARDS = {
 @pytest.mark.parametrize("defect", GUARDS)
 def test_every_defect_has_its_guard(defect):
     file, name = GUARDS[defect]
-    tests = {node.name: node for node in ast.parse((TESTS / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+    tree = ast.parse((TESTS / file).read_text())
+    tests = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert name in tests, f"{file} no longer guards against: {defect}"
     checks = [node for node in ast.walk(tests[name]) if isinstance(node, ast.Assert | ast.With)]
     assert checks, "a guard that asserts nothing guards nothing"

@@ -32,6 +32,7 @@ class UNetConfig:
     caption_length: int = 18  # tokens per caption
     text_width: int = 128  # D, of the caption's tokens
     condition_width: int = 192  # of the vector that carries time and class to every block
+    fine: int = 16  # channels at full size, around the patches: what the stem cannot carry passes here; 0: none
     dropout: float = 0.1  # small data sets are memorised without it
 
     def __post_init__(self):
@@ -92,7 +93,16 @@ class TinyUNet(nn.Module):
             self.down.append(Level(config, [width] * blocks, width, attention, condition))
             self.up.append(Level(config, [2 * width] * blocks, width, attention, condition))  # skips are concatenated
         self.middle = Level(config, [widths[-1]] * 2, widths[-1], config.attention[-1], condition)
-        self.norm, self.head = group_norm(widths[0]), zero(nn.Conv2d(widths[0], folded, 3, padding=1))
+        self.norm, self.fine = group_norm(widths[0]), None
+        if config.fine and config.patch > 1:
+            self.head = nn.Conv2d(widths[0], config.fine * config.patch**2, 1)
+            self.fine = nn.Sequential(
+                nn.Conv2d(config.channels + config.fine, config.fine, 3, padding=1),
+                nn.SiLU(),
+                zero(nn.Conv2d(config.fine, config.channels, 3, padding=1)),
+            )
+        else:
+            self.head = zero(nn.Conv2d(widths[0], folded, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, captions: Tensor | None = None) -> Tensor:
         """One prediction.
@@ -113,6 +123,7 @@ class TinyUNet(nn.Module):
         labels = x.new_full((len(x),), NO_CLASS, dtype=torch.long) if labels is None else labels
         condition = F.silu(self.time(t) + self.classes(labels % (self.config.classes + 1)))
         context = self._context(captions, x)
+        seen = x
         x = F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x
         x = self.stem(x)
         skips = []
@@ -128,7 +139,8 @@ class TinyUNet(nn.Module):
                 x = level.step(j, torch.cat([x, skips.pop()], dim=1), condition, context)
             x = F.interpolate(self.grow[i - 1](x), scale_factor=2.0, mode="nearest") if i else x
         x = self.head(F.silu(self.norm(x)))
-        return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+        x = F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+        return x if self.fine is None else self.fine(torch.cat([seen, x], dim=1))
 
     def _context(self, captions: Tensor | None, x: Tensor) -> Tensor | None:
         if self.text is None:
