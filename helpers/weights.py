@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from helpers.course import repository_root
 
 # name of a file in 00_assets/weights -> the command that trains it
-TRAINED_BY = {"scorer": "python -m helpers.scoring.attributes"}
+TRAINED_BY = {
+    "scorer": "python -m helpers.scoring.attributes",
+    "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
+}
 
 
 def weights_path(name: str) -> Path:
@@ -122,7 +125,7 @@ def _find(name_or_path: str | Path) -> Path:
         if path.is_file():
             return path
     command = TRAINED_BY.get(Path(name).stem)
-    advice = f"Train them with: {command}" if command else f"The course ships weights for: {', '.join(TRAINED_BY)}"
+    advice = f"Train them with: {command}" if command else f"The course knows weights for: {', '.join(TRAINED_BY)}"
     raise FileNotFoundError(f"no weights {name!r}; looked for {' and '.join(map(str, tried))}. {advice}")
 
 

@@ -65,7 +65,7 @@ def test_missing_weights_say_where_and_how(tmp_path, monkeypatch):
         load_weights(network(), "scorer")
     assert str(tmp_path / "00_assets" / "weights" / "scorer.safetensors") in str(error.value)
     assert "python -m helpers.scoring.attributes" in str(error.value)
-    with pytest.raises(FileNotFoundError, match="no-such.*ships weights for.*scorer"):
+    with pytest.raises(FileNotFoundError, match="no-such.*knows weights for.*scorer"):
         load_weights(network(), "no-such")
     with pytest.raises(FileNotFoundError, match="looked for .*gone.safetensors"):
         load_weights(network(), tmp_path / "gone.safetensors")
