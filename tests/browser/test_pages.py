@@ -67,10 +67,10 @@ def test_pages_fit_a_phone_and_a_dark_screen(path: str, browser: Any, site: str)
 def test_sliders_move_their_pictures_without_a_kernel(path: str, browser: Any, site: str) -> None:
     page = browser.new_page()
     page.goto(f"{site}/{path}", wait_until="networkidle")
-    handles = page.locator(".widget-hslider .noUi-handle")
-    assert handles.count() > 0, "a stored slider was not drawn"
-    for handle in handles.all():
-        stack = page.locator(".cell_output").filter(has=handle).locator("img:visible")
+    outputs = page.locator(".cell_output").filter(has=page.locator(".widget-hslider .noUi-handle")).all()
+    assert outputs, "a stored slider was not drawn"
+    for output in outputs:
+        handle, stack = output.locator(".noUi-handle").first, output.locator("img:visible")
         before = _shown(stack)
         handle.focus()
         page.keyboard.press("ArrowRight" if handle.get_attribute("aria-valuenow") == "0.0" else "ArrowLeft")
