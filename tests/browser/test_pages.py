@@ -67,10 +67,14 @@ def test_pages_fit_a_phone_and_a_dark_screen(path: str, browser: Any, site: str)
 def test_sliders_move_their_pictures_without_a_kernel(path: str, browser: Any, site: str) -> None:
     page = browser.new_page()
     page.goto(f"{site}/{path}", wait_until="networkidle")
+    page.locator(".widget-hslider .noUi-handle").first.wait_for(timeout=30_000)  # drawn after the page has loaded
+    page.wait_for_timeout(1000)                                                 # and so are the others
     outputs = page.locator(".cell_output").filter(has=page.locator(".widget-hslider .noUi-handle")).all()
-    assert outputs, "a stored slider was not drawn"
+    stored = (HTML / path).read_text().count('"_model_name": "SelectionSliderModel"')
+    assert len(outputs) == stored, f"{len(outputs)} sliders drawn of {stored}"
     for output in outputs:
         handle, stack = output.locator(".noUi-handle").first, output.locator("img:visible")
+        stack.first.wait_for()
         before = _shown(stack)
         handle.focus()
         page.keyboard.press("ArrowRight" if handle.get_attribute("aria-valuenow") == "0.0" else "ArrowLeft")
