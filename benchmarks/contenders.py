@@ -116,7 +116,7 @@ def diffusers_unet(faces: Faces, stem: bool, batch_size: int) -> Contender:
     channels = 3 * PATCH**2 if stem else 3
     network = UNet2DModel(
         sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, layers_per_block=1,
-        block_out_channels=(48, 96, 128), norm_num_groups=16, attention_head_dim=32, num_class_embeds=3,
+        block_out_channels=(48, 80, 120), norm_num_groups=8, attention_head_dim=40, num_class_embeds=3,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip

@@ -98,6 +98,8 @@ def sample_attributes(rng: np.random.Generator, **wanted: str | bool) -> FaceAtt
     drawn = {name: options[rng.integers(len(options))] for name, options in choices.items()}
     lion = drawn["species"] == "wild" and rng.random() < 0.4
     drawn |= wanted
+    if "species" not in wanted:
+        drawn["species"] = _possible_species(rng, drawn["species"], wanted)
     if drawn["species"] != "wild":
         drawn["mane"] = wanted.get("mane", False)
     elif "mane" not in wanted:
@@ -109,6 +111,14 @@ def sample_attributes(rng: np.random.Generator, **wanted: str | bool) -> FaceAtt
     drawn["tongue"] = wanted.get("tongue", drawn["species"] == "dog" and drawn["tongue"])
     _refuse_impossible(drawn)
     return FaceAttributes(**drawn, look=_look(rng, drawn["fur"], drawn["eyes"], drawn["background"]))
+
+
+def _possible_species(rng: np.random.Generator, species: str, wanted: dict) -> str:
+    """The species drawn, or where it cannot have what is wanted, another that can."""
+    able = {"mane": ("wild",), "tongue": ("dog",), "patched": ("cat", "dog")}
+    asked = [name for name in ("mane", "tongue") if wanted.get(name)] + [wanted.get("pattern", "")]
+    possible = [one for one in SPECIES if all(one in able.get(name, SPECIES) for name in asked)]
+    return species if species in possible or not possible else possible[rng.integers(len(possible))]
 
 
 def _refuse_impossible(drawn: dict) -> None:

@@ -57,6 +57,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def command(settings: dict) -> str:
+    """The shortest command line that gives these settings, free of anybody's paths: recorded with the weights."""
+    usual, words = vars(arguments([])), []
+    for name, value in settings.items():
+        if value != usual[name]:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(["python", "-m", "helpers.tiny_sd.train", *words])
+
+
 def new_model(options: argparse.Namespace, faces: Faces) -> TinySD:
     """An untrained TinySD for these faces; the same seed gives the same first weights."""
     levels = len(options.widths)
@@ -160,7 +170,7 @@ class Run:
         """Write the averaged weights, fp16, with where they come from."""
         path = self.folder / "weights.safetensors"
         metadata = {
-            "command": "python -m helpers.tiny_sd.train " + shlex.join(sys.argv[1:]),
+            "command": command(self.settings()),
             "seed": str(self.options.seed),
             "steps": str(self.config.steps),
             "minutes": f"{self.seconds / 60:.1f}",
