@@ -64,14 +64,14 @@ def ours(faces: Faces, steps: int) -> Contender:
     torch.manual_seed(0)
     plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
     model = TinySD(UNetConfig(), "flow", faces.class_names, SIZE, PixelCodec())
-    config, batches = TrainConfig(steps=steps), Batches(plain, 64)
+    config, batches = TrainConfig(steps=steps, learning_rate=1.5e-3), Batches(plain, 32)
     ema = EMA(model, config.ema)
     loop = train(model, batches.losses, config, ema=ema)
 
     def sample(labels: Tensor) -> Tensor:
         return ema.module.generate(labels.tolist(), steps=EVALUATIONS // 2, guidance_scale=GUIDANCE)
 
-    return Contender("this course", count(model.unet), 64, lambda: next(loop), sample)
+    return Contender("this course", count(model.unet), 32, lambda: next(loop), sample)
 
 
 def denoising_diffusion_pytorch(faces: Faces, stem: bool, batch_size: int) -> Contender:

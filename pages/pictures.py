@@ -4,9 +4,12 @@ One picture for each part of the course, written to 00_assets/image; generated o
 """
 
 import numpy as np
+import torch
 
+from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
 from helpers.show.figures import grid, save_png
+from helpers.tiny_sd.model import TinySD
 from pages.build import IMAGES, PARTS
 
 
@@ -17,5 +20,20 @@ def drawn_faces() -> None:
     save_png(grid(pictures, columns=10), IMAGES / PARTS["Data"].picture)
 
 
+def noise_becomes_a_picture() -> None:
+    """Three generations, a row each, from pure noise on the left to the picture on the right."""
+    walk = list(TinySD.from_weights("tiny_sd_pixels").walk(["cat", "dog", "wild"], steps=24, seed=12))
+    shown = [walk[step].x.clamp(-1, 1) for step in (0, 3, 7, 11, 14, 16, 18, 20, 21, 23)]
+    save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].picture)
+
+
+def generated_faces() -> None:
+    """Three rows of faces generated from captions alone."""
+    captions = [caption(face) for face in sorted(toy_attributes(30, seed=2), key=lambda face: face.species)]
+    pictures = TinySD.from_weights("tiny_sd_pixels").generate(prompts=captions, guidance_scale=3, seed=100)
+    save_png(grid(pictures, columns=10), IMAGES / PARTS["Tiny Stable Diffusion"].picture)
+
+
 if __name__ == "__main__":
-    drawn_faces()
+    for make in (drawn_faces, noise_becomes_a_picture, generated_faces):
+        make()

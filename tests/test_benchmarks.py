@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import course, report
+from benchmarks import course, real_faces, report
 
 
 def test_rows_compare_both_ways() -> None:
@@ -60,3 +61,13 @@ def test_the_readme_has_the_marks_that_are_filled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no <!-- pictures -->"):
         (tmp_path / "bare.md").write_text("nothing")
         course.refresh(tmp_path / "bare.md", record)
+
+
+def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
+    """The predecessor's red reached from 0.256 to 0.714 of full scale: less than half of what the data had."""
+    data = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+    clipped = data.copy()
+    clipped[:, 0] = np.clip(data[:, 0], 0.256 * 255, 0.714 * 255)
+    assert real_faces.coverage(data, data) == {"red": 1.0, "green": 1.0, "blue": 1.0}
+    share = real_faces.coverage(clipped, data)
+    assert share["red"] == pytest.approx(0.458, abs=0.02) and share["green"] == 1.0

@@ -12,7 +12,7 @@ from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
 
 SIZE = 16
-SMALL = dict(widths=(8, 16), attention=(False, True), head_width=8, text_width=16, condition_width=16, patch=2)
+SMALL = dict(widths=(8, 16), attention=(False, True), head_width=8, text_width=16, condition_width=16, dropout=0.1)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from helpers.weights import read_metadata
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--patch", "2", "--batch-size", "8", "--log-every", "1",
-        "--steps", str(STEPS), "--sample-every", "0", "--checkpoint-every", "5"]  # fmt: skip
+TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--dropout", "0.1", "--batch-size", "8",
+        "--log-every", "1", "--steps", str(STEPS), "--sample-every", "0", "--checkpoint-every", "5"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +66,7 @@ def test_a_run_leaves_weights_a_log_and_a_checkpoint(whole):
     metadata = read_metadata(whole / "weights.safetensors")
     assert metadata["steps"] == str(STEPS)
     assert metadata["command"] == ("python -m helpers.tiny_sd.train --size 16 --limit 60 --steps 24 --batch-size 8 "
-                                   "--widths 8 16 --patch 2")  # fmt: skip
+                                   "--widths 8 16 --dropout 0.1")  # fmt: skip
     model = TinySD.from_weights(whole / "weights.safetensors")
     assert model.generate(["cat"], prompts=["a plain black cat"], steps=2).shape == (1, 3, 16, 16)
 

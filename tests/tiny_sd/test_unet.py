@@ -19,8 +19,10 @@ def test_the_answer_has_the_pictures_shape(patch, widths, inputs):
     assert TinyUNet(config)(*inputs).shape == inputs[0].shape
 
 
-def test_an_untrained_network_answers_zero(inputs):
-    assert (TinyUNet(UNetConfig(widths=(8, 16, 16), head_width=8, patch=2))(*inputs) == 0).all()
+@pytest.mark.parametrize("patch,fine", [(4, 20), (4, 0), (2, 20)])
+def test_an_untrained_network_answers_zero(inputs, patch, fine):
+    config = UNetConfig(widths=(8, 16), attention=(False, True), head_width=8, patch=patch, fine=fine)
+    assert (TinyUNet(config)(*inputs) == 0).all()
 
 
 def test_time_class_and_caption_each_change_the_answer(model, inputs):
@@ -66,3 +68,5 @@ def test_bad_sizes_are_refused(inputs):
         unet(torch.zeros(1, 4, 16, 16), torch.zeros(1))
     with pytest.raises(ValueError, match="one attention flag per width"):
         UNetConfig(widths=(8, 16), attention=(True,))
+    with pytest.raises(ValueError, match="patches of 6 pixels cannot be cut into patches of 4"):
+        UNetConfig(patch=6, fine_patch=4)
