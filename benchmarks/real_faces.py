@@ -8,6 +8,7 @@ Weights trained on AFHQ do not ship (its licence is CC BY-NC 4.0); the record an
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,11 @@ def coverage(samples: np.ndarray, data: np.ndarray) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in zip(("red", "green", "blue"), share, strict=True)}
 
 
+def colours(images: np.ndarray, statistic: Callable[..., np.ndarray]) -> list[float]:
+    """One statistic of each channel: a full range alone could be noise."""
+    return statistic(images.astype(np.float64), axis=(0, 2, 3)).round(1).tolist()
+
+
 def progress_picture(folder: Path, log: list[dict]) -> None:
     """The run's sample grids one below the other, each with its step and minutes."""
     grids = sorted(folder.glob("samples-*.png"))
@@ -81,6 +87,8 @@ def main(folder: Path) -> None:
         "range_of_samples": channel_range(samples).round(1).tolist(),
         "range_of_data": channel_range(data.images).round(1).tolist(),
         "range_coverage": coverage(samples, data.images),
+        "mean_of_samples": colours(samples, np.mean), "mean_of_data": colours(data.images, np.mean),
+        "spread_of_samples": colours(samples, np.std), "spread_of_data": colours(data.images, np.std),
     }  # fmt: skip
     (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     progress_picture(folder, log)
