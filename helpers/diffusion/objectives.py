@@ -96,7 +96,7 @@ class Objective:
     loss: str = "velocity"  # whose error is squared
     times: str = "logit-normal"  # "uniform", or SD3's logit-normal (SD3, section 3.1): more of the hard middle
     min_snr: float | None = None  # gamma of the min-SNR weight; None: every time counts alike
-    smallest_sigma: float = 0.1  # below it, reading a velocity off an x0 prediction divides by almost nothing
+    smallest_sigma: float = 0.05  # below it, reading a velocity off an x0 prediction divides by almost nothing
 
     def __post_init__(self):
         _known(self.prediction)
@@ -112,7 +112,7 @@ class Objective:
             ValueError: for any other name.
         """
         recipes = {
-            "flow": cls(FlowPath()),
+            "flow": cls(FlowPath(), smallest_sigma=0.1),
             "epsilon": cls(DDPMPath.cosine(), "epsilon", "epsilon", times="uniform", min_snr=5.0),
         }
         if name not in recipes:
