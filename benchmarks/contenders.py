@@ -15,6 +15,7 @@ from helpers.data import Faces
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import PixelCodec
 from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.train import arguments
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training import EMA, TrainConfig, train
 
@@ -67,14 +68,15 @@ def ours(faces: Faces, steps: int) -> Contender:
     torch.manual_seed(0)
     plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
     model = TinySD(UNetConfig(widths=(32, 64, 144), head_width=16), "flow", faces.class_names, SIZE, PixelCodec())
-    config, batches = TrainConfig(steps=steps, learning_rate=1.5e-3), Batches(plain, 32)
+    usual = arguments([])  # the training command's own defaults
+    config, batches = TrainConfig(steps=steps, learning_rate=usual.learning_rate), Batches(plain, usual.batch_size)
     ema = EMA(model, config.ema)
     loop = train(model, batches.losses, config, ema=ema)
 
     def sample(labels: Tensor) -> Tensor:
         return ema.module.generate(labels.tolist(), steps=EVALUATIONS // 2, guidance_scale=GUIDANCE)
 
-    return Contender("this course", count(model.unet), 32, lambda: next(loop), sample)
+    return Contender("this course", count(model.unet), usual.batch_size, lambda: next(loop), sample)
 
 
 def denoising_diffusion_pytorch(faces: Faces, stem: bool, batch_size: int) -> Contender:

@@ -75,6 +75,8 @@ def main(folder: Path) -> None:
 
     style()
     weights = folder / "weights.safetensors"
+    if not weights.exists() or not any(folder.glob("samples-*.png")):
+        sys.exit(f"{folder} holds no finished run with sample grids: train one with --out {folder}")
     model, metadata = TinySD.from_weights(weights), read_metadata(weights)
     labels = [name for name in model.class_names for _ in range(COUNT // len(model.class_names))]
     samples = to_uint8(model.generate(labels, seed=1000, progress=True)).transpose(0, 3, 1, 2)

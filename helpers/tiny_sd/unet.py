@@ -33,7 +33,7 @@ class UNetConfig:
     text_width: int = 128  # D, of the caption's tokens
     condition_width: int = 192  # of the vector that carries time and class to every block
     fine: int = 20  # channels of a thin level around the patches: what the stem cannot carry passes here; 0: none
-    fine_patch: int = 2  # pixels per side folded in that level: at half size it costs a third of full size
+    fine_patch: int = 2  # pixels per side folded in that level: at half size training is a third faster than at full
     dropout: float = 0.0  # 0.1 where pictures are few and training is long: small data sets are memorised
 
     def __post_init__(self):
