@@ -1,10 +1,13 @@
 """The drawn faces as a data set: attributes from a seed, pictures from the painter, the pixels cached."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -67,15 +70,27 @@ def _drawn(pieces: list[tuple], parallel: bool) -> Iterator[np.ndarray]:
         # "spawn": a fork of a process whose threads hold locks (torch, Jupyter) can hang.
         pool = ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"))
         try:
-            for piece in pool.map(_draw_piece, pieces):
+            with _nameless_main():
+                drawn = pool.map(_draw_piece, pieces)  # starts the workers
+            for piece in drawn:
                 yield piece
                 done += 1
-        except BrokenProcessPool:  # killed, or a script without `if __name__ == "__main__":` started them
+        except BrokenProcessPool:  # a worker was killed
             pass
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
     for piece in pieces[done:]:
         yield _draw_piece(piece)
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keep new workers from running the user's script again: most have no `if __name__ == "__main__":`."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _draw_piece(piece: tuple[Sequence[FaceAttributes], int]) -> np.ndarray:

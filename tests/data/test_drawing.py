@@ -1,5 +1,6 @@
 """The drawn faces as a data set."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -77,6 +78,17 @@ def test_dead_workers_do_not_stop_the_drawing(monkeypatch: pytest.MonkeyPatch) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(np.concatenate(list(drawing.draw_all(attributes, 16, progress=False))), expected)
+
+
+def test_a_script_without_a_main_guard_is_run_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from helpers.data import drawing\n"
+                      "drawing.WORTH_WORKERS, drawing.cpu_count = 1, lambda: 2\n"
+                      "attributes = drawing.attributes_of('train', 70, seed=0)\n"
+                      "print(sum(map(len, drawing.draw_all(attributes, 16, progress=False))))\n")  # fmt: skip
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(repository_root())})  # fmt: skip
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["70"], "")
 
 
 def test_workers_and_loading_do_not_wait_for_torch() -> None:
