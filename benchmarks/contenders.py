@@ -2,6 +2,8 @@
 
 Every contender learns pictures of a class, with the defaults its own documentation gives, from the same faces. With
 `stem` the peers get this course's way of folding 4x4 pixels into channels, and predict the picture as the course does.
+With `documented` they get the shape that their own documentation shows, narrowed to the same parameter count: thinner
+at 64x64 and deeper, so much faster than the course's shape of three levels.
 """
 
 from collections.abc import Callable
@@ -79,19 +81,21 @@ def ours(faces: Faces, steps: int) -> Contender:
     return Contender("this course", count(model.unet), usual.batch_size, lambda: next(loop), sample)
 
 
-def denoising_diffusion_pytorch(faces: Faces, stem: bool, batch_size: int) -> Contender:
+def denoising_diffusion_pytorch(
+    faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False
+) -> Contender:
     """lucidrains/denoising-diffusion-pytorch with its class-conditional U-Net; Adam 8e-5 and EMA as in its README."""
     from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
 
     torch.manual_seed(0)
-    width = 32  # dims of 1, 2, 4 x this: about the course's parameter count
+    width, multiples = (16, (1, 2, 4, 8)) if documented else (32, (1, 2, 4))  # about the course's parameter count
 
     class FoldedUnet(Unet):
         def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
             return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, PATCH), *args, **kwargs), PATCH)
 
     kind, channels = (FoldedUnet, 3 * PATCH**2) if stem else (Unet, 3)
-    network = kind(width, num_classes=3, dim_mults=(1, 2, 4), channels=channels, cond_drop_prob=0.1)
+    network = kind(width, num_classes=3, dim_mults=multiples, channels=channels, cond_drop_prob=0.1)
     network.channels = network.out_dim = 3  # what GaussianDiffusion hands it and expects back
     diffusion = GaussianDiffusion(network, image_size=SIZE, timesteps=1000, sampling_timesteps=EVALUATIONS // 2,
                                   objective="pred_x0" if stem else "pred_noise", ddim_sampling_eta=0.0)  # fmt: skip
@@ -113,17 +117,27 @@ def denoising_diffusion_pytorch(faces: Faces, stem: bool, batch_size: int) -> Co
     return Contender("denoising-diffusion-pytorch", count(network), batch_size, step, torch.no_grad()(sample))
 
 
-def diffusers_unet(faces: Faces, stem: bool, batch_size: int) -> Contender:
+THREE_LEVELS = {
+    "layers_per_block": 1, "block_out_channels": (48, 80, 120), "norm_num_groups": 8, "attention_head_dim": 40,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+TRAINING_EXAMPLE = {  # widths of 128, 128, 256, 256, 512, 512 there
+    "layers_per_block": 2, "block_out_channels": (20, 20, 40, 40, 80, 80), "norm_num_groups": 4,
+    "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
+}  # fmt: skip
+
+
+def diffusers_unet(faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False) -> Contender:
     """diffusers' UNet2DModel with its DDPM training example's recipe: AdamW 1e-4, linear betas, noise prediction."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
     channels = 3 * PATCH**2 if stem else 3
     network = UNet2DModel(
-        sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, layers_per_block=1,
-        block_out_channels=(48, 80, 120), norm_num_groups=8, attention_head_dim=40, num_class_embeds=3,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, num_class_embeds=3,
+        **(TRAINING_EXAMPLE if documented else THREE_LEVELS),
     )  # fmt: skip
     parameters, kind = count(network), "sample" if stem else "epsilon"
     model = Folded(network) if stem else network
