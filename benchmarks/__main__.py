@@ -16,6 +16,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "course": "benchmarks.course",
     "data": "benchmarks.data",
     "method1": "benchmarks.method1",
+    "sd1": "benchmarks.sd1",
 }
 
 

@@ -1,5 +1,8 @@
 """One line per claim: its name, what was measured, what was wanted, and whether that is enough."""
 
+import ast
+import io
+import tokenize
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -33,6 +36,20 @@ def lines(rows: Iterable[Row]) -> str:
     texts = [(row.name, row.measured, row.wanted, "ok" if row.ok else "SHORT") for row in rows]
     widths = [max((len(text[column]) for text in texts), default=0) for column in range(3)]
     return "\n".join("  ".join([*(t.ljust(w) for t, w in zip(text, widths)), text[3]]) for text in texts)
+
+
+def code_lines(source: str) -> int:
+    """Lines of Python that hold code: no blank ones, comments or docstrings."""
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - docstrings)
 
 
 def _with(value: float, unit: str, digits: int) -> str:

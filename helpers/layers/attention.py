@@ -4,32 +4,47 @@
 Alphabet: B batch, H heads, N queries, M keys, D width of one head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def readable(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def readable(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1), with its map.
 
     Args:
         q: (B, H, N, D); k, v: (B, H, M, D).
+        causal: position n sees the positions up to n only (N = M).
 
     Returns:
         (B, H, N, D) mixed values, and the map (B, H, N, M) whose rows sum to 1.
     """
-    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5                    # (B, H, N, M)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    weights = scores.softmax(dim=-1)
     return weights @ v, weights
 
 
 class Attention(nn.Module):
     """Multi-head attention of x over itself, or over a context (cross-attention).
 
-    q, k and v have no bias and the output has one, as in Stable Diffusion.
+    By default q, k and v have no bias and the output has one, as in Stable Diffusion's U-Net.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None):
-        """`context_width` None is self-attention.
+    def __init__(
+        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, causal: bool = False
+    ):
+        """
+        Args:
+            width: of x; heads share it evenly.
+            context_width: None is self-attention.
+            bias: give q, k and v one, as CLIP and the autoencoder do.
+            causal: every token sees itself and the tokens before it.
 
         Raises:
             ValueError: if heads does not divide width.
@@ -37,10 +52,12 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads cannot share a width of {width}: heads must divide it")
-        self.heads, self.cross = heads, context_width is not None
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(context_width or width, 2 * width, bias=False)
+        self.heads, self.cross, self.causal = heads, context_width is not None, causal
+        self.to_q = nn.Linear(width, width, bias=bias)
+        self.to_kv = nn.Linear(context_width or width, 2 * width, bias=bias)
         self.to_out = nn.Linear(width, width)
+        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
+        self.keep_map = False
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, N, width), context (B, M, context_width) -> (B, N, width).
@@ -53,20 +70,42 @@ class Attention(nn.Module):
             raise ValueError("cross-attention needs a context of at least 2 tokens: over one token the softmax is "
                              "always 1 and the queries and keys get no gradient; add such a vector to the time "
                              "embedding instead")  # fmt: skip
-        source = context if self.cross else x
-        q = self._split(self.to_q(x))                                        # (B, H, N, D)
-        k, v = (self._split(part) for part in self.to_kv(source).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v)                      # (B, H, N, D)
+        q, k, v = self._project(x, context)                                  # (B, H, N or M, D)
+        if self.keep_map:
+            mixed, self.map = readable(q, k, v, self.causal)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The attention map alone, (B, H, N, M): for looking at."""
-        source = context if self.cross else x
-        k, v = (self._split(part) for part in self.to_kv(source).chunk(2, dim=-1))
-        return readable(self._split(self.to_q(x)), k, v)[1]
+        return readable(*self._project(x, context), self.causal)[1]
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        k, v = self.to_kv(context if self.cross else x).chunk(2, dim=-1)
+        return self._split(self.to_q(x)), self._split(k), self._split(v)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def kept_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[str, Attention]]:
+    """Inside the block every attention of the module uses the readable formula and keeps its map in `.map`.
+
+        with kept_maps(unet) as layers:
+            unet(x, t, text)
+            maps = {name: layer.map for name, layer in layers.items()}
+    """
+    layers = {name: layer for name, layer in module.named_modules()
+              if isinstance(layer, Attention) and (layer.cross or not cross_only)}  # fmt: skip
+    for layer in layers.values():
+        layer.keep_map = True
+    try:
+        yield layers
+    finally:
+        for layer in layers.values():
+            layer.keep_map, layer.map = False, None
 
 
 def zero(module: nn.Module) -> nn.Module:

@@ -1,0 +1,310 @@
+"""Stable Diffusion 1: parity with the reference libraries, speed and memory beside them, what the tiny weights draw.
+
+    python -m benchmarks check sd1    # parity, refusals and generation recomputed, the timings read: minutes
+    python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
+"""
+
+import gc
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.report import Row, at_least, at_most, code_lines, true
+from benchmarks.sd1_peers import SMALL, difference, reference, write_layouts
+from helpers.autoencoders import kl
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.course import repository_root
+from helpers.layers.attention import readable
+from helpers.published import fit
+from helpers.sd1 import checkpoint
+from helpers.sd1.pipeline import StableDiffusion1
+from helpers.sd1.unet import UNet, UNetConfig
+from helpers.text import clip
+from helpers.text.clip import TextTower, TowerConfig
+from helpers.weights import TRAINED_BY, read_metadata, weights_path
+
+RESULTS = "00_assets/results/sd1.json"
+NAME, PROMPTS = "sd1", 200
+ROUNDS = 5  # alternating turns of the timings
+SIZES = {"text encoder": 123_060_480, "U-Net": 859_520_964, "autoencoder": 83_653_863}
+CODE = ("helpers/sd1/*.py", "helpers/text/bpe.py", "helpers/text/clip.py", "helpers/autoencoders/kl.py")
+
+
+def check() -> list[Row]:
+    """Recompute the claims about Stable Diffusion 1."""
+    return [*_sizes(), *_parity(), *_drawn(), *_speed(), *_faults(), at_most("lines of code", _lines(), 900)]
+
+
+# --- sizes and parity -----------------------------------------------------------------------------------------------
+
+
+def _sizes() -> list[Row]:
+    with torch.device("meta"):
+        parts = {"text encoder": TextTower(TowerConfig.sd1_text()), "U-Net": UNet(UNetConfig.v1()),
+                 "autoencoder": KLAutoencoder(KLConfig.sd1())}  # fmt: skip
+    counted = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
+    return [true(f"parameters, {name}", f"{counted[name]:,}", f"{SIZES[name]:,}", counted[name] == SIZES[name])
+            for name in SIZES]  # fmt: skip
+
+
+def _parity() -> list[Row]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        peer = reference(SMALL)
+        layouts = write_layouts(peer, Path(folder))
+        for layout in ("diffusers", "safetensors", "ckpt"):
+            model = StableDiffusion1.from_checkpoint(layouts[layout], config=SMALL, tokenizer=layouts["tokenizer"])
+            worst = max(small_differences(model, peer).values())
+            rows.append(at_most(f"parity of parts, small, {layout}", worst, 1e-5))
+            rows.append(at_most(f"parity of a picture in 10 steps, {layout}", picture_difference(model, peer), 1e-4))
+    rows += [at_most(f"parity at full size, {part}", max(full_size_differences(part).values()), 1e-5) for part in SIZES]
+    return rows
+
+
+@torch.no_grad()
+def small_differences(model: StableDiffusion1, peer) -> dict[str, float]:
+    """Largest relative difference of every part, on the same random inputs."""
+    generator = torch.Generator().manual_seed(1)
+    latent, pictures = torch.randn(2, 4, 8, 16, generator=generator), torch.rand(2, 3, 64, 32, generator=generator)
+    timestep, ids = torch.tensor([981, 1]), model.tokenizer(["a striped orange cat", "a grey dog"])
+    text, encoded = peer.text_encoder(ids)[0], peer.vae.encode(2 * pictures - 1).latent_dist
+    ours = model.autoencoder.encode(2 * pictures - 1)
+    return {
+        "text encoder": difference(model.text(ids), text),
+        "U-Net": difference(model.unet(latent, timestep, text),
+                            peer.unet(latent, timestep, encoder_hidden_states=text).sample),
+        "encoder, mean": difference(ours.mean, encoded.mean),
+        "encoder, log-variance": difference(ours.logvar, encoded.logvar),
+        "decoder": difference(model.autoencoder.decode(latent), peer.vae.decode(latent).sample),
+    }  # fmt: skip
+
+
+def picture_difference(model: StableDiffusion1, peer, scale: float = 7.5) -> float:
+    """Of a whole picture in ten steps, from the same noise."""
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
+    theirs = peer("a striped orange cat", negative_prompt="a grey dog", num_inference_steps=10, guidance_scale=scale,
+                  latents=noise, height=64, width=64, output_type="pt").images * 2 - 1  # fmt: skip
+    ours = model.generate("a striped orange cat", "a grey dog", steps=10, guidance_scale=scale, seed=3, progress=False)
+    return difference(ours, theirs)
+
+
+@torch.no_grad()
+def full_size_differences(part: str) -> dict[str, float]:
+    """One part at its published size, random weights, a small input: ours beside the reference."""
+    theirs, ours = full_size(part)
+    generator = torch.Generator().manual_seed(1)
+    latent = torch.randn(1, 4, 16, 8, generator=generator)
+    if part == "text encoder":
+        ids = torch.randint(49_406, (2, 77), generator=generator)
+        return {"states": difference(ours(ids), theirs(ids).last_hidden_state)}
+    if part == "U-Net":
+        text, timestep = torch.randn(1, 77, 768, generator=generator), torch.tensor([601])
+        return {"noise": difference(ours(latent, timestep, text), theirs(latent, timestep, text).sample)}
+    picture = 2 * torch.rand(1, 3, 64, 128, generator=generator) - 1
+    return {"mean": difference(ours.encode(picture).mean, theirs.encode(picture).latent_dist.mean),
+            "decoder": difference(ours.decode(latent), theirs.decode(latent).sample)}  # fmt: skip
+
+
+def full_size(part: str) -> tuple[nn.Module, nn.Module]:
+    """The reference's module with random weights, and ours with the same (most of them shared in memory)."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        if part == "U-Net":
+            theirs, ours = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), UNet(UNetConfig.v1())
+            names = checkpoint.unet_names(UNetConfig.v1(), "diffusers")
+        elif part == "autoencoder":
+            theirs = AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512), down_block_types=["DownEncoderBlock2D"] * 4,
+                up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2, latent_channels=4,
+            )  # fmt: skip
+            ours, names = KLAutoencoder(KLConfig.sd1()), kl.published_names(KLConfig.sd1(), "diffusers")
+    if part == "text encoder":
+        theirs = CLIPTextModel(CLIPTextConfig(
+            vocab_size=49_408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        ))  # fmt: skip
+        with torch.device("meta"):
+            ours, names = TextTower(TowerConfig.sd1_text()), clip.published_names("text")
+    filled(theirs)
+    tensors = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith("position_ids")}
+    if part == "text encoder" and not any(name.startswith("text_model.") for name in tensors):
+        tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+    fit(ours, tensors, names, what=f"the {part}")
+    return theirs.eval(), ours.eval()
+
+
+@torch.no_grad()
+def filled(module: nn.Module) -> None:
+    """Random weights of sensible size, norms and biases too, for a module on the meta device or off it."""
+    if next(module.parameters()).is_meta:
+        module.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            parameter.uniform_(-1, 1, generator=generator).mul_((3 / parameter[0].numel()) ** 0.5)
+        else:
+            parameter.normal_(0, 0.1, generator=generator).add_(1.0 if "norm" in name and "weight" in name else 0.0)
+
+
+# --- what the tiny weights draw -------------------------------------------------------------------------------------
+
+
+def _drawn() -> list[Row]:
+    from helpers.data.captions import caption
+    from helpers.data.toy_faces import toy_attributes
+    from helpers.scoring.attributes import held_out_accuracy, load_reader
+
+    if not weights_path(NAME).exists():
+        return [Row("shipped weights of the tiny SD1", "none yet", TRAINED_BY.get(NAME, "a training command"), False)]
+    reader, model = load_reader(), StableDiffusion1.from_weights(NAME)
+    wanted = toy_attributes(PROMPTS, seed=78)  # nobody trained on them; only their captions are used
+    pictures = model.generate([caption(face) for face in wanted], seed=30_000, progress=False)
+    told, accuracy = reader.agreement(pictures, wanted), held_out_accuracy(reader)
+    least = {"species": 97, "fur": 90, "eyes": 80, "pattern": 85, "background": 90}
+    rows = [at_least(f"{name} as asked, {PROMPTS} captions (the reader is right on {100 * accuracy[name]:.1f} %)",
+                     100 * told[name], least[name], "%") for name in least]  # fmt: skip
+    shipped = [name for name in (NAME, "clip") if weights_path(name).exists()]
+    megabytes = sum(weights_path(name).stat().st_size for name in shipped) / 1e6
+    minutes = sum(float(read_metadata(name)["core_minutes"]) for name in shipped) / 2
+    rows.append(at_most(f"weights, {' and '.join(shipped)}", megabytes, 16, "MB"))
+    return [*rows, true("training, minutes of two cores", f"{minutes:.0f} min", "said", minutes > 0)]
+
+
+# --- speed and memory -----------------------------------------------------------------------------------------------
+
+
+def _speed() -> list[Row]:
+    path = repository_root() / RESULTS
+    if not path.exists():
+        return [Row("speed and memory beside diffusers", "never run", "python -m benchmarks sd1", False)]
+    rows = []
+    for entry in json.loads(path.read_text())["networks"]:
+        name = f"{entry['network']}, {entry['dtype']}"
+        rows.append(at_most(f"{name}: time beside diffusers'", entry["time_ratio"], 1.0, "x"))
+        rows.append(at_most(f"{name}: peak memory beside diffusers'", entry["memory_ratio"], 1.0, "x"))
+    return rows
+
+
+def run() -> None:
+    """Time and weigh the full-size networks at 512x512 pixels, and the variants of attention; write the record."""
+    networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in (torch.float32, torch.bfloat16)]
+    record = {
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "pixels": 512, "rounds": ROUNDS, "networks": networks, "attention": attention_variants(),
+    }  # fmt: skip
+    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+@torch.no_grad()
+def measured(network: str, dtype: torch.dtype) -> dict:
+    """Both implementations of a network in turns, on the same weights and input: seconds and peak memory."""
+    part = {"decoder": "autoencoder"}.get(network, network)
+    theirs, ours = (module.to(dtype) for module in full_size(part))
+    ours = ours.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(2)
+    latent, timestep = torch.randn(1, 4, 64, 64, generator=generator).to(dtype), torch.tensor([601])
+    text = torch.randn(1, 77, 768, generator=generator).to(dtype)
+    calls = {
+        "U-Net": (lambda: ours(latent, timestep, text), lambda: theirs(latent, timestep, text).sample),
+        "decoder": (lambda: ours.decode(latent), lambda: theirs.decode(latent).sample),
+    }[network]
+    seconds = alternating(calls)
+    memory = [peak_memory(call) for call in calls]
+    ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
+    entry = {
+        "network": network, "dtype": str(dtype).removeprefix("torch."),
+        "seconds": [round(statistics.median(times), 2) for times in seconds],
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "megabytes": [round(size / 1e6) for size in memory],
+        "memory_ratio": round(memory[0] / memory[1], 3),
+        "difference": difference(calls[0]().float(), calls[1]().float()),
+    }  # fmt: skip
+    print(entry, flush=True)
+    return entry
+
+
+def alternating(calls: tuple[Callable[[], Tensor], ...]) -> list[list[float]]:
+    """Seconds of every call in every round, after one round of warm-up; who goes first alternates too."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(ROUNDS + 1):
+        order = range(len(calls)) if turn % 2 else reversed(range(len(calls)))
+        for i in order:
+            start = time.perf_counter()
+            calls[i]()
+            if turn:
+                seconds[i].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory(call: Callable[[], Tensor]) -> int:
+    """Bytes of memory a call needs beyond what is there before it; Linux counts the process's high-water mark."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # sets the mark back to what is in use now
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+@torch.no_grad()
+def attention_variants(tokens: int = 4096, heads: int = 8, width: int = 40) -> list[dict]:
+    """Self-attention at the U-Net's finest level, four ways: the same numbers, other times and memory."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, tokens, width, generator=generator) for _ in range(3))
+
+    def sliced() -> Tensor:
+        parts = (readable(q[:, h : h + 1], k[:, h : h + 1], v[:, h : h + 1])[0] for h in range(heads))
+        return torch.cat(list(parts), dim=1)
+
+    variants = {
+        "readable formula": lambda: readable(q, k, v)[0],
+        "readable, head by head": sliced,
+        "fused (SDPA)": lambda: nn.functional.scaled_dot_product_attention(q, k, v),
+        "fused, bfloat16": lambda: nn.functional.scaled_dot_product_attention(
+            q.bfloat16(), k.bfloat16(), v.bfloat16()
+        ).float(),
+    }  # fmt: skip
+    right, seconds = variants["readable formula"](), alternating(tuple(variants.values()))
+    return [
+        {"variant": name, "seconds": round(statistics.median(times), 3),
+         "spread": [round(min(times), 3), round(max(times), 3)],
+         "megabytes": round(peak_memory(call) / 1e6), "difference": difference(call(), right)}
+        for (name, call), times in zip(variants.items(), seconds, strict=True)
+    ]  # fmt: skip
+
+
+# --- bad input, size of the code ------------------------------------------------------------------------------------
+
+
+def _faults() -> list[Row]:
+    from benchmarks.sd1_faults import argument_faults, file_faults, refused
+    from benchmarks.sd1_peers import compvis_tensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        layouts = write_layouts(reference(SMALL), Path(folder))
+        model = StableDiffusion1.from_checkpoint(layouts["diffusers"], config=SMALL)
+        into = Path(folder) / "faults"
+        into.mkdir()
+        faults = argument_faults(model) | file_faults(layouts, compvis_tensors(model), into)
+        results = {name: refused(fault) for name, fault in faults.items()}
+    wrong = [name for name, fine in results.items() if not fine]
+    return [true("bad inputs refused, each with its message", f"{len(results) - len(wrong)} of {len(results)}",
+                 "all, at least 25", not wrong and len(results) >= 25)]  # fmt: skip
+
+
+def _lines() -> int:
+    return sum(code_lines(path.read_text()) for pattern in CODE for path in repository_root().glob(pattern))

@@ -1,0 +1,1 @@
+"""Pictures to small codes and back."""

@@ -1,0 +1,203 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1): 48 numbers of a picture become one.
+
+Stable Diffusion 1 and 3 use this architecture with different sizes; both halves are built of the same residual
+blocks. Alphabet: B batch, H W of the picture, C latent channels, h = H / factor, w = W / factor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers.layers.attention import Attention
+from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
+from helpers.published import Renaming
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """Sizes of an autoencoder; the defaults are Stable Diffusion 1's."""
+
+    width: int = 128  # channels at full resolution
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, per level; every level but the last halves the picture
+    blocks: int = 2  # residual blocks per level on the way down, one more on the way up
+    latent_channels: int = 4
+    groups: int = 32  # of the group norms; their epsilon is 1e-6, unlike the U-Net's 1e-5
+    quant_convs: bool = True  # 1x1 convolutions around the latent, left over from a quantised ancestor; SD3 has none
+    scale: float = 0.18215  # latents are multiplied by it: about unit variance, as the noise schedule expects
+    shift: float = 0.0  # and this is taken off before
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the latent is than the picture, per side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @classmethod
+    def sd1(cls) -> "KLConfig":
+        """Stable Diffusion 1: 512x512 pixels become 64x64x4; 83,653,863 parameters."""
+        return cls()
+
+    @classmethod
+    def sd3(cls) -> "KLConfig":
+        """Stable Diffusion 3: 16 channels, four times as many numbers; 83,819,683 parameters."""
+        return cls(latent_channels=16, quant_convs=False, scale=1.5305, shift=0.0609)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """What the encoder says of a picture: a mean and a log-variance for every number of the latent, (B, C, h, w)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """mean + std * noise, drawn on the generator's device (Kingma & Welling 2013, eq. 10)."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=generator.device if generator else None)
+        return self.mean + (0.5 * self.logvar).exp() * noise.to(self.mean)
+
+    def kl(self) -> Tensor:
+        """(B,) KL(q || N(0, I)) in nats, summed over the latent (Kingma & Welling 2013, appendix B)."""
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
+
+
+class PixelAttention(nn.Module):
+    """Every position of a feature map sees every other, with a single head as wide as the map has channels."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.attention = Attention(channels, heads=1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        h = self.norm(x).flatten(2).transpose(1, 2)                          # (B, HW, C)
+        return x + self.attention(h).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, and the change to the next."""
+
+    def __init__(self, channels: int, width: int, blocks: int, groups: int, resample: nn.Module | None):
+        super().__init__()
+        inputs = [channels] + [width] * (blocks - 1)
+        self.residual = nn.ModuleList(ResidualBlock(c, width, groups=groups, eps=1e-6) for c in inputs)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.residual:
+            x = block(x)
+        return x if self.resample is None else self.resample(x)
+
+
+def _middle(width: int, groups: int) -> nn.Sequential:
+    """Residual block, attention, residual block: the only place where a corner sees the opposite one."""
+    first, last = (ResidualBlock(width, width, groups=groups, eps=1e-6) for _ in range(2))
+    return nn.Sequential(first, PixelAttention(width, groups), last)
+
+
+class Encoder(nn.Module):
+    """Picture to the two halves of a Gaussian: (B, 3, H, W) in [-1, 1] -> (B, 2C, h, w)."""
+
+    def __init__(self, config: KLConfig):
+        super().__init__()
+        widths, groups = [config.width * m for m in config.multipliers], config.groups
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        for before, width in zip([widths[0], *widths], widths, strict=False):
+            last = len(self.down) == len(widths) - 1
+            resample = None if last else Downsample(width, pad_all_sides=False)
+            self.down.append(Level(before, width, config.blocks, groups, resample))
+        self.middle = _middle(widths[-1], groups)
+        self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
+        self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for level in self.down:
+            x = level(x)
+        return self.head(silu(self.norm(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """Latent to picture: (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
+
+    def __init__(self, config: KLConfig):
+        super().__init__()
+        widths, groups = [config.width * m for m in reversed(config.multipliers)], config.groups
+        self.stem = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.middle = _middle(widths[0], groups)
+        self.up = nn.ModuleList()
+        for before, width in zip([widths[0], *widths], widths, strict=False):
+            last = len(self.up) == len(widths) - 1
+            self.up.append(Level(before, width, config.blocks + 1, groups, None if last else Upsample(width)))
+        self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
+        self.head = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.middle(self.stem(z))
+        for level in self.up:
+            x = level(x)
+        return self.head(silu(self.norm(x)))
+
+
+class KLAutoencoder(nn.Module):
+    """Encoder and decoder; `to_latents` and `to_pictures` also apply the scale that diffusion expects."""
+
+    def __init__(self, config: KLConfig):
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        C = config.latent_channels
+        self.quant = nn.Conv2d(2 * C, 2 * C, 1) if config.quant_convs else nn.Identity()
+        self.post_quant = nn.Conv2d(C, C, 1) if config.quant_convs else nn.Identity()
+
+    def encode(self, pictures: Tensor) -> Gaussian:
+        """(B, 3, H, W) in [-1, 1] -> a Gaussian over (B, C, h, w).
+
+        Raises:
+            ValueError: for sides that are not multiples of the factor.
+        """
+        sides = pictures.shape[2:]
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % self.config.factor for side in sides):
+            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {self.config.factor}, "
+                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        mean, logvar = self.quant(self.encoder(pictures)).chunk(2, dim=1)
+        return Gaussian(mean, logvar.clamp(-30, 20))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, C, h, w), unscaled -> (B, 3, H, W), about [-1, 1]."""
+        return self.decoder(self.post_quant(z))
+
+    def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What is diffused: scale * (a sample of the encoder's Gaussian - shift)."""
+        return (self.encode(pictures).sample(generator) - self.config.shift) * self.config.scale
+
+    def to_pictures(self, latents: Tensor) -> Tensor:
+        """Back: decode latents / scale + shift, clipped to [-1, 1]."""
+        return self.decode(latents / self.config.scale + self.config.shift).clamp(-1, 1)
+
+
+def published_names(config: KLConfig, layout: str) -> Renaming:
+    """From our names to those of a published file, in layout "compvis" or "diffusers".
+
+    CompVis counts the decoder's levels from the picture up (its `up.3` runs first); diffusers and we in running order.
+    """
+    last = len(config.multipliers) - 1
+    common = [(r"^(quant|post_quant)\.", r"\1_conv."), (r"\.stem\.", ".conv_in."), (r"\.head\.", ".conv_out."),
+              (r"\.(norm|conv)_(\d)", r".\1\2")]  # fmt: skip
+    if layout == "diffusers":
+        return [*common,
+                (r"coder\.norm\.", "coder.conv_norm_out."), (r"\.skip\.", ".conv_shortcut."),
+                (r"\.(down|up)\.(\d+)\.residual\.", r".\1_blocks.\2.resnets."),
+                (r"\.(down|up)\.(\d+)\.resample\.", r".\1_blocks.\2.\1samplers.0."),
+                (r"\.middle\.1\.norm\.", ".mid_block.attentions.0.group_norm."),
+                (r"\.middle\.1\.attention\.", ".mid_block.attentions.0."),
+                (r"\.middle\.0\.", ".mid_block.resnets.0."), (r"\.middle\.2\.", ".mid_block.resnets.1."),
+                (r"\.to_kv\.", ".to_{kv}."), (r"\.to_out\.", ".to_out.0.")]  # fmt: skip
+    return [*common,
+            (r"coder\.norm\.", "coder.norm_out."), (r"\.skip\.", ".nin_shortcut."),
+            (r"\.up\.(\d+)\.", lambda found: f".up.{last - int(found[1])}."),
+            (r"\.residual\.", ".block."), (r"\.(down|up)\.(\d+)\.resample\.", r".\1.\2.\1sample."),
+            (r"\.middle\.1\.attention\.to_kv", ".mid.attn_1.{kv}"), (r"\.middle\.1\.attention\.to_q", ".mid.attn_1.q"),
+            (r"\.middle\.1\.attention\.to_out", ".mid.attn_1.proj_out"), (r"\.middle\.1\.", ".mid.attn_1."),
+            (r"\.middle\.0\.", ".mid.block_1."), (r"\.middle\.2\.", ".mid.block_2.")]  # fmt: skip

@@ -1,0 +1,151 @@
+"""Checkpoints that other people published: read without running their code, and fitted to our modules strictly.
+
+A module's tensors are looked up by name: a `Renaming` turns our names into the file's. Whatever is missing, left
+over or of another shape is reported together; nothing is loaded then.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+# (pattern, replacement) pairs, applied one after the other to a name of ours; "{kv}" stands for two tensors, k and v
+Renaming = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file, or of a pickle (.ckpt, .bin, .pt, .pth) that holds data only.
+
+    A `state_dict` level inside is opened; entries that are no tensors (a training's step counter) are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a damaged file, one of another kind, and a pickle that asks to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
+        return _pickled(path)
+    raise ValueError(f"{path.name} is no checkpoint the course can read: .safetensors, .ckpt, .bin, .pt or .pth")
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file, "
+                         f"download it again: {error}") from error  # fmt: skip
+
+
+class _Ignored:
+    """Stands in for a training library's object in a checkpoint: it is named there, and never used."""
+
+
+# PyTorch Lightning wrote its callback's class into the first Stable Diffusion checkpoints
+HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
+            raise ValueError(f"{path} is refused: it asks to run {wanted[1]} while being read, which weights have no "
+                             "need of and malware has; look for a .safetensors file of it") from error  # fmt: skip
+        raise ValueError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint, "
+                         f"download it again: {_first_line(error)}") from error  # fmt: skip
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a table of named tensors")
+    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def fetch(repo: str, patterns: Sequence[str]) -> Path:
+    """Download a hub repository's matching files (or find them in the hub's cache), with the hub's progress bars.
+
+    Raises:
+        FileNotFoundError: if the hub is out of reach, or has no such repository; it says what to do.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{repo!r} is no file or folder here, and the hub did not give it ({_first_line(error)}). Download it "
+            "elsewhere (huggingface-cli download) and pass the folder's path, or check the name and the network"
+        ) from error
+
+
+def published_sources(name: str, renaming: Renaming) -> list[str]:
+    """The published tensors that make up our tensor `name`: one, or two where we keep keys and values together."""
+    for pattern, replacement in renaming:
+        name = re.sub(pattern, replacement, name)
+    return [name.replace("{kv}", letter) for letter in "kv"] if "{kv}" in name else [name]
+
+
+def fit(
+    module: nn.Module, tensors: Mapping[str, Tensor], renaming: Renaming, *, what: str,
+    dtype: torch.dtype = torch.float32, hint: Callable[[], str] = str,
+) -> None:  # fmt: skip
+    """Load published tensors into a module, which may still be on the meta device; strict.
+
+    Args:
+        module: gets the tensors assigned; untouched where anything is wrong.
+        tensors: under their published names, all of them this module's.
+        renaming: from our names to theirs.
+        what: is being loaded, for the message.
+        dtype: of the loaded module.
+        hint: asked for the likeliest cause when they do not fit.
+
+    Raises:
+        ValueError: names the missing, unexpected and mis-shaped tensors.
+    """
+    state, faults, used = {}, [], set()
+    for name, ours in module.state_dict().items():
+        sources = published_sources(name, renaming)
+        used.update(sources)
+        absent = [source for source in sources if source not in tensors]
+        if absent:
+            faults += [f"missing {source}" for source in absent]
+            continue
+        expected = (len(ours) // len(sources), *ours.shape[1:]) if ours.ndim else ()
+        strange = [source for source in sources if _essential(tensors[source].shape) != _essential(expected)]
+        faults += [f"{source} is {tuple(tensors[source].shape)}, made for {expected}" for source in strange]
+        if not strange:
+            value = torch.cat([tensors[source] for source in sources]) if len(sources) > 1 else tensors[sources[0]]
+            state[name] = value.reshape(ours.shape).to(dtype)
+    faults += [f"unexpected {name}" for name in tensors.keys() - used]
+    if faults:
+        more = f" ... and {len(faults) - 6} more" if len(faults) > 6 else ""
+        cause = hint()
+        raise ValueError(f"this is not {what}: {'; '.join(sorted(faults)[:6])}{more}."
+                         f"{' Likeliest cause: ' + cause if cause else ''}")  # fmt: skip
+    module.load_state_dict(state, assign=True)
+
+
+def _essential(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without trailing ones: a 1x1 convolution's weights are a linear layer's."""
+    sizes = list(shape)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)

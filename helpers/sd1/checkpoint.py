@@ -1,0 +1,207 @@
+"""Published Stable Diffusion 1 checkpoints: where the parts are, how tensors are called, and what a file is instead.
+
+Three layouts are in use: a diffusers folder (or the hub repository it came from), and CompVis's single file, as
+safetensors or as a pickle.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from helpers.published import Renaming, fetch, read_tensors
+from helpers.sd1.unet import UNetConfig
+
+Tensors = dict[str, Tensor]
+
+
+class Published(NamedTuple):
+    """What was found: each part's tensors under their published names."""
+
+    layout: str  # "compvis" or "diffusers"
+    text: Tensors
+    unet: Tensors
+    autoencoder: Tensors
+    prediction: str  # what the U-Net says: "epsilon", or "v" in some fine-tunes
+    tokenizer: Path | None  # a folder or file with the merges, where one lies there
+
+
+def read(source: str | Path, *, variant: str | None = None, ema: bool = False) -> Published:
+    """Read a checkpoint.
+
+    Args:
+        source: a diffusers folder, a single file, or a hub repository such as
+            "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        variant: "fp16" takes the half-precision files of a folder or repository; None takes the full ones where they
+            are, and the others where they are not.
+        ema: take the averaged U-Net of a single file that holds both.
+
+    Raises:
+        FileNotFoundError, ValueError: saying what was looked for, or what the file is instead.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _single_file(path, ema)
+    if not path.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            raise FileNotFoundError(f"no checkpoint at {source}: no file, no folder, and no hub id (owner/name)")
+        path = fetch(str(source), _patterns(variant))
+    return _folder(path, variant)
+
+
+# --- a diffusers folder ---------------------------------------------------------------------------------------------
+
+PARTS = {"text": ("text_encoder", "model", "pytorch_model"), "unet": ("unet", "diffusion_pytorch_model", None),
+         "autoencoder": ("vae", "diffusion_pytorch_model", None)}  # fmt: skip
+
+
+def _patterns(variant: str | None) -> list[str]:
+    dot = f".{variant}" if variant else ""
+    weights = [f"{folder}/{stem}{dot}.safetensors" for folder, stem, _ in PARTS.values()]
+    return [*weights, "model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"]
+
+
+def _folder(folder: Path, variant: str | None) -> Published:
+    index = folder / "model_index.json"
+    if index.is_file():
+        pipeline = json.loads(index.read_text()).get("_class_name", "")
+        if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
+            raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 1")
+    parts = {part: read_tensors(_part_file(folder, variant, *names)) for part, names in PARTS.items()}
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    kind = json.loads(scheduler.read_text()).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # autoencoders before 2023
+    parts["autoencoder"] = {
+        re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: old[found[1]], name): tensor
+        for name, tensor in parts["autoencoder"].items()
+    }
+    parts["text"] = _text(parts["text"])
+    tokenizer = folder / "tokenizer"
+    return Published("diffusers", **parts, prediction={"v_prediction": "v"}.get(kind, kind),
+                     tokenizer=tokenizer if (tokenizer / "merges.txt").is_file() else None)  # fmt: skip
+
+
+def _part_file(folder: Path, variant: str | None, part: str, stem: str, pickled: str | None) -> Path:
+    variants = [f".{variant}"] if variant else ["", ".fp16"]
+    names = [f"{part}/{stem}{dot}.safetensors" for dot in variants]
+    names += [f"{part}/{pickled or stem}{dot}.bin" for dot in variants]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(path.name for path in folder.iterdir())[:8]
+    raise FileNotFoundError(f"{folder} is no complete diffusers folder: none of {', '.join(names)}; it holds "
+                            f"{', '.join(there) or 'nothing'}")  # fmt: skip
+
+
+def _text(tensors: Tensors) -> Tensors:
+    """Both layouts of CLIP's keys, with and without `text_model.`; the table of positions is no weight."""
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    if any(name.startswith("text_model.") for name in tensors):
+        return tensors
+    return {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+
+
+# --- CompVis's single file ------------------------------------------------------------------------------------------
+
+UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+# tables that follow from the schedule, what only training needs, and the averaged copy of the U-Net
+KNOWN = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alphas_cumprod|sqrt_|log_one|posterior_)")
+
+
+def _single_file(path: Path, ema: bool) -> Published:
+    tensors = read_tensors(path)
+    if not any(name.startswith(UNET) for name in tensors):
+        cause = likeliest_cause(tensors)
+        raise ValueError(f"{path} is no Stable Diffusion checkpoint, it has no {UNET}*: "
+                         f"{cause or f'its first tensors are {sorted(tensors)[:3]}'}")  # fmt: skip
+    strangers = [name for name in tensors if not name.startswith((UNET, VAE, CLIP)) and not KNOWN.match(name)]
+    if strangers:
+        cause = likeliest_cause(tensors) or "unknown"
+        raise ValueError(f"{path} holds more than Stable Diffusion 1: {len(strangers)} unexpected tensors, such as "
+                         f"{sorted(strangers)[:3]}. Likeliest cause: {cause}")  # fmt: skip
+    unet, text, autoencoder = (_below(tensors, prefix) for prefix in (UNET, CLIP, VAE))
+    if ema:
+        # the dots of the names are lost there
+        averaged = {name: "model_ema.diffusion_model" + name.replace(".", "") for name in unet}
+        if not set(averaged.values()) <= tensors.keys():
+            raise ValueError(f"{path} holds no averaged U-Net (model_ema.*): load it with ema=False")
+        unet = {name: tensors[source] for name, source in averaged.items()}
+    return Published("compvis", _text(text), unet, autoencoder, "epsilon", None)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+            if name.startswith(prefix) and not KNOWN.match(name)}  # fmt: skip
+
+
+# --- names, and what else it may be ---------------------------------------------------------------------------------
+
+
+def unet_names(config: UNetConfig, layout: str) -> Renaming:
+    """From the U-Net's names to those of a published file, in layout "compvis" or "diffusers"."""
+    inside = [(r"\.block\.", ".transformer_blocks.0."), (r"\.self_attention\.", ".attn1."),
+              (r"\.cross_attention\.", ".attn2."), (r"\.to_kv\.", ".to_{kv}."), (r"\.to_out\.", ".to_out.0."),
+              (r"\.mlp\.proj\.", ".ff.net.0.proj."), (r"\.mlp\.out\.", ".ff.net.2.")]  # fmt: skip
+    if layout == "diffusers":
+        return [*inside,
+                (r"^time\.(\d)\.", lambda found: f"time_embedding.linear_{1 + int(found[1]) // 2}."),
+                (r"^stem\.", "conv_in."), (r"^norm\.", "conv_norm_out."), (r"^head\.", "conv_out."),
+                (r"^(down|up)\.(\d+)\.residual\.", r"\1_blocks.\2.resnets."),
+                (r"^(down|up)\.(\d+)\.transformer\.", r"\1_blocks.\2.attentions."),
+                (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
+                (r"^middle\.0\.", "mid_block.resnets.0."), (r"^middle\.1\.", "mid_block.attentions.0."),
+                (r"^middle\.2\.", "mid_block.resnets.1."),
+                (r"\.(norm|conv)_(\d)\.", r".\1\2."), (r"\.time\.", ".time_emb_proj."),
+                (r"\.skip\.", ".conv_shortcut.")]  # fmt: skip
+    per, upwards, kinds = config.blocks + 1, config.attention[::-1], ("residual", "transformer")
+    residual = r"((?:residual\.\d+|middle\.[02])\.)"
+    leaves = {"norm_1": "in_layers.0", "conv_1": "in_layers.2", "time": "emb_layers.1", "norm_2": "out_layers.0",
+              "conv_2": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
+    return [*inside,
+            *((rf"{residual}{ours}\.", rf"\1{theirs}.") for ours, theirs in leaves.items()),
+            (r"\.norm_(\d)\.", r".norm\1."),
+            (r"^time\.", "time_embed."), (r"^stem\.", "input_blocks.0.0."), (r"^norm\.", "out.0."),
+            (r"^head\.", "out.2."), (r"^middle\.", "middle_block."),
+            (r"^down\.(\d+)\.(residual|transformer)\.(\d+)\.",  # one count over all levels; 0 is the stem
+             lambda m: f"input_blocks.{int(m[1]) * per + int(m[3]) + 1}.{kinds.index(m[2])}."),
+            (r"^down\.(\d+)\.resample\.conv\.", lambda m: f"input_blocks.{(int(m[1]) + 1) * per}.0.op."),
+            (r"^up\.(\d+)\.(residual|transformer)\.(\d+)\.",
+             lambda m: f"output_blocks.{int(m[1]) * per + int(m[3])}.{kinds.index(m[2])}."),
+            (r"^up\.(\d+)\.resample\.",  # behind the attention, where there is one
+             lambda m: f"output_blocks.{int(m[1]) * per + per - 1}.{1 + upwards[int(m[1])]}.")]  # fmt: skip
+
+
+CAUSES = {  # a pattern among the names -> what such a file is
+    r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
+    r"^control_model\.|controlnet_": "a ControlNet, which steers a model and is none itself",
+    r"joint_blocks|norm1_context": "Stable Diffusion 3: see notebook 04",
+    r"double_blocks|single_transformer_blocks": "Flux, another architecture",
+    r"^conditioner\.|label_emb|add_embedding": "SDXL: this is a course on SD 1 and 3",
+    r"^cond_stage_model\.model\.": "Stable Diffusion 2, whose text encoder is OpenCLIP's",
+    r"^string_to_param|^emb_params": "a textual inversion: a word for a model, not a model",
+    r"^safety_checker|^vision_model": "a picture classifier, CLIP's or the safety checker's",
+    r"^model_ema\.": "a file with averaged weights only (EMA keys), the ordinary ones were stripped",
+    r"^(encoder|decoder|first_stage_model)\.": "an autoencoder alone: pass the whole checkpoint's folder or file",
+    r"^(text_model|embeddings)\.": "a text encoder alone: pass the whole checkpoint's folder or file",
+}
+
+
+def likeliest_cause(tensors: Mapping[str, Tensor]) -> str:
+    """What a checkpoint that does not fit may be instead, or ""."""
+    channels = _size(tensors, ("input_blocks.0.0.weight", "conv_in.weight"), 1)
+    if channels in (8, 9):
+        kind = {8: "InstructPix2Pix", 9: "an inpainting model"}[channels]
+        return f"{kind}, whose U-Net takes {channels} channels instead of 4 (the course inpaints with ordinary weights)"
+    width = _size(tensors, ("attn2.to_k.weight",), 1)
+    if width in (1024, 2048):
+        kind = {1024: "Stable Diffusion 2", 2048: "SDXL"}[width]
+        return f"{kind}, whose text states are {width} wide instead of 768"
+    return next((cause for pattern, cause in CAUSES.items() if any(re.search(pattern, name) for name in tensors)), "")
+
+
+def _size(tensors: Mapping[str, Tensor], ends: Iterable[str], axis: int) -> int | None:
+    found = next((tensor for name, tensor in tensors.items() if name.endswith(tuple(ends))), None)
+    return found.shape[axis] if found is not None and found.ndim > axis else None

@@ -1,0 +1,241 @@
+"""Stable Diffusion 1 from prompt to picture: text to states, noise to latent under their guidance, latent to picture.
+
+Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders import kl
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, Step, denoised, guide
+from helpers.published import fetch, fit
+from helpers.sd1 import checkpoint
+from helpers.sd1.request import Request, SD1Config
+from helpers.sd1.unet import UNet, UNetConfig
+from helpers.text import clip
+from helpers.text.bpe import BytePairTokenizer
+from helpers.text.clip import TextTower, TowerConfig
+from helpers.weights import load_weights, read_metadata, save_weights
+
+# A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
+# https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
+V1_PREVIEW = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+
+
+class StableDiffusion1(nn.Module):
+    """Tokenizer, text encoder, U-Net and autoencoder, and the walk that joins them."""
+
+    def __init__(self, config: SD1Config, tokenizer: BytePairTokenizer, networks_on: str = "cpu"):
+        """`networks_on` "meta" spends no time and memory on first weights that published ones replace at once."""
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.path, self.prediction = DDPMPath.scaled_linear(), "epsilon"
+        with torch.device(networks_on):
+            self.text, self.unet = TextTower(config.text), UNet(config.unet)
+            self.autoencoder = KLAutoencoder(config.autoencoder)
+        preview = V1_PREVIEW if config.autoencoder.latent_channels == 4 else torch.zeros(config.unet.latent_channels, 3)
+        self.register_buffer("preview", torch.as_tensor(preview), persistent=False)  # (C, 3)
+
+    @classmethod
+    def from_checkpoint(
+        cls, source: str | Path, *, config: SD1Config | None = None, tokenizer: str | Path | None = None,
+        variant: str | None = None, ema: bool = False, dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion1":  # fmt: skip
+        """Published weights, from a diffusers folder, a single file (.safetensors, .ckpt) or a hub id; strict.
+
+        Args:
+            source: for instance "stable-diffusion-v1-5/stable-diffusion-v1-5", or the path of v1-5-pruned.safetensors.
+            config: sizes; None: the published ones.
+            tokenizer: merges.txt or its folder, where the checkpoint brings none (a single file); None: from the hub.
+            variant: "fp16" for half-precision files of a folder or repository.
+            ema: the averaged U-Net of a single file that holds both.
+            dtype, device: what to compute in, and where.
+
+        Raises:
+            FileNotFoundError: where something is not there; it says what was looked for.
+            ValueError: for tensors that are missing, left over or of another shape, with the likeliest cause.
+        """
+        found, config = checkpoint.read(source, variant=variant, ema=ema), config or SD1Config.v1()
+        merges = tokenizer or found.tokenizer
+        if merges is None:
+            merges = fetch("openai/clip-vit-large-patch14", ["merges.txt"])
+        words = BytePairTokenizer.from_file(merges, length=config.text.length)
+        model = cls(config, words, networks_on="meta")
+        parts = [
+            ("text encoder", model.text, found.text, clip.published_names("text")),
+            ("U-Net", model.unet, found.unet, checkpoint.unet_names(config.unet, found.layout)),
+            ("autoencoder", model.autoencoder, found.autoencoder, kl.published_names(config.autoencoder, found.layout)),
+        ]
+        for name, module, tensors, renaming in parts:
+            fit(module, tensors, renaming, what=f"the {name} of Stable Diffusion 1", dtype=dtype,
+                hint=lambda tensors=tensors: checkpoint.likeliest_cause(tensors))  # fmt: skip
+        model.prediction = found.prediction
+        return model.to(device, memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def from_weights(cls, name_or_path: str | Path = "sd1", device: str | torch.device = "cpu") -> "StableDiffusion1":
+        """The tiny system that `python -m helpers.sd1.train` trained. Raises what `load_weights` raises."""
+        about = json.loads(read_metadata(name_or_path)["model"])
+        unet, autoencoder = UNetConfig(**_tuples(about["unet"])), KLConfig(**_tuples(about["autoencoder"]))
+        config = SD1Config(TowerConfig(**about["text"]), unet, autoencoder, about["size"])
+        model = cls(config, BytePairTokenizer.from_json(about["tokenizer"]))
+        load_weights(model, name_or_path)
+        model.preview = torch.tensor(about["preview"])
+        return model.to(device, memory_format=torch.channels_last).eval()
+
+    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
+        """Write the weights (fp16) with all that `from_weights` needs."""
+        about = {**asdict(self.config), "tokenizer": self.tokenizer.to_json(), "preview": self.preview.tolist()}
+        save_weights(self, path, {"model": json.dumps(about), **metadata})
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str], clip_skip: int = 0) -> Tensor:
+        """(B, N, D) states, one per token, after the final norm. Warns where a prompt is too long."""
+        return self.text(self.tokenizer(prompts).to(self.device), skip=clip_skip)
+
+    def times(self, steps: int) -> Tensor:
+        """(steps + 1,) times on the path, the reference's ("leading") choice: training steps 1, 1 + k, 1 + 2k, ...
+
+        The U-Net's timestep n is the state after n + 1 steps of noise, so t = (n + 1) / 1000; the walk ends at
+        timestep 0, where a last trace of noise is left.
+        """
+        trained = torch.arange(steps) * (len(self.path) // steps) + 1        # training's timesteps, rising
+        return torch.cat([(trained.flip(0) + 1), torch.ones(1)]) / len(self.path)
+
+    def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Callable[[Tensor, float], Denoised]:
+        """What a sampler asks: the U-Net, guided away from `negative` (B, N, D) where it is given."""
+        dtype, both = text.dtype, text if negative is None else torch.cat([negative, text])
+
+        def denoise(x: Tensor, t: float) -> Denoised:
+            timestep = torch.full((len(both),), t * len(self.path) - 1, device=x.device).round()
+            doubled = x if negative is None else torch.cat([x, x])
+            answer = self.unet(_channels_last(doubled.to(dtype)), timestep, both).float()
+            if negative is not None:
+                without, with_prompt = answer.chunk(2)
+                answer = guide(with_prompt, without, scale)
+            alpha, sigma = self.path.alpha_sigma(torch.tensor(t))
+            return denoised(self.prediction, answer, x, alpha.to(x), sigma.to(x))
+
+        return denoise
+
+    def look(self, latents: Tensor) -> Tensor:
+        """A preview without the decoder: (B, C, h, w) -> (B, 3, h, w) in [-1, 1], one linear map per position."""
+        return torch.einsum("bchw,cr->brhw", latents.float(), self.preview.to(latents.device)).clamp(-1, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # --- the walk ---------------------------------------------------------------------------------------------------
+
+    def walk(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *, steps: int = 50,
+        guidance_scale: float = 7.5, seed: int = 0, height: int | None = None, width: int | None = None,
+        num_images: int = 1, sampler: str = "ddim", init_image: Any = None, strength: float = 0.8,
+        mask_image: Any = None, clip_skip: int = 0,
+    ) -> Iterator[Step]:  # fmt: skip
+        """Generate, yielding every state in latent space; `generate` returns the pictures.
+
+        Args:
+            prompt: one, or one per picture.
+            negative_prompt: what guidance moves away from.
+            steps: of the sampler, 1 to 999.
+            guidance_scale: 1 is none; published weights like 5 to 10.
+            seed: picture i starts from noise of seed + i, whatever else is made beside it and on which device.
+            height, width: pixels; None: the size of training, or of init_image.
+            num_images: per prompt.
+            sampler: a name in helpers.diffusion.SAMPLERS.
+            init_image: image to image: a PIL picture or (3, H, W) in [-1, 1] to start from.
+            strength: how much of it is redrawn: 0 nothing, 1 everything.
+            mask_image: inpainting: white (1) is redrawn, black (0) is kept; a PIL picture or (H, W) in [0, 1].
+            clip_skip: leave out the text encoder's last layers.
+
+        Raises:
+            ValueError, TypeError: for bad arguments, before any work is done.
+        """
+        asked = dict(locals())
+        asked.pop("self")
+        request = Request(self.config, **asked)
+        return self._steps(request)
+
+    def _steps(self, request: "Request") -> Iterator[Step]:
+        with torch.no_grad():
+            text = self.encode_text(request.prompts, request.clip_skip)
+            guided = request.guidance_scale != 1
+            negative = self.encode_text(request.negatives, request.clip_skip) if guided else None
+            noise = torch.stack([torch.randn(request.latent_shape, generator=torch.Generator().manual_seed(one))
+                                 for one in request.seeds]).to(self.device)  # fmt: skip
+            denoise, times, x = self.denoiser(text, negative, request.guidance_scale), self.times(request.steps), noise
+            generator = torch.Generator().manual_seed(request.seeds[0])
+            if request.picture is not None:
+                picture = _channels_last(request.picture.to(text))
+                known = self.autoencoder.to_latents(picture, generator).float().expand_as(noise)
+                times = times[request.skipped :]
+                x = known if len(times) < 2 else self.path.add_noise(known, noise, times[0])
+                if request.mask is not None:
+                    denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
+            if len(times) < 2:  # strength 0: nothing is redrawn
+                yield Step(0.0, x, x)
+                return
+        steps = SAMPLERS[request.sampler](denoise, x, times, self.path, generator=generator)
+        while True:
+            with torch.no_grad():  # around each step: a generator's body runs under its caller's gradient mode
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def _inpainting(self, denoise: Callable, known: Tensor, mask: Tensor) -> Callable[[Tensor, float], Denoised]:
+        """Where the mask is 0 the clean latent is known: say so whatever the network says, and the sampler keeps it."""
+
+        def pinned(x: Tensor, t: float) -> Denoised:
+            alpha, sigma = (c.to(x) for c in self.path.alpha_sigma(torch.tensor(t)))
+            x0 = torch.lerp(known, denoise(x, t).x0, mask)
+            return Denoised(x0, (x - alpha * x0) / sigma)
+
+        return pinned
+
+    def generate(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
+        callback: Callable[[Step, Tensor], None] | None = None, progress: bool = True, **options: Any,
+    ) -> Tensor:  # fmt: skip
+        """Pictures, float32 (B, 3, H, W) in [-1, 1]; options as for `walk`.
+
+        Args:
+            callback: called after every step with the step and a preview (B, 3, h, w) of where it leads.
+            progress: show a bar.
+        """
+        from tqdm.auto import tqdm
+
+        asked = {"prompt": prompt, "negative_prompt": negative_prompt, **options}
+        request, last = Request(self.config, **asked), None
+        for last in tqdm(self._steps(request), total=request.steps - request.skipped, desc="denoising",
+                         disable=not progress, leave=False):  # fmt: skip
+            if callback is not None:
+                callback(last, self.look(last.x0))
+        return request.pasted(self.decode(last.x))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, float32 on the CPU; one at a time, for the decoder needs the most memory."""
+        dtype = self.autoencoder.decoder.head.weight.dtype
+        return torch.cat([self.autoencoder.to_pictures(_channels_last(one.to(dtype))).float().cpu()
+                          for one in latents.split(1)])  # fmt: skip
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _tuples(sizes: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}

@@ -1,0 +1,158 @@
+"""What Stable Diffusion 1 can be asked for: its sizes, and a wish with every argument checked before any work is done.
+
+Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.autoencoders.kl import KLConfig
+from helpers.diffusion import SAMPLERS
+from helpers.sd1.unet import UNetConfig
+from helpers.text.clip import TowerConfig
+
+
+@dataclass(frozen=True)
+class SD1Config:
+    """Sizes of the three networks; the defaults are the published ones."""
+
+    text: TowerConfig = TowerConfig()
+    unet: UNetConfig = UNetConfig()
+    autoencoder: KLConfig = KLConfig()
+    size: int = 512  # pixels a side that it was trained on
+
+    @classmethod
+    def v1(cls) -> "SD1Config":
+        """Stable Diffusion 1.1 to 1.5, 1,066,235,307 parameters."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "SD1Config":
+        """The same system for drawn faces of 64x64 pixels: trained by the course, weights shipped with it."""
+        return cls(
+            text=TowerConfig(width=128, layers=4, heads=4, mlp=512, vocabulary=0, length=24),
+            unet=UNetConfig(width=64, multipliers=(1, 2, 3), attention=(False, True, True), blocks=1, heads=4,
+                            text_width=128, groups=16),
+            autoencoder=KLConfig(width=32, multipliers=(1, 2, 2), blocks=1, groups=8),
+            size=64,
+        )  # fmt: skip
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths must be multiples of this many pixels."""
+        return self.autoencoder.factor
+
+
+class Request:
+    """A checked wish: every bad argument is refused here, before any work is done."""
+
+    def __init__(
+        self, config: SD1Config, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
+        steps: int = 50, guidance_scale: float = 7.5, seed: int = 0, height: int | None = None,
+        width: int | None = None, num_images: int = 1, sampler: str = "ddim", init_image: Any = None,
+        strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0,
+    ):  # fmt: skip
+        """Arguments as for `StableDiffusion1.walk`."""
+        _within("steps", steps, 1, 999, whole=True)
+        _within("num_images", num_images, 1, 1000, whole=True)
+        _within("seed", seed, 0, 2**63 - 1001, whole=True)
+        _within("clip_skip", clip_skip, 0, config.text.layers - 1, whole=True)
+        _within("guidance_scale", guidance_scale, 0, 1000)
+        _within("strength", strength, 0, 1)
+        if sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        if mask_image is not None and init_image is None:
+            raise ValueError("mask_image needs an init_image: the picture whose other parts are kept")
+        self.prompts = _texts("prompt", prompt, num_images)
+        self.negatives = _texts("negative_prompt", negative_prompt, num_images, like=self.prompts)
+        self.picture = None if init_image is None else picture_tensor(init_image)[None]   # (1, 3, H, W)
+        self.mask = None if mask_image is None else mask_tensor(mask_image)[None]         # (1, 1, H, W)
+        self.config, self.sampler, self.clip_skip, self.steps = config, sampler, clip_skip, steps
+        self.guidance_scale, self.seeds = guidance_scale, [seed + i for i in range(len(self.prompts))]
+        self.skipped = 0 if self.picture is None else steps - min(round(steps * strength), steps)
+        own = self.picture.shape[2:] if self.picture is not None else (config.size, config.size)
+        self.size = (own[0] if height is None else height, own[1] if width is None else width)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        multiple = self.config.multiple
+        for name, side in zip(("height", "width"), self.size, strict=True):
+            if not isinstance(side, int) or side < multiple or side % multiple:
+                raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}")
+        for name, image in (("init_image", self.picture), ("mask_image", self.mask)):
+            if image is not None and tuple(image.shape[2:]) != self.size:
+                there, wanted = (f"{w}x{h}" for h, w in (image.shape[2:], self.size))
+                raise ValueError(f"{name} is {there} pixels (width x height), the picture {wanted}: resize one")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        factor = self.config.autoencoder.factor
+        return self.config.unet.latent_channels, self.size[0] // factor, self.size[1] // factor
+
+    def latent_mask(self) -> Tensor:
+        """(1, 1, h, w): 1 where any pixel of the position is to be redrawn."""
+        return F.max_pool2d((self.mask > 0.5).float(), self.config.autoencoder.factor)
+
+    def pasted(self, pictures: Tensor) -> Tensor:
+        """The pictures, with what the mask protects put back from the original, pixel for pixel."""
+        return pictures if self.mask is None else torch.lerp(self.picture, pictures, self.mask)
+
+
+def picture_tensor(image: Any) -> Tensor:
+    """A PIL picture, or a tensor (3, H, W) in [-1, 1], as that tensor.
+
+    Raises:
+        TypeError, ValueError: for anything else; it says what was got.
+    """
+    if hasattr(image, "convert"):
+        import numpy as np
+
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+    _refuse_tensor("init_image", image, "(3, H, W) in [-1, 1]")
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.abs().max() <= 1.0001:
+        raise ValueError(f"init_image must be (3, H, W) floats in [-1, 1], got {image.dtype} {tuple(image.shape)}, "
+                         f"values up to {image.abs().max().item():.3g}")  # fmt: skip
+    return image.float().cpu()
+
+
+def mask_tensor(mask: Any) -> Tensor:
+    """A PIL picture, or a tensor (H, W) in [0, 1], as (1, H, W). Raises as `picture_tensor`."""
+    if hasattr(mask, "convert"):
+        import numpy as np
+
+        return torch.from_numpy(np.array(mask.convert("L"))).float()[None] / 255
+    _refuse_tensor("mask_image", mask, "(H, W) in [0, 1]")
+    if mask.ndim != 2 or not (0 <= mask.min() and mask.max() <= 1):
+        raise ValueError(f"mask_image must be (H, W) in [0, 1], 1 where to redraw, got {tuple(mask.shape)}")
+    return mask.float().cpu()[None]
+
+
+def _refuse_tensor(name: str, image: Any, wanted: str) -> None:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"{name} must be a PIL picture or a tensor {wanted}, got {type(image).__name__}")
+    if not image.numel() or image.isnan().any():
+        raise ValueError(f"{name} is empty or holds NaN")
+
+
+def _texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str] | None = None) -> list[str]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} must be a text or a list of texts, got {given!r}")
+    if like is not None and len(texts) == 1:
+        return list(texts) * len(like)
+    texts = [text for text in texts for _ in range(each)]
+    if like is not None and len(texts) != len(like):
+        raise ValueError(f"one {name} for all or one per prompt: got {len(texts) // each}, prompts {len(like) // each}")
+    return texts
+
+
+def _within(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise ValueError(f"{name} must be a {'whole ' * whole}number from {low} to {high}, got {value!r}")

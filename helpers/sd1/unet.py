@@ -1,0 +1,157 @@
+"""The U-Net of Stable Diffusion 1: what noise is in this latent, at this time, given this text?
+
+Down through four resolutions, up again, every block of the way down handed across to the way up. Residual
+blocks read the time, transformer blocks the text. Alphabet: B batch, C channels, H W of a feature map, N = H W,
+D width of a position, M text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.layers.attention import Attention
+from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
+from helpers.layers.embeddings import sinusoids
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the U-Net; the defaults are the published ones."""
+
+    latent_channels: int = 4
+    width: int = 320  # channels at full latent resolution
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, at 64x64, 32x32, 16x16 and 8x8 for pictures of 512x512
+    attention: tuple[bool, ...] = (True, True, True, False)  # 8x8 is left to the middle's one transformer
+    blocks: int = 2  # residual blocks per level on the way down, one more on the way up
+    heads: int = 8  # at every width: heads of 40, 80 and 160 numbers
+    text_width: int = 768  # of the text encoder's states
+    groups: int = 32  # of the group norms
+
+    @classmethod
+    def v1(cls) -> "UNetConfig":
+        """Stable Diffusion 1.1 to 1.5: 859,520,964 parameters."""
+        return cls()
+
+
+class GatedMLP(nn.Module):
+    """a * GELU(b), with a and b two halves of one projection (GEGLU; Shazeer 2020)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj, self.out = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Positions see each other, then the text, then think for themselves; each part adds to x."""
+
+    def __init__(self, width: int, heads: int, text_width: int):
+        super().__init__()
+        self.norm_1, self.self_attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_2, self.cross_attention = nn.LayerNorm(width), Attention(width, heads, text_width)
+        self.norm_3, self.mlp = nn.LayerNorm(width), GatedMLP(width)
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """x (B, N, D), text (B, M, text_width) -> (B, N, D)."""
+        x = x + self.self_attention(self.norm_1(x))
+        x = x + self.cross_attention(self.norm_2(x), text)
+        return x + self.mlp(self.norm_3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the positions of a feature map, between two projections."""
+
+    def __init__(self, channels: int, config: UNetConfig):
+        super().__init__()
+        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)  # 1e-6 here, 1e-5 in the residual blocks
+        self.proj_in = nn.Linear(channels, channels)  # published as 1x1 convolutions, which are the same thing
+        self.block = TransformerBlock(channels, config.heads, config.text_width)
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """x (B, C, H, W), text (B, M, text_width) -> (B, C, H, W)."""
+        h = self.norm(x).flatten(2).transpose(1, 2)                          # (B, N, C)
+        h = self.proj_out(self.block(self.proj_in(h), text))
+        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Level(nn.Module):
+    """One resolution: residual blocks, each followed by a transformer where there is attention."""
+
+    def __init__(self, config: UNetConfig, inputs: list[int], width: int, attention: bool, resample: nn.Module | None):
+        super().__init__()
+        time_width = 4 * config.width
+        self.residual = nn.ModuleList(ResidualBlock(c, width, time_width, config.groups) for c in inputs)
+        self.transformer = nn.ModuleList(SpatialTransformer(width, config) for _ in inputs if attention)
+        self.resample = resample
+
+    def step(self, j: int, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+        x = self.residual[j](x, time)
+        return self.transformer[j](x, text) if self.transformer else x
+
+
+class UNet(nn.Module):
+    """Predicts the noise in a latent."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, time_width = [config.width * m for m in config.multipliers], 4 * config.width
+        self.time = nn.Sequential(nn.Linear(config.width, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+        self.stem = nn.Conv2d(config.latent_channels, config.width, 3, padding=1)
+
+        self.down, skips, channels = nn.ModuleList(), [config.width], config.width
+        for width, attention in zip(widths, config.attention, strict=True):
+            last = len(self.down) == len(widths) - 1
+            inputs = [channels] + [width] * (config.blocks - 1)
+            self.down.append(Level(config, inputs, width, attention, None if last else Downsample(width)))
+            skips += [width] * (config.blocks + (not last))
+            channels = width
+
+        residual = (ResidualBlock(channels, channels, time_width, config.groups) for _ in range(2))
+        self.middle = nn.ModuleList([next(residual), SpatialTransformer(channels, config), next(residual)])
+
+        self.up = nn.ModuleList()
+        for width, attention in zip(reversed(widths), reversed(config.attention), strict=True):
+            last, inputs = len(self.up) == len(widths) - 1, []
+            for _ in range(config.blocks + 1):
+                inputs.append(channels + skips.pop())  # what comes from below, and what was handed across
+                channels = width
+            self.up.append(Level(config, inputs, width, attention, None if last else Upsample(width)))
+        self.norm = nn.GroupNorm(config.groups, config.width, eps=1e-5)
+        self.head = nn.Conv2d(config.width, config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """One prediction.
+
+        Args:
+            x: (B, 4, H, W) the noisy latent, any H and W.
+            timestep: (B,) 0 to 999, the training's numbering.
+            text: (B, M, text_width) states of the prompt.
+
+        Returns:
+            (B, 4, H, W) the noise.
+        """
+        time = silu(self.time(sinusoids(timestep, self.config.width).to(x.dtype)))       # (B, time_width)
+        x = self.stem(x)
+        skips = [x]
+        for level in self.down:
+            for j in range(self.config.blocks):
+                x = level.step(j, x, time, text)
+                skips.append(x)
+            if level.resample is not None:
+                x = level.resample(x)
+                skips.append(x)
+        first, transformer, last = self.middle
+        x = last(transformer(first(x, time), text), time)
+        for level in self.up:
+            for j in range(self.config.blocks + 1):
+                x = level.step(j, torch.cat([x, skips.pop()], dim=1), time, text)
+            if level.resample is not None:
+                x = level.resample(x, skips[-1].shape[2:])  # an odd height or width was rounded up on the way down
+        return self.head(silu(self.norm(x)))

@@ -1,0 +1,166 @@
+"""CLIP's byte-pair tokenizer (Sennrich et al. 2016; Radford et al. 2021): text to numbers, nothing left out.
+
+A word starts as its bytes. The merges, learned by counting, glue neighbours together, most frequent pair first, until
+none applies. Frequent words end as one token, rare ones as a few, and nothing is ever unknown.
+"""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import regex
+import torch
+from torch import Tensor
+
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+LENGTH = 77  # tokens that CLIP reads, start and end included
+# contractions, letters in a row, single digits, anything else in a row
+WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+
+Pair = tuple[str, str]
+
+
+@lru_cache
+def byte_letters() -> dict[int, str]:
+    """A printable letter for each of the 256 bytes, so that merges can be written in a text file (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-cased words, numbers and marks; all white space is alike."""
+    import unicodedata
+
+    return WORD.findall(" ".join(unicodedata.normalize("NFC", text).split()).lower())
+
+
+def letters(word: str) -> list[str]:
+    """A word as one piece per byte, the last marked as the word's end: "cat" -> c, a, t</w>."""
+    spelled = [byte_letters()[byte] for byte in word.encode()]
+    return [*spelled[:-1], spelled[-1] + WORD_END]
+
+
+def glued(pieces: Sequence[str], pair: Pair) -> list[str]:
+    """The pieces with every occurrence of the pair made one, from left to right."""
+    result, i = [], 0
+    while i < len(pieces):
+        if tuple(pieces[i : i + 2]) == pair:
+            result.append("".join(pair))
+            i += 2
+        else:
+            result.append(pieces[i])
+            i += 1
+    return result
+
+
+def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
+    """Byte-pair encoding's training: yields the most frequent pair, glues it everywhere, and counts anew.
+
+    Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical order.
+    """
+    words = Counter(word for text in texts for word in split_words(text))
+    spelled = {word: letters(word) for word in words}
+    for _ in range(count):
+        pairs: Counter[Pair] = Counter()
+        for word, pieces in spelled.items():
+            for pair in zip(pieces, pieces[1:], strict=False):
+                pairs[pair] += words[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            return
+        spelled = {word: glued(pieces, best) for word, pieces in spelled.items()}
+        yield best
+
+
+class BytePairTokenizer:
+    """Texts to numbers and back, by a list of merges: the whole vocabulary follows from it."""
+
+    def __init__(self, merges: Sequence[Pair], length: int = LENGTH, padding: int | None = None):
+        """
+        Args:
+            merges: in the order in which they were learned.
+            length: of every encoded text, start and end included.
+            padding: the id that fills up short texts; None: the end token's, as in CLIP ViT-L (OpenCLIP's uses 0).
+        """
+        alphabet = list(byte_letters().values())
+        vocabulary = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, merges), START, END]
+        self.merges, self.length = list(merges), length
+        self.rank = {pair: rank for rank, pair in enumerate(merges)}
+        self.ids = {piece: number for number, piece in enumerate(vocabulary)}
+        self.pieces = vocabulary
+        self.start, self.end = self.ids[START], self.ids[END]
+        self.padding = self.end if padding is None else padding
+        self._known: dict[str, list[str]] = {START: [START], END: [END]}
+
+    @classmethod
+    def from_file(cls, path: str | Path, **options) -> "BytePairTokenizer":
+        """Read a published `merges.txt`, or the folder that holds one.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: for a file that holds no merges.
+        """
+        path = Path(path) / "merges.txt" if Path(path).is_dir() else Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no tokenizer at {path}: CLIP's is the file merges.txt of a diffusers folder's "
+                                    "tokenizer/, or of the hub's openai/clip-vit-large-patch14")  # fmt: skip
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and line[:8] != "#version"]
+        pairs = [tuple(line.split()) for line in lines]
+        wrong = next((line for line, pair in zip(lines, pairs, strict=True) if len(pair) != 2), None)
+        if not pairs or wrong is not None:
+            raise ValueError(f"{path} is no list of merges, two pieces a line: got {wrong or 'an empty file'!r}")
+        return cls(pairs, **options)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def split(self, text: str) -> list[str]:
+        """A text's pieces: "orange cats" -> orange</w>, cats</w>."""
+        return [piece for word in split_words(text) for piece in self._split_word(word)]
+
+    def _split_word(self, word: str) -> list[str]:
+        if word not in self._known:
+            pieces = letters(word)
+            while len(pieces) > 1:
+                best = min(zip(pieces, pieces[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
+                if best not in self.rank:
+                    break
+                pieces = glued(pieces, best)
+            self._known[word] = pieces
+        return self._known[word]
+
+    def __call__(self, texts: Sequence[str], length: int | None = None) -> Tensor:
+        """int64 (B, length): start, the text, end, padding. Warns where a text is too long and loses its end."""
+        length = length or self.length
+        rows = torch.full((len(texts), length), self.padding, dtype=torch.int64)
+        for row, text in zip(rows, texts, strict=True):
+            pieces = self.split(text)
+            kept = pieces[: length - 2]
+            if len(kept) < len(pieces):
+                lost = self.decode([self.ids[piece] for piece in pieces[length - 2 :]])
+                warnings.warn(f"a prompt holds {length - 2} tokens, this one has {len(pieces)}; "
+                              f"its end was cut off: {lost!r}", stacklevel=2)  # fmt: skip
+            ids = [self.start, *(self.ids[piece] for piece in kept), self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """Numbers back to lower-cased text, without start, end and padding."""
+        pieces = [self.pieces[int(i)] for i in ids if int(i) not in (self.start, self.end)]
+        codes = {letter: byte for byte, letter in byte_letters().items()}
+        words = "".join(pieces).replace(WORD_END, " ").rstrip()
+        return bytes(b for c in words for b in ([codes[c]] if c != " " else b" ")).decode(errors="replace")
+
+    def to_json(self) -> str:
+        """All that `from_json` needs: weights of tiny towers carry their tokenizer with them."""
+        return json.dumps({"merges": self.merges, "length": self.length})
+
+    @classmethod
+    def from_json(cls, text: str) -> "BytePairTokenizer":
+        """Inverts `to_json`."""
+        stored = json.loads(text)
+        return cls([tuple(pair) for pair in stored["merges"]], stored["length"])

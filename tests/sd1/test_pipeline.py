@@ -1,0 +1,124 @@
+"""What the pipeline promises: seeds, batches, image to image, inpainting, previews; on random weights."""
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.sd1_peers import SMALL
+from helpers.diffusion import SAMPLERS
+from helpers.sd1.pipeline import StableDiffusion1
+from helpers.sd1.request import SD1Config
+
+QUICK = {"steps": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def picture() -> torch.Tensor:
+    return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_published_sizes():
+    with torch.device("meta"):
+        from helpers.sd1.unet import UNet, UNetConfig
+
+        unet = UNet(UNetConfig.v1())
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    counted = {"stem": unet.stem, "middle": unet.middle, "time": unet.time, "out.11": unet.up[3].residual[2]}
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in counted.items()}
+    assert sizes["stem"] == 11_840 and sizes["middle"] == 97_038_080 and sizes["time"] == 2_050_560
+    assert SD1Config.v1().multiple == 8
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_arrives(sampler, ours):
+    pictures = ours.generate("a cat", sampler=sampler, **QUICK)
+    assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all() and pictures.abs().max() <= 1
+    assert torch.equal(pictures, ours.generate("a cat", sampler=sampler, **QUICK)), "a seed is a picture"
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(ours):
+    alone = ours.generate("a dog", seed=5, **QUICK)
+    together = ours.generate(["a cat", "a dog"], seed=4, **QUICK)
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
+    three = ours.generate("a dog", seed=5, num_images=3, **QUICK)
+    torch.testing.assert_close(three[:1], alone, atol=1e-5, rtol=0)
+    assert three.shape[0] == 3 and not torch.allclose(three[0], three[1])
+
+
+def test_the_prompt_and_the_negative_prompt_count(ours):
+    plain = ours.generate("a cat", **QUICK)
+    assert not torch.allclose(plain, ours.generate("a grey dog", **QUICK))
+    assert not torch.allclose(plain, ours.generate("a cat", "a dog", **QUICK))
+    unguided = {"guidance_scale": 1.0, **QUICK}
+    assert torch.equal(ours.generate("a cat", **unguided), ours.generate("a cat", "a dog", **unguided))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 72), (104, 40)])
+def test_any_multiple_of_eight(height, width, ours):
+    assert ours.generate("a cat", height=height, width=width, **QUICK).shape == (1, 3, height, width)
+
+
+def test_strength(ours, picture):
+    """0 gives the picture as the autoencoder keeps it; more strength, more change."""
+    kept = ours.autoencoder.to_pictures(ours.autoencoder.to_latents(picture[None], torch.Generator().manual_seed(0)))
+    results = {s: ours.generate("a cat", init_image=picture, strength=s, steps=10, progress=False) for s in (0, 0.3, 1)}
+    torch.testing.assert_close(results[0], kept.detach(), atol=1e-5, rtol=0)
+    change = [(result - results[0]).abs().mean().item() for result in results.values()]
+    assert change[0] < change[1] < change[2]
+    steps = list(ours.walk("a cat", init_image=picture, strength=0.3, steps=10))
+    assert len(steps) == 3
+
+
+def test_a_pil_picture_is_welcome(ours):
+    image = Image.new("RGBA", (72, 64), (200, 30, 30, 255))
+    assert ours.generate("a cat", init_image=image, **QUICK).shape == (1, 3, 64, 72)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_inpainting_keeps_what_the_mask_protects(sampler, ours, picture):
+    mask = torch.zeros(64, 64)
+    mask[16:48, 24:64] = 1
+    result = ours.generate("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, **QUICK)[0]
+    assert torch.equal(result[:, mask == 0], picture[:, mask == 0])
+    assert (result - picture)[:, mask == 1].abs().mean() > 0.05
+    known = ours.autoencoder.to_latents(picture[None], torch.Generator().manual_seed(0)).detach()
+    *_, last = ours.walk("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, steps=3)
+    outside = torch.nn.functional.max_pool2d(mask[None, None], 8)[0, 0] == 0
+    torch.testing.assert_close(last.x0[0][:, outside], known[0][:, outside], atol=1e-4, rtol=0)
+
+
+def test_the_callback_sees_every_step_and_a_preview(ours):
+    seen = []
+    ours.generate("a cat", callback=lambda step, preview: seen.append((step.t, preview.shape)), **QUICK)
+    assert [shape for _, shape in seen] == [(1, 3, 8, 8)] * 3
+    assert [t for t, _ in seen] == sorted((t for t, _ in seen), reverse=True)
+
+
+def test_a_long_prompt_warns_and_goes_on(ours):
+    with pytest.warns(UserWarning, match="its end was cut off"):
+        ours.generate("a cat and a dog " * 9, **QUICK)
+
+
+def test_the_walk_leaves_gradients_as_they_were(ours):
+    for _ in ours.walk("a cat", steps=2):
+        assert torch.is_grad_enabled()
+
+
+def test_times_are_the_reference_ones(peer, ours):
+    for steps in (10, 30, 50):
+        peer.scheduler.set_timesteps(steps)
+        trained = (ours.times(steps)[:-1] * 1000 - 1).round().long()
+        assert trained.tolist() == peer.scheduler.timesteps.tolist()
+
+
+def test_tiny_weights_come_back_as_they_were(ours, tmp_path):
+    ours.save(tmp_path / "tiny.safetensors", {"seed": "0"})
+    again = StableDiffusion1.from_weights(tmp_path / "tiny.safetensors")
+    assert again.config == SMALL
+    torch.testing.assert_close(again.generate("a cat", **QUICK), ours.generate("a cat", **QUICK), atol=0.05, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_picture(ours, layouts):
+    there = StableDiffusion1.from_checkpoint(layouts["diffusers"], config=SMALL, device="cuda")
+    torch.testing.assert_close(there.generate("a cat", **QUICK), ours.generate("a cat", **QUICK), atol=1e-2, rtol=0)
