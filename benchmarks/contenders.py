@@ -17,7 +17,7 @@ from helpers.data import Faces
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import PixelCodec
 from helpers.tiny_sd.model import TinySD
-from helpers.tiny_sd.train import arguments
+from helpers.tiny_sd.train import parser
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training import EMA, TrainConfig, train
 
@@ -70,7 +70,7 @@ def ours(faces: Faces, steps: int) -> Contender:
     torch.manual_seed(0)
     plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
     model = TinySD(UNetConfig(widths=(32, 64, 144), head_width=16), "flow", faces.class_names, SIZE, PixelCodec())
-    usual = arguments([])  # the training command's own defaults
+    usual = parser().parse_args([])  # the training command's own defaults
     config, batches = TrainConfig(steps=steps, learning_rate=usual.learning_rate), Batches(plain, usual.batch_size)
     ema = EMA(model, config.ema)
     loop = train(model, batches.losses, config, ema=ema)

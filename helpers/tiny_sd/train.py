@@ -5,66 +5,37 @@ under `accelerate launch`.
 """
 
 import argparse
-import json
 import math
-import shlex
-import signal
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training import EMA, TrainConfig, TrainState, train
-from helpers.training.checkpoint import load_checkpoint, save_checkpoint
+from helpers.training.run import Run, Task, add_run_arguments, train_command
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.tiny_sd.train", description=__doc__,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    add = parser.add_argument
+    made = argparse.ArgumentParser(prog="python -m helpers.tiny_sd.train", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    add = made.add_argument
     add("--method", choices=["pixels"], default="pixels", help="what is diffused")
     add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
     add("--size", type=int, default=64, help="pixels a side, a multiple of 16")
     add("--limit", type=int, help="use this many training pictures at most")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
-    add("--steps", type=int, default=9000, help="updates")
-    add("--batch-size", type=int, default=32, help="pictures an update, all processes together")
-    add("--learning-rate", type=float, default=1.5e-3, help="at the top of the cosine")
-    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
     add("--widths", type=int, nargs="+", default=list(UNetConfig.widths), help="channels at each resolution")
     add("--patch", type=int, default=UNetConfig.patch, help="pixels a side folded into channels; 1 folds nothing")
     add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
     add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
-    add("--seed", type=int, default=0)
-    add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU that has it")
-    add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
-    add("--out", type=Path, help="folder of the run (default: in the course's home)")
-    add("--resume", action="store_true", help="go on from the folder's checkpoint")
-    add("--checkpoint-every", type=int, default=500, metavar="STEPS")
-    add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
-    add("--log-every", type=int, default=50, metavar="STEPS")
-    add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
-    return parser.parse_args(argv)
-
-
-def command(settings: dict) -> str:
-    """The shortest command line that gives these settings, free of anybody's paths: recorded with the weights."""
-    usual, words = vars(arguments([])), []
-    for name, value in settings.items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(["python", "-m", "helpers.tiny_sd.train", *words])
+    add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
+    return made
 
 
 def new_model(options: argparse.Namespace, faces: Faces) -> TinySD:
@@ -85,187 +56,28 @@ def new_model(options: argparse.Namespace, faces: Faces) -> TinySD:
         return TinySD(config, options.objective, faces.class_names, options.size, PixelCodec())
 
 
-class Run:
-    """One training in one folder: its log, samples, checkpoint and final weights."""
+def sample(average: TinySD, path: Path) -> None:
+    """A grid of fresh pictures: a row per class."""
+    from helpers.show.figures import grid, save_png
 
-    def __init__(self, options: argparse.Namespace):
-        from accelerate import Accelerator
-
-        bf16 = options.precision == "bf16" or (
-            options.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        )
-        self.options = options
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
-        self.main = self.accelerator.is_main_process
-        name = f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
-        self.folder = options.out or course_home() / "runs" / name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoint, self.log = self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
-        with self.accelerator.main_process_first():  # one process builds the cache, the others read it
-            faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=self.main)
-        self.batches = Batches(faces, options.batch_size, process=self.accelerator.process_index,
-                               processes=self.accelerator.num_processes)  # fmt: skip
-        self.model = new_model(options, faces).to(self.accelerator.device)
-        if self.accelerator.device.type == "cuda":
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.config = TrainConfig(steps=options.steps, learning_rate=options.learning_rate, ema=options.ema,
-                                  warmup=min(200, options.steps // 10), seed=options.seed)  # fmt: skip
-        self.ema = EMA(self.model, options.ema)
-        self.optimizer = self.config.optimizer(self.model)
-        if options.compile:
-            self.model.unet.compile()
-        self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
-
-    def start(self) -> int:
-        """The step to go on from: 0, or the checkpoint's."""
-        there = self.checkpoint.exists() or self.log.exists()
-        if not self.options.resume:
-            if there and self.main:
-                raise SystemExit(f"{self.folder} holds a training already: add --resume to go on with it, "
-                                 "or --out another folder")  # fmt: skip
-            return 0
-        checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
-        step = checkpoint.step if checkpoint else 0
-        if checkpoint:
-            self._same_training(checkpoint.description)
-            self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
-        if self.main and self.log.exists():  # what was logged after the checkpoint will be logged again
-            lines = [line for line in self.log.read_text().splitlines(True) if line.endswith("\n")]
-            self.log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-        return step
-
-    def _same_training(self, description: dict) -> None:
-        """Going on with other numbers would be a different training under the same name."""
-        now = self.settings()
-        changed = {name: (old, now[name]) for name, old in description["settings"].items() if now.get(name) != old}
-        if changed:
-            told = ", ".join(f"--{name.replace('_', '-')} was {old}, is {new}" for name, (old, new) in changed.items())
-            raise SystemExit(f"{self.folder} holds another training ({told}): same options, or --out another folder")
-
-    def settings(self) -> dict:
-        """The options that decide the numbers."""
-        free = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}
-        return {name: value for name, value in vars(self.options).items() if name not in free}
-
-    def save(self, step: int) -> None:
-        if self.main:
-            description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
-                           "model": self.model.describe()}  # fmt: skip
-            save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
-
-    def write_log(self, state: TrainState, rate: float) -> None:
-        with open(self.log, "a") as file:
-            row = {"step": state.step, "loss": state.loss, "learning_rate": state.rate,
-                   "images_per_second": round(rate, 1), "seconds": round(self.seconds, 1)}  # fmt: skip
-            file.write(json.dumps(row) + "\n")
-
-    def sample(self, step: int) -> None:
-        """A grid of fresh pictures by the averaged weights: a row per class."""
-        from helpers.show.figures import grid, save_png
-
-        labels = [label for label in range(len(self.model.class_names)) for _ in range(8)]
-        save_png(grid(self.ema.module.generate(labels), columns=8), self.folder / f"samples-{step:06d}.png")
-
-    def finish(self) -> Path:
-        """Write the averaged weights, fp16, with where they come from."""
-        path = self.folder / "weights.safetensors"
-        metadata = {
-            "command": command(self.settings()),
-            "seed": str(self.options.seed),
-            "steps": str(self.config.steps),
-            "minutes": f"{self.seconds / 60:.1f}",
-            "core_minutes": f"{self.core_seconds / 60:.1f}",
-            "threads": str(torch.get_num_threads()),
-            "torch": torch.__version__,
-            "source": self.options.source,
-        }
-        for target in filter(None, [path, self.options.export]):
-            self.ema.module.save(target, metadata)
-        return path
-
-    def __call__(self) -> Path | None:
-        """Train to the end, or until interrupted; returns the final weights' path, or None when interrupted."""
-        from tqdm.auto import tqdm
-
-        first = self.start()
-        steps = train(self.model, self.batches.losses, self.config, optimizer=self.optimizer, ema=self.ema,
-                      accelerator=self.accelerator, first_step=first)  # fmt: skip
-        bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
-        rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
-        with interruptible() as interrupted, bar:
-            for state in steps:
-                now = time.perf_counter()
-                self.seconds, last = self.seconds + now - last, now
-                now = time.process_time()
-                self.core_seconds, spent = self.core_seconds + now - spent, now
-                rate = self._meter(rate, state.step, first)
-                self._report(bar, state, rate)
-                if interrupted():
-                    break
-                if self._sampled(state.step):  # pictures to look at are not training: off the clocks
-                    last, spent = time.perf_counter(), time.process_time()
-        if state is not None and state.step < self.config.steps:
-            self.save(state.step)
-            if self.main:
-                print(f"stopped after step {state.step} and saved; add --resume to go on")
-            return None
-        return self.finish() if self.main else None
-
-    def _meter(self, rate: float, step: int, first: int) -> float:
-        """Images a second, smoothed."""
-        now = time.perf_counter()
-        if step > first + 1:
-            fresh = self.options.batch_size / max(now - self._clock, 1e-9)
-            rate = fresh if rate == 0 else 0.95 * rate + 0.05 * fresh
-        self._clock = now
-        return rate
-
-    def _report(self, bar, state: TrainState, rate: float) -> None:
-        last = state.step == self.config.steps
-        if self.main:
-            bar.update()
-            bar.set_postfix(loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
-            if state.step % self.options.log_every == 0 or last or state.step == 1:
-                self.write_log(state, rate)
-        if state.step % self.options.checkpoint_every == 0 or last:
-            self.save(state.step)
-
-    def _sampled(self, step: int) -> bool:
-        every = self.options.sample_every
-        if not (self.main and every and (step % every == 0 or step == self.config.steps)):
-            return False
-        self.sample(step)
-        return True
+    labels = [label for label in range(len(average.class_names)) for _ in range(8)]
+    save_png(grid(average.generate(labels), columns=8), path)
 
 
-@contextmanager
-def interruptible():
-    """Turn the first Ctrl-C (or a polite kill) into a flag, read between two steps; a second one stops at once."""
-    caught: list[int] = []
-
-    def note(number, frame):
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    batches = Batches(faces, options.batch_size, process=accelerator.process_index,
+                      processes=accelerator.num_processes)  # fmt: skip
+    model = new_model(options, faces)
+    name = f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
+    return Task(name, model, batches.losses, TinySD.save, sample, model.describe(), compiled=model.unet)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    run = Run(arguments(argv))
-    path = run()
-    if run.main and path:
-        print(f"trained {run.config.steps} steps in {run.seconds / 60:.1f} minutes; weights: {path}")
-    done = path is not None or not run.main
-    run.accelerator.end_training()
-    return 0 if done else 130
+    made = parser()
+    return train_command(Run(made, made.parse_args(argv), task))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,241 @@
+"""One training in one folder, as a person leaves it alone: progress, log, pictures on the way, checkpoints, weights.
+
+Ctrl-C saves and stops; --resume goes on with the very numbers an uninterrupted run would give. Works alone and
+under `accelerate launch`. What is learned is a `Task`; the course's training commands differ in it alone.
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.course import course_home
+from helpers.training.checkpoint import load_checkpoint, save_checkpoint
+from helpers.training.ema import EMA
+from helpers.training.loop import TrainConfig, TrainState, train
+
+FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
+
+
+@dataclass
+class Task:
+    """What a training command trains."""
+
+    name: str  # of the run's folder
+    model: nn.Module
+    losses: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]]  # for helpers.training.train
+    save: Callable[[nn.Module, Path, dict[str, str]], None]  # write an average's weights with metadata
+    sample: Callable[[nn.Module, Path], None] | None = None  # draw what an average can do by now into a PNG
+    description: Any = None  # plain JSON values, kept in checkpoints
+    compiled: nn.Module | None = None  # the part that --compile compiles; None: the model
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
+    """The options that every training command has, with its defaults."""
+    add = parser.add_argument
+    add("--steps", type=int, default=steps, help="updates")
+    add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
+    add("--learning-rate", type=float, default=learning_rate, help="at the top of the cosine")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    add("--seed", type=int, default=0)
+    add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU that has it")
+    add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
+    add("--out", type=Path, help="folder of the run (default: in the course's home)")
+    add("--resume", action="store_true", help="go on from the folder's checkpoint")
+    add("--checkpoint-every", type=int, default=500, metavar="STEPS")
+    add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
+    add("--log-every", type=int, default=50, metavar="STEPS")
+    add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
+
+
+def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
+    """The shortest command line that gives these settings, free of anybody's paths: recorded with the weights."""
+    usual, words = vars(parser.parse_args([])), []
+    for name, value in settings.items():
+        if value != usual[name]:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*parser.prog.split(), *words])
+
+
+class Run:
+    """A task, the folder it is trained in, and how far it has come."""
+
+    def __init__(self, parser: argparse.ArgumentParser, options: argparse.Namespace,
+                 make_task: Callable[[argparse.Namespace, Any], Task]):  # fmt: skip
+        """`make_task` is given the options and the accelerator; one process at a time, the main one first."""
+        from accelerate import Accelerator
+
+        bf16 = options.precision == "bf16" or (
+            options.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        )
+        self.parser, self.options = parser, options
+        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+        self.main = self.accelerator.is_main_process
+        with self.accelerator.main_process_first():  # one process builds the cache, the others read it
+            self.task = make_task(options, self.accelerator)
+        self.folder = options.out or course_home() / "runs" / self.task.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.log = self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
+        self.model = self.task.model.to(self.accelerator.device)
+        if self.accelerator.device.type == "cuda":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.config = TrainConfig(steps=options.steps, learning_rate=options.learning_rate, ema=options.ema,
+                                  warmup=min(200, options.steps // 10), seed=options.seed)  # fmt: skip
+        self.ema = EMA(self.model, options.ema)
+        self.optimizer = self.config.optimizer(self.model)
+        if options.compile:
+            (self.task.compiled or self.model).compile()
+        self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
+
+    def start(self) -> int:
+        """The step to go on from: 0, or the checkpoint's."""
+        there = self.checkpoint.exists() or self.log.exists()
+        if not self.options.resume:
+            if there and self.main:
+                raise SystemExit(f"{self.folder} holds a training already: add --resume to go on with it, "
+                                 "or --out another folder")  # fmt: skip
+            return 0
+        checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
+        step = checkpoint.step if checkpoint else 0
+        if checkpoint:
+            self._same_training(checkpoint.description)
+            self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
+        if self.main and self.log.exists():  # what was logged after the checkpoint will be logged again
+            lines = [line for line in self.log.read_text().splitlines(True) if line.endswith("\n")]
+            self.log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        return step
+
+    def _same_training(self, description: dict) -> None:
+        """Going on with other numbers would be a different training under the same name."""
+        now = self.settings()
+        changed = {name: (old, now[name]) for name, old in description["settings"].items() if now.get(name) != old}
+        if changed:
+            told = ", ".join(f"--{name.replace('_', '-')} was {old}, is {new}" for name, (old, new) in changed.items())
+            raise SystemExit(f"{self.folder} holds another training ({told}): same options, or --out another folder")
+
+    def settings(self) -> dict:
+        """The options that decide the numbers."""
+        return {name: value for name, value in vars(self.options).items() if name not in FREE}
+
+    def save(self, step: int) -> None:
+        if self.main:
+            description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
+                           "model": self.task.description}  # fmt: skip
+            save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
+
+    def write_log(self, state: TrainState, rate: float) -> None:
+        with open(self.log, "a") as file:
+            row = {"step": state.step, "loss": state.loss, "learning_rate": state.rate,
+                   "images_per_second": round(rate, 1), "seconds": round(self.seconds, 1)}  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self) -> Path:
+        """Write the averaged weights, fp16, with where they come from."""
+        path = self.folder / "weights.safetensors"
+        metadata = {
+            "command": command(self.parser, self.settings()),
+            "seed": str(self.options.seed),
+            "steps": str(self.config.steps),
+            "minutes": f"{self.seconds / 60:.1f}",
+            "core_minutes": f"{self.core_seconds / 60:.1f}",
+            "threads": str(torch.get_num_threads()),
+            "torch": torch.__version__,
+        } | ({"source": self.options.source} if hasattr(self.options, "source") else {})
+        for target in filter(None, [path, self.options.export]):
+            self.task.save(self.ema.module, target, metadata)
+        return path
+
+    def __call__(self) -> Path | None:
+        """Train to the end, or until interrupted; returns the final weights' path, or None when interrupted."""
+        from tqdm.auto import tqdm
+
+        first = self.start()
+        steps = train(self.model, self.task.losses, self.config, optimizer=self.optimizer, ema=self.ema,
+                      accelerator=self.accelerator, first_step=first)  # fmt: skip
+        bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
+        rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
+        with interruptible() as interrupted, bar:
+            for state in steps:
+                now = time.perf_counter()
+                self.seconds, last = self.seconds + now - last, now
+                now = time.process_time()
+                self.core_seconds, spent = self.core_seconds + now - spent, now
+                rate = self._meter(rate, state.step, first)
+                self._report(bar, state, rate)
+                if interrupted():
+                    break
+                if self._sampled(state.step):  # pictures to look at are not training: off the clocks
+                    last, spent = time.perf_counter(), time.process_time()
+        if state is not None and state.step < self.config.steps:
+            self.save(state.step)
+            if self.main:
+                print(f"stopped after step {state.step} and saved; add --resume to go on")
+            return None
+        return self.finish() if self.main else None
+
+    def _meter(self, rate: float, step: int, first: int) -> float:
+        """Images a second, smoothed."""
+        now = time.perf_counter()
+        if step > first + 1:
+            fresh = self.options.batch_size / max(now - self._clock, 1e-9)
+            rate = fresh if rate == 0 else 0.95 * rate + 0.05 * fresh
+        self._clock = now
+        return rate
+
+    def _report(self, bar, state: TrainState, rate: float) -> None:
+        last = state.step == self.config.steps
+        if self.main:
+            bar.update()
+            bar.set_postfix(loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
+            if state.step % self.options.log_every == 0 or last or state.step == 1:
+                self.write_log(state, rate)
+        if state.step % self.options.checkpoint_every == 0 or last:
+            self.save(state.step)
+
+    def _sampled(self, step: int) -> bool:
+        every = self.options.sample_every
+        due = every and (step % every == 0 or step == self.config.steps)
+        if not (self.main and due and self.task.sample):
+            return False
+        self.task.sample(self.ema.module, self.folder / f"samples-{step:06d}.png")
+        return True
+
+
+@contextmanager
+def interruptible():
+    """Turn the first Ctrl-C (or a polite kill) into a flag, read between two steps; a second one stops at once."""
+    caught: list[int] = []
+
+    def note(number, frame):
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_command(run: Run) -> int:
+    """Run to the end and say so; the exit status: 0 trained to the end, 130 interrupted and saved."""
+    path = run()
+    if run.main and path:
+        print(f"trained {run.config.steps} steps in {run.seconds / 60:.1f} minutes; weights: {path}")
+    done = path is not None or not run.main
+    run.accelerator.end_training()
+    return 0 if done else 130
