@@ -26,8 +26,7 @@ from helpers.published import fit
 from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
-from helpers.text import clip
-from helpers.text.clip import TextTower, TowerConfig
+from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
 RESULTS = "00_assets/results/sd1.json"
@@ -132,7 +131,7 @@ def full_size(part: str) -> tuple[nn.Module, nn.Module]:
             vocab_size=49_408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
         ))  # fmt: skip
         with torch.device("meta"):
-            ours, names = TextTower(TowerConfig.sd1_text()), clip.published_names("text")
+            ours, names = TextTower(TowerConfig.sd1_text()), TEXT_NAMES
     filled(theirs)
     tensors = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith("position_ids")}
     if part == "text encoder" and not any(name.startswith("text_model.") for name in tensors):

@@ -17,9 +17,8 @@ from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.request import SD1Config
 from helpers.sd1.unet import UNetConfig
-from helpers.text import clip
 from helpers.text.bpe import BytePairTokenizer, learn_merges
-from helpers.text.clip import TowerConfig
+from helpers.text.clip import TEXT_NAMES, TowerConfig
 
 CORPUS = ["a striped orange cat with green eyes", "a plain grey dog with blue eyes", "a photo of a cat and a dog"] * 3
 MERGES = list(learn_merges(CORPUS, 60))
@@ -91,7 +90,7 @@ def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
     """Our weights under CompVis's names; that these are right is what diffusers' own reader of such files tells."""
     parts = [(checkpoint.UNET, model.unet, checkpoint.unet_names(model.config.unet, "compvis")),
              (checkpoint.VAE, model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
-             (checkpoint.CLIP, model.text, clip.published_names())]  # fmt: skip
+             (checkpoint.CLIP, model.text, TEXT_NAMES)]  # fmt: skip
     tensors = {}
     for prefix, module, renaming in parts:
         for name, tensor in module.state_dict().items():

@@ -19,6 +19,9 @@ from helpers.course import repository_root
 # name of a file in 00_assets/weights -> the command that trains it
 TRAINED_BY = {
     "scorer": "python -m helpers.scoring.attributes",
+    "clip": "python -m helpers.text.train --export 00_assets/weights/clip.safetensors",
+    "autoencoder": "python -m helpers.autoencoders.train --export 00_assets/weights/autoencoder.safetensors",
+    "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
 }
 

@@ -4,7 +4,9 @@ Stable Diffusion 1 and 3 use this architecture with different sizes; both halves
 blocks. Alphabet: B batch, H W of the picture, C latent channels, h = H / factor, w = W / factor.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from helpers.layers.attention import Attention
 from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
 from helpers.published import Renaming
+from helpers.weights import load_weights, read_metadata, save_weights
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,18 @@ class KLAutoencoder(nn.Module):
     def to_pictures(self, latents: Tensor) -> Tensor:
         """Back: decode latents / scale + shift, clipped to [-1, 1]."""
         return self.decode(latents / self.config.scale + self.config.shift).clamp(-1, 1)
+
+    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
+        """Write the weights (fp16) with their sizes."""
+        save_weights(self, path, {"model": json.dumps(asdict(self.config)), **metadata})
+
+    @classmethod
+    def from_weights(cls, name_or_path: str | Path) -> "KLAutoencoder":
+        """Weights that `save` wrote. Raises what `load_weights` raises."""
+        sizes = json.loads(read_metadata(name_or_path)["model"])
+        model = cls(KLConfig(**{**sizes, "multipliers": tuple(sizes["multipliers"])}))
+        load_weights(model, name_or_path)
+        return model.eval()
 
 
 def published_names(config: KLConfig, layout: str) -> Renaming:

@@ -47,6 +47,12 @@ def shortened(attributes: FaceAttributes, rng: np.random.Generator, chance: floa
     return caption(attributes, [detail for detail in details if rng.random() >= chance])
 
 
+def wordings(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[list[str]]:
+    """For every face the full caption and `count - 1` that leave details out; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    return [[caption(face)] + [shortened(face, rng) for _ in range(count - 1)] for face in faces]
+
+
 def encode(captions: Sequence[str], length: int = LENGTH) -> Tensor:
     """Words to numbers: int64 (B, length), padded with 0; an empty caption is all padding, and means "anything".
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders import kl
-from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.kl import KLAutoencoder
 from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, Step, denoised, guide
 from helpers.published import fetch, fit
 from helpers.sd1 import checkpoint
 from helpers.sd1.request import Request, SD1Config
 from helpers.sd1.unet import UNet, UNetConfig
-from helpers.text import clip
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TextTower, TowerConfig
-from helpers.weights import load_weights, read_metadata, save_weights
+from helpers.text.clip import TEXT_NAMES, TextTower
+from helpers.text.contrastive import CLIP
+from helpers.weights import TRAINED_BY, load_weights, read_metadata, save_weights
 
 # A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -32,16 +32,18 @@ V1_PREVIEW = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.26
 class StableDiffusion1(nn.Module):
     """Tokenizer, text encoder, U-Net and autoencoder, and the walk that joins them."""
 
-    def __init__(self, config: SD1Config, tokenizer: BytePairTokenizer, networks_on: str = "cpu"):
-        """`networks_on` "meta" spends no time and memory on first weights that published ones replace at once."""
+    def __init__(self, tokenizer: BytePairTokenizer, text: TextTower, unet: UNet, autoencoder: KLAutoencoder, size: int,
+                 prediction: str = "epsilon", preview: Any = V1_PREVIEW):  # fmt: skip
+        """
+        Args:
+            size: pixels a side that the U-Net was trained on.
+            prediction: what the U-Net says: "epsilon", or "v" in some fine-tunes.
+            preview: (C, 3) from a latent's channels to red, green and blue.
+        """
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
-        self.path, self.prediction = DDPMPath.scaled_linear(), "epsilon"
-        with torch.device(networks_on):
-            self.text, self.unet = TextTower(config.text), UNet(config.unet)
-            self.autoencoder = KLAutoencoder(config.autoencoder)
-        preview = V1_PREVIEW if config.autoencoder.latent_channels == 4 else torch.zeros(config.unet.latent_channels, 3)
-        self.register_buffer("preview", torch.as_tensor(preview), persistent=False)  # (C, 3)
+        self.config = SD1Config(text.config, unet.config, autoencoder.config, size)
+        self.tokenizer, self.text, self.unet, self.autoencoder = tokenizer, text, unet, autoencoder
+        self.path, self.prediction, self.preview = DDPMPath.scaled_linear(), prediction, torch.as_tensor(preview)
 
     @classmethod
     def from_checkpoint(
@@ -68,33 +70,47 @@ class StableDiffusion1(nn.Module):
         if merges is None:
             merges = fetch("openai/clip-vit-large-patch14", ["merges.txt"])
         words = BytePairTokenizer.from_file(merges, length=config.text.length)
-        model = cls(config, words, networks_on="meta")
+        with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
+            networks = TextTower(config.text), UNet(config.unet), KLAutoencoder(config.autoencoder)
         parts = [
-            ("text encoder", model.text, found.text, clip.published_names("text")),
-            ("U-Net", model.unet, found.unet, checkpoint.unet_names(config.unet, found.layout)),
-            ("autoencoder", model.autoencoder, found.autoencoder, kl.published_names(config.autoencoder, found.layout)),
+            ("text encoder", found.text, TEXT_NAMES),
+            ("U-Net", found.unet, checkpoint.unet_names(config.unet, found.layout)),
+            ("autoencoder", found.autoencoder, kl.published_names(config.autoencoder, found.layout)),
         ]
-        for name, module, tensors, renaming in parts:
+        for module, (name, tensors, renaming) in zip(networks, parts, strict=True):
             fit(module, tensors, renaming, what=f"the {name} of Stable Diffusion 1", dtype=dtype,
                 hint=lambda tensors=tensors: checkpoint.likeliest_cause(tensors))  # fmt: skip
-        model.prediction = found.prediction
+        model = cls(words, *networks, config.size, found.prediction)
         return model.to(device, memory_format=torch.channels_last).eval()
 
     @classmethod
-    def from_weights(cls, name_or_path: str | Path = "sd1", device: str | torch.device = "cpu") -> "StableDiffusion1":
-        """The tiny system that `python -m helpers.sd1.train` trained. Raises what `load_weights` raises."""
+    def from_weights(
+        cls, name_or_path: str | Path = "sd1", clip: str | Path = "clip", autoencoder: str | Path = "autoencoder",
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion1":  # fmt: skip
+        """The tiny system: a U-Net that `python -m helpers.sd1.train` trained, and the parts that it was trained with.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_weights` does, and where the parts are others than in training.
+        """
         about = json.loads(read_metadata(name_or_path)["model"])
-        unet, autoencoder = UNetConfig(**_tuples(about["unet"])), KLConfig(**_tuples(about["autoencoder"]))
-        config = SD1Config(TowerConfig(**about["text"]), unet, autoencoder, about["size"])
-        model = cls(config, BytePairTokenizer.from_json(about["tokenizer"]))
-        load_weights(model, name_or_path)
-        model.preview = torch.tensor(about["preview"])
+        for part, file in (("clip", clip), ("autoencoder", autoencoder)):
+            if read_metadata(file)["sha256"] != about["parts"][part]:
+                raise ValueError(f"the U-Net {name_or_path} was trained with other weights of the {part} than {file}: "
+                                 f"train it again, {TRAINED_BY['sd1']}")  # fmt: skip
+        pair, tokenizer = CLIP.from_weights(clip)
+        sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in about["unet"].items()}
+        unet = UNet(UNetConfig(**sizes))
+        load_weights(unet, name_or_path)
+        parts = tokenizer, pair.text, unet, KLAutoencoder.from_weights(autoencoder)
+        model = cls(*parts, about["size"], preview=about["preview"])
         return model.to(device, memory_format=torch.channels_last).eval()
 
-    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
-        """Write the weights (fp16) with all that `from_weights` needs."""
-        about = {**asdict(self.config), "tokenizer": self.tokenizer.to_json(), "preview": self.preview.tolist()}
-        save_weights(self, path, {"model": json.dumps(about), **metadata})
+    def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
+        """Write the U-Net (fp16), with the checksums of the "clip" and "autoencoder" files that it goes with."""
+        about = {"unet": asdict(self.config.unet), "size": self.config.size, "preview": self.preview.tolist(),
+                 "parts": parts}  # fmt: skip
+        save_weights(self.unet, path, {"model": json.dumps(about), **metadata})
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -235,7 +251,3 @@ class StableDiffusion1(nn.Module):
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _tuples(sizes: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}

@@ -31,17 +31,6 @@ class SD1Config:
         """Stable Diffusion 1.1 to 1.5, 1,066,235,307 parameters."""
         return cls()
 
-    @classmethod
-    def tiny(cls) -> "SD1Config":
-        """The same system for drawn faces of 64x64 pixels: trained by the course, weights shipped with it."""
-        return cls(
-            text=TowerConfig(width=128, layers=4, heads=4, mlp=512, vocabulary=0, length=24),
-            unet=UNetConfig(width=64, multipliers=(1, 2, 3), attention=(False, True, True), blocks=1, heads=4,
-                            text_width=128, groups=16),
-            autoencoder=KLConfig(width=32, multipliers=(1, 2, 2), blocks=1, groups=8),
-            size=64,
-        )  # fmt: skip
-
     @property
     def multiple(self) -> int:
         """Heights and widths must be multiples of this many pixels."""

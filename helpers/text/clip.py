@@ -1,13 +1,12 @@
-"""CLIP (Radford et al. 2021): two transformers that learn to put a picture and its caption in the same place.
+"""CLIP's text encoder (Radford et al. 2021), a transformer in which every token sees those before it.
 
-Stable Diffusion takes the text tower's states, one per token; the towers together tell how well a picture and a
-caption agree. Alphabet: B batch, N tokens, D width, H W of the picture, E width of the common space.
+Stable Diffusion takes its states, one per token. What it learned them for, telling which picture a caption belongs
+to, is in `contrastive`. Alphabet: B batch, N tokens, D width, E width of the common space.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
@@ -108,69 +107,19 @@ class TextTower(nn.Module):
         return state if self.projection is None else self.projection(state)
 
 
-class ImageTower(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2020): patches become tokens, one more token stands for the whole."""
-
-    def __init__(self, config: TowerConfig):
-        super().__init__()
-        self.config = config
-        tokens = (config.size // config.patch) ** 2 + 1
-        self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
-        self.whole = nn.Parameter(config.width**-0.5 * torch.randn(config.width))
-        self.positions = nn.Parameter(0.01 * torch.randn(tokens, config.width))
-        self.norm_in = nn.LayerNorm(config.width)
-        self.layers = nn.ModuleList(Layer(config, causal=False) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, size, size), normalised as in training -> (B, E)."""
-        x = self.patches(pictures).flatten(2).transpose(1, 2)                # (B, N - 1, D)
-        x = torch.cat([self.whole.expand(len(x), 1, -1), x], dim=1) + self.positions
-        x = self.norm_in(x)
-        for layer in self.layers:
-            x = layer(x)
-        x = self.norm(x[:, 0])                                               # (B, D)
-        return x if self.projection is None else self.projection(x)
-
-
-class CLIP(nn.Module):
-    """Both towers and the temperature of their comparison."""
-
-    def __init__(self, text: TowerConfig, image: TowerConfig, end: int):
-        """`end`: the id of the token that closes a text."""
-        super().__init__()
-        self.text, self.image, self.end = TextTower(text), ImageTower(image), end
-        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-
-    def similarity(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """(B, B'): scaled cosine between every picture and every text."""
-        a = F.normalize(self.image(pictures), dim=-1)                        # (B, E)
-        b = F.normalize(self.text.pooled(ids, self.end), dim=-1)             # (B', E)
-        return self.log_scale.clamp(max=4.6052).exp() * a @ b.T              # at most 100, as in the paper
-
-    def losses(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """(B,) each picture must find its text among the batch's, and each text its picture (figure 3 of the paper)."""
-        similar, target = self.similarity(pictures, ids), torch.arange(len(ids), device=ids.device)
-        both = (F.cross_entropy(s, target, reduction="none") for s in (similar, similar.T))
-        return sum(both) / 2
-
-
-def published_names(tower: str = "text") -> Renaming:
-    """From our names to those of `transformers` for the "text" or the "image" tower, as files on disk have them."""
-    model = {"text": "text_model", "image": "vision_model"}[tower]
-    return [
-        (r"^tokens\.", "text_model.embeddings.token_embedding."),
-        (r"^patches\.", "vision_model.embeddings.patch_embedding."),
-        (r"^whole$", "vision_model.embeddings.class_embedding"),
-        (r"^positions$", f"{model}.embeddings.position_embedding.weight"),
-        (r"^norm_in\.", "vision_model.pre_layrnorm."),  # published with this spelling
-        (r"^norm\.", f"{model}.{'final_layer_norm' if tower == 'text' else 'post_layernorm'}."),
-        (r"^projection\.", f"{'text' if tower == 'text' else 'visual'}_projection."),
-        (r"^layers\.", f"{model}.encoder.layers."),
-        (r"\.norm_(\d)\.", r".layer_norm\1."),
-        (r"\.attention\.to_kv\.", ".self_attn.{kv}_proj."),
-        (r"\.attention\.to_(q|out)\.", r".self_attn.\1_proj."),
-        (r"\.mlp\.0\.", ".mlp.fc1."),
-        (r"\.mlp\.2\.", ".mlp.fc2."),
-    ]
+LAYER_NAMES: Renaming = [
+    (r"\.norm_(\d)\.", r".layer_norm\1."),
+    (r"\.attention\.to_kv\.", ".self_attn.{kv}_proj."),
+    (r"\.attention\.to_(q|out)\.", r".self_attn.\1_proj."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.2\.", ".mlp.fc2."),
+]
+# from our names to those of `transformers`, as files on disk have them
+TEXT_NAMES: Renaming = [
+    (r"^tokens\.", "text_model.embeddings.token_embedding."),
+    (r"^positions$", "text_model.embeddings.position_embedding.weight"),
+    (r"^layers\.", "text_model.encoder.layers."),
+    (r"^norm\.", "text_model.final_layer_norm."),
+    (r"^projection\.", "text_projection."),
+    *LAYER_NAMES,
+]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data import Faces
-from helpers.data.captions import caption, encode, shortened
+from helpers.data.captions import encode, wordings
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
 
@@ -26,9 +26,8 @@ def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
     """int64 (N, WORDINGS, L) word numbers of every face, or None where faces have no attributes to speak of."""
     if faces.attributes is None:
         return None
-    rng = np.random.default_rng(seed)
-    wordings = [[caption(a)] + [shortened(a, rng) for _ in range(WORDINGS - 1)] for a in faces.attributes]
-    return encode([text for texts in wordings for text in texts]).unflatten(0, (len(faces), WORDINGS))
+    texts = [text for several in wordings(faces.attributes, WORDINGS, seed) for text in several]
+    return encode(texts).unflatten(0, (len(faces), WORDINGS))
 
 
 @dataclass

@@ -7,7 +7,8 @@ import torch
 
 from benchmarks.sd1_peers import difference, randomised
 from helpers.published import fit
-from helpers.text.clip import CLIP, ImageTower, TextTower, TowerConfig, published_names
+from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.text.contrastive import CLIP, IMAGE_NAMES, ImageTower
 
 TEXT = TowerConfig(width=24, layers=2, heads=4, mlp=96, vocabulary=50, length=9, projection=16)
 IMAGE = TowerConfig(width=32, layers=2, heads=4, mlp=64, size=16, patch=4, projection=16)
@@ -30,7 +31,7 @@ def test_the_text_tower_is_the_reference(activation):
         max_position_embeddings=9, hidden_act=activation, projection_dim=16, eos_token_id=49, bos_token_id=48,
     )))  # fmt: skip
     ours = TextTower(config)
-    fit(ours, on_disk(theirs, "text_model."), published_names("text"), what="a text tower")
+    fit(ours, on_disk(theirs, "text_model."), TEXT_NAMES, what="a text tower")
     ids = torch.tensor([[48, 3, 4, 49, 49, 49], [48, 7, 8, 9, 1, 49]])
     with torch.no_grad():
         said = theirs(ids, output_hidden_states=True)
@@ -47,7 +48,7 @@ def test_the_image_tower_is_the_reference():
         projection_dim=16,
     )))  # fmt: skip
     ours = ImageTower(IMAGE)
-    fit(ours, on_disk(theirs, "vision_model."), published_names("image"), what="an image tower")
+    fit(ours, on_disk(theirs, "vision_model."), IMAGE_NAMES, what="an image tower")
     pictures = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert difference(ours(pictures), theirs(pictures).image_embeds) <= 1e-5

@@ -1,0 +1,118 @@
+"""Train a KL autoencoder on faces: `python -m helpers.autoencoders.train --help`.
+
+Small enough a KL term leaves nearly all the room to the picture; it only keeps the latents from drifting apart
+(Rombach et al. 2022, section 3.1). Alphabet: B batch, H W of the picture.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
+from helpers.data import Faces, load_faces
+from helpers.training.run import Run, Task, add_run_arguments, train_command
+
+KL_WEIGHT = 1e-3  # of the KL in nats, beside the absolute error summed over the picture's numbers
+
+
+def tiny_config() -> KLConfig:
+    """64x64 pixels become 16x16x4; most channels where pixels are few, so that a laptop trains it."""
+    return KLConfig(width=16, multipliers=(1, 2, 4), blocks=1, groups=8, scale=1.0)
+
+
+class Reconstruction(nn.Module):
+    """An autoencoder as a training sees it: pictures in, losses out."""
+
+    def __init__(self, autoencoder: KLAutoencoder):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) error and weighed KL, per number of the picture."""
+        gaussian = self.autoencoder.encode(pictures)
+        z = gaussian.mean + (0.5 * gaussian.logvar).exp() * noise
+        error = (self.autoencoder.decode(z) - pictures).abs().flatten(1)     # (B, 3 H W)
+        return error.mean(1) + KL_WEIGHT * gaussian.kl() / error.shape[1]
+
+
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    config = tiny_config()
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = Reconstruction(KLAutoencoder(config)).to(memory_format=torch.channels_last)
+    side = options.size // config.factor
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        device = next(model.parameters()).device
+        pictures = drawn_batch(faces, options.batch_size, generator).to(device)
+        noise = torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)
+        return model(pictures.contiguous(memory_format=torch.channels_last), noise.to(device)), None
+
+    def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
+        with_measured_scale(average.autoencoder, faces).save(path, told)
+
+    def sample(average: Reconstruction, path: Path) -> None:
+        from helpers.show.figures import compare, save_png
+
+        pictures = faces.tensor(slice(0, 8))
+        with torch.no_grad():
+            again = average.autoencoder.decode(average.autoencoder.encode(pictures).mean)
+        save_png(compare({"picture": pictures, "decoded": again}), path)
+
+    return Task(f"autoencoder-{options.source}-{options.size}", model, losses, save, sample, asdict(config))
+
+
+def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
+    """(B, 3, H, W) random faces, half of them mirrored."""
+    chosen = torch.randint(len(faces), (batch_size,), generator=generator)
+    mirrored = torch.rand(batch_size, generator=generator) < 0.5
+    pictures = faces.tensor(chosen.numpy())
+    return torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+
+
+@torch.no_grad()
+def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 100, progress: bool = False) -> Gaussian:
+    """The Gaussians of many pictures (N, 3, H, W), in batches."""
+    from tqdm.auto import tqdm
+
+    batches = tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False)
+    gaussians = [autoencoder.encode(batch) for batch in batches]
+    return Gaussian(torch.cat([g.mean for g in gaussians]), torch.cat([g.logvar for g in gaussians]))
+
+
+def with_measured_scale(autoencoder: KLAutoencoder, faces: Faces, count: int = 500) -> KLAutoencoder:
+    """The same autoencoder, with the scale that gives its latents unit variance on these faces."""
+    gaussian = encode_all(autoencoder, faces.tensor(slice(0, count)))
+    std = gaussian.sample(torch.Generator().manual_seed(0)).std().item()
+    scaled = KLAutoencoder(replace(autoencoder.config, scale=round(1 / std, 4)))
+    scaled.load_state_dict(autoencoder.state_dict())
+    return scaled.eval()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--help` prints it."""
+    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    add = made.add_argument
+    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
+    add("--size", type=int, default=64, help="pixels a side")
+    add("--limit", type=int, help="use this many training pictures at most")
+    add_run_arguments(made, steps=4000, batch_size=32, learning_rate=2e-3)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    made = parser()
+    return train_command(Run(made, made.parse_args(argv), task))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,74 @@
+"""Train the tiny CLIP on drawn faces and their captions: `python -m helpers.text.train --help`.
+
+Its tokenizer is learned first, from the same captions. Stable Diffusion's tiny edition takes the text tower.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.data import load_faces
+from helpers.data.captions import wordings
+from helpers.text.bpe import BytePairTokenizer, learn_merges
+from helpers.text.clip import TowerConfig
+from helpers.text.contrastive import CLIP
+from helpers.training.run import Run, Task, add_run_arguments, train_command
+
+WORDINGS = 4  # captions per face: the full one, and three that leave details out
+LENGTH = 24  # tokens: the longest caption has 15, start and end come on top
+
+
+def tiny_clip(tokenizer: BytePairTokenizer) -> CLIP:
+    """An untrained CLIP for drawn faces of 64x64 pixels."""
+    sizes = {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "projection": 64}
+    text = TowerConfig(**sizes, vocabulary=len(tokenizer), length=LENGTH)
+    return CLIP(text, TowerConfig(**sizes, size=64, patch=8), tokenizer.end)
+
+
+def learned_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
+    """Merges until every word of the captions is one token."""
+    return BytePairTokenizer(list(learn_merges(texts, 1000)), LENGTH)
+
+
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
+    texts = [text for several in wordings(faces.attributes, WORDINGS) for text in several]
+    tokenizer = learned_tokenizer(texts)
+    ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))              # (N, WORDINGS, L)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = tiny_clip(tokenizer)
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        chosen = torch.randint(len(faces), (options.batch_size,), generator=generator)
+        wording = torch.randint(WORDINGS, (options.batch_size,), generator=generator)
+        mirrored = torch.rand(options.batch_size, generator=generator) < 0.5
+        pictures = faces.tensor(chosen.numpy())
+        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+        device = next(model.parameters()).device
+        return model(pictures.to(device), ids[chosen, wording].to(device)), None
+
+    return Task("clip-toy-faces", model, losses, lambda average, path, told: average.save(tokenizer, path, told))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--help` prints it."""
+    made = argparse.ArgumentParser(prog="python -m helpers.text.train", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
+    add_run_arguments(made, steps=2000, batch_size=128, learning_rate=1e-3)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    made = parser()
+    return train_command(Run(made, made.parse_args(argv), task))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
