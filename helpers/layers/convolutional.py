@@ -13,6 +13,30 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution that keeps height and width.
+
+    Deep in a U-Net there are few positions and very many weights, and on a CPU the convolution kernel spends more time
+    rearranging the weights than multiplying by them. There the nine neighbours of every position are laid side by
+    side, and one matrix product does the rest: twice as fast at 8x8 positions of 1280 channels.
+    """
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        few = x.shape[0] * x.shape[2] * x.shape[3] <= 512 and self.in_channels >= 256
+        if torch.is_grad_enabled() or x.device.type != "cpu" or not few:
+            return super().forward(x)
+        B, C, H, W = x.shape
+        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)                                # (B, H + 2, W + 2, C)
+        around = padded.unfold(1, 3, 1).unfold(2, 3, 1)                                    # (B, H, W, C, 3, 3), a view
+        around = around.permute(0, 1, 2, 4, 5, 3).reshape(B * H * W, 9 * C)
+        weight = self.weight.permute(0, 2, 3, 1).reshape(-1, 9 * C)                        # (C', 9 C)
+        return F.linear(around, weight, self.bias).view(B, H, W, -1).permute(0, 3, 1, 2)
+
+
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice, and the input added; the time is added in between (DDPM, appendix B).
 
@@ -24,10 +48,10 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.norm_1 = nn.GroupNorm(groups, channels, eps)
-        self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv_1 = Convolution(channels, out_channels)
         self.time = nn.Linear(time_width, out_channels) if time_width else None
         self.norm_2 = nn.GroupNorm(groups, out_channels, eps)
-        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_2 = Convolution(out_channels, out_channels)
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
@@ -60,12 +84,13 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, *size); size is (2H, 2W) unless an odd size was halved before."""
         doubled = (2 * x.shape[2], 2 * x.shape[3])
-        if torch.is_grad_enabled() or size not in (None, doubled):
+        small = x.shape[2] * x.shape[3] < 1024  # there, adding up weights costs more than it saves
+        if torch.is_grad_enabled() or small or size not in (None, doubled):
             return self.conv(F.interpolate(x, size or doubled, mode="nearest"))
         return self._folded(x)
 
@@ -75,16 +100,17 @@ class Upsample(nn.Module):
         Of the nine pixels under the kernel only four differ, since neighbours are copies: weights of equal
         pixels are added beforehand. Which ones depends on whether the output's row and column are even or odd.
         """
-        weight, (B, _, H, W) = self.conv.weight, x.shape
+        weight, (B, C, H, W) = self.conv.weight, x.shape
         out = x.new_empty((B, len(weight), 2 * H, 2 * W)).contiguous(memory_format=_layout(x))
-        pairs = {0: ((0,), (1, 2)), 1: ((0, 1), (2,))}  # even outputs see the pixel before, odd ones the pixel after
-        for row, (above, below) in pairs.items():
-            for column, (left, right) in pairs.items():
-                kernel = torch.stack([torch.stack([sum(weight[:, :, i, j] for i in rows for j in columns)
-                                                   for columns in (left, right)], -1)
-                                      for rows in (above, below)], -2)                    # (C, C, 2, 2)
+        # even rows see (the row before | this one twice), odd ones (this one twice | the row after); columns alike
+        pairs = x.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])           # (parity, 2, 3)
+        mixing = torch.einsum("rai,cbj->rcabij", pairs, pairs).reshape(16, 9)
+        kernels = mixing @ weight.permute(0, 2, 3, 1).reshape(-1, 9, C)                    # (C', 16, C)
+        kernels = kernels.reshape(-1, 2, 2, 2, 2, C).permute(1, 2, 0, 5, 3, 4)             # (row, column, C', C, 2, 2)
+        for row in (0, 1):
+            for column in (0, 1):
                 padded = F.pad(x, (1 - column, column, 1 - row, row))
-                out[:, :, row::2, column::2] = F.conv2d(padded, kernel, self.conv.bias)
+                out[:, :, row::2, column::2] = F.conv2d(padded, kernels[row, column], self.conv.bias)
         return out
 
 

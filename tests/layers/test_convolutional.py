@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from helpers.layers.attention import Attention, kept_maps, readable
-from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
+from helpers.layers.convolutional import Convolution, Downsample, ResidualBlock, Upsample, silu
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("size", [(4, 6), (1, 1), (5, 3)])
+@pytest.mark.parametrize("size", [(32, 34), (61, 17), (4, 6)])
 def test_folded_upsampling_is_enlarging_and_convolving(size, layout):
     """Sixteen multiplications instead of 36: the border too must see zeros, not copies."""
     torch.manual_seed(0)
@@ -18,6 +18,18 @@ def test_folded_upsampling_is_enlarging_and_convolving(size, layout):
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain)
     torch.testing.assert_close(layer(x), plain)  # with gradients it takes the plain way
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 1)])
+def test_a_deep_convolution_is_a_matrix_product(size, layout):
+    torch.manual_seed(0)
+    layer = Convolution(256, 32).to(memory_format=layout)
+    x = torch.randn(2, 256, *size).contiguous(memory_format=layout)
+    plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain, atol=1e-5, rtol=1e-5)
+    assert torch.equal(layer(x), plain)  # with gradients it takes the plain way
 
 
 def test_upsampling_to_an_odd_size():
