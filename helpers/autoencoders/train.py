@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
 from helpers.data import Faces, load_faces
-from helpers.training.run import Run, Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_run_arguments, train_command
 
 KL_WEIGHT = 1e-3  # of the KL in nats, beside the absolute error summed over the picture's numbers
 
@@ -96,6 +97,13 @@ def with_measured_scale(autoencoder: KLAutoencoder, faces: Faces, count: int = 5
     return scaled.eval()
 
 
+def fitted_preview(latents: Tensor, pictures: Tensor) -> Tensor:
+    """(C, 3): the linear map from a latent's channels to the colours of its patch with the least squared error."""
+    small = F.adaptive_avg_pool2d(pictures, latents.shape[2:])
+    columns = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (latents, small))
+    return torch.linalg.lstsq(*columns).solution
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
     made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train", description=__doc__,
@@ -110,8 +118,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    made = parser()
-    return train_command(Run(made, made.parse_args(argv), task))
+    return train_command(parser(), argv, task)
 
 
 if __name__ == "__main__":

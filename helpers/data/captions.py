@@ -47,10 +47,10 @@ def shortened(attributes: FaceAttributes, rng: np.random.Generator, chance: floa
     return caption(attributes, [detail for detail in details if rng.random() >= chance])
 
 
-def wordings(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[list[str]]:
-    """For every face the full caption and `count - 1` that leave details out; the same for the same seed."""
+def wordings(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[str]:
+    """`count` captions of the first face, of the second, ...: the full one, then such as leave details out."""
     rng = np.random.default_rng(seed)
-    return [[caption(face)] + [shortened(face, rng) for _ in range(count - 1)] for face in faces]
+    return [text for face in faces for text in (caption(face), *(shortened(face, rng) for _ in range(count - 1)))]
 
 
 def encode(captions: Sequence[str], length: int = LENGTH) -> Tensor:

@@ -154,13 +154,59 @@ class StableDiffusion1(nn.Module):
 
     # --- the walk ---------------------------------------------------------------------------------------------------
 
-    def walk(
+    def walk(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> Iterator[Step]:
+        """Generate, yielding every state in latent space; arguments, and what is raised, as for `generate`."""
+        return self._steps(Request(self.config, prompt, negative_prompt, **options))
+
+    def _steps(self, request: Request) -> Iterator[Step]:
+        with torch.no_grad():
+            denoise, x, times, generator = self._start(request)
+        if len(times) < 2:  # strength 0: nothing is redrawn
+            yield Step(0.0, x, x)
+            return
+        steps = SAMPLERS[request.sampler](denoise, x, times, self.path, generator=generator)
+        while True:
+            with torch.no_grad():  # around each step: a generator's body runs under its caller's gradient mode
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def _start(self, request: Request) -> tuple[Callable, Tensor, Tensor, torch.Generator]:
+        """What a sampler needs: whom to ask, the first state, the times from there, and fresh noise."""
+        text = self.encode_text(request.prompts, request.clip_skip)
+        negative = self.encode_text(request.negatives, request.clip_skip) if request.guidance_scale != 1 else None
+        noise = torch.stack([torch.randn(request.latent_shape, generator=torch.Generator().manual_seed(one))
+                             for one in request.seeds]).to(self.device)  # fmt: skip
+        denoise, times = self.denoiser(text, negative, request.guidance_scale), self.times(request.steps)
+        generator = torch.Generator().manual_seed(request.seeds[0])  # on the CPU: the same picture on every device
+        if request.picture is None:
+            return denoise, noise, times, generator
+        picture = _channels_last(request.picture.to(text))
+        known = self.autoencoder.to_latents(picture, generator).float().expand_as(noise)
+        times = times[request.skipped :]
+        if request.mask is not None:
+            denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
+        return denoise, known if len(times) < 2 else self.path.add_noise(known, noise, times[0]), times, generator
+
+    def _inpainting(self, denoise: Callable, known: Tensor, mask: Tensor) -> Callable[[Tensor, float], Denoised]:
+        """Where the mask is 0 the clean latent is known: say so whatever the network says, and the sampler keeps it."""
+
+        def pinned(x: Tensor, t: float) -> Denoised:
+            alpha, sigma = (c.to(x) for c in self.path.alpha_sigma(torch.tensor(t)))
+            x0 = torch.lerp(known, denoise(x, t).x0, mask)
+            return Denoised(x0, (x - alpha * x0) / sigma)
+
+        return pinned
+
+    def generate(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *, steps: int = 50,
         guidance_scale: float = 7.5, seed: int = 0, height: int | None = None, width: int | None = None,
         num_images: int = 1, sampler: str = "ddim", init_image: Any = None, strength: float = 0.8,
-        mask_image: Any = None, clip_skip: int = 0,
-    ) -> Iterator[Step]:  # fmt: skip
-        """Generate, yielding every state in latent space; `generate` returns the pictures.
+        mask_image: Any = None, clip_skip: int = 0, callback: Callable[[Step, Tensor], None] | None = None,
+        progress: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """Pictures, float32 (B, 3, H, W) in [-1, 1].
 
         Args:
             prompt: one, or one per picture.
@@ -175,71 +221,24 @@ class StableDiffusion1(nn.Module):
             strength: how much of it is redrawn: 0 nothing, 1 everything.
             mask_image: inpainting: white (1) is redrawn, black (0) is kept; a PIL picture or (H, W) in [0, 1].
             clip_skip: leave out the text encoder's last layers.
+            callback: called after every step with the step and a preview (B, 3, h, w) of where it leads.
+            progress: show a bar.
 
         Raises:
             ValueError, TypeError: for bad arguments, before any work is done.
         """
-        asked = dict(locals())
-        asked.pop("self")
-        request = Request(self.config, **asked)
-        return self._steps(request)
-
-    def _steps(self, request: "Request") -> Iterator[Step]:
-        with torch.no_grad():
-            text = self.encode_text(request.prompts, request.clip_skip)
-            guided = request.guidance_scale != 1
-            negative = self.encode_text(request.negatives, request.clip_skip) if guided else None
-            noise = torch.stack([torch.randn(request.latent_shape, generator=torch.Generator().manual_seed(one))
-                                 for one in request.seeds]).to(self.device)  # fmt: skip
-            denoise, times, x = self.denoiser(text, negative, request.guidance_scale), self.times(request.steps), noise
-            generator = torch.Generator().manual_seed(request.seeds[0])
-            if request.picture is not None:
-                picture = _channels_last(request.picture.to(text))
-                known = self.autoencoder.to_latents(picture, generator).float().expand_as(noise)
-                times = times[request.skipped :]
-                x = known if len(times) < 2 else self.path.add_noise(known, noise, times[0])
-                if request.mask is not None:
-                    denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
-            if len(times) < 2:  # strength 0: nothing is redrawn
-                yield Step(0.0, x, x)
-                return
-        steps = SAMPLERS[request.sampler](denoise, x, times, self.path, generator=generator)
-        while True:
-            with torch.no_grad():  # around each step: a generator's body runs under its caller's gradient mode
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
-
-    def _inpainting(self, denoise: Callable, known: Tensor, mask: Tensor) -> Callable[[Tensor, float], Denoised]:
-        """Where the mask is 0 the clean latent is known: say so whatever the network says, and the sampler keeps it."""
-
-        def pinned(x: Tensor, t: float) -> Denoised:
-            alpha, sigma = (c.to(x) for c in self.path.alpha_sigma(torch.tensor(t)))
-            x0 = torch.lerp(known, denoise(x, t).x0, mask)
-            return Denoised(x0, (x - alpha * x0) / sigma)
-
-        return pinned
-
-    def generate(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
-        callback: Callable[[Step, Tensor], None] | None = None, progress: bool = True, **options: Any,
-    ) -> Tensor:  # fmt: skip
-        """Pictures, float32 (B, 3, H, W) in [-1, 1]; options as for `walk`.
-
-        Args:
-            callback: called after every step with the step and a preview (B, 3, h, w) of where it leads.
-            progress: show a bar.
-        """
         from tqdm.auto import tqdm
 
-        asked = {"prompt": prompt, "negative_prompt": negative_prompt, **options}
-        request, last = Request(self.config, **asked), None
-        for last in tqdm(self._steps(request), total=request.steps - request.skipped, desc="denoising",
-                         disable=not progress, leave=False):  # fmt: skip
+        request = Request(
+            self.config, prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed, height=height,
+            width=width, num_images=num_images, sampler=sampler, init_image=init_image, strength=strength,
+            mask_image=mask_image, clip_skip=clip_skip,
+        )  # fmt: skip
+        steps_left = request.steps - request.skipped
+        for step in tqdm(self._steps(request), total=steps_left, desc="denoising", disable=not progress, leave=False):
             if callback is not None:
-                callback(last, self.look(last.x0))
-        return request.pasted(self.decode(last.x))
+                callback(step, self.look(step.x0))
+        return request.pasted(self.decode(step.x))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

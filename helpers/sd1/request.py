@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +47,7 @@ class Request:
         width: int | None = None, num_images: int = 1, sampler: str = "ddim", init_image: Any = None,
         strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0,
     ):  # fmt: skip
-        """Arguments as for `StableDiffusion1.walk`."""
+        """Arguments as for `StableDiffusion1.generate`."""
         _within("steps", steps, 1, 999, whole=True)
         _within("num_images", num_images, 1, 1000, whole=True)
         _within("seed", seed, 0, 2**63 - 1001, whole=True)
@@ -100,9 +101,7 @@ def picture_tensor(image: Any) -> Tensor:
         TypeError, ValueError: for anything else; it says what was got.
     """
     if hasattr(image, "convert"):
-        import numpy as np
-
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+        return _pixels(image, "RGB") / 127.5 - 1
     _refuse_tensor("init_image", image, "(3, H, W) in [-1, 1]")
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.abs().max() <= 1.0001:
         raise ValueError(f"init_image must be (3, H, W) floats in [-1, 1], got {image.dtype} {tuple(image.shape)}, "
@@ -113,13 +112,17 @@ def picture_tensor(image: Any) -> Tensor:
 def mask_tensor(mask: Any) -> Tensor:
     """A PIL picture, or a tensor (H, W) in [0, 1], as (1, H, W). Raises as `picture_tensor`."""
     if hasattr(mask, "convert"):
-        import numpy as np
-
-        return torch.from_numpy(np.array(mask.convert("L"))).float()[None] / 255
+        return _pixels(mask, "L") / 255
     _refuse_tensor("mask_image", mask, "(H, W) in [0, 1]")
     if mask.ndim != 2 or not (0 <= mask.min() and mask.max() <= 1):
         raise ValueError(f"mask_image must be (H, W) in [0, 1], 1 where to redraw, got {tuple(mask.shape)}")
     return mask.float().cpu()[None]
+
+
+def _pixels(image: Any, mode: str) -> Tensor:
+    """A PIL picture's numbers, 0 to 255: (C, H, W)."""
+    pixels = torch.from_numpy(np.array(image.convert(mode))).float()
+    return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
 def _refuse_tensor(name: str, image: Any, wanted: str) -> None:

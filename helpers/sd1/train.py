@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Gaussian, KLAutoencoder
-from helpers.autoencoders.train import encode_all
+from helpers.autoencoders.train import encode_all, fitted_preview
 from helpers.data import load_faces
 from helpers.data.captions import wordings
 from helpers.diffusion import DDPMPath, Objective
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.run import Run, Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_run_arguments, train_command
 from helpers.weights import read_metadata
 
 WORDINGS = 4  # captions per face: the full one, and three that leave details out
@@ -34,13 +33,6 @@ def tiny_config(text_width: int) -> UNetConfig:
     """A U-Net for latents of 16x16; its text encoder and autoencoder are tiny too."""
     return UNetConfig(width=40, multipliers=(1, 2, 3), attention=(False, True, True), blocks=1, heads=4, groups=8,
                       text_width=text_width)  # fmt: skip
-
-
-def fitted_preview(latents: Tensor, pictures: Tensor) -> Tensor:
-    """(C, 3): the linear map from a latent's channels to the colours of its patch with the least squared error."""
-    small = F.adaptive_avg_pool2d(pictures, latents.shape[2:])
-    columns = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (latents, small))
-    return torch.linalg.lstsq(*columns).solution
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
@@ -58,8 +50,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     both = torch.cat([pictures, pictures.flip(-1)])                          # mirrored faces have the same captions
     codes = encode_all(system.autoencoder, both, progress=main)
     system.preview = fitted_preview((codes.mean[: len(faces)] - config.shift) * config.scale, pictures)
-    texts = [text for several in wordings(faces.attributes, WORDINGS) for text in several]
-    ids = tokenizer([*texts, ""])                                            # (N * WORDINGS + 1, L): the last is empty
+    ids = tokenizer([*wordings(faces.attributes, WORDINGS), ""])             # (N * WORDINGS + 1, L): the last is empty
 
     def losses(unet: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         device, B = next(unet.parameters()).device, options.batch_size
@@ -104,8 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    made = parser()
-    return train_command(Run(made, made.parse_args(argv), task))
+    return train_command(parser(), argv, task)
 
 
 if __name__ == "__main__":

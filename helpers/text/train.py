@@ -15,7 +15,7 @@ from helpers.data.captions import wordings
 from helpers.text.bpe import BytePairTokenizer, learn_merges
 from helpers.text.clip import TowerConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.run import Run, Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_run_arguments, train_command
 
 WORDINGS = 4  # captions per face: the full one, and three that leave details out
 LENGTH = 24  # tokens: the longest caption has 15, start and end come on top
@@ -36,7 +36,7 @@ def learned_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
-    texts = [text for several in wordings(faces.attributes, WORDINGS) for text in several]
+    texts = wordings(faces.attributes, WORDINGS)
     tokenizer = learned_tokenizer(texts)
     ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))              # (N, WORDINGS, L)
     with torch.random.fork_rng():
@@ -66,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    made = parser()
-    return train_command(Run(made, made.parse_args(argv), task))
+    return train_command(parser(), argv, task)
 
 
 if __name__ == "__main__":

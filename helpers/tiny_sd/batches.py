@@ -26,8 +26,7 @@ def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
     """int64 (N, WORDINGS, L) word numbers of every face, or None where faces have no attributes to speak of."""
     if faces.attributes is None:
         return None
-    texts = [text for several in wordings(faces.attributes, WORDINGS, seed) for text in several]
-    return encode(texts).unflatten(0, (len(faces), WORDINGS))
+    return encode(wordings(faces.attributes, WORDINGS, seed)).unflatten(0, (len(faces), WORDINGS))
 
 
 @dataclass

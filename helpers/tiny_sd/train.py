@@ -17,7 +17,7 @@ from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.run import Run, Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_run_arguments, train_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,8 +76,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    made = parser()
-    return train_command(Run(made, made.parse_args(argv), task))
+    return train_command(parser(), argv, task)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,8 +231,11 @@ def interruptible():
             signal.signal(number, handler)
 
 
-def train_command(run: Run) -> int:
-    """Run to the end and say so; the exit status: 0 trained to the end, 130 interrupted and saved."""
+def train_command(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, make_task: Callable[[argparse.Namespace, Any], Task]
+) -> int:
+    """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted and saved."""
+    run = Run(parser, parser.parse_args(argv), make_task)
     path = run()
     if run.main and path:
         print(f"trained {run.config.steps} steps in {run.seconds / 60:.1f} minutes; weights: {path}")

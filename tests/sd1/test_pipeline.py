@@ -99,8 +99,10 @@ def test_a_long_prompt_warns_and_goes_on(ours):
 
 
 def test_the_walk_leaves_gradients_as_they_were(ours):
-    for _ in ours.walk("a cat", steps=2):
-        assert torch.is_grad_enabled()
+    picture = torch.zeros(3, 64, 64)
+    for options in ({}, {"init_image": picture, "strength": 0}):
+        for _ in ours.walk("a cat", steps=2, **options):
+            assert torch.is_grad_enabled()
 
 
 def test_times_are_the_reference_ones(peer, ours):

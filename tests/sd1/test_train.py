@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers.autoencoders.kl import KLAutoencoder
+from helpers.autoencoders.train import fitted_preview
 from helpers.autoencoders.train import main as train_autoencoder
 from helpers.sd1.pipeline import StableDiffusion1
-from helpers.sd1.train import fitted_preview
 from helpers.sd1.train import main as train_unet
 from helpers.text.contrastive import CLIP
 from helpers.text.train import main as train_clip
