@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.sd1_peers import SMALL
@@ -133,7 +133,14 @@ def file_faults(layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path
     (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (into / "empty").mkdir()
     (into / "empty_merges.txt").write_text("#version: 0.2\n")
-    single = layouts["safetensors"]
+    single, second = layouts["safetensors"], folder("second")
+    text_file = second / "text_encoder" / "model.safetensors"
+    save_file({name: torch.zeros(1024) for name in load_file(text_file)}, text_file)  # as wide as OpenCLIP's
+    unet_file = second / "unet" / "diffusion_pytorch_model.safetensors"
+    crossed = {name: tensor.new_zeros(len(tensor), 1024) if name.endswith("attn2.to_k.weight") else tensor
+               for name, tensor in load_file(unet_file).items()}  # fmt: skip
+    save_file(crossed, unet_file)
+    (into / "short_merges.txt").write_text("#version: 0.2\na b</w>\n")
     return {
         "no such file": Fault(load(into / "nowhere.safetensors"), "no checkpoint at .*nowhere", FileNotFoundError),
         "a hub id out of reach": Fault(load("nobody-here/nothing-there"), "the hub did not give it", FileNotFoundError),
@@ -150,10 +157,20 @@ def file_faults(layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path
         "a truncated file": Fault(file("short.safetensors", good[: len(good) // 2]), "damaged or no safetensors file"),
         "a truncated pickle": Fault(file("short.ckpt", pickle[: len(pickle) // 2]), "damaged or no checkpoint"),
         "a pickle that runs code": Fault(
-            pickled("evil.ckpt", {"state_dict": {"a": Malware()}}), "is refused: it asks to run .*system"
+            pickled("evil.ckpt", {"state_dict": {"a": Malware()}}), "is refused: reading it would run .*system"
         ),
         "a pickle of a list": Fault(
             pickled("list.ckpt", [torch.zeros(1)]), "holds a list, not a table of named tensors"
+        ),
+        "a web page": Fault(file("page.ckpt", b"<!doctype html><title>404</title>"), "a web page, not a checkpoint"),
+        "a git-lfs pointer": Fault(
+            file("pointer.ckpt", b"version https://git-lfs.github.com/spec/v1"), "a git-lfs pointer.*git lfs pull"
+        ),
+        "a Stable Diffusion 2 folder": Fault(load(second), "not the text encoder.*Likeliest cause: Stable Diffusion 2"),
+        "a variant of a single file": Fault(load(single, variant="fp16"), "chooses among a folder's files"),
+        "an average of a folder": Fault(load(layouts["diffusers"], ema=True), "ema=True is for single files"),
+        "another model's tokenizer": Fault(
+            load(single, tokenizer=into / "short_merges.txt"), "knows 515 tokens, the text encoder"
         ),
         "a missing tensor": Fault(file("missing.safetensors", without(head)), "not the U-Net.*missing out.2.weight"),
         "a tensor too many": Fault(

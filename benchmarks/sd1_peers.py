@@ -17,8 +17,9 @@ from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.request import SD1Config
 from helpers.sd1.unet import UNetConfig
-from helpers.text.bpe import BytePairTokenizer, learn_merges
+from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, TowerConfig
+from helpers.text.train import learn_merges
 
 CORPUS = ["a striped orange cat with green eyes", "a plain grey dog with blue eyes", "a photo of a cat and a dog"] * 3
 MERGES = list(learn_merges(CORPUS, 60))

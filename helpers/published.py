@@ -49,24 +49,31 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 class _Ignored:
     """Stands in for a training library's object in a checkpoint: it is named there, and never used."""
 
+    def __init__(self, *_):
+        pass
 
-# PyTorch Lightning wrote its callback's class into the first Stable Diffusion checkpoints
-HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+    def __setstate__(self, _):
+        pass
+
+
+# what PyTorch Lightning wrote beside the weights of the first Stable Diffusion checkpoints: its callback, and a score
+HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.dtype",
+            "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # fmt: skip
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
+    size = path.stat().st_size
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise ValueError(f"{path} is refused: it asks to run {wanted[1]} while being read, which weights have no "
-                             "need of and malware has; look for a .safetensors file of it") from error  # fmt: skip
-        raise ValueError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
+        if wanted is None:
+            raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
+        raise ValueError(f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
+                         "may; look for a .safetensors file of it") from error  # fmt: skip
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint, "
-                         f"download it again: {_first_line(error)}") from error  # fmt: skip
+        raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -74,8 +81,35 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+def _nature(path: Path) -> str:
+    """What a file that is no checkpoint looks like."""
+    start = path.read_bytes()[:64] if path.stat().st_size < 1e6 else b""
+    if start.lstrip().startswith(b"<"):
+        return "a web page, not a checkpoint"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the checkpoint itself (git lfs pull)"
+    return "damaged or no checkpoint"
+
+
+def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> Path:
+    """The weights file of one part of a diffusers folder: safetensors before pickle, full precision before half.
+
+    Args:
+        part: the part's folder, such as "unet".
+        stems: its file's names without variant and ending, such as "diffusion_pytorch_model".
+        variant: "fp16" takes these files alone.
+
+    Raises:
+        FileNotFoundError: says what was looked for and what is there.
+    """
+    names = [f"{part}/{stem}{dot}.{ending}" for dot in ([f".{variant}"] if variant else ["", ".fp16"])
+             for ending, stem in [*(("safetensors", stem) for stem in stems), *(("bin", stem) for stem in stems)]]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(path.name for path in folder.iterdir())[:8]
+    raise FileNotFoundError(f"{folder} is no complete diffusers folder: none of {', '.join(names)}; it holds "
+                            f"{', '.join(there) or 'nothing'}")  # fmt: skip
 
 
 def fetch(repo: str, patterns: Sequence[str]) -> Path:
@@ -85,14 +119,15 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
         FileNotFoundError: if the hub is out of reach, or has no such repository; it says what to do.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, HfHubHTTPError, HTTPError, HFValidationError) as error:
+        told = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise FileNotFoundError(
-            f"{repo!r} is no file or folder here, and the hub did not give it ({_first_line(error)}). Download it "
-            "elsewhere (huggingface-cli download) and pass the folder's path, or check the name and the network"
+            f"{repo!r} is no file or folder here, and the hub did not give it ({told[-1][:200]}). Download it "
+            f"elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence and the network"
         ) from error
 
 

@@ -4,10 +4,12 @@ A file's metadata holds its training command, seed, time and scores, and a check
 """
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,6 +120,30 @@ def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = Tru
 def read_metadata(name_or_path: str | Path) -> dict[str, str]:
     """What a weights file says of itself: its command, seed, scores, and the sizes to build the module with."""
     return read_tensors(_find(name_or_path))[1]
+
+
+def description(name_or_path: str | Path) -> dict[str, Any]:
+    """The sizes that a file of `save_described` builds its module with; lists come back as tuples.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`, and for a file that describes no module.
+    """
+    metadata = read_metadata(name_or_path)
+    if "model" not in metadata:
+        raise ValueError(f"the weights {name_or_path} do not say what they belong to: they were written by "
+                         f"{metadata.get('command', 'another program')}")  # fmt: skip
+    return _with_tuples(json.loads(metadata["model"]))
+
+
+def save_described(module: nn.Module, about: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:
+    """`save_weights` with a description of the module, plain JSON values, from which it can be built again."""
+    save_weights(module, path, {"model": json.dumps(about), **metadata})
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -1,6 +1,6 @@
-"""The architecture of Stable Diffusion 1 in one picture, every number read off the published sizes' live modules.
+"""The architecture of Stable Diffusion 1 in one picture: shapes and sizes are read off the published sizes' modules.
 
-Drawn by `python -m pages.pictures`; small pictures in it are the tiny system's, which has the same architecture.
+Small pictures in it are the tiny system's, which has the same architecture.
 """
 
 import torch

@@ -4,7 +4,6 @@ Stable Diffusion 1 and 3 use this architecture with different sizes; both halves
 blocks. Alphabet: B batch, H W of the picture, C latent channels, h = H / factor, w = W / factor.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from helpers.layers.attention import Attention
 from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
 from helpers.published import Renaming
-from helpers.weights import load_weights, read_metadata, save_weights
+from helpers.weights import description, load_weights, save_described
 
 
 @dataclass(frozen=True)
@@ -172,8 +171,10 @@ class KLAutoencoder(nn.Module):
         return self.decoder(self.post_quant(z))
 
     def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What is diffused: scale * (a sample of the encoder's Gaussian - shift)."""
-        return (self.encode(pictures).sample(generator) - self.config.shift) * self.config.scale
+        """What is diffused: scale * (z - shift), with z drawn from the encoder's Gaussian, or its mean without one."""
+        gaussian = self.encode(pictures)
+        z = gaussian.mean if generator is None else gaussian.sample(generator)
+        return (z - self.config.shift) * self.config.scale
 
     def to_pictures(self, latents: Tensor) -> Tensor:
         """Back: decode latents / scale + shift, clipped to [-1, 1]."""
@@ -181,13 +182,12 @@ class KLAutoencoder(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
-        save_weights(self, path, {"model": json.dumps(asdict(self.config)), **metadata})
+        save_described(self, asdict(self.config), path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "KLAutoencoder":
-        """Weights that `save` wrote. Raises what `load_weights` raises."""
-        sizes = json.loads(read_metadata(name_or_path)["model"])
-        model = cls(KLConfig(**{**sizes, "multipliers": tuple(sizes["multipliers"])}))
+        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
+        model = cls(KLConfig(**description(name_or_path)))
         load_weights(model, name_or_path)
         return model.eval()
 

@@ -51,10 +51,10 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     side = options.size // config.factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        device = next(model.parameters()).device
-        pictures = drawn_batch(faces, options.batch_size, generator).to(device)
-        noise = torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)
-        return model(pictures.contiguous(memory_format=torch.channels_last), noise.to(device)), None
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        pictures = drawn_batch(faces, options.batch_size, generator)[mine].to(accelerator.device)
+        noise = torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)[mine]
+        return model(pictures.contiguous(memory_format=torch.channels_last), noise.to(accelerator.device)), None
 
     def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
         with_measured_scale(average.autoencoder, faces).save(path, told)
@@ -62,7 +62,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     def sample(average: Reconstruction, path: Path) -> None:
         from helpers.show.figures import compare, save_png
 
-        pictures = faces.tensor(slice(0, 8))
+        pictures = faces.tensor(slice(0, 8), accelerator.device)
         with torch.no_grad():
             again = average.autoencoder.decode(average.autoencoder.encode(pictures).mean)
         save_png(compare({"picture": pictures, "decoded": again}), path)
@@ -80,12 +80,13 @@ def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Te
 
 @torch.no_grad()
 def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 100, progress: bool = False) -> Gaussian:
-    """The Gaussians of many pictures (N, 3, H, W), in batches."""
+    """The Gaussians of many pictures (N, 3, H, W), in batches on the autoencoder's device; they are kept on the CPU."""
     from tqdm.auto import tqdm
 
-    batches = tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False)
-    gaussians = [autoencoder.encode(batch) for batch in batches]
-    return Gaussian(torch.cat([g.mean for g in gaussians]), torch.cat([g.logvar for g in gaussians]))
+    device, gaussians = next(autoencoder.parameters()).device, []
+    for batch in tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False):
+        gaussians.append(autoencoder.encode(batch.to(device)))
+    return Gaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
 
 
 def with_measured_scale(autoencoder: KLAutoencoder, faces: Faces, count: int = 500) -> KLAutoencoder:

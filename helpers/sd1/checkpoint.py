@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import Renaming, fetch, read_tensors
+from helpers.published import Renaming, fetch, folder_part, read_tensors
 from helpers.sd1.unet import UNetConfig
 
 Tensors = dict[str, Tensor]
@@ -26,10 +26,10 @@ class Published(NamedTuple):
     unet: Tensors
     autoencoder: Tensors
     prediction: str  # what the U-Net says: "epsilon", or "v" in some fine-tunes
-    tokenizer: Path | None  # a folder or file with the merges, where one lies there
+    tokenizer: Path  # merges.txt, tokenizer.json, or the folder that holds one
 
 
-def read(source: str | Path, *, variant: str | None = None, ema: bool = False) -> Published:
+def read(source: str | Path, *, variant: str | None = None, ema: bool = False, tokenizer=None) -> Published:
     """Read a checkpoint.
 
     Args:
@@ -38,62 +38,69 @@ def read(source: str | Path, *, variant: str | None = None, ema: bool = False) -
         variant: "fp16" takes the half-precision files of a folder or repository; None takes the full ones where they
             are, and the others where they are not.
         ema: take the averaged U-Net of a single file that holds both.
+        tokenizer: where its merges are; None: in the folder, else CLIP's from the hub.
 
     Raises:
         FileNotFoundError, ValueError: saying what was looked for, or what the file is instead.
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return _single_file(path, ema)
+        if variant:
+            raise ValueError(f"variant={variant!r} chooses among a folder's files; {path.name} is a single file")
+        return _single_file(path, ema, Path(tokenizer or _clip_tokenizer()))
+    if ema:
+        raise ValueError("ema=True is for single files that hold two U-Nets; diffusers folders hold one")
     if not path.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             raise FileNotFoundError(f"no checkpoint at {source}: no file, no folder, and no hub id (owner/name)")
-        path = fetch(str(source), _patterns(variant))
-    return _folder(path, variant)
+        path = _download(str(source), variant)
+    return _folder(path, variant, tokenizer)
+
+
+def _clip_tokenizer() -> Path:
+    try:
+        return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the folder "
+                                "of any Stable Diffusion 1's as tokenizer=") from error  # fmt: skip
 
 
 # --- a diffusers folder ---------------------------------------------------------------------------------------------
 
-PARTS = {"text": ("text_encoder", "model", "pytorch_model"), "unet": ("unet", "diffusion_pytorch_model", None),
-         "autoencoder": ("vae", "diffusion_pytorch_model", None)}  # fmt: skip
+PARTS = {"text": ("text_encoder", ("model", "pytorch_model")), "unet": ("unet", ("diffusion_pytorch_model",)),
+         "autoencoder": ("vae", ("diffusion_pytorch_model",))}  # fmt: skip
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
-def _patterns(variant: str | None) -> list[str]:
-    dot = f".{variant}" if variant else ""
-    weights = [f"{folder}/{stem}{dot}.safetensors" for folder, stem, _ in PARTS.values()]
-    return [*weights, "model_index.json", "*/config.json", "scheduler/*.json", "tokenizer/*"]
+def _download(repo: str, variant: str | None) -> Path:
+    """Safetensors before pickles, full precision before half: only what is missing is asked for next."""
+    for ending in ("safetensors", "bin"):
+        for dot in [f".{variant}"] if variant else ["", ".fp16"]:
+            weights = [f"{part}/{stem}{dot}.{ending}" for part, stems in PARTS.values() for stem in stems]
+            folder = fetch(repo, [*weights, "model_index.json", "scheduler/*.json", "tokenizer/*"])
+            if sum((folder / name).is_file() for name in weights) == len(PARTS):
+                return folder
+    return folder
 
 
-def _folder(folder: Path, variant: str | None) -> Published:
-    index = folder / "model_index.json"
+def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> Published:
+    index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
         pipeline = json.loads(index.read_text()).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 1")
-    parts = {part: read_tensors(_part_file(folder, variant, *names)) for part, names in PARTS.items()}
-    scheduler = folder / "scheduler" / "scheduler_config.json"
     kind = json.loads(scheduler.read_text()).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    if kind not in PREDICTIONS:
+        raise ValueError(f"{scheduler} says prediction_type {kind!r}; the course knows {', '.join(PREDICTIONS)}")
+    parts = {name: read_tensors(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}
     old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # autoencoders before 2023
     parts["autoencoder"] = {
         re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: old[found[1]], name): tensor
         for name, tensor in parts["autoencoder"].items()
     }
-    parts["text"] = _text(parts["text"])
-    tokenizer = folder / "tokenizer"
-    return Published("diffusers", **parts, prediction={"v_prediction": "v"}.get(kind, kind),
-                     tokenizer=tokenizer if (tokenizer / "merges.txt").is_file() else None)  # fmt: skip
-
-
-def _part_file(folder: Path, variant: str | None, part: str, stem: str, pickled: str | None) -> Path:
-    variants = [f".{variant}"] if variant else ["", ".fp16"]
-    names = [f"{part}/{stem}{dot}.safetensors" for dot in variants]
-    names += [f"{part}/{pickled or stem}{dot}.bin" for dot in variants]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    there = sorted(path.name for path in folder.iterdir())[:8]
-    raise FileNotFoundError(f"{folder} is no complete diffusers folder: none of {', '.join(names)}; it holds "
-                            f"{', '.join(there) or 'nothing'}")  # fmt: skip
+    parts["text"], own = _text(parts["text"]), folder / "tokenizer"
+    tokenizer = tokenizer or (own if own.is_dir() else _clip_tokenizer())
+    return Published("diffusers", **parts, prediction=PREDICTIONS[kind], tokenizer=Path(tokenizer))
 
 
 def _text(tensors: Tensors) -> Tensors:
@@ -111,10 +118,10 @@ UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 KNOWN = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alphas_cumprod|sqrt_|log_one|posterior_)")
 
 
-def _single_file(path: Path, ema: bool) -> Published:
+def _single_file(path: Path, ema: bool, tokenizer: Path) -> Published:
     tensors = read_tensors(path)
     if not any(name.startswith(UNET) for name in tensors):
-        cause = likeliest_cause(tensors)
+        cause = likeliest_cause(tensors, CAUSES | ALONE)
         raise ValueError(f"{path} is no Stable Diffusion checkpoint, it has no {UNET}*: "
                          f"{cause or f'its first tensors are {sorted(tensors)[:3]}'}")  # fmt: skip
     strangers = [name for name in tensors if not name.startswith((UNET, VAE, CLIP)) and not KNOWN.match(name)]
@@ -129,7 +136,7 @@ def _single_file(path: Path, ema: bool) -> Published:
         if not set(averaged.values()) <= tensors.keys():
             raise ValueError(f"{path} holds no averaged U-Net (model_ema.*): load it with ema=False")
         unet = {name: tensors[source] for name, source in averaged.items()}
-    return Published("compvis", _text(text), unet, autoencoder, "epsilon", None)
+    return Published("compvis", _text(text), unet, autoencoder, "epsilon", tokenizer)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
@@ -181,15 +188,18 @@ CAUSES = {  # a pattern among the names -> what such a file is
     r"double_blocks|single_transformer_blocks": "Flux, another architecture",
     r"^conditioner\.|label_emb|add_embedding": "SDXL: this is a course on SD 1 and 3",
     r"^cond_stage_model\.model\.": "Stable Diffusion 2, whose text encoder is OpenCLIP's",
-    r"^string_to_param|^emb_params": "a textual inversion: a word for a model, not a model",
+    r"^emb_params$|^<.*>$": "a textual inversion: a word for a model, not a model",
+}
+ALONE = {  # of a file that holds no U-Net under CompVis's names
     r"^safety_checker|^vision_model": "a picture classifier, CLIP's or the safety checker's",
-    r"^model_ema\.": "a file with averaged weights only (EMA keys), the ordinary ones were stripped",
+    r"^model_ema\.diffusion_model": "a file with averaged weights only (EMA keys), the ordinary ones were stripped",
+    r"^(down_blocks|time_embedding)\.": "a diffusers U-Net alone: pass its whole folder",
     r"^(encoder|decoder|first_stage_model)\.": "an autoencoder alone: pass the whole checkpoint's folder or file",
     r"^(text_model|embeddings)\.": "a text encoder alone: pass the whole checkpoint's folder or file",
 }
 
 
-def likeliest_cause(tensors: Mapping[str, Tensor]) -> str:
+def likeliest_cause(tensors: Mapping[str, Tensor], causes: Mapping[str, str] = CAUSES) -> str:
     """What a checkpoint that does not fit may be instead, or ""."""
     channels = _size(tensors, ("input_blocks.0.0.weight", "conv_in.weight"), 1)
     if channels in (8, 9):
@@ -199,7 +209,7 @@ def likeliest_cause(tensors: Mapping[str, Tensor]) -> str:
     if width in (1024, 2048):
         kind = {1024: "Stable Diffusion 2", 2048: "SDXL"}[width]
         return f"{kind}, whose text states are {width} wide instead of 768"
-    return next((cause for pattern, cause in CAUSES.items() if any(re.search(pattern, name) for name in tensors)), "")
+    return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
 
 
 def _size(tensors: Mapping[str, Tensor], ends: Iterable[str], axis: int) -> int | None:

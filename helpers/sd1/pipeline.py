@@ -3,7 +3,6 @@
 Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, Step, denoised, guide
-from helpers.published import fetch, fit
+from helpers.published import fit
 from helpers.sd1 import checkpoint
 from helpers.sd1.request import Request, SD1Config
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, TextTower
 from helpers.text.contrastive import CLIP
-from helpers.weights import TRAINED_BY, load_weights, read_metadata, save_weights
+from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
 
 # A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -48,8 +47,8 @@ class StableDiffusion1(nn.Module):
     @classmethod
     def from_checkpoint(
         cls, source: str | Path, *, config: SD1Config | None = None, tokenizer: str | Path | None = None,
-        variant: str | None = None, ema: bool = False, dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
+        variant: str | None = None, ema: bool = False, prediction: str | None = None,
+        dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
     ) -> "StableDiffusion1":  # fmt: skip
         """Published weights, from a diffusers folder, a single file (.safetensors, .ckpt) or a hub id; strict.
 
@@ -59,17 +58,19 @@ class StableDiffusion1(nn.Module):
             tokenizer: merges.txt or its folder, where the checkpoint brings none (a single file); None: from the hub.
             variant: "fp16" for half-precision files of a folder or repository.
             ema: the averaged U-Net of a single file that holds both.
+            prediction: "epsilon" or "v"; None: as the folder's scheduler says, "epsilon" for a single file.
             dtype, device: what to compute in, and where.
 
         Raises:
             FileNotFoundError: where something is not there; it says what was looked for.
             ValueError: for tensors that are missing, left over or of another shape, with the likeliest cause.
         """
-        found, config = checkpoint.read(source, variant=variant, ema=ema), config or SD1Config.v1()
-        merges = tokenizer or found.tokenizer
-        if merges is None:
-            merges = fetch("openai/clip-vit-large-patch14", ["merges.txt"])
-        words = BytePairTokenizer.from_file(merges, length=config.text.length)
+        config = config or SD1Config.v1()
+        found = checkpoint.read(source, variant=variant, ema=ema, tokenizer=tokenizer)
+        words = BytePairTokenizer.from_file(found.tokenizer, length=config.text.length)
+        if len(words) != config.text.vocabulary:
+            raise ValueError(f"the tokenizer of {found.tokenizer} knows {len(words):,} tokens, the text encoder "
+                             f"{config.text.vocabulary:,}: pass the tokenizer= that belongs to it")  # fmt: skip
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
             networks = TextTower(config.text), UNet(config.unet), KLAutoencoder(config.autoencoder)
         parts = [
@@ -79,8 +80,8 @@ class StableDiffusion1(nn.Module):
         ]
         for module, (name, tensors, renaming) in zip(networks, parts, strict=True):
             fit(module, tensors, renaming, what=f"the {name} of Stable Diffusion 1", dtype=dtype,
-                hint=lambda tensors=tensors: checkpoint.likeliest_cause(tensors))  # fmt: skip
-        model = cls(words, *networks, config.size, found.prediction)
+                hint=lambda: checkpoint.likeliest_cause(found.unet))  # fmt: skip
+        model = cls(words, *networks, config.size, prediction or found.prediction)
         return model.to(device, memory_format=torch.channels_last).eval()
 
     @classmethod
@@ -93,14 +94,13 @@ class StableDiffusion1(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as `load_weights` does, and where the parts are others than in training.
         """
-        about = json.loads(read_metadata(name_or_path)["model"])
+        about = description(name_or_path)
         for part, file in (("clip", clip), ("autoencoder", autoencoder)):
             if read_metadata(file)["sha256"] != about["parts"][part]:
                 raise ValueError(f"the U-Net {name_or_path} was trained with other weights of the {part} than {file}: "
                                  f"train it again, {TRAINED_BY['sd1']}")  # fmt: skip
         pair, tokenizer = CLIP.from_weights(clip)
-        sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in about["unet"].items()}
-        unet = UNet(UNetConfig(**sizes))
+        unet = UNet(UNetConfig(**about["unet"]))
         load_weights(unet, name_or_path)
         parts = tokenizer, pair.text, unet, KLAutoencoder.from_weights(autoencoder)
         model = cls(*parts, about["size"], preview=about["preview"])
@@ -110,7 +110,7 @@ class StableDiffusion1(nn.Module):
         """Write the U-Net (fp16), with the checksums of the "clip" and "autoencoder" files that it goes with."""
         about = {"unet": asdict(self.config.unet), "size": self.config.size, "preview": self.preview.tolist(),
                  "parts": parts}  # fmt: skip
-        save_weights(self.unet, path, {"model": json.dumps(about), **metadata})
+        save_described(self.unet, about, path, metadata)
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class StableDiffusion1(nn.Module):
     # --- the walk ---------------------------------------------------------------------------------------------------
 
     def walk(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> Iterator[Step]:
-        """Generate, yielding every state in latent space; arguments, and what is raised, as for `generate`."""
+        """Generate, yielding every state in latent space; options as for `generate`, but callback and progress."""
         return self._steps(Request(self.config, prompt, negative_prompt, **options))
 
     def _steps(self, request: Request) -> Iterator[Step]:
@@ -176,18 +176,19 @@ class StableDiffusion1(nn.Module):
         """What a sampler needs: whom to ask, the first state, the times from there, and fresh noise."""
         text = self.encode_text(request.prompts, request.clip_skip)
         negative = self.encode_text(request.negatives, request.clip_skip) if request.guidance_scale != 1 else None
-        noise = torch.stack([torch.randn(request.latent_shape, generator=torch.Generator().manual_seed(one))
-                             for one in request.seeds]).to(self.device)  # fmt: skip
+        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]  # on the CPU: alike everywhere
+        noise = torch.stack([torch.randn(request.latent_shape, generator=one) for one in generators]).to(self.device)
         denoise, times = self.denoiser(text, negative, request.guidance_scale), self.times(request.steps)
-        generator = torch.Generator().manual_seed(request.seeds[0])  # on the CPU: the same picture on every device
+        generator = generators[0]  # goes on where the noise ended: what is drawn later must not repeat it
         if request.picture is None:
             return denoise, noise, times, generator
         picture = _channels_last(request.picture.to(text))
-        known = self.autoencoder.to_latents(picture, generator).float().expand_as(noise)
+        known = self.autoencoder.to_latents(picture).float().expand_as(noise)
         times = times[request.skipped :]
         if request.mask is not None:
             denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
-        return denoise, known if len(times) < 2 else self.path.add_noise(known, noise, times[0]), times, generator
+        alpha, sigma = (c.to(noise) for c in self.path.alpha_sigma(times[0]))
+        return denoise, known if len(times) < 2 else alpha * known + sigma * noise, times, generator
 
     def _inpainting(self, denoise: Callable, known: Tensor, mask: Tensor) -> Callable[[Tensor, float], Denoised]:
         """Where the mask is 0 the clean latent is known: say so whatever the network says, and the sampler keeps it."""
@@ -211,7 +212,8 @@ class StableDiffusion1(nn.Module):
         Args:
             prompt: one, or one per picture.
             negative_prompt: what guidance moves away from.
-            steps: of the sampler, 1 to 999.
+            steps: of the sampler, 1 to 999; as in the original they start at about 1 - 1 / steps of the path, so a
+                number just above a divisor of 1000 (such as 501) leaves much of it out.
             guidance_scale: 1 is none; published weights like 5 to 10.
             seed: picture i starts from noise of seed + i, whatever else is made beside it and on which device.
             height, width: pixels; None: the size of training, or of init_image.

@@ -5,6 +5,7 @@ Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / facto
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -48,23 +49,21 @@ class Request:
         strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0,
     ):  # fmt: skip
         """Arguments as for `StableDiffusion1.generate`."""
-        _within("steps", steps, 1, 999, whole=True)
-        _within("num_images", num_images, 1, 1000, whole=True)
-        _within("seed", seed, 0, 2**63 - 1001, whole=True)
-        _within("clip_skip", clip_skip, 0, config.text.layers - 1, whole=True)
-        _within("guidance_scale", guidance_scale, 0, 1000)
-        _within("strength", strength, 0, 1)
+        self.steps = _within("steps", steps, 1, 999, int)
+        self.clip_skip = _within("clip_skip", clip_skip, 0, config.text.layers - 1, int)
+        self.guidance_scale = _within("guidance_scale", guidance_scale, 0, 1000, float)
+        seed, each = _within("seed", seed, 0, 2**63 - 1001, int), _within("num_images", num_images, 1, 1000, int)
+        strength = _within("strength", strength, 0, 1, float)
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
         if mask_image is not None and init_image is None:
             raise ValueError("mask_image needs an init_image: the picture whose other parts are kept")
-        self.prompts = _texts("prompt", prompt, num_images)
-        self.negatives = _texts("negative_prompt", negative_prompt, num_images, like=self.prompts)
+        self.prompts = _texts("prompt", prompt, each)
+        self.negatives = _texts("negative_prompt", negative_prompt, each, like=self.prompts)
         self.picture = None if init_image is None else picture_tensor(init_image)[None]   # (1, 3, H, W)
         self.mask = None if mask_image is None else mask_tensor(mask_image)[None]         # (1, 1, H, W)
-        self.config, self.sampler, self.clip_skip, self.steps = config, sampler, clip_skip, steps
-        self.guidance_scale, self.seeds = guidance_scale, [seed + i for i in range(len(self.prompts))]
-        self.skipped = 0 if self.picture is None else steps - min(round(steps * strength), steps)
+        self.config, self.sampler, self.seeds = config, sampler, [seed + i for i in range(len(self.prompts))]
+        self.skipped = 0 if self.picture is None else self.steps - round(self.steps * strength)
         own = self.picture.shape[2:] if self.picture is not None else (config.size, config.size)
         self.size = (own[0] if height is None else height, own[1] if width is None else width)
         self._check_sizes()
@@ -72,8 +71,9 @@ class Request:
     def _check_sizes(self) -> None:
         multiple = self.config.multiple
         for name, side in zip(("height", "width"), self.size, strict=True):
-            if not isinstance(side, int) or side < multiple or side % multiple:
-                raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}")
+            if not isinstance(side, Integral) or side < multiple or side % multiple:
+                whose = " (init_image's)" if self.picture is not None and side in self.picture.shape[2:] else ""
+                raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}{whose}")
         for name, image in (("init_image", self.picture), ("mask_image", self.mask)):
             if image is not None and tuple(image.shape[2:]) != self.size:
                 there, wanted = (f"{w}x{h}" for h, w in (image.shape[2:], self.size))
@@ -144,7 +144,8 @@ def _texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str]
     return texts
 
 
-def _within(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+def _within(name: str, value: Any, low: float, high: float, kind: type) -> Any:
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if not number or not low <= value <= high:
-        raise ValueError(f"{name} must be a {'whole ' * whole}number from {low} to {high}, got {value!r}")
+        raise ValueError(f"{name} must be a {'whole ' * (kind is int)}number from {low} to {high}, got {value!r}")
+    return kind(value)

@@ -37,34 +37,34 @@ def tiny_config(text_width: int) -> UNetConfig:
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
-    main = accelerator.is_main_process
+    main, device = accelerator.is_main_process, accelerator.device
     faces = load_faces("toy-faces", "train", options.size, limit=options.limit, progress=main)
     (pair, tokenizer), autoencoder = CLIP.from_weights(options.clip), KLAutoencoder.from_weights(options.autoencoder)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         unet = UNet(tiny_config(pair.text.config.width))
-    system = StableDiffusion1(tokenizer, pair.text, unet, autoencoder, options.size)
+    system = StableDiffusion1(tokenizer, pair.text, unet, autoencoder, options.size).to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
     parts = {part: read_metadata(file)["sha256"] for part, file in files.items()}
-    config, pictures = system.config.autoencoder, faces.tensor()
-    both = torch.cat([pictures, pictures.flip(-1)])                          # mirrored faces have the same captions
-    codes = encode_all(system.autoencoder, both, progress=main)
+    config, pictures = autoencoder.config, faces.tensor()
+    codes = encode_all(autoencoder, torch.cat([pictures, pictures.flip(-1)]), progress=main)  # mirrored: same captions
     system.preview = fitted_preview((codes.mean[: len(faces)] - config.shift) * config.scale, pictures)
     ids = tokenizer([*wordings(faces.attributes, WORDINGS), ""])             # (N * WORDINGS + 1, L): the last is empty
 
     def losses(unet: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        device, B = next(unet.parameters()).device, options.batch_size
-        chosen = torch.randint(len(both), (B,), generator=generator)
+        B, mine = options.batch_size, slice(accelerator.process_index, None, accelerator.num_processes)
+        chosen = torch.randint(len(codes.mean), (B,), generator=generator)
         caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
         caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(ids) - 1, caption)
         timestep = torch.randint(len(OBJECTIVE.path), (B,), generator=generator)
         z = Gaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator)
-        x0, t = ((z - config.shift) * config.scale).to(device), ((timestep + 1) / len(OBJECTIVE.path)).to(device)
-        eps = torch.randn(x0.shape, generator=generator).to(device)
+        x0, eps = (z - config.shift) * config.scale, torch.randn(z.shape, generator=generator)
+        x0, eps, timestep, tokens = (x[mine].to(device) for x in (x0, eps, timestep, ids[caption]))
+        t = (timestep + 1) / len(OBJECTIVE.path)
         with torch.no_grad():
-            text = system.text.to(device)(ids[caption].to(device))
+            text = pair.text(tokens)
         noisy = OBJECTIVE.path.add_noise(x0, eps, t).contiguous(memory_format=torch.channels_last)
-        return OBJECTIVE.losses(unet(noisy, timestep.to(device), text).float(), x0, eps, t), None
+        return OBJECTIVE.losses(unet(noisy, timestep, text).float(), x0, eps, t), None
 
     def averaged(average: UNet) -> StableDiffusion1:
         return StableDiffusion1(tokenizer, pair.text, average, autoencoder, options.size, preview=system.preview).eval()
@@ -77,7 +77,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
         save_png(grid(averaged(average).generate(list(faces.captions[:24]), steps=25, progress=False)), path)
 
-    return Task("sd1-toy-faces", unet.to(memory_format=torch.channels_last), losses, save, sample)
+    return Task("sd1-toy-faces", unet.to(memory_format=torch.channels_last), losses, save, sample, parts)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -191,12 +191,14 @@ def draw_unet(canvas: Canvas, traced: UNetTrace, x: float, y: float, row: float 
 
 
 def _across(canvas: Canvas, down: list[Traced], start: float, end: float, y: float) -> None:
-    """The skip connections of a level: what every block of the way down hands to one of the way up."""
-    skips = 1 + sum("residual" in call.name for call in down)  # the blocks' outputs, and what came into the level
-    last = next(call for call in reversed(down) if "resample" not in call.name)
+    """The skip connections of a level: what its blocks, and the way into it, hand to the blocks of the way up."""
+    blocks = [call for call in down if "resample" not in call.name]
+    handed = [blocks[0].output if blocks[0].name == "stem" else blocks[0].inputs[0]]
+    handed += [call.output for call in blocks if "residual" in call.name]
+    widths = " and ".join(f"{width:,}" for width in sorted({shape[1] for shape in handed}))
     canvas.arrow((start + 3, y), (end - 2, y), dashed=True, colour=SOFT)
-    canvas.words((start + end) / 2, y - 9, shape_text(last.output), 7.5, colour=LINE)
-    canvas.words((start + end) / 2, y + 9, f"{skips} skips", 7, colour=SOFT)
+    canvas.words((start + end) / 2, y - 9, shape_text(blocks[-1].output), 7.5, colour=LINE)
+    canvas.words((start + end) / 2, y + 9, f"{len(handed)} skips: {widths}", 7, colour=SOFT)
 
 
 def _part(canvas: Canvas, call: Traced, x: float, y: float, w: float, h: float) -> None:

@@ -1,14 +1,14 @@
 """CLIP's byte-pair tokenizer (Sennrich et al. 2016; Radford et al. 2021): text to numbers, nothing left out.
 
-A word starts as its bytes. The merges, learned by counting, glue neighbours together, most frequent pair first, until
-none applies. Frequent words end as one token, rare ones as a few, and nothing is ever unknown.
+A word starts as its bytes. The merges, learned by counting (helpers.text.train), glue neighbours together, the earliest
+learned first, until none applies. Frequent words end as one token, rare ones as a few, and nothing is ever unknown.
 """
 
 import json
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 import regex
@@ -57,25 +57,6 @@ def glued(pieces: Sequence[str], pair: Pair) -> list[str]:
     return result
 
 
-def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
-    """Byte-pair encoding's training: yields the most frequent pair, glues it everywhere, and counts anew.
-
-    Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical order.
-    """
-    words = Counter(word for text in texts for word in split_words(text))
-    spelled = {word: letters(word) for word in words}
-    for _ in range(count):
-        pairs: Counter[Pair] = Counter()
-        for word, pieces in spelled.items():
-            for pair in zip(pieces, pieces[1:], strict=False):
-                pairs[pair] += words[word]
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < 2:
-            return
-        spelled = {word: glued(pieces, best) for word, pieces in spelled.items()}
-        yield best
-
-
 class BytePairTokenizer:
     """Texts to numbers and back, by a list of merges: the whole vocabulary follows from it."""
 
@@ -98,21 +79,24 @@ class BytePairTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, **options) -> "BytePairTokenizer":
-        """Read a published `merges.txt`, or the folder that holds one.
+        """Read a published `merges.txt` or `tokenizer.json`, or the folder that holds one.
 
         Raises:
             FileNotFoundError: if it is not there.
             ValueError: for a file that holds no merges.
         """
-        path = Path(path) / "merges.txt" if Path(path).is_dir() else Path(path)
-        if not path.is_file():
+        path = Path(path)
+        files = [path / "merges.txt", path / "tokenizer.json"] if path.is_dir() else [path]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
             raise FileNotFoundError(f"no tokenizer at {path}: CLIP's is the file merges.txt of a diffusers folder's "
                                     "tokenizer/, or of the hub's openai/clip-vit-large-patch14")  # fmt: skip
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and line[:8] != "#version"]
-        pairs = [tuple(line.split()) for line in lines]
-        wrong = next((line for line, pair in zip(lines, pairs, strict=True) if len(pair) != 2), None)
+        text = file.read_text(encoding="utf-8")
+        lines = json.loads(text)["model"]["merges"] if file.suffix == ".json" else text.splitlines()
+        pairs = [tuple(line.split() if isinstance(line, str) else line) for line in lines if line[:8] != "#version"]
+        wrong = next((pair for pair in pairs if len(pair) != 2), None)
         if not pairs or wrong is not None:
-            raise ValueError(f"{path} is no list of merges, two pieces a line: got {wrong or 'an empty file'!r}")
+            raise ValueError(f"{file} is no list of merges, two pieces a line: got {wrong or 'an empty list'}")
         return cls(pairs, **options)
 
     def __len__(self) -> int:
@@ -149,18 +133,19 @@ class BytePairTokenizer:
         return rows
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Numbers back to lower-cased text, without start, end and padding."""
-        pieces = [self.pieces[int(i)] for i in ids if int(i) not in (self.start, self.end)]
+        """Numbers back to lower-cased text, up to the first end token."""
+        until = takewhile(lambda i: i != self.end, map(int, ids))
+        pieces = [self.pieces[i] for i in until if i != self.start]
         codes = {letter: byte for byte, letter in byte_letters().items()}
         words = "".join(pieces).replace(WORD_END, " ").rstrip()
         return bytes(b for c in words for b in ([codes[c]] if c != " " else b" ")).decode(errors="replace")
 
     def to_json(self) -> str:
         """All that `from_json` needs: weights of tiny towers carry their tokenizer with them."""
-        return json.dumps({"merges": self.merges, "length": self.length})
+        return json.dumps({"merges": self.merges, "length": self.length, "padding": self.padding})
 
     @classmethod
     def from_json(cls, text: str) -> "BytePairTokenizer":
         """Inverts `to_json`."""
         stored = json.loads(text)
-        return cls([tuple(pair) for pair in stored["merges"]], stored["length"])
+        return cls([tuple(pair) for pair in stored["merges"]], stored["length"], stored["padding"])

@@ -3,7 +3,6 @@
 Alphabet: B batch, N tokens, D width, H W of the picture, E width of the common space.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from helpers.published import Renaming
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import LAYER_NAMES, Layer, TextTower, TowerConfig
-from helpers.weights import load_weights, read_metadata, save_weights
+from helpers.weights import description, load_weights, save_described
 
 
 class ImageTower(nn.Module):
@@ -71,12 +70,12 @@ class CLIP(nn.Module):
     def save(self, tokenizer: BytePairTokenizer, path: str | Path, metadata: dict[str, str]) -> None:
         """Write both towers (fp16) with their sizes and the tokenizer."""
         about = {"text": asdict(self.text.config), "image": asdict(self.image.config), "tokenizer": tokenizer.to_json()}
-        save_weights(self, path, {"model": json.dumps(about), **metadata})
+        save_described(self, about, path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path = "clip") -> tuple["CLIP", BytePairTokenizer]:
         """The tiny pair that `python -m helpers.text.train` trained, and its tokenizer. Raises as `load_weights`."""
-        about = json.loads(read_metadata(name_or_path)["model"])
+        about = description(name_or_path)
         tokenizer = BytePairTokenizer.from_json(about["tokenizer"])
         model = cls(TowerConfig(**about["text"]), TowerConfig(**about["image"]), tokenizer.end)
         load_weights(model, name_or_path)

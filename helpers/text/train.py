@@ -4,7 +4,8 @@ Its tokenizer is learned first, from the same captions. Stable Diffusion's tiny 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from helpers.data import load_faces
 from helpers.data.captions import wordings
-from helpers.text.bpe import BytePairTokenizer, learn_merges
+from helpers.text.bpe import BytePairTokenizer, Pair, glued, letters, split_words
 from helpers.text.clip import TowerConfig
 from helpers.text.contrastive import CLIP
 from helpers.training.run import Task, add_run_arguments, train_command
@@ -26,6 +27,25 @@ def tiny_clip(tokenizer: BytePairTokenizer) -> CLIP:
     sizes = {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "projection": 64}
     text = TowerConfig(**sizes, vocabulary=len(tokenizer), length=LENGTH)
     return CLIP(text, TowerConfig(**sizes, size=64, patch=8), tokenizer.end)
+
+
+def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
+    """Byte-pair encoding's training: yields the most frequent pair, glues it everywhere, and counts anew.
+
+    Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical order.
+    """
+    words = Counter(word for text in texts for word in split_words(text))
+    spelled = {word: letters(word) for word in words}
+    for _ in range(count):
+        pairs: Counter[Pair] = Counter()
+        for word, pieces in spelled.items():
+            for pair in zip(pieces, pieces[1:], strict=False):
+                pairs[pair] += words[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            return
+        spelled = {word: glued(pieces, best) for word, pieces in spelled.items()}
+        yield best
 
 
 def learned_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
@@ -44,6 +64,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         model = tiny_clip(tokenizer)
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        # every process takes the whole batch: a picture must find its caption among all of them
         chosen = torch.randint(len(faces), (options.batch_size,), generator=generator)
         wording = torch.randint(WORDINGS, (options.batch_size,), generator=generator)
         mirrored = torch.rand(options.batch_size, generator=generator) < 0.5

@@ -1,6 +1,5 @@
 """Tiny Stable Diffusion as one object: a network, what it diffuses, and what it is asked for."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from helpers.data.captions import WORDS, encode
 from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, denoised, guided, timesteps
 from helpers.tiny_sd.codecs import Codec, PixelCodec
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
-from helpers.weights import load_weights, read_metadata, save_weights
+from helpers.weights import description, load_weights, save_described
 
 
 class TinySD(nn.Module):
@@ -43,9 +42,8 @@ class TinySD(nn.Module):
         """An untrained TinySD of the described sizes. Raises ValueError for a codec it cannot make."""
         if description["codec"] != "pixels":
             raise ValueError(f"unknown codec {description['codec']!r}: this version knows 'pixels'")
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in description["config"].items()}
-        return cls(UNetConfig(**config), description["objective"], description["class_names"], description["size"],
-                   PixelCodec())  # fmt: skip
+        config, rest = UNetConfig(**description["config"]), ("objective", "class_names", "size")
+        return cls(config, *(description[name] for name in rest), PixelCodec())
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path, device: str | torch.device = "cpu") -> "TinySD":
@@ -54,13 +52,13 @@ class TinySD(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as `helpers.weights.load_weights` does.
         """
-        model = cls.from_description(json.loads(read_metadata(name_or_path)["model"]))
+        model = cls.from_description(description(name_or_path))
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the network's weights (fp16) with all that is needed to build it again."""
-        save_weights(self.unet, path, {"model": json.dumps(self.describe()), **metadata})
+        save_described(self.unet, self.describe(), path, metadata)
 
     def losses(self, codes: Tensor, eps: Tensor, t: Tensor, labels: Tensor, captions: Tensor | None) -> Tensor:
         """(B,) training losses.
@@ -136,12 +134,13 @@ class TinySD(nn.Module):
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
         device, path = next(self.parameters()).device, self.objective.path
         shape = (self.codec.channels, self.size // self.codec.factor, self.size // self.codec.factor)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i))
-                             for i in range(len(label_ids))]).to(device)  # fmt: skip
+        # on the CPU: the same pictures on every device
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(label_ids))]
+        noise = torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
         denoise = self.denoiser(label_ids.to(device), None if captions is None else captions.to(device),
                                 guidance_scale, interval)  # fmt: skip
-        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same picture on every device
-        return _without_gradients(SAMPLERS[sampler](denoise, noise, timesteps(steps), path, generator=generator))
+        # what a sampler draws later comes from the first generator, which goes on where the noise ended
+        return _without_gradients(SAMPLERS[sampler](denoise, noise, timesteps(steps), path, generator=generators[0]))
 
     def generate(
         self, labels=None, prompts=None, *, batch_size: int = 100, progress: bool = False, **options: Any

@@ -59,12 +59,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
 
 
 def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
-    """The shortest command line that gives these settings, free of anybody's paths: recorded with the weights."""
+    """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
     usual, words = vars(parser.parse_args([])), []
     for name, value in settings.items():
         if value != usual[name]:
             values = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+            words += [f"--{name.replace('_', '-')}", *(Path(str(value)).name for value in values)]
     return shlex.join([*parser.prog.split(), *words])
 
 
@@ -76,9 +76,8 @@ class Run:
         """`make_task` is given the options and the accelerator; one process at a time, the main one first."""
         from accelerate import Accelerator
 
-        bf16 = options.precision == "bf16" or (
-            options.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        )
+        capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = options.precision == "bf16" or (options.precision == "auto" and capable)
         self.parser, self.options = parser, options
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
         self.main = self.accelerator.is_main_process
@@ -118,6 +117,9 @@ class Run:
 
     def _same_training(self, description: dict) -> None:
         """Going on with other numbers would be a different training under the same name."""
+        if description["model"] != json.loads(json.dumps(self.task.description)):
+            raise SystemExit(f"{self.folder} holds a training of another model, or of one with other parts: "
+                             "choose --out another folder")  # fmt: skip
         now = self.settings()
         changed = {name: (old, now[name]) for name, old in description["settings"].items() if now.get(name) != old}
         if changed:

@@ -1,8 +1,15 @@
 """Every bad input gets an error that says what was wrong, where, and what to do."""
 
+import sys
+import types
+
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.sd1_faults import argument_faults, file_faults
+from benchmarks.sd1_peers import SMALL
+from helpers.sd1.pipeline import StableDiffusion1
 
 ARGUMENTS = tuple(argument_faults(None))
 
@@ -21,7 +28,10 @@ def test_bad_arguments(name, ours, monkeypatch):
 
 
 def test_bad_files(files, subtests, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def unreachable(*_, **__):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     for name, fault in files.items():
         with subtests.test(name), pytest.raises(fault.error, match=fault.message):
             fault.call()
@@ -38,22 +48,15 @@ def test_a_malicious_pickle_runs_nothing(files, capfd):
 
 
 def test_a_harmless_class_name_of_an_old_trainer_is_no_obstacle(tensors, layouts, tmp_path):
-    """PyTorch Lightning named its callback in the first Stable Diffusion checkpoints."""
-    import sys
-    import types
-
-    import torch
-
-    from benchmarks.sd1_peers import SMALL
-    from helpers.sd1.pipeline import StableDiffusion1
-
+    """PyTorch Lightning named its callback in the first Stable Diffusion checkpoints, and kept a score of NumPy's."""
     name = "pytorch_lightning.callbacks.model_checkpoint"
     module = types.ModuleType(name)
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
     parents = {part: types.ModuleType(part) for part in ("pytorch_lightning", "pytorch_lightning.callbacks")}
     sys.modules.update({**parents, name: module})
     try:
-        torch.save({"state_dict": tensors, "callbacks": {module.ModelCheckpoint: {"best": 1}}}, tmp_path / "old.ckpt")
+        callback = {"best": np.float64(0.1), "dtype": np.dtype("float32")}
+        torch.save({"state_dict": tensors, "callbacks": {module.ModelCheckpoint: callback}}, tmp_path / "old.ckpt")
     finally:
         for part in (*parents, name):
             del sys.modules[part]

@@ -1,13 +1,12 @@
 """The commands that train the tiny system, a few steps each, one after the other as a person would run them."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.autoencoders.train import fitted_preview
 from helpers.autoencoders.train import main as train_autoencoder
+from helpers.data import load_faces
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.train import main as train_unet
 from helpers.text.contrastive import CLIP
@@ -45,7 +44,9 @@ def test_every_word_of_a_caption_is_one_token(files):
 
 def test_the_scale_is_measured(files):
     autoencoder = KLAutoencoder.from_weights(files["autoencoder"])
-    assert autoencoder.config.scale not in (1.0, 0.18215)
+    pictures = load_faces("toy-faces", "train", 64, limit=60, progress=False).tensor()
+    with torch.no_grad():
+        assert autoencoder.to_latents(pictures, torch.Generator().manual_seed(0)).std() == pytest.approx(1, abs=0.02)
 
 
 def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
@@ -61,7 +62,34 @@ def test_the_command_is_recorded_without_anybodys_paths(files):
     from helpers.weights import read_metadata
 
     assert read_metadata(files["autoencoder"])["command"].startswith("python -m helpers.autoencoders.train --limit 60")
-    assert str(Path(files["clip"]).parent) not in read_metadata(files["clip"])["command"]
+    assert "--clip clip.safetensors" in read_metadata(files["sd1"])["command"]
+
+
+def test_weights_of_something_else_are_refused_in_words(files):
+    for kind in (KLAutoencoder, CLIP, StableDiffusion1):
+        with pytest.raises(ValueError, match="do not say what they belong to"):
+            kind.from_weights("scorer")
+
+
+def test_resuming_with_other_parts_is_refused(files, tmp_path):
+    pair, tokenizer = CLIP.from_weights(files["clip"])
+    clip, out = tmp_path / "clip.safetensors", ["--out", str(tmp_path / "run"), "--limit", "60"]
+    options = [*QUICK, *out, "--clip", str(clip), "--autoencoder", files["autoencoder"]]
+    pair.save(tokenizer, clip, {})
+    assert train_unet(options) == 0
+    pair.log_scale.data += 1
+    pair.save(tokenizer, clip, {})
+    with pytest.raises(SystemExit, match="with other parts"):
+        train_unet([*options, "--resume"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_samples_and_weights_on_a_gpu(tmp_path):
+    parts = []
+    for command, name in ((train_clip, "clip"), (train_autoencoder, "autoencoder")):
+        assert command([*QUICK, "--sample-every", "3", "--out", str(tmp_path / name)]) == 0
+        parts += [f"--{name}", str(tmp_path / name / "weights.safetensors")]
+    assert train_unet([*QUICK, *parts, "--sample-every", "3", "--limit", "60", "--out", str(tmp_path / "unet")]) == 0
 
 
 def test_the_preview_is_the_best_linear_map():

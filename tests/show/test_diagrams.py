@@ -52,7 +52,8 @@ def test_the_drawn_numbers_are_those_of_a_forward_pass():
     told = words(canvas)
     for name in ("down.0.transformer.1", "down.1.residual.1"):
         assert shape_text(seen[name]) in told
-    assert "16 × 8 × 12" in told and told.count("3 skips") == 2
+    assert "16 × 8 × 12" in told and "3 skips: 16" in told
+    assert "3 skips: 16 and 32" in told, "the halving hands over what it got, as wide as the level above"
     assert 0 < width < 600 and 0 < height < 300
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.text.bpe import BytePairTokenizer, byte_letters, glued, learn_merges, letters, split_words
+from helpers.text.bpe import BytePairTokenizer, byte_letters, glued, letters, split_words
+from helpers.text.train import learn_merges
 
 CORPUS = ["the cat sat on the mat", "the cats sat"] * 2
 TOKENIZER = BytePairTokenizer(list(learn_merges(CORPUS, 40)), length=16)
@@ -88,6 +89,17 @@ def test_padding():
     assert TOKENIZER(["cat"])[0].tolist()[2:] == [TOKENIZER.end] * 14
     zero = BytePairTokenizer(TOKENIZER.merges, length=5, padding=0)
     assert zero(["cat"])[0].tolist()[2:] == [zero.end, 0, 0]
+    assert zero.decode(zero(["cat"])[0]) == "cat"
+    assert BytePairTokenizer.from_json(zero.to_json()).padding == 0
+
+
+def test_a_tokenizer_that_transformers_saved_today(tmp_path):
+    """Its newer versions write tokenizer.json and no merges.txt."""
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer(vocab=TOKENIZER.ids, merges=TOKENIZER.merges, model_max_length=16).save_pretrained(tmp_path)
+    assert not (tmp_path / "merges.txt").exists()
+    assert BytePairTokenizer.from_file(tmp_path).ids == TOKENIZER.ids
 
 
 def test_it_survives_being_written_down():
