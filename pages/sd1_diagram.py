@@ -137,7 +137,7 @@ def _decoder(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, x: float,
 def _residual_block(canvas: Canvas, shapes: Shapes) -> None:
     canvas.frame(15, 548, 420, 312, "Residual block")
     call = next(call for call in shapes.unet.up[2] if "residual" in call.name)
-    canvas.words(120, 573, shape_text(call.inputs[0]), 8)
+    canvas.words(120, 577, shape_text(call.inputs[0]), 8)
     steps = ["group norm", "SiLU", "convolution 3 × 3", "group norm", "SiLU", "convolution 3 × 3"]
     for i, step in enumerate(steps):
         y = 594 + 36 * i + (18 if i > 2 else 0)
@@ -150,7 +150,7 @@ def _residual_block(canvas: Canvas, shapes: Shapes) -> None:
     canvas.words(337, 680, f"time: {time:,} numbers", 8)
     canvas.arrow((120, 816), (120, 850), head=False)
     canvas.dot(120, 838, "+")
-    canvas.arrow((170, 573), (225, 573), (225, 838), (130, 838), dashed=True)
+    canvas.arrow((170, 577), (225, 577), (225, 838), (130, 838), dashed=True)
     canvas.words(232, 770, "skip, through a 1 × 1 convolution\nwhere channels change", 7.5, align="left", colour=LINE)
     canvas.words(290, 838, shape_text(call.output), 8)
 
