@@ -29,7 +29,9 @@ class Published(NamedTuple):
     tokenizer: Path  # merges.txt, tokenizer.json, or the folder that holds one
 
 
-def read(source: str | Path, *, variant: str | None = None, ema: bool = False, tokenizer=None) -> Published:
+def read(
+    source: str | Path, *, variant: str | None = None, ema: bool = False, tokenizer: str | Path | None = None
+) -> Published:
     """Read a checkpoint.
 
     Args:
@@ -47,7 +49,7 @@ def read(source: str | Path, *, variant: str | None = None, ema: bool = False, t
     if path.is_file():
         if variant:
             raise ValueError(f"variant={variant!r} chooses among a folder's files; {path.name} is a single file")
-        return _single_file(path, ema, Path(tokenizer or _clip_tokenizer()))
+        return _single_file(path, ema, tokenizer)
     if ema:
         raise ValueError("ema=True is for single files that hold two U-Nets; diffusers folders hold one")
     if not path.is_dir():
@@ -118,7 +120,7 @@ UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 KNOWN = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alphas_cumprod|sqrt_|log_one|posterior_)")
 
 
-def _single_file(path: Path, ema: bool, tokenizer: Path) -> Published:
+def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> Published:
     tensors = read_tensors(path)
     if not any(name.startswith(UNET) for name in tensors):
         cause = likeliest_cause(tensors, CAUSES | ALONE)
@@ -136,7 +138,7 @@ def _single_file(path: Path, ema: bool, tokenizer: Path) -> Published:
         if not set(averaged.values()) <= tensors.keys():
             raise ValueError(f"{path} holds no averaged U-Net (model_ema.*): load it with ema=False")
         unet = {name: tensors[source] for name, source in averaged.items()}
-    return Published("compvis", _text(text), unet, autoencoder, "epsilon", tokenizer)
+    return Published("compvis", _text(text), unet, autoencoder, "epsilon", Path(tokenizer or _clip_tokenizer()))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
@@ -202,12 +204,10 @@ ALONE = {  # of a file that holds no U-Net under CompVis's names
 def likeliest_cause(tensors: Mapping[str, Tensor], causes: Mapping[str, str] = CAUSES) -> str:
     """What a checkpoint that does not fit may be instead, or ""."""
     channels = _size(tensors, ("input_blocks.0.0.weight", "conv_in.weight"), 1)
-    if channels in (8, 9):
-        kind = {8: "InstructPix2Pix", 9: "an inpainting model"}[channels]
+    if kind := {8: "InstructPix2Pix", 9: "an inpainting model"}.get(channels):
         return f"{kind}, whose U-Net takes {channels} channels instead of 4 (the course inpaints with ordinary weights)"
     width = _size(tensors, ("attn2.to_k.weight",), 1)
-    if width in (1024, 2048):
-        kind = {1024: "Stable Diffusion 2", 2048: "SDXL"}[width]
+    if kind := {1024: "Stable Diffusion 2", 2048: "SDXL"}.get(width):
         return f"{kind}, whose text states are {width} wide instead of 768"
     return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
 
