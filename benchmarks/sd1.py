@@ -4,6 +4,7 @@
     python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
 """
 
+import ctypes
 import gc
 import json
 import platform
@@ -247,8 +248,12 @@ def alternating(calls: tuple[Callable[[], Tensor], ...]) -> list[list[float]]:
 
 
 def peak_memory(call: Callable[[], Tensor]) -> int:
-    """Bytes of memory a call needs beyond what is there before it; Linux counts the process's high-water mark."""
+    """Bytes of memory a call needs beyond what is there before it; Linux counts the process's high-water mark.
+
+    What earlier calls freed is given back first: reused, it would not show.
+    """
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the mark back to what is in use now
     before = _status("VmRSS")
     call()
