@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
     add("--size", type=int, default=64, help="pixels a side")
     add("--limit", type=int, help="use this many training pictures at most")
-    add_run_arguments(made, steps=4000, batch_size=32, learning_rate=2e-3)
+    add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
     return made
 
 

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m helpers.text.train", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
-    add_run_arguments(made, steps=2000, batch_size=128, learning_rate=1e-3)
+    add_run_arguments(made, steps=1000, batch_size=128, learning_rate=1e-3)
     return made
 
 
