@@ -52,7 +52,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
     for name in TEXTS:
         shutil.copyfile(HERE / name, source / name)
     if IMAGES.is_dir():
-        shutil.copytree(IMAGES, source / "image")
+        shutil.copytree(IMAGES, source / "00_assets" / "image")  # where notebooks look for them: ../00_assets/image
     index = source / "index.md"
     index.write_text(index.read_text().replace("<!-- contents -->", contents(found, source)))
     return found
@@ -91,7 +91,8 @@ def _part(name: str, part: Part, lessons: Sequence[Path], source: Path) -> str:
     """A part's heading, picture, list of lessons and entry in the sidebar; nothing where it has no lesson yet."""
     if not lessons:
         return ""
-    picture = f"![{part.alt}](image/{part.picture})\n\n" if (source / "image" / part.picture).is_file() else ""
+    there = (source / "00_assets" / "image" / part.picture).is_file()
+    picture = f"![{part.alt}](00_assets/image/{part.picture})\n\n" if there else ""
     links = "\n".join(f"- [{_title(path)}](notebooks/{path.name})" for path in lessons)
     return f"### {name}\n\n{picture}{links}\n\n{_toctree(name, [f'notebooks/{path.stem}' for path in lessons])}"
 

@@ -8,8 +8,10 @@ import torch
 
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
+from helpers.sd1.pipeline import StableDiffusion1
 from helpers.show.figures import grid, save_png
 from helpers.tiny_sd.model import TinySD
+from pages import sd1_diagram
 from pages.build import IMAGES, PARTS
 
 
@@ -27,6 +29,11 @@ def noise_becomes_a_picture() -> None:
     save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].picture)
 
 
+def stable_diffusion_1() -> None:
+    """The architecture of Stable Diffusion 1."""
+    save_png(sd1_diagram.draw(StableDiffusion1.from_weights()).figure, IMAGES / PARTS["Inference"].picture)
+
+
 def generated_faces() -> None:
     """Three rows of faces generated from captions alone."""
     captions = [caption(face) for face in sorted(toy_attributes(30, seed=2), key=lambda face: face.species)]
@@ -35,5 +42,5 @@ def generated_faces() -> None:
 
 
 if __name__ == "__main__":
-    for make in (drawn_faces, noise_becomes_a_picture, generated_faces):
+    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, generated_faces):
         make()
