@@ -17,6 +17,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "data": "benchmarks.data",
     "method1": "benchmarks.method1",
     "sd1": "benchmarks.sd1",
+    "sd3": "benchmarks.sd3",
 }
 
 

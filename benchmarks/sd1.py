@@ -143,7 +143,7 @@ def full_size(part: str) -> tuple[nn.Module, nn.Module]:
 
 
 @torch.no_grad()
-def filled(module: nn.Module) -> None:
+def filled(module: nn.Module) -> nn.Module:
     """Random weights of sensible size, norms and biases too, for a module on the meta device or off it."""
     if next(module.parameters()).is_meta:
         module.to_empty(device="cpu")
@@ -153,6 +153,7 @@ def filled(module: nn.Module) -> None:
             parameter.uniform_(-1, 1, generator=generator).mul_((3 / parameter[0].numel()) ** 0.5)
         else:
             parameter.normal_(0, 0.1, generator=generator).add_(1.0 if "norm" in name and "weight" in name else 0.0)
+    return module
 
 
 # --- what the tiny weights draw -------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLConfig
 from helpers.published import published_sources
 from helpers.sd1 import checkpoint
-from helpers.sd1.pipeline import StableDiffusion1
-from helpers.sd1.request import SD1Config
+from helpers.sd1.pipeline import SD1Config, StableDiffusion1
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, TowerConfig

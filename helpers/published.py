@@ -4,6 +4,7 @@ A module's tensors are looked up by name: a `Renaming` turns our names into the 
 over or of another shape is reported together; nothing is loaded then.
 """
 
+import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# (pattern, replacement) pairs, applied one after the other to a name of ours; "{kv}" stands for two tensors, k and v
+# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k, v
 Renaming = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
@@ -112,6 +113,24 @@ def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | No
                             f"{', '.join(there) or 'nothing'}")  # fmt: skip
 
 
+def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> dict[str, Tensor]:
+    """The tensors of one part of a diffusers folder, in one file or in the several that an index lists.
+
+    Arguments and errors as for `folder_part`.
+    """
+    for dot in [f".{variant}"] if variant else ["", ".fp16"]:
+        for stem in stems:
+            index = folder / part / f"{stem}.safetensors.index{dot}.json"
+            if index.is_file():
+                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                absent = [file for file in files if not (folder / part / file).is_file()]
+                if absent:
+                    raise FileNotFoundError(f"{index} lists {', '.join(absent)}, which {folder / part} lacks: "
+                                            "download the rest")  # fmt: skip
+                return {name: tensor for file in files for name, tensor in read_tensors(folder / part / file).items()}
+    return read_tensors(folder_part(folder, part, stems, variant))
+
+
 def fetch(repo: str, patterns: Sequence[str]) -> Path:
     """Download a hub repository's matching files (or find them in the hub's cache), with the hub's progress bars.
 
@@ -132,10 +151,11 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
 
 
 def published_sources(name: str, renaming: Renaming) -> list[str]:
-    """The published tensors that make up our tensor `name`: one, or two where we keep keys and values together."""
+    """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
     for pattern, replacement in renaming:
         name = re.sub(pattern, replacement, name)
-    return [name.replace("{kv}", letter) for letter in "kv"] if "{kv}" in name else [name]
+    together = re.search(r"\{(\w+)\}", name)
+    return [name.replace(together[0], letter) for letter in together[1]] if together else [name]
 
 
 def fit(

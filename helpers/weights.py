@@ -23,6 +23,9 @@ TRAINED_BY = {
     "scorer": "python -m helpers.scoring.attributes",
     "clip": "python -m helpers.text.train --export 00_assets/weights/clip.safetensors",
     "autoencoder": "python -m helpers.autoencoders.train --export 00_assets/weights/autoencoder.safetensors",
+    "autoencoder_16": "python -m helpers.autoencoders.train --latent-channels 16 "
+                      "--export 00_assets/weights/autoencoder_16.safetensors",
+    "sd3": "python -m helpers.sd3.train --export 00_assets/weights/sd3.safetensors",
     "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
 }

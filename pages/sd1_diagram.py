@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from helpers.autoencoders.kl import KLAutoencoder
-from helpers.sd1.pipeline import StableDiffusion1
-from helpers.sd1.request import SD1Config
+from helpers.sd1.pipeline import SD1Config, StableDiffusion1
 from helpers.sd1.unet import UNet
 from helpers.show.diagrams import LINE, Canvas, draw_unet, shape_text, trace, unet_trace
 from helpers.text.clip import TextTower

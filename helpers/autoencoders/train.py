@@ -21,9 +21,13 @@ from helpers.training.run import Task, add_run_arguments, train_command
 KL_WEIGHT = 1e-3  # of the KL in nats, beside the absolute error summed over the picture's numbers
 
 
-def tiny_config() -> KLConfig:
-    """64x64 pixels become 16x16x4; most channels where pixels are few, so that a laptop trains it."""
-    return KLConfig(width=16, multipliers=(1, 2, 4), blocks=1, groups=8, scale=1.0)
+def tiny_config(latent_channels: int = 4) -> KLConfig:
+    """64x64 pixels become 16x16; most channels where pixels are few, so that a laptop trains it.
+
+    With 4 channels it is built as Stable Diffusion 1's, with 16 as Stable Diffusion 3's.
+    """
+    return KLConfig(width=16, multipliers=(1, 2, 4), blocks=1, groups=8, latent_channels=latent_channels,
+                    quant_convs=latent_channels == 4, scale=1.0)  # fmt: skip
 
 
 class Reconstruction(nn.Module):
@@ -44,7 +48,7 @@ class Reconstruction(nn.Module):
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    config = tiny_config()
+    config = tiny_config(options.latent_channels)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = Reconstruction(KLAutoencoder(config)).to(memory_format=torch.channels_last)
@@ -67,7 +71,8 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
             again = average.autoencoder.decode(average.autoencoder.encode(pictures).mean)
         save_png(compare({"picture": pictures, "decoded": again}), path)
 
-    return Task(f"autoencoder-{options.source}-{options.size}", model, losses, save, sample, asdict(config))
+    name = f"autoencoder-{options.latent_channels}-{options.source}-{options.size}"
+    return Task(name, model, losses, save, sample, asdict(config))
 
 
 def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -112,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
     add("--size", type=int, default=64, help="pixels a side")
+    add("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
     add("--limit", type=int, help="use this many training pictures at most")
     add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
     return made

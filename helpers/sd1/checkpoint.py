@@ -14,6 +14,8 @@ from torch import Tensor
 
 from helpers.published import Renaming, fetch, folder_part, read_tensors
 from helpers.sd1.unet import UNetConfig
+from helpers.text.bpe import BytePairTokenizer
+from helpers.text.clip import published_text
 
 Tensors = dict[str, Tensor]
 
@@ -59,14 +61,6 @@ def read(
     return _folder(path, variant, tokenizer)
 
 
-def _clip_tokenizer() -> Path:
-    try:
-        return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the folder "
-                                "of any Stable Diffusion 1's as tokenizer=") from error  # fmt: skip
-
-
 # --- a diffusers folder ---------------------------------------------------------------------------------------------
 
 PARTS = {"text": ("text_encoder", ("model", "pytorch_model")), "unet": ("unet", ("diffusion_pytorch_model",)),
@@ -100,17 +94,9 @@ def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> 
         re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: old[found[1]], name): tensor
         for name, tensor in parts["autoencoder"].items()
     }
-    parts["text"], own = _text(parts["text"]), folder / "tokenizer"
-    tokenizer = tokenizer or (own if own.is_dir() else _clip_tokenizer())
+    parts["text"], own = published_text(parts["text"]), folder / "tokenizer"
+    tokenizer = tokenizer or (own if own.is_dir() else BytePairTokenizer.fetched())
     return Published("diffusers", **parts, prediction=PREDICTIONS[kind], tokenizer=Path(tokenizer))
-
-
-def _text(tensors: Tensors) -> Tensors:
-    """Both layouts of CLIP's keys, with and without `text_model.`; the table of positions is no weight."""
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
-    if any(name.startswith("text_model.") for name in tensors):
-        return tensors
-    return {f"text_model.{name}": tensor for name, tensor in tensors.items()}
 
 
 # --- CompVis's single file ------------------------------------------------------------------------------------------
@@ -138,7 +124,8 @@ def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> Publish
         if not set(averaged.values()) <= tensors.keys():
             raise ValueError(f"{path} holds no averaged U-Net (model_ema.*): load it with ema=False")
         unet = {name: tensors[source] for name, source in averaged.items()}
-    return Published("compvis", _text(text), unet, autoencoder, "epsilon", Path(tokenizer or _clip_tokenizer()))
+    tokenizer = Path(tokenizer or BytePairTokenizer.fetched())
+    return Published("compvis", published_text(text), unet, autoencoder, "epsilon", tokenizer)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:

@@ -3,23 +3,25 @@
 Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.autoencoders import kl
-from helpers.autoencoders.kl import KLAutoencoder
-from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, Step, denoised, guide
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.diffusion import DDPMPath, Denoised, Step, denoised, guide
+from helpers.diffusion.latent import LatentDiffusion, channels_last
+from helpers.diffusion.request import Limits, Request
+from helpers.diffusion.samplers import Denoiser
 from helpers.published import fit
 from helpers.sd1 import checkpoint
-from helpers.sd1.request import Request, SD1Config
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TEXT_NAMES, TextTower
+from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
 from helpers.text.contrastive import CLIP
 from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
 
@@ -28,8 +30,29 @@ from helpers.weights import TRAINED_BY, description, load_weights, read_metadata
 V1_PREVIEW = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
 
 
-class StableDiffusion1(nn.Module):
-    """Tokenizer, text encoder, U-Net and autoencoder, and the walk that joins them."""
+@dataclass(frozen=True)
+class SD1Config:
+    """Sizes of the three networks; the defaults are the published ones."""
+
+    text: TowerConfig = TowerConfig()
+    unet: UNetConfig = UNetConfig()
+    autoencoder: KLConfig = KLConfig()
+    size: int = 512  # pixels a side that it was trained on
+
+    @classmethod
+    def v1(cls) -> "SD1Config":
+        """Stable Diffusion 1.1 to 1.5, 1,066,235,307 parameters."""
+        return cls()
+
+    @property
+    def limits(self) -> Limits:
+        """What follows from the sizes for a request."""
+        factor = self.autoencoder.factor
+        return Limits(self.size, factor, factor, self.unet.latent_channels, self.text.layers)
+
+
+class StableDiffusion1(LatentDiffusion):
+    """Tokenizer, text encoder, U-Net and autoencoder; `helpers.diffusion.latent` is the walk that joins them."""
 
     def __init__(self, tokenizer: BytePairTokenizer, text: TextTower, unet: UNet, autoencoder: KLAutoencoder, size: int,
                  prediction: str = "epsilon", preview: Any = V1_PREVIEW):  # fmt: skip
@@ -39,10 +62,9 @@ class StableDiffusion1(nn.Module):
             prediction: what the U-Net says: "epsilon", or "v" in some fine-tunes.
             preview: (C, 3) from a latent's channels to red, green and blue.
         """
-        super().__init__()
-        self.config = SD1Config(text.config, unet.config, autoencoder.config, size)
-        self.tokenizer, self.text, self.unet, self.autoencoder = tokenizer, text, unet, autoencoder
-        self.path, self.prediction, self.preview = DDPMPath.scaled_linear(), prediction, torch.as_tensor(preview)
+        config = SD1Config(text.config, unet.config, autoencoder.config, size)
+        super().__init__(autoencoder, DDPMPath.scaled_linear(), config.limits, preview)
+        self.config, self.tokenizer, self.text, self.unet, self.prediction = config, tokenizer, text, unet, prediction
 
     @classmethod
     def from_checkpoint(
@@ -112,7 +134,7 @@ class StableDiffusion1(nn.Module):
                  "parts": parts}  # fmt: skip
         save_described(self.unet, about, path, metadata)
 
-    # --- parts ------------------------------------------------------------------------------------------------------
+    # --- what the walk asks for -----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 0) -> Tensor:
@@ -128,14 +150,19 @@ class StableDiffusion1(nn.Module):
         trained = torch.arange(steps) * (len(self.path) // steps) + 1        # training's timesteps, rising
         return torch.cat([(trained.flip(0) + 1), torch.ones(1)]) / len(self.path)
 
-    def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Callable[[Tensor, float], Denoised]:
+    def asked(self, request: Request) -> Denoiser:
+        text = self.encode_text(request.prompts, request.clip_skip)
+        negative = self.encode_text(request.negatives, request.clip_skip) if request.guidance_scale != 1 else None
+        return self.denoiser(text, negative, request.guidance_scale)
+
+    def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Denoiser:
         """What a sampler asks: the U-Net, guided away from `negative` (B, N, D) where it is given."""
         dtype, both = text.dtype, text if negative is None else torch.cat([negative, text])
 
         def denoise(x: Tensor, t: float) -> Denoised:
             timestep = torch.full((len(both),), t * len(self.path) - 1, device=x.device).round()
             doubled = x if negative is None else torch.cat([x, x])
-            answer = self.unet(_channels_last(doubled.to(dtype)), timestep, both).float()
+            answer = self.unet(channels_last(doubled.to(dtype)), timestep, both).float()
             if negative is not None:
                 without, with_prompt = answer.chunk(2)
                 answer = guide(with_prompt, without, scale)
@@ -143,62 +170,6 @@ class StableDiffusion1(nn.Module):
             return denoised(self.prediction, answer, x, alpha.to(x), sigma.to(x))
 
         return denoise
-
-    def look(self, latents: Tensor) -> Tensor:
-        """A preview without the decoder: (B, C, h, w) -> (B, 3, h, w) in [-1, 1], one linear map per position."""
-        return torch.einsum("bchw,cr->brhw", latents.float(), self.preview.to(latents.device)).clamp(-1, 1)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    # --- the walk ---------------------------------------------------------------------------------------------------
-
-    def walk(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> Iterator[Step]:
-        """Generate, yielding every state in latent space; options as for `generate`, but callback and progress."""
-        return self._steps(Request(self.config, prompt, negative_prompt, **options))
-
-    def _steps(self, request: Request) -> Iterator[Step]:
-        with torch.no_grad():
-            denoise, x, times, generator = self._start(request)
-        if len(times) < 2:  # strength 0: nothing is redrawn
-            yield Step(0.0, x, x)
-            return
-        steps = SAMPLERS[request.sampler](denoise, x, times, self.path, generator=generator)
-        while True:
-            with torch.no_grad():  # around each step: a generator's body runs under its caller's gradient mode
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
-
-    def _start(self, request: Request) -> tuple[Callable, Tensor, Tensor, torch.Generator]:
-        """What a sampler needs: whom to ask, the first state, the times from there, and fresh noise."""
-        text = self.encode_text(request.prompts, request.clip_skip)
-        negative = self.encode_text(request.negatives, request.clip_skip) if request.guidance_scale != 1 else None
-        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]  # on the CPU: alike everywhere
-        noise = torch.stack([torch.randn(request.latent_shape, generator=one) for one in generators]).to(self.device)
-        denoise, times = self.denoiser(text, negative, request.guidance_scale), self.times(request.steps)
-        generator = generators[0]  # goes on where the noise ended: what is drawn later must not repeat it
-        if request.picture is None:
-            return denoise, noise, times, generator
-        picture = _channels_last(request.picture.to(text))
-        known = self.autoencoder.to_latents(picture).float().expand_as(noise)
-        times = times[request.skipped :]
-        if request.mask is not None:
-            denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
-        alpha, sigma = (c.to(noise) for c in self.path.alpha_sigma(times[0]))
-        return denoise, known if len(times) < 2 else alpha * known + sigma * noise, times, generator
-
-    def _inpainting(self, denoise: Callable, known: Tensor, mask: Tensor) -> Callable[[Tensor, float], Denoised]:
-        """Where the mask is 0 the clean latent is known: say so whatever the network says, and the sampler keeps it."""
-
-        def pinned(x: Tensor, t: float) -> Denoised:
-            alpha, sigma = (c.to(x) for c in self.path.alpha_sigma(torch.tensor(t)))
-            x0 = torch.lerp(known, denoise(x, t).x0, mask)
-            return Denoised(x0, (x - alpha * x0) / sigma)
-
-        return pinned
 
     def generate(
         self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *, steps: int = 50,
@@ -229,26 +200,9 @@ class StableDiffusion1(nn.Module):
         Raises:
             ValueError, TypeError: for bad arguments, before any work is done.
         """
-        from tqdm.auto import tqdm
-
-        request = Request(
-            self.config, prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed, height=height,
-            width=width, num_images=num_images, sampler=sampler, init_image=init_image, strength=strength,
-            mask_image=mask_image, clip_skip=clip_skip,
+        request = self.request(
+            prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed, height=height, width=width,
+            num_images=num_images, sampler=sampler, init_image=init_image, strength=strength, mask_image=mask_image,
+            clip_skip=clip_skip,
         )  # fmt: skip
-        steps_left = request.steps - request.skipped
-        for step in tqdm(self._steps(request), total=steps_left, desc="denoising", disable=not progress, leave=False):
-            if callback is not None:
-                callback(step, self.look(step.x0))
-        return request.pasted(self.decode(step.x))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, float32 on the CPU; one at a time, for the decoder needs the most memory."""
-        dtype = self.autoencoder.decoder.head.weight.dtype
-        return torch.cat([self.autoencoder.to_pictures(_channels_last(one.to(dtype))).float().cpu()
-                          for one in latents.split(1)])  # fmt: skip
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+        return self.drawn(request, callback, progress)

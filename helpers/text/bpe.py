@@ -15,6 +15,8 @@ import regex
 import torch
 from torch import Tensor
 
+from helpers.published import fetch
+
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 LENGTH = 77  # tokens that CLIP reads, start and end included
 # contractions, letters in a row, single digits, anything else in a row
@@ -98,6 +100,19 @@ class BytePairTokenizer:
         if not pairs or wrong is not None:
             raise ValueError(f"{file} is no list of merges, two pieces a line: got {wrong or 'an empty list'}")
         return cls(pairs, **options)
+
+    @staticmethod
+    def fetched() -> Path:
+        """Where the hub put CLIP's merges, for checkpoints that bring no tokenizer.
+
+        Raises:
+            FileNotFoundError: where the hub does not give them.
+        """
+        try:
+            return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the "
+                                    "folder of any Stable Diffusion's as tokenizer=") from error  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -4,6 +4,7 @@ Stable Diffusion takes its states, one per token. What it learned them for, tell
 to, is in `contrastive`. Alphabet: B batch, N tokens, D width, E width of the common space.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,9 +102,13 @@ class TextTower(nn.Module):
         return self.norm(x) if norm else x
 
     def pooled(self, ids: Tensor, end: int) -> Tensor:
+        """One vector for the whole text: `at_end` of its states, (B, E)."""
+        return self.at_end(self(ids), ids, end)
+
+    def at_end(self, states: Tensor, ids: Tensor, end: int) -> Tensor:
         """The state at the first end token, which has seen all others; projected where the tower projects: (B, E)."""
-        at_end = (ids == end).int().argmax(dim=1)                            # (B,)
-        state = self(ids)[torch.arange(len(ids), device=ids.device), at_end]
+        place = (ids == end).int().argmax(dim=1)                             # (B,)
+        state = states[torch.arange(len(ids), device=ids.device), place]
         return state if self.projection is None else self.projection(state)
 
 
@@ -123,3 +128,10 @@ TEXT_NAMES: Renaming = [
     (r"^projection\.", "text_projection."),
     *LAYER_NAMES,
 ]
+
+
+def published_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Both layouts of a text tower's names, with and without `text_model.`; the table of positions is no weight."""
+    prefixed = any(name.startswith("text_model.") for name in tensors)
+    return {name if prefixed or name.startswith("text_projection.") else f"text_model.{name}": tensor
+            for name, tensor in tensors.items() if not name.endswith("position_ids")}  # fmt: skip

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from helpers.diffusion import SAMPLERS, Denoised
-from helpers.sd1.pipeline import StableDiffusion1
-from helpers.sd1.request import SD1Config
+from helpers.sd1.pipeline import SD1Config, StableDiffusion1
 
 QUICK = {"steps": 3, "progress": False}
 
@@ -26,7 +25,7 @@ def test_published_sizes():
     last = torch.nn.ModuleList([unet.up[3].residual[2], unet.up[3].transformer[2]])
     counted = {unet.stem: 11_840, unet.middle: 97_038_080, unet.time: 2_050_560, last: 5_928_640}
     assert all(sum(p.numel() for p in module.parameters()) == size for module, size in counted.items())
-    assert SD1Config.v1().multiple == 8
+    assert SD1Config.v1().limits.multiple == 8
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

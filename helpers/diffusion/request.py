@@ -1,4 +1,4 @@
-"""What Stable Diffusion 1 can be asked for: its sizes, and a wish with every argument checked before any work is done.
+"""What a text-to-image system can be asked for: a wish with every argument checked before any work is done.
 
 Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
@@ -13,63 +13,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.autoencoders.kl import KLConfig
-from helpers.diffusion import SAMPLERS
-from helpers.sd1.unet import UNetConfig
-from helpers.text.clip import TowerConfig
+from helpers.diffusion.samplers import SAMPLERS
 
 
 @dataclass(frozen=True)
-class SD1Config:
-    """Sizes of the three networks; the defaults are the published ones."""
+class Limits:
+    """What a request must respect: sizes that follow from a system's networks."""
 
-    text: TowerConfig = TowerConfig()
-    unet: UNetConfig = UNetConfig()
-    autoencoder: KLConfig = KLConfig()
-    size: int = 512  # pixels a side that it was trained on
-
-    @classmethod
-    def v1(cls) -> "SD1Config":
-        """Stable Diffusion 1.1 to 1.5, 1,066,235,307 parameters."""
-        return cls()
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths must be multiples of this many pixels."""
-        return self.autoencoder.factor
+    size: int  # pixels a side that it was trained on, and makes when nothing is said
+    multiple: int  # heights and widths must be multiples of this many pixels
+    factor: int  # how many times smaller a latent is than the picture, per side
+    latent_channels: int
+    text_layers: int  # clip skip must leave one
 
 
 class Request:
     """A checked wish: every bad argument is refused here, before any work is done."""
 
     def __init__(
-        self, config: SD1Config, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
+        self, limits: Limits, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
         steps: int = 50, guidance_scale: float = 7.5, seed: int = 0, height: int | None = None,
         width: int | None = None, num_images: int = 1, sampler: str = "ddim", init_image: Any = None,
         strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0,
     ):  # fmt: skip
-        """Arguments as for `StableDiffusion1.generate`."""
-        self.steps = _within("steps", steps, 1, 999, int)
-        self.clip_skip = _within("clip_skip", clip_skip, 0, config.text.layers - 1, int)
-        self.guidance_scale = _within("guidance_scale", guidance_scale, 0, 1000, float)
-        seed, each = _within("seed", seed, 0, 2**63 - 1001, int), _within("num_images", num_images, 1, 1000, int)
-        strength = _within("strength", strength, 0, 1, float)
+        """Arguments as for a system's `generate`."""
+        self.steps = within("steps", steps, 1, 999, int)
+        self.clip_skip = within("clip_skip", clip_skip, 0, limits.text_layers - 1, int)
+        self.guidance_scale = within("guidance_scale", guidance_scale, 0, 1000, float)
+        seed, each = within("seed", seed, 0, 2**63 - 1001, int), within("num_images", num_images, 1, 1000, int)
+        strength = within("strength", strength, 0, 1, float)
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
         if mask_image is not None and init_image is None:
             raise ValueError("mask_image needs an init_image: the picture whose other parts are kept")
-        self.prompts = _texts("prompt", prompt, each)
-        self.negatives = _texts("negative_prompt", negative_prompt, each, like=self.prompts)
+        self.prompts = texts("prompt", prompt, each)
+        self.negatives = texts("negative_prompt", negative_prompt, each, like=self.prompts)
         self.picture = None if init_image is None else picture_tensor(init_image)[None]   # (1, 3, H, W)
         self.mask = None if mask_image is None else mask_tensor(mask_image)[None]         # (1, 1, H, W)
-        self.config, self.sampler, self.seeds = config, sampler, [seed + i for i in range(len(self.prompts))]
+        self.limits, self.sampler, self.seeds = limits, sampler, [seed + i for i in range(len(self.prompts))]
         self.skipped = 0 if self.picture is None else self.steps - round(self.steps * strength)
-        own = self.picture.shape[2:] if self.picture is not None else (config.size, config.size)
+        own = self.picture.shape[2:] if self.picture is not None else (limits.size, limits.size)
         self.size = (own[0] if height is None else height, own[1] if width is None else width)
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        multiple = self.config.multiple
+        multiple = self.limits.multiple
         for name, side in zip(("height", "width"), self.size, strict=True):
             if not isinstance(side, Integral) or side < multiple or side % multiple:
                 whose = " (init_image's)" if self.picture is not None and side in self.picture.shape[2:] else ""
@@ -82,12 +70,12 @@ class Request:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w)."""
-        factor = self.config.autoencoder.factor
-        return self.config.unet.latent_channels, self.size[0] // factor, self.size[1] // factor
+        factor = self.limits.factor
+        return self.limits.latent_channels, self.size[0] // factor, self.size[1] // factor
 
     def latent_mask(self) -> Tensor:
         """(1, 1, h, w): 1 where any pixel of the position is to be redrawn."""
-        return F.max_pool2d((self.mask > 0.5).float(), self.config.autoencoder.factor)
+        return F.max_pool2d((self.mask > 0.5).float(), self.limits.factor)
 
     def pasted(self, pictures: Tensor) -> Tensor:
         """The pictures, with what the mask protects put back from the original, pixel for pixel."""
@@ -132,7 +120,8 @@ def _refuse_tensor(name: str, image: Any, wanted: str) -> None:
         raise ValueError(f"{name} is empty or holds NaN")
 
 
-def _texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str] | None = None) -> list[str]:
+def texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str] | None = None) -> list[str]:
+    """One text per picture: each given one so often, or a single one for all that `like` has. Raises ValueError."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name} must be a text or a list of texts, got {given!r}")
@@ -144,7 +133,8 @@ def _texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str]
     return texts
 
 
-def _within(name: str, value: Any, low: float, high: float, kind: type) -> Any:
+def within(name: str, value: Any, low: float, high: float, kind: type) -> Any:
+    """The number as `kind`, int or float. Raises ValueError where it is none, or outside [low, high]."""
     number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         raise ValueError(f"{name} must be a {'whole ' * (kind is int)}number from {low} to {high}, got {value!r}")

@@ -1,0 +1,163 @@
+"""Stable Diffusion 3 and 3.5 beside diffusers and transformers, on the same random weights."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.sd1_peers import difference, randomised
+from benchmarks.sd3_peers import SMALL, transformer_reference
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.published import fit
+from helpers.sd3 import checkpoint
+from helpers.sd3.encoders import clip_g, clip_l
+from helpers.sd3.mmdit import MMDiT, MMDiTConfig
+from helpers.sd3.pipeline import StableDiffusion3
+from helpers.text.clip import TextTower
+from helpers.text.t5 import T5Config, T5Encoder
+
+PROMPTS = ["a striped orange cat", "a grey dog with blue eyes"]
+
+
+def inputs(config, tokens: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A latent that is not square, times, states, summary."""
+    generator = torch.Generator().manual_seed(4)
+    sizes = config.transformer
+    shapes = (2, sizes.latent_channels, 8, 12), (2, tokens, sizes.text_width), (2, sizes.pooled_width)
+    x, text, pooled = (torch.randn(shape, generator=generator) for shape in shapes)
+    return x, torch.tensor([0.7, 0.1]), text, pooled
+
+
+@torch.no_grad()
+def asked(peer_transformer, x, t, text, pooled, **options) -> Tensor:
+    return peer_transformer(x, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t, **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        (lambda: MMDiT(MMDiTConfig.sd3_medium()), 2_028_328_000),
+        (lambda: MMDiT(MMDiTConfig.sd3_5_medium()), 2_243_171_520),
+        (lambda: MMDiT(MMDiTConfig.sd3_5_large()), 8_056_627_520),
+        (lambda: T5Encoder(T5Config.xxl()), 4_762_310_656),
+        (lambda: KLAutoencoder(KLConfig.sd3()), 83_819_683),
+        (lambda: TextTower(clip_l()), 123_650_304),
+        (lambda: TextTower(clip_g()), 694_659_840),
+    ],
+    ids=["sd3_medium", "sd3_5_medium", "sd3_5_large", "t5_xxl", "autoencoder", "clip_l", "clip_g"],
+)
+def test_published_sizes(module, size):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in module().parameters()) == size
+
+
+@torch.no_grad()
+def test_transformer(either):
+    given = inputs(either.config)
+    assert difference(either.ours.transformer(*given), asked(either.peer.transformer, *given)) <= 1e-5
+    skipped = asked(either.peer.transformer, *given, skip_layers=[1])
+    assert difference(either.ours.transformer(*given, skip_layers=[1]), skipped) <= 1e-5
+
+
+@torch.no_grad()
+def test_text_encoders(either):
+    length = either.config.t5_length
+    states, _, pooled, _ = either.peer.encode_prompt(PROMPTS, None, None, max_sequence_length=length,
+                                                     do_classifier_free_guidance=False)  # fmt: skip
+    ours = either.ours.encoders(PROMPTS)
+    assert difference(ours.text, states) <= 1e-5 and difference(ours.pooled, pooled) <= 1e-5
+    states, _, pooled, _ = either.peer.encode_prompt(
+        PROMPTS, PROMPTS[::-1], ["a cat", "a dog"], max_sequence_length=length, do_classifier_free_guidance=False,
+        clip_skip=1,
+    )  # fmt: skip
+    ours = either.ours.encoders(PROMPTS, PROMPTS[::-1], ["a cat", "a dog"], clip_skip=1)
+    assert difference(ours.text, states) <= 1e-5 and difference(ours.pooled, pooled) <= 1e-5
+
+
+@torch.no_grad()
+def test_without_t5(sd3):
+    ours = sd3.ours.encoders(PROMPTS, use_t5=False)
+    peer, encoder = sd3.peer, sd3.peer.text_encoder_3
+    peer.text_encoder_3 = None
+    try:
+        states, *_ = peer.encode_prompt(PROMPTS, None, None, max_sequence_length=sd3.config.t5_length,
+                                        do_classifier_free_guidance=False)  # fmt: skip
+    finally:
+        peer.text_encoder_3 = encoder
+    assert difference(ours.text, states) <= 1e-5
+    left_out = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config, t5=False)
+    torch.testing.assert_close(left_out.encoders(PROMPTS).text, ours.text)
+
+
+@torch.no_grad()
+def test_autoencoder(sd3):
+    generator = torch.Generator().manual_seed(1)
+    pictures, latent = torch.rand(2, 3, 64, 32, generator=generator), torch.randn(2, 16, 4, 6, generator=generator)
+    theirs, ours = sd3.peer.vae, sd3.ours.autoencoder
+    assert difference(ours.encode(pictures).mean, theirs.encode(pictures).latent_dist.mean) <= 1e-5
+    assert difference(ours.decode(latent), theirs.decode(latent).sample) <= 1e-5
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("steps", [1, 10, 28])
+def test_times(sd3, shift, steps):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(sd3.ours.times(steps, shift), scheduler.sigmas, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "single"])
+@pytest.mark.parametrize("skip_layers", [[], [1]], ids=["plain", "skip-layer guidance"])
+def test_picture(either, layout, skip_layers):
+    ours = StableDiffusion3.from_checkpoint(either.layouts[layout], config=either.config, tokenizers=either.words)
+    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
+    theirs = either.peer(
+        PROMPTS[0], negative_prompt=PROMPTS[1], num_inference_steps=10, guidance_scale=5.0, latents=noise, height=64,
+        width=64, output_type="pt", max_sequence_length=either.config.t5_length,
+        skip_guidance_layers=skip_layers or None, skip_layer_guidance_stop=0.5,
+    ).images * 2 - 1  # fmt: skip
+    made = ours.generate(PROMPTS[0], PROMPTS[1], steps=10, guidance_scale=5.0, seed=3, skip_layers=skip_layers,
+                         skip_until=0.5, progress=False)  # fmt: skip
+    assert difference(made, theirs) <= 1e-4
+
+
+def swapped(either, end: str) -> MMDiT:
+    """A transformer for which diffusers' order of one modulation was taken over as it is."""
+    tensors = either.peer.transformer.state_dict()
+    right = checkpoint.plain(tensors, either.config.transformer, "diffusers")
+    wrong = {name: tensors[name] if end in name else tensor for name, tensor in right.items()}
+    assert sum(not torch.equal(wrong[name], right[name]) for name in right) == 2  # weight and bias
+    model = MMDiT(either.config.transformer)
+    fit(model, wrong, checkpoint.transformer_names("diffusers"), what="a transformer")
+    return model.eval()
+
+
+@torch.no_grad()
+def test_the_final_layers_shift_and_scale_are_told_apart(either):
+    given = inputs(either.config)
+    theirs = asked(either.peer.transformer, *given)
+    assert difference(either.ours.transformer(*given), theirs) <= 1e-5
+    assert difference(swapped(either, "norm_out.linear")(*given), theirs) > 1e-2
+
+
+@torch.no_grad()
+def test_the_last_texts_shift_and_scale_are_told_apart(either):
+    given = inputs(either.config)
+    theirs = asked(either.peer.transformer, *given)
+    assert difference(either.ours.transformer(*given), theirs) <= 1e-5
+    assert difference(swapped(either, "2.norm1_context.linear")(*given), theirs) > 1e-4
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_blocks_of_the_published_width():
+    sizes = MMDiTConfig(layers=2)
+    torch.manual_seed(0)
+    theirs = randomised(transformer_reference(sizes))
+    with torch.device("meta"):
+        ours = MMDiT(sizes)
+    fit(ours, checkpoint.plain(theirs.state_dict(), sizes, "diffusers"), checkpoint.transformer_names("diffusers"),
+        what="two blocks")  # fmt: skip
+    given = inputs(type(SMALL)(transformer=sizes), tokens=12)
+    assert difference(ours.eval()(*given), asked(theirs, *given)) <= 1e-5

@@ -1,0 +1,49 @@
+"""The command that trains the tiny system, a few steps."""
+
+import pytest
+import torch
+
+from helpers.autoencoders.train import main as train_autoencoder
+from helpers.sd3.pipeline import StableDiffusion3
+from helpers.sd3.train import main as train_transformer
+from helpers.text.train import main as train_clip
+from helpers.weights import read_metadata
+
+QUICK = ["--steps", "3", "--batch-size", "4", "--sample-every", "0", "--log-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Weights of the three commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_HOME", str(folder / "home"))
+        files = {name: str(folder / f"{name}.safetensors") for name in ("clip", "autoencoder", "sd3")}
+        assert train_clip([*QUICK, "--faces", "60", "--export", files["clip"]]) == 0
+        channels = ["--latent-channels", "16"]
+        assert train_autoencoder([*QUICK, *channels, "--limit", "60", "--export", files["autoencoder"]]) == 0
+        parts = ["--clip", files["clip"], "--autoencoder", files["autoencoder"], "--limit", "60"]
+        assert train_transformer([*QUICK, *parts, "--export", files["sd3"]]) == 0
+    return files
+
+
+def test_the_parts_make_a_system_that_draws(files):
+    model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
+    pictures = model.generate("a striped orange cat", steps=2, progress=False)
+    assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
+    assert model.preview.shape == (16, 3)
+    words = model.encoders.t5_words(["a striped orange cat"])[0]
+    assert words[:4].min() > 2 and words[4] == model.encoders.t5_words.end   # every word is a token of its own
+
+
+def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
+    with pytest.raises(ValueError, match="trained with other weights of the clip"):
+        StableDiffusion3.from_weights(files["sd3"], files["autoencoder"], files["autoencoder"])
+
+
+def test_all_three_networks_learned(files):
+    about = read_metadata(files["sd3"])
+    assert about["command"].startswith("python -m helpers.sd3.train --limit 60 --clip clip.safetensors")
+    model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
+    assert model.transformer.head.weight.abs().max() > 0                     # began at zero
+    assert torch.isfinite(model.encoders(["a cat"]).text).all()
