@@ -4,14 +4,10 @@
     python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
 """
 
-import ctypes
-import gc
 import json
 import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, at_least, at_most, code_lines, true
 from benchmarks.sd1_peers import SMALL, difference, reference, write_layouts
+from benchmarks.side_by_side import ROUNDS, alternating, compared, compared_rows, peak_memory
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
@@ -33,14 +30,14 @@ from helpers.weights import TRAINED_BY, read_metadata, weights_path
 RESULTS = "00_assets/results/sd1.json"
 NAME, PROMPTS = "sd1", 200
 FILES = ("clip", "autoencoder", NAME)  # what the tiny system is made of
-ROUNDS = 5  # alternating turns of the timings
 SIZES = {"text encoder": 123_060_480, "U-Net": 859_520_964, "autoencoder": 83_653_863}
 CODE = ("helpers/sd1/*.py", "helpers/text/bpe.py", "helpers/text/clip.py", "helpers/autoencoders/kl.py")
 
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 1."""
-    return [*_sizes(), *_parity(), *_drawn(), *_speed(), *_faults(), at_most("lines of code", _lines(), 900)]
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, "python -m benchmarks sd1"), *_faults(),
+            at_most("lines of code", _lines(), 900)]  # fmt: skip
 
 
 # --- sizes and parity -----------------------------------------------------------------------------------------------
@@ -184,18 +181,6 @@ def _drawn() -> list[Row]:
 # --- speed and memory -----------------------------------------------------------------------------------------------
 
 
-def _speed() -> list[Row]:
-    path = repository_root() / RESULTS
-    if not path.exists():
-        return [Row("speed and memory beside diffusers", "never run", "python -m benchmarks sd1", False)]
-    rows = []
-    for entry in json.loads(path.read_text())["networks"]:
-        name = f"{entry['network']}, {entry['dtype']}"
-        rows.append(at_most(f"{name}: time beside diffusers'", entry["time_ratio"], 1.0, "x"))
-        rows.append(at_most(f"{name}: peak memory beside diffusers'", entry["memory_ratio"], 1.0, "x"))
-    return rows
-
-
 def run() -> None:
     """Time and weigh the full-size networks at 512x512 pixels, and the variants of attention; write the record."""
     networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in (torch.float32, torch.bfloat16)]
@@ -220,51 +205,9 @@ def measured(network: str, dtype: torch.dtype) -> dict:
         "U-Net": (lambda: ours(latent, timestep, text), lambda: theirs(latent, timestep, text).sample),
         "decoder": (lambda: ours.decode(latent), lambda: theirs.decode(latent).sample),
     }[network]
-    seconds = alternating(calls)
-    memory = [peak_memory(call) for call in calls]
-    ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
-    entry = {
-        "network": network, "dtype": str(dtype).removeprefix("torch."),
-        "seconds": [round(statistics.median(times), 2) for times in seconds],
-        "time_ratio": round(statistics.median(ratios), 3),
-        "time_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "megabytes": [round(size / 1e6) for size in memory],
-        "memory_ratio": round(memory[0] / memory[1], 3),
-        "difference": difference(calls[0]().float(), calls[1]().float()),
-    }  # fmt: skip
+    entry = {"network": network, "dtype": str(dtype).removeprefix("torch."), **compared(*calls)}
     print(entry, flush=True)
     return entry
-
-
-def alternating(calls: tuple[Callable[[], Tensor], ...]) -> list[list[float]]:
-    """Seconds of every call in every round, after one round of warm-up; who goes first alternates too."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(ROUNDS + 1):
-        order = range(len(calls)) if turn % 2 else reversed(range(len(calls)))
-        for i in order:
-            start = time.perf_counter()
-            calls[i]()
-            if turn:
-                seconds[i].append(time.perf_counter() - start)
-    return seconds
-
-
-def peak_memory(call: Callable[[], Tensor]) -> int:
-    """Bytes of memory a call needs beyond what is there before it; Linux counts the process's high-water mark.
-
-    What earlier calls freed is given back first: reused, it would not show.
-    """
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the mark back to what is in use now
-    before = _status("VmRSS")
-    call()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return 1024 * int(line.split()[1])
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@
 
 import json
 import platform
-import statistics
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +14,10 @@ import torch
 from torch import nn
 
 from benchmarks.report import Row, at_least, at_most, true
-from benchmarks.sd1 import alternating, filled, peak_memory
+from benchmarks.sd1 import filled
 from benchmarks.sd1_peers import difference
 from benchmarks.sd3_peers import SMALL, SMALL_3_5, reference, stability_tensors, transformer_reference, write_layouts
+from benchmarks.side_by_side import compared, compared_rows
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
 from helpers.published import fit
@@ -34,14 +34,14 @@ NAME, PROMPTS, STEPS = "sd3", 200, 20
 FILES = ("autoencoder_16", NAME)  # what the tiny system is made of, beside Stable Diffusion 1's tiny CLIP
 PROMPT, NEGATIVE = "a striped orange cat", "a grey dog"
 NETWORKS = {
-    "tiny": (MMDiTConfig(width=144, layers=6, heads=6, text_width=224, pooled_width=128, table=24, base=8), 16, 48),
-    "4 blocks at full width": (MMDiTConfig(layers=4), 64, 154),
-}  # name -> sizes, side of the latent, tokens of the text
+    "tiny": (MMDiTConfig(width=144, layers=6, heads=6, text_width=224, pooled_width=128, table=24, base=8), 8, 16, 48),
+    "4 blocks at full width": (MMDiTConfig(layers=4), 1, 64, 154),
+}  # name -> sizes, batch, side of the latent, tokens of the text
 
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 3."""
-    return [*_sizes(), *_parity(), *_drawn(), *_speed()]
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, "python -m benchmarks sd3")]
 
 
 # --- sizes, parity, refusals ----------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def picture_difference(model: StableDiffusion3, peer) -> float:
 def full_width_difference() -> float:
     """Two blocks of the published width, the last of which is the one that is built differently."""
     ours, theirs = pair(MMDiTConfig(layers=2))
-    given = network_input(ours.config, side=16, tokens=12)
+    given = network_input(ours.config, 1, 16, 12)
     return difference(ours(*given), ask(theirs, given))
 
 
@@ -166,18 +166,6 @@ def _drawn() -> list[Row]:
 # --- speed and memory -----------------------------------------------------------------------------------------------
 
 
-def _speed() -> list[Row]:
-    path = repository_root() / RESULTS
-    if not path.exists():
-        return [Row("speed and memory beside diffusers", "never run", "python -m benchmarks sd3", False)]
-    rows = []
-    for entry in json.loads(path.read_text())["networks"]:
-        name = f"transformer, {entry['network']}, {entry['dtype']}"
-        rows.append(at_most(f"{name}: time beside diffusers'", entry["time_ratio"], 1.0, "x"))
-        rows.append(at_most(f"{name}: peak memory beside diffusers'", entry["memory_ratio"], 1.0, "x"))
-    return rows
-
-
 def run() -> None:
     """Time and weigh the transformer in two sizes; write the record."""
     networks = [measured(name, dtype) for name in NETWORKS for dtype in (torch.float32, torch.bfloat16)]
@@ -192,23 +180,12 @@ def run() -> None:
 @torch.no_grad()
 def measured(name: str, dtype: torch.dtype) -> dict:
     """Both implementations in turns, on the same weights and input: seconds and peak memory."""
-    sizes, side, tokens = NETWORKS[name]
+    sizes, *shape = NETWORKS[name]
     ours, theirs = (module.to(dtype) for module in pair(sizes))
-    x, t, text, pooled = network_input(sizes, side, tokens)
+    x, t, text, pooled = network_input(sizes, *shape)
     given = x.to(dtype), t, text.to(dtype), pooled.to(dtype)
-    calls = (lambda: ours(*given)), (lambda: ask(theirs, given))
-    repeated = tuple((lambda call=call: [call() for _ in range(20 if name == "tiny" else 1)]) for call in calls)
-    seconds, memory = alternating(repeated), [peak_memory(call) for call in calls]
-    ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
-    entry = {
-        "network": name, "dtype": str(dtype).removeprefix("torch."),
-        "seconds": [round(statistics.median(times), 3) for times in seconds],
-        "time_ratio": round(statistics.median(ratios), 3),
-        "time_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "megabytes": [round(size / 1e6, 1) for size in memory],
-        "memory_ratio": round(memory[0] / max(memory[1], 1), 3),
-        "difference": difference(calls[0]().float(), calls[1]().float()),
-    }  # fmt: skip
+    entry = {"network": f"transformer, {name}", "dtype": str(dtype).removeprefix("torch."),
+             **compared(lambda: ours(*given), lambda: ask(theirs, given), 5 if name == "tiny" else 1)}  # fmt: skip
     print(entry, flush=True)
     return entry
 
@@ -223,12 +200,12 @@ def pair(sizes: MMDiTConfig) -> tuple[MMDiT, nn.Module]:
     return ours.eval(), theirs
 
 
-def network_input(sizes: MMDiTConfig, side: int, tokens: int) -> tuple:
-    """A latent, a time, states, a summary."""
+def network_input(sizes: MMDiTConfig, batch: int, side: int, tokens: int) -> tuple:
+    """Latents, times, states, summaries."""
     generator = torch.Generator().manual_seed(2)
-    shapes = (1, sizes.latent_channels, side, side), (1, tokens, sizes.text_width), (1, sizes.pooled_width)
-    x, text, pooled = (torch.randn(shape, generator=generator) for shape in shapes)
-    return x, torch.tensor([0.6]), text, pooled
+    shapes = (sizes.latent_channels, side, side), (tokens, sizes.text_width), (sizes.pooled_width,)
+    x, text, pooled = (torch.randn(batch, *shape, generator=generator) for shape in shapes)
+    return x, torch.full((batch,), 0.6), text, pooled
 
 
 def ask(theirs: nn.Module, given: tuple) -> torch.Tensor:

@@ -135,8 +135,10 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
     """Download a hub repository's matching files (or find them in the hub's cache), with the hub's progress bars.
 
     Raises:
-        FileNotFoundError: if the hub is out of reach, or has no such repository; it says what to do.
+        FileNotFoundError: if this is no hub id, the hub is out of reach, or has no such repository; it says what to do.
     """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise FileNotFoundError(f"no checkpoint at {repo}: no file, no folder, and no hub id (owner/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 

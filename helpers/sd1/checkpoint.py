@@ -55,8 +55,6 @@ def read(
     if ema:
         raise ValueError("ema=True is for single files that hold two U-Nets; diffusers folders hold one")
     if not path.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise FileNotFoundError(f"no checkpoint at {source}: no file, no folder, and no hub id (owner/name)")
         path = _download(str(source), variant)
     return _folder(path, variant, tokenizer)
 

@@ -62,8 +62,6 @@ def read(
     if encoders is not None:
         raise ValueError("encoders= is for single files that come without; diffusers folders hold theirs")
     if not path.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise FileNotFoundError(f"no checkpoint at {source}: no file, no folder, and no hub id (owner/name)")
         path = _download(str(source), variant, t5)
     return _folder(path, variant, t5, tokenizers)
 

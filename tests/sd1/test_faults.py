@@ -27,11 +27,7 @@ def test_bad_arguments(name, ours, monkeypatch):
         fault.call()
 
 
-def test_bad_files(files, subtests, monkeypatch):
-    def unreachable(*_, **__):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+def test_bad_files(files, subtests, hub_out_of_reach):
     for name, fault in files.items():
         with subtests.test(name), pytest.raises(fault.error, match=fault.message):
             fault.call()

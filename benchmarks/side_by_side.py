@@ -1,0 +1,88 @@
+"""Two implementations of one thing in one process: who needs longer, and who needs more memory."""
+
+import ctypes
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.report import Row, at_most
+from benchmarks.sd1_peers import difference
+from helpers.course import repository_root
+
+ROUNDS = 5  # alternating turns
+Call = Callable[[], Tensor]
+
+
+def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
+    """Medians of seconds and of peak memory, ours before theirs, their ratios, and how far the results differ.
+
+    Args:
+        repeat: calls per turn, where one is over too soon to be timed.
+    """
+    calls = ours, theirs
+    seconds = alternating([lambda call=call: [call() for _ in range(repeat)] for call in calls])
+    memory = [statistics.median(sizes) for sizes in zip(*([peak_memory(call) for call in calls] for _ in range(ROUNDS)),
+                                                        strict=True)]  # fmt: skip
+    ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
+    return {
+        "seconds": [round(statistics.median(times), 3) for times in seconds],
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "megabytes": [round(size / 1e6, 1) for size in memory],
+        "memory_ratio": round(memory[0] / memory[1], 3),
+        "difference": difference(ours().float(), theirs().float()),
+    }
+
+
+def compared_rows(results: str, command: str) -> list[Row]:
+    """What a record says of every network: nowhere slower, nowhere larger than the peer."""
+    path = repository_root() / results
+    if not path.exists():
+        return [Row("speed and memory beside diffusers", "never run", command, False)]
+    rows = []
+    for entry in json.loads(path.read_text())["networks"]:
+        name = f"{entry['network']}, {entry['dtype']}"
+        rows.append(at_most(f"{name}: time beside diffusers'", entry["time_ratio"], 1.0, "x"))
+        rows.append(at_most(f"{name}: peak memory beside diffusers'", entry["memory_ratio"], 1.0, "x"))
+    return rows
+
+
+def alternating(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
+    """Seconds of every call in every round, after one round of warm-up; who goes first alternates too."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(ROUNDS + 1):
+        order = range(len(calls)) if turn % 2 else reversed(range(len(calls)))
+        for i in order:
+            start = time.perf_counter()
+            calls[i]()
+            if turn:
+                seconds[i].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes of memory a call needs beyond what is there before it; Linux counts the process's high-water mark.
+
+    What earlier calls freed is given back first: reused, it would not show. And every larger tensor gets pages of its
+    own, which go back when it is freed: the mark then says what lives at once, not how torn the heap is.
+    """
+    M_MMAP_THRESHOLD, libc = -3, ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    gc.collect()
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the mark back to what is in use now
+    before = _status("VmRSS")
+    call()
+    peak = _status("VmHWM") - before
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # to the largest glibc goes by itself: later timings are not disturbed
+    return peak
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
