@@ -1,6 +1,6 @@
 """Makes the pictures of the README and of the landing page: `python -m pages.pictures`.
 
-One picture for each part of the course, written to 00_assets/image; generated or drawn, never a photograph.
+One picture for each part of the course, and the diagrams of the notebooks, written to 00_assets/image; generated or drawn, never a photograph.
 """
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
 from helpers.sd1.pipeline import StableDiffusion1
+from helpers.sd3.pipeline import StableDiffusion3
 from helpers.show.figures import grid, save_png
 from helpers.tiny_sd.model import TinySD
-from pages import sd1_diagram
+from pages import sd1_diagram, sd3_diagram
 from pages.build import IMAGES, PARTS
 
 
@@ -34,6 +35,11 @@ def stable_diffusion_1() -> None:
     save_png(sd1_diagram.draw(StableDiffusion1.from_weights()).figure, IMAGES / PARTS["Inference"].picture)
 
 
+def stable_diffusion_3() -> None:
+    """The architecture of Stable Diffusion 3, for notebook 04."""
+    save_png(sd3_diagram.draw(StableDiffusion3.from_weights()).figure, IMAGES / "sd3.png")
+
+
 def generated_faces() -> None:
     """Three rows of faces generated from captions alone."""
     captions = [caption(face) for face in sorted(toy_attributes(30, seed=2), key=lambda face: face.species)]
@@ -42,5 +48,5 @@ def generated_faces() -> None:
 
 
 if __name__ == "__main__":
-    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, generated_faces):
+    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, stable_diffusion_3, generated_faces):
         make()
