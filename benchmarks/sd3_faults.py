@@ -34,6 +34,13 @@ def argument_faults(model: StableDiffusion3) -> dict[str, Fault]:
         "a shift of nothing": Fault(ask(shift=0), "shift must be a number from 0.01 to 100, got 0"),
         "a shift in words": Fault(ask(shift="more"), "shift must be a number .* got 'more'"),
         "a layer that is not there": Fault(ask(skip_layers=[3]), "skip_layers must be a whole number from 0 to 2"),
+        "a picture beyond the table of positions": Fault(ask(height=208), "height must be at most 192 pixels, got 208"),
+        "skipping in no step": Fault(
+            ask(steps=4, skip_layers=[1]), "skip_layers would act in none of the 4 steps: take more steps, or widen"
+        ),
+        "a prompt for a T5 that is switched off": Fault(
+            ask(prompt_3="a dog", use_t5=False), "prompt_3 is for T5, which is not loaded or switched off"
+        ),
         "skipping without guidance": Fault(
             ask(skip_layers=[1], guidance_scale=1), "skip_layers adds to guidance: set a guidance_scale other than 1"
         ),
@@ -102,6 +109,18 @@ def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, 
         "text encoders that are not there": Fault(
             file("core2.safetensors", core, encoders=into / "empty"), "lacks the text encoders clip_l, clip_g, t5",
             FileNotFoundError,
+        ),
+        "encoders for a file that has its own": Fault(load(single, encoders=into), "holds its own text encoders"),
+        "a mistyped file with encoders": Fault(
+            load(into / "typo.safetensors", encoders=into), "no checkpoint at .*typo.safetensors: no such file",
+            FileNotFoundError,
+        ),
+        "a variant that is not there": Fault(
+            load(made.layouts["diffusers"], variant="fp16"), "holds no part as variant 'fp16'", FileNotFoundError
+        ),
+        "another encoder's tokenizer": Fault(
+            load(single, config=replace(SMALL, clip_l=replace(SMALL.clip_l, vocabulary=99))),
+            "tokenizers of .* tokens do not belong to text encoders of 99 and 64: pass others as tokenizers=",
         ),
         "a truncated file": Fault(file("short.safetensors", single.read_bytes()[:999]), "damaged or no safetensors"),
         "a missing tensor": Fault(

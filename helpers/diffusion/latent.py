@@ -90,17 +90,22 @@ class LatentDiffusion(nn.Module):
         return torch.cat([self.autoencoder.to_pictures(channels_last(one.to(dtype))).float().cpu()
                           for one in latents.split(1)])  # fmt: skip
 
+    @torch.no_grad()
+    def encode(self, picture: Tensor) -> Tensor:
+        """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
+        picture = picture.to(self.device, next(self.autoencoder.parameters()).dtype)
+        return self.autoencoder.to_latents(channels_last(picture)).float()
+
     def _start(self, request: Request) -> tuple[Denoiser, Tensor, Tensor, torch.Generator]:
         """What a sampler needs: whom to ask, the first state, the times from there, and fresh noise."""
+        known = None if request.picture is None else self.encode(request.picture)
         denoise, times = self.asked(request), self.times_for(request)
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]  # on the CPU: alike everywhere
         noise = torch.stack([torch.randn(request.latent_shape, generator=one) for one in generators]).to(self.device)
         generator = generators[0]  # goes on where the noise ended: what is drawn later must not repeat it
-        if request.picture is None:
+        if known is None:
             return denoise, noise, times, generator
-        picture = channels_last(request.picture.to(self.device, next(self.autoencoder.parameters()).dtype))
-        known = self.autoencoder.to_latents(picture).float().expand_as(noise)
-        times = times[request.skipped :]
+        known, times = known.expand_as(noise), times[request.skipped :]
         if request.mask is not None:
             denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
         alpha, sigma = (c.to(noise) for c in self.path.alpha_sigma(times[0]))

@@ -25,6 +25,7 @@ class Limits:
     factor: int  # how many times smaller a latent is than the picture, per side
     latent_channels: int
     text_layers: int  # clip skip must leave one
+    largest: int | None = None  # pixels a side, where there is a limit
 
 
 class Request:
@@ -62,6 +63,8 @@ class Request:
             if not isinstance(side, Integral) or side < multiple or side % multiple:
                 whose = " (init_image's)" if self.picture is not None and side in self.picture.shape[2:] else ""
                 raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}{whose}")
+            if self.limits.largest and side > self.limits.largest:
+                raise ValueError(f"{name} must be at most {self.limits.largest} pixels, got {side}")
         for name, image in (("init_image", self.picture), ("mask_image", self.mask)):
             if image is not None and tuple(image.shape[2:]) != self.size:
                 there, wanted = (f"{w}x{h}" for h, w in (image.shape[2:], self.size))

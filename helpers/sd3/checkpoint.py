@@ -59,6 +59,8 @@ def read(
         if variant:
             raise ValueError(f"variant={variant!r} chooses among a folder's files; {path.name} is a single file")
         return _single_file(path, t5, encoders, tokenizers)
+    if path.suffix == ".safetensors":
+        raise FileNotFoundError(f"no checkpoint at {source}: no such file")
     if encoders is not None:
         raise ValueError("encoders= is for single files that come without; diffusers folders hold theirs")
     if not path.is_dir():
@@ -74,11 +76,22 @@ PARTS = {"transformer": ("transformer", ("diffusion_pytorch_model",)), "clip_l":
 
 
 def _download(repo: str, variant: str | None, t5: bool) -> Path:
-    dot = f".{variant}" if variant else ""
-    weights = [f"{folder}/{stem}{end}" for part, (folder, stems) in PARTS.items() for stem in stems
-               for end in (f"{dot}.safetensors", f"{dot}-*.safetensors", f".safetensors.index{dot}.json")
-               if t5 or part != "t5"]  # fmt: skip
-    return fetch(repo, [*weights, "model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_3/*"])
+    def weights(parts: list[str], dot: str) -> list[str]:
+        return [f"{PARTS[part][0]}/{stem}{end}" for part in parts for stem in PARTS[part][1]
+                for end in (f"{dot}.safetensors", f"{dot}-*.safetensors", f".safetensors.index{dot}.json")]
+
+    parts = [part for part in PARTS if t5 or part != "t5"]
+    names = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_3/*"]
+    folder = fetch(repo, [*weights(parts, f".{variant}" if variant else ""), *names])
+    rest = [part for part in parts if not _in_variant(folder, part, variant)]
+    if variant and 0 < len(rest) < len(parts):  # 3.5 has its text encoders in two precisions, the others in one
+        fetch(repo, weights(rest, ""))
+    return folder
+
+
+def _in_variant(folder: Path, part: str, variant: str | None) -> str | None:
+    """The variant, where this part comes in it."""
+    return variant if any((folder / PARTS[part][0]).glob(f"*.{variant}[.-]*")) else None
 
 
 def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | None) -> Published:
@@ -89,11 +102,13 @@ def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | Non
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 3")
     shift = json.loads(scheduler.read_text()).get("shift", 3.0) if scheduler.is_file() else 3.0
     t5 = t5 and (folder / PARTS["t5"][0]).is_dir()
-    parts = {part: folder_tensors(folder, name, stems, variant) for part, (name, stems) in PARTS.items()
-             if t5 or part != "t5"}  # fmt: skip
+    chosen = {part: _in_variant(folder, part, variant) for part in PARTS if t5 or part != "t5"}
+    if variant and not any(chosen.values()):
+        raise FileNotFoundError(f"{folder} holds no part as variant {variant!r}: leave variant= out")
+    parts = {part: folder_tensors(folder, *PARTS[part], own) for part, own in chosen.items()}
     own = folder / "tokenizer", folder / "tokenizer_3"
     clip = (tokenizers or own)[0] if tokenizers or own[0].is_dir() else BytePairTokenizer.fetched()
-    long = (tokenizers or own)[1] if tokenizers or own[1].is_dir() else T5Tokenizer.fetched()
+    long = (tokenizers or own)[1] if tokenizers or own[1].is_dir() else T5Tokenizer.fetched() if t5 else None
     parts |= {part: published_text(parts[part]) for part in ("clip_l", "clip_g")}
     parts["t5"] = published_t5(parts["t5"]) if t5 else None
     return Published("diffusers", **parts, shift=shift, tokenizers=(Path(clip), Path(long) if t5 else None))
@@ -117,16 +132,19 @@ def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: 
         raise ValueError(f"{path} holds {len(strangers)} unexpected tensors, such as {sorted(strangers)[:3]}")
     parts = {part: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
              for part, prefix in PREFIXES.items()}  # fmt: skip
-    if not parts["clip_l"]:
-        if encoders is None:
-            raise ValueError(f"{path} comes without text encoders: pass the folder of clip_l.safetensors, "
-                             "clip_g.safetensors and t5xxl_fp16.safetensors as encoders=")  # fmt: skip
-        parts |= _separate(Path(encoders), t5)
+    lacking = [part for part in SEPARATE if not parts[part] and (t5 or part != "t5")]
+    if encoders is not None and not lacking:
+        raise ValueError(f"{path} holds its own text encoders: leave encoders= out")
+    if encoders is None and "clip_l" in lacking:
+        raise ValueError(f"{path} comes without text encoders: pass the folder of clip_l.safetensors, "
+                         "clip_g.safetensors and t5xxl_fp16.safetensors as encoders=")  # fmt: skip
+    if encoders is not None:
+        parts |= _separate(Path(encoders).expanduser(), lacking)
     for part in ("clip_l", "clip_g"):
         parts[part] = published_text(parts[part])
     # the first tower's summary goes in as it is: in diffusers' folders its projection is the identity
-    width = parts["clip_l"]["text_model.final_layer_norm.weight"].shape[0]
-    parts["clip_l"]["text_projection.weight"] = torch.eye(width)
+    if (norm := parts["clip_l"].get("text_model.final_layer_norm.weight")) is not None:
+        parts["clip_l"]["text_projection.weight"] = torch.eye(len(norm))
     parts["t5"] = published_t5(parts["t5"]) if t5 and parts["t5"] else None
     clip, long = tokenizers or (BytePairTokenizer.fetched(), None)
     if parts["t5"] is not None and long is None:
@@ -134,16 +152,18 @@ def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: 
     return Published("stability", **parts, shift=3.0, tokenizers=(Path(clip), Path(long) if parts["t5"] else None))
 
 
-def _separate(folder: Path, t5: bool) -> dict[str, Tensors]:
+SEPARATE = {"clip_l": "clip_l", "clip_g": "clip_g", "t5": "t5xxl"}  # part -> how its file's name begins
+
+
+def _separate(folder: Path, lacking: list[str]) -> dict[str, Tensors]:
     """Text encoders in files of their own."""
-    found = {part: sorted(folder.glob(f"{name}*.safetensors")) for part, name in
-             (("clip_l", "clip_l"), ("clip_g", "clip_g"), ("t5", "t5xxl")) if t5 or part != "t5"}  # fmt: skip
+    found = {part: sorted(folder.glob(f"{SEPARATE[part]}*.safetensors")) for part in lacking}
     absent = [part for part, files in found.items() if not files]
     if absent:
         raise FileNotFoundError(f"{folder} lacks the text encoders {', '.join(absent)}: it should hold "
                                 "clip_l.safetensors, clip_g.safetensors and t5xxl_fp16.safetensors "
                                 "(or pass t5=False)")  # fmt: skip
-    return {part: read_tensors(files[0]) for part, files in found.items()} | ({} if t5 else {"t5": {}})
+    return {part: read_tensors(files[0]) for part, files in found.items()}
 
 
 INSTEAD = {  # a pattern among the names -> what such a file is
@@ -151,7 +171,7 @@ INSTEAD = {  # a pattern among the names -> what such a file is
     r"input_blocks\.": "Stable Diffusion 1, 2 or XL, which have a U-Net: see notebook 03",
     r"double_blocks|single_transformer_blocks": "Flux, another architecture",
     r"^transformer_blocks\.": "a diffusers transformer alone: pass its whole folder",
-    r"^(text_model|encoder\.block|shared)\.": "a text encoder alone: pass it as encoders=",
+    r"^(text_model|encoder\.block|shared)\.": "a text encoder alone: pass its folder as encoders=",
     r"^(encoder|decoder)\.": "an autoencoder alone",
 }
 

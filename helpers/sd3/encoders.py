@@ -69,6 +69,7 @@ class TextEncoders(nn.Module):
         super().__init__()
         self.clip_l, self.clip_g, self.t5 = clip_l, clip_g, t5
         self.words, self.t5_words, self.width, self.t5_length = words, t5_words, width, t5_length
+        self.words_g = BytePairTokenizer(words.merges, words.length, padding=0)  # OpenCLIP fills up with its "!"
 
     @torch.no_grad()
     def forward(
@@ -80,12 +81,15 @@ class TextEncoders(nn.Module):
         Returns:
             text (B, N + t5_length, D) and pooled (B, P).
         """
-        second_words = BytePairTokenizer(self.words.merges, self.words.length, padding=0)  # OpenCLIP's is a "!"
         device = self.clip_l.positions.device
-        first = read(self.clip_l, self.words(prompts).to(device), self.words.end, clip_skip)
-        second = read(self.clip_g, second_words(prompts_2 or prompts).to(device), self.words.end, clip_skip)
+        asked = list(zip(prompts, prompts_2 or prompts, prompts_3 or prompts, strict=True))
+        different = list(dict.fromkeys(asked))  # the same wish for many pictures is read once
+        texts, texts_2, texts_3 = (list(column) for column in zip(*different, strict=True))
+        first = read(self.clip_l, self.words(texts).to(device), self.words.end, clip_skip)
+        second = read(self.clip_g, self.words_g(texts_2).to(device), self.words.end, clip_skip)
         if self.t5 is None or not use_t5:
-            third = first[0].new_zeros(len(prompts), self.t5_length, self.width)
+            third = first[0].new_zeros(len(texts), self.t5_length, self.width)
         else:
-            third = self.t5(self.t5_words(prompts_3 or prompts).to(device))
-        return laid_out(first, second, third, self.width)
+            third = self.t5(self.t5_words(texts_3).to(device))
+        rows = [different.index(one) for one in asked]
+        return Condition(*(part[rows] for part in laid_out(first, second, third, self.width)))

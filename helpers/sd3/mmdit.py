@@ -7,6 +7,7 @@ channels, H W of the latent, N = H W / patch^2 picture tokens, M text tokens, D 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class MMDiTConfig:
     text_width: int = 4096  # of T5's states; CLIP's are filled up with zeros
     pooled_width: int = 2048  # 768 of CLIP-L and 1280 of CLIP-G
     table: int = 192  # tokens a side of the largest picture; smaller ones sit in its centre
-    base: int = 64  # tokens a side of the first pictures it was trained on: positions are counted in these
+    base: int = 64  # tokens a side of a 1024-pixel picture; the table, however large, spans as many units
     qk_norm: bool = False  # 3.5 normalises queries and keys, which keeps training in half precision stable
     dual_layers: int = 0  # 3.5 medium: so many first layers give the picture a second attention, over itself alone
 
@@ -47,6 +48,7 @@ class MMDiTConfig:
         return cls(width=2432, layers=38, heads=38, qk_norm=True)
 
 
+@lru_cache(maxsize=8)  # a walk asks for the same one at every step
 def positions(height: int, width: int, config: MMDiTConfig) -> Tensor:
     """Where each token is: fixed waves of its column, then of its row.
 

@@ -54,9 +54,9 @@ class SD3Config:
     @property
     def limits(self) -> Limits:
         """What follows from the sizes for a request."""
-        factor = self.autoencoder.factor
-        return Limits(self.size, factor * self.transformer.patch, factor, self.transformer.latent_channels,
-                      min(self.clip_l.layers, self.clip_g.layers) - 1)  # fmt: skip
+        factor, token = self.autoencoder.factor, self.autoencoder.factor * self.transformer.patch
+        return Limits(self.size, token, factor, self.transformer.latent_channels,
+                      min(self.clip_l.layers, self.clip_g.layers) - 1, token * self.transformer.table)  # fmt: skip
 
 
 class SD3Request(Request):
@@ -78,13 +78,17 @@ class SD3Request(Request):
             for name, given in (("prompt_2", prompt_2), ("prompt_3", prompt_3))
         )
         self.use_t5, self.shift = use_t5, None if shift is None else within("shift", shift, 0.01, 100, float)
+        skip_layers = skip_layers if isinstance(skip_layers, Collection) else [skip_layers]
         self.skip_layers = [within("skip_layers", layer, 0, layers - 1, int) for layer in skip_layers]
         if self.skip_layers and self.guidance_scale == 1:
             raise ValueError("skip_layers adds to guidance: set a guidance_scale other than 1")
         self.skip_scale = within("skip_scale", skip_scale, 0, 100, float)
         window = [within(name, value, 0, 1, float) * self.steps
                   for name, value in (("skip_from", skip_from), ("skip_until", skip_until))]  # fmt: skip
-        self.skip_steps = [i for i in range(self.steps) if window[0] < i < window[1]]
+        self.skip_steps = [i for i in range(self.skipped, self.steps) if window[0] < i < window[1]]
+        if self.skip_layers and not self.skip_steps:
+            raise ValueError(f"skip_layers would act in none of the {self.steps - self.skipped} steps: "
+                             "take more steps, or widen skip_from..skip_until")  # fmt: skip
 
 
 class StableDiffusion3(LatentDiffusion):
@@ -111,7 +115,8 @@ class StableDiffusion3(LatentDiffusion):
         Args:
             source: for instance "stabilityai/stable-diffusion-3-medium-diffusers" (ask for access there), a diffusers
                 folder, or a single file such as sd3_medium_incl_clips.safetensors.
-            config: sizes; None: the published ones, the transformer's read off its tensors.
+            config: sizes; None: the published ones. The transformer's are read off its tensors in any case, and the
+                shift off the folder's scheduler (3 for a single file).
             t5: False leaves the largest text encoder out.
             variant, encoders, tokenizers: as for `checkpoint.read`.
             dtype, device: what to compute in, and where.
@@ -124,6 +129,11 @@ class StableDiffusion3(LatentDiffusion):
         sizes = checkpoint.inferred(found.transformer)
         config = replace(config or SD3Config(), transformer=sizes, shift=found.shift)
         words = BytePairTokenizer.from_file(found.tokenizers[0], length=config.clip_l.length)
+        t5_words = T5Tokenizer.from_file(found.tokenizers[1], config.t5_length) if found.t5 is not None else None
+        if len(words) != config.clip_l.vocabulary or (t5_words and len(t5_words) > config.t5.vocabulary):
+            known = [f"{len(read):,}" for read in (words, t5_words) if read]
+            raise ValueError(f"tokenizers of {' and '.join(known)} tokens do not belong to text encoders of "
+                             f"{config.clip_l.vocabulary:,} and {config.t5.vocabulary:,}: pass others as tokenizers=")
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
             networks = {"transformer": MMDiT(sizes), "autoencoder": KLAutoencoder(config.autoencoder),
                         "clip_l": TextTower(config.clip_l), "clip_g": TextTower(config.clip_g)}  # fmt: skip
@@ -136,7 +146,8 @@ class StableDiffusion3(LatentDiffusion):
             if part == "transformer":
                 tensors = checkpoint.plain(tensors, sizes, found.layout)
             fit(network, tensors, naming[part], what=f"the {part} of Stable Diffusion 3", dtype=dtype)
-        t5_words = T5Tokenizer.from_file(found.tokenizers[1], config.t5_length) if found.t5 is not None else None
+        if "t5" in networks and dtype == torch.float16:
+            networks["t5"].float_sums()
         readers = TextEncoders(networks["clip_l"], networks["clip_g"], networks.get("t5"), words, t5_words,
                                sizes.text_width, config.t5_length)  # fmt: skip
         model = cls(readers, networks["transformer"], networks["autoencoder"], config, SD3_PREVIEW)
@@ -186,7 +197,9 @@ class StableDiffusion3(LatentDiffusion):
     def _bring(self, module: nn.Module) -> None:
         if self.card is not None:
             for other in (self.encoders, self.transformer, self.autoencoder):
-                other.to(self.card if other is module else "cpu")
+                if other is not module:
+                    other.to("cpu")
+            module.to(self.card)  # once there is room
 
     @property
     def device(self) -> torch.device:
@@ -195,6 +208,10 @@ class StableDiffusion3(LatentDiffusion):
     def decode(self, latents: Tensor) -> Tensor:
         self._bring(self.autoencoder)
         return super().decode(latents)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        self._bring(self.autoencoder)
+        return super().encode(picture)
 
     # --- what the walk asks for -----------------------------------------------------------------------------------
 
@@ -212,13 +229,16 @@ class StableDiffusion3(LatentDiffusion):
         return self.times(request.steps, request.shift)
 
     def request(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> SD3Request:
+        silent = self.encoders.t5 is None or not options.get("use_t5", True)
+        if silent and options.get("prompt_3") is not None:
+            raise ValueError("prompt_3 is for T5, which is not loaded or switched off (use_t5=False)")
         return SD3Request(self.limits, prompt, negative_prompt, layers=self.config.transformer.layers, **options)
 
     def asked(self, request: SD3Request) -> Denoiser:
         self._bring(self.encoders)
         read = self.encoders(request.prompts, request.prompts_2, request.prompts_3, request.clip_skip, request.use_t5)
         guided = request.guidance_scale != 1
-        negative = self.encoders(request.negatives, None, None, request.clip_skip, request.use_t5) if guided else None
+        negative = self.encoders(request.negatives, use_t5=request.use_t5) if guided else None  # never skips layers
         self._bring(self.transformer)
         times = self.times_for(request)
         skipped = {round(times[i].item(), 6) for i in request.skip_steps} if request.skip_layers else set()

@@ -112,7 +112,7 @@ class BytePairTokenizer:
             return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
         except FileNotFoundError as error:
             raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the "
-                                    "folder of any Stable Diffusion's as tokenizer=") from error  # fmt: skip
+                                    "folder of any Stable Diffusion's as tokenizer(s)=") from error  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -48,7 +48,7 @@ class T5Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(self.weight.dtype)
 
 
 class T5Attention(nn.Module):
@@ -82,7 +82,8 @@ class T5Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = x + self.attention(self.norm_1(x), bias)
         h = self.norm_2(x)
-        return x + self.out(F.gelu(self.gate(h), approximate="tanh") * self.value(h))
+        hidden = F.gelu(self.gate(h), approximate="tanh") * self.value(h)
+        return x + self.out(hidden.to(self.out.weight.dtype))
 
 
 class T5Encoder(nn.Module):
@@ -101,8 +102,13 @@ class T5Encoder(nn.Module):
         x = self.tokens(ids)
         bias = self.distances(buckets(ids.shape[1], self.config).to(ids.device)).permute(2, 0, 1)[None]  # (1, H, N, N)
         for layer in self.layers:
-            x = layer(x, bias.to(x.dtype))
+            x = layer(x, bias)
         return self.norm(x)
+
+    def float_sums(self) -> None:
+        """Let every layer's last product and the running sum be float32: in XXL they leave float16's range."""
+        for layer in self.layers:
+            layer.out.float()
 
 
 def buckets(length: int, config: T5Config) -> Tensor:
@@ -170,6 +176,8 @@ class T5Tokenizer:
             raise ValueError(f"{file} is no tokenizer: {error}") from error
         if read.token_to_id("</s>") is None or read.token_to_id("<pad>") is None:
             raise ValueError(f"{file} is not T5's tokenizer: it has no </s> or no <pad>")
+        read.no_padding()  # such files keep what was last asked of them; both are done here
+        read.no_truncation()
         return cls(read, length)
 
     @staticmethod

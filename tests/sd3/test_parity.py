@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.sd1_peers import difference, randomised
@@ -56,6 +57,19 @@ def test_transformer(either):
     assert difference(either.ours.transformer(*given), asked(either.peer.transformer, *given)) <= 1e-5
     skipped = asked(either.peer.transformer, *given, skip_layers=[1])
     assert difference(either.ours.transformer(*given, skip_layers=[1]), skipped) <= 1e-5
+
+
+def test_diffusers_reads_our_names_as_stability_wrote_them(either):
+    """The oracle for the single file's names is not ours: diffusers' converter must find every tensor in its place."""
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    prefix, stored = checkpoint.PREFIXES["transformer"], load_file(either.layouts["single"])
+    read = convert_sd3_transformer_checkpoint_to_diffusers(
+        {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    )
+    theirs = either.peer.transformer.state_dict()
+    assert read.keys() == theirs.keys()
+    assert all(torch.allclose(read[name], theirs[name], atol=1e-6) for name in theirs)  # the table is computed
 
 
 @torch.no_grad()
@@ -119,6 +133,17 @@ def test_picture(either, layout, skip_layers):
     ).images * 2 - 1  # fmt: skip
     made = ours.generate(PROMPTS[0], PROMPTS[1], steps=10, guidance_scale=5.0, seed=3, skip_layers=skip_layers,
                          skip_until=0.5, progress=False)  # fmt: skip
+    assert difference(made, theirs) <= 1e-4
+
+
+def test_picture_with_clip_skip(sd3):
+    """Which counts for the prompt, not for the negative one."""
+    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
+    theirs = sd3.peer(
+        PROMPTS[0], negative_prompt=PROMPTS[1], num_inference_steps=4, guidance_scale=5.0, latents=noise, height=64,
+        width=64, output_type="pt", max_sequence_length=sd3.config.t5_length, clip_skip=1,
+    ).images * 2 - 1  # fmt: skip
+    made = sd3.ours.generate(PROMPTS[0], PROMPTS[1], steps=4, guidance_scale=5.0, seed=3, clip_skip=1, progress=False)
     assert difference(made, theirs) <= 1e-4
 
 

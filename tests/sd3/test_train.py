@@ -3,9 +3,14 @@
 import pytest
 import torch
 
+from helpers.autoencoders.kl import KLConfig
 from helpers.autoencoders.train import main as train_autoencoder
+from helpers.sd3.mmdit import MMDiT
 from helpers.sd3.pipeline import StableDiffusion3
+from helpers.sd3.train import Learner, tiny_config
 from helpers.sd3.train import main as train_transformer
+from helpers.text.clip import TextTower, TowerConfig
+from helpers.text.t5 import T5Encoder
 from helpers.text.train import main as train_clip
 from helpers.weights import read_metadata
 
@@ -47,3 +52,20 @@ def test_all_three_networks_learned(files):
     model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
     assert model.transformer.head.weight.abs().max() > 0                     # began at zero
     assert torch.isfinite(model.encoders(["a cat"]).text).all()
+
+
+def test_both_new_text_encoders_learn_with_the_transformer():
+    """Once the gates have opened, the loss reaches every one of their weights."""
+    clip = TowerConfig(width=16, layers=1, heads=2, mlp=16, vocabulary=20, length=6, projection=8)
+    config = tiny_config(clip, 30, KLConfig(width=8, multipliers=(1, 2), groups=4, latent_channels=16), size=16)
+    learner = Learner(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
+    first = torch.randn(2, 6, 16), torch.randn(2, 8)
+    ids, heard = (torch.tensor([[1, 5, 19, 0, 0, 0]] * 2), torch.ones(2, 24).long()), torch.tensor([True, True])
+    learner(torch.randn(2, 16, 8, 8), torch.rand(2), first, ids, 19, heard).square().sum().backward()
+    for part in ("clip_g", "t5", "transformer"):
+        still = [name for name, weight in getattr(learner, part).named_parameters() if weight.grad is None]
+        assert not still, f"{part}: no gradient reaches {still}"
+    third = learner.t5.layers[0].gate.weight.grad.clone()
+    learner.zero_grad()
+    learner(torch.randn(2, 16, 8, 8), torch.rand(2), first, ids, 19, ~heard).square().sum().backward()
+    assert third.any() and not learner.t5.layers[0].gate.weight.grad.any()
