@@ -94,6 +94,15 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
+class GELU(nn.Module):
+    """GELU by tanh (Hendrycks & Gimpel 2016, section 2); overwrites x where no gradient will ask for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.gelu(x, approximate="tanh")
+        return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
 class Heads(nn.Module):
     """A stream's queries, keys and values, and the way back out of attention."""
 
@@ -129,7 +138,7 @@ class Stream(nn.Module):
         self.attention = Heads(config, out=not last)
         self.dual = Heads(config) if dual else None
         if not last:
-            self.mlp = nn.Sequential(nn.Linear(config.width, 4 * config.width), nn.GELU("tanh"),
+            self.mlp = nn.Sequential(nn.Linear(config.width, 4 * config.width), GELU(),
                                      nn.Linear(4 * config.width, config.width))  # fmt: skip
 
     def modulations(self, condition: Tensor) -> list[Tensor]:
