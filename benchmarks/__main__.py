@@ -18,6 +18,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "method1": "benchmarks.method1",
     "sd1": "benchmarks.sd1",
     "sd3": "benchmarks.sd3",
+    "autoencoders": "benchmarks.autoencoders",
 }
 
 

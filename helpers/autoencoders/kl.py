@@ -100,7 +100,8 @@ def _middle(width: int, groups: int) -> nn.Sequential:
 class Encoder(nn.Module):
     """Picture to the two halves of a Gaussian: (B, 3, H, W) in [-1, 1] -> (B, 2C, h, w)."""
 
-    def __init__(self, config: KLConfig):
+    def __init__(self, config: KLConfig, outputs: int | None = None):
+        """`outputs`: channels of the answer, where it is no Gaussian."""
         super().__init__()
         widths, groups = [config.width * m for m in config.multipliers], config.groups
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
@@ -111,7 +112,7 @@ class Encoder(nn.Module):
             self.down.append(Level(before, width, config.blocks, groups, resample))
         self.middle = _middle(widths[-1], groups)
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
-        self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], outputs or 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

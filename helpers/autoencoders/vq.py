@@ -1,0 +1,98 @@
+"""The quantised autoencoder of latent diffusion: the KL autoencoder's halves, with a codebook between them.
+
+As published (Esser et al. 2020; Rombach et al. 2022, appendix G) with Stable Diffusion's blocks. Alphabet: B batch,
+H W of the picture, C latent channels, D width of a code, K codes, h = H / factor, w = W / factor.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from helpers.autoencoders.kl import Decoder, Encoder, KLConfig
+from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, VectorQuantizer
+from helpers.published import Renaming
+from helpers.weights import description, load_weights, save_described
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Sizes; the defaults are those of latent diffusion's vq-f4."""
+
+    width: int = 128  # channels at full resolution
+    multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, per level; every level but the last halves the picture
+    blocks: int = 2  # residual blocks per level on the way down, one more on the way up
+    latent_channels: int = 3  # between the halves and the codebook
+    groups: int = 32
+    K: int = 8192  # codes
+    code_width: int = 3  # numbers of a code: few, or many codes are never the nearest
+    ema: bool = False  # codes follow the means of what they are chosen for, and are revived
+
+    def halves(self) -> KLConfig:
+        """The sizes of encoder and decoder."""
+        return KLConfig(self.width, self.multipliers, self.blocks, self.latent_channels, self.groups)
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the code map is than the picture, per side."""
+        return self.halves().factor
+
+
+class VQAutoencoder(nn.Module):
+    """Picture to a map of codes and back."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.config, halves = config, config.halves()
+        self.encoder, self.decoder = Encoder(halves, outputs=config.latent_channels), Decoder(halves)
+        self.quant = nn.Conv2d(config.latent_channels, config.code_width, 1)
+        self.post_quant = nn.Conv2d(config.code_width, config.latent_channels, 1)
+        self.quantizer = (EMAQuantizer if config.ema else VectorQuantizer)(config.K, config.code_width)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, D, h, w) before it is quantised: what latent diffusion diffuses.
+
+        Raises:
+            ValueError: for sides that are not multiples of the factor.
+        """
+        factor = self.config.factor
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
+            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
+                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        return self.quant(self.encoder(pictures))
+
+    def quantize(self, z: Tensor) -> Quantized:
+        """(B, D, h, w) -> codes (B, D, h, w), indices and losses (B, h, w)."""
+        found = self.quantizer(z.permute(0, 2, 3, 1))
+        return found._replace(codes=found.codes.permute(0, 3, 1, 2))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, D, h, w), quantised or not -> (B, 3, H, W): the quantiser is part of the decoder."""
+        return self.paint(self.quantize(z).codes)
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """(B, h, w) -> (B, 3, H, W)."""
+        return self.paint(self.quantizer.decode(indices).permute(0, 3, 1, 2))
+
+    def paint(self, codes: Tensor) -> Tensor:
+        """Codes (B, D, h, w) -> (B, 3, H, W), about [-1, 1]."""
+        return self.decoder(self.post_quant(codes))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
+        """The pictures again, and what the quantiser said."""
+        quantized = self.quantize(self.encode(pictures))
+        return self.paint(quantized.codes), quantized
+
+    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
+        """Write the weights (fp16) with their sizes."""
+        save_described(self, asdict(self.config), path, metadata)
+
+    @classmethod
+    def from_weights(cls, name_or_path: str | Path) -> "VQAutoencoder":
+        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
+        model = cls(VQConfig(**description(name_or_path)))
+        load_weights(model, name_or_path)
+        return model.eval()
+
+
+CODEBOOK: Renaming = [(r"^quantizer\.codebook$", "quantize.embedding.weight")]  # in both published layouts

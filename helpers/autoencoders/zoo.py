@@ -1,0 +1,107 @@
+"""Every variant by name, the one trainer for all of them, and what each is worth afterwards."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders import variants, variants_codes
+from helpers.autoencoders.variant import AE, Batch
+from helpers.data import Faces
+from helpers.scoring.attributes import ATTRIBUTES, load_reader
+from helpers.scoring.disentanglement import dci, mig, sap
+from helpers.scoring.frechet import frechet_distance
+from helpers.scoring.reconstruction import active_units, psnr, ssim
+from helpers.training.loop import TrainConfig, TrainState, train
+
+VARIANTS: dict[str, type[AE]] = {
+    "AE": variants.AE,
+    "VAE": variants.VAE,
+    "conditional": variants.Conditional,
+    "beta": variants.Beta,
+    "beta, capacity": variants.Capacity,
+    "beta-TC": variants.TotalCorrelation,
+    "DIP-I": variants.DIP1,
+    "DIP-II": variants.DIP2,
+    "Factor": variants.Factor,
+    "Info": variants.Info,
+    "WAE-MMD, IMQ": variants.WAE,
+    "WAE-MMD, RBF": variants.WAERBF,
+    "sliced WAE": variants.SlicedWAE,
+    "IWAE": variants.ImportanceWeighted,
+    "MIWAE": variants.MultiplyImportanceWeighted,
+    "perceptual (DFC)": variants.Perceptual,
+    "MS-SSIM": variants.MSSSIM,
+    "log-cosh": variants.LogCosh,
+    "categorical": variants_codes.Categorical,
+    "joint": variants_codes.Joint,
+    "gamma": variants_codes.Gamma,
+    "hierarchical": variants_codes.Hierarchical,
+    "ladder": variants_codes.Ladder,
+    "VampPrior": variants_codes.Vamp,
+    "two-stage": variants_codes.TwoStage,
+    "VQ": variants_codes.VQ,
+}
+SHAPES = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
+CONFIG = TrainConfig(steps=300, learning_rate=3e-3, warmup=30)
+BATCH_SIZE = 64
+
+
+def made(name: str, seed: int = 0, **settings: float) -> AE:
+    """A variant with first weights of this seed; `settings` change its constants, such as beta.
+
+    Raises:
+        ValueError: for a name or a constant that there is not.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = VARIANTS[name]()
+    for setting, value in settings.items():
+        if not isinstance(getattr(model, setting, None), float | int) or setting in SHAPES:
+            raise ValueError(f"{name} has no constant {setting!r} that could change")
+        setattr(model, setting, value)
+    return model
+
+
+def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iterator[TrainState]:
+    """Train on faces of 32x32, yielding after every step; details are the mean error and penalty in nats."""
+    pictures, labels = faces.tensor(), torch.from_numpy(faces.labels)
+    numbers, done = pictures[0].numel(), 0
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.randint(len(faces), (BATCH_SIZE,), generator=generator)
+        terms = model(Batch(pictures[chosen], labels[chosen], generator, done / config.steps, len(faces)))
+        details = {"error": terms.error.mean().item(), "penalty": terms.penalty.mean().item()}
+        return (terms.error + terms.penalty) / numbers, details              # per number: rates as for other networks
+
+    for state in train(model, losses, config):
+        done = state.step
+        yield state
+    model.eval()
+
+
+@torch.no_grad()
+def scores(model: AE, faces: Faces, seed: int = 0) -> dict[str, float]:
+    """What a trained variant is worth, on faces it has not seen.
+
+    Returns:
+        psnr (dB) and ssim of reconstructions; rate (nats) and active units of the code; frechet: distance of as many
+        pictures from the prior to these faces, in the features of the course's reader; mig, sap, and dci's
+        disentanglement, completeness and informativeness of the codes' means against the known attributes.
+    """
+    generator, pictures = torch.Generator().manual_seed(seed), faces.tensor()
+    batch = Batch(pictures, torch.from_numpy(faces.labels), generator, count=len(faces))
+    reader, codes = load_reader(), model.variables(batch)
+    again = model.again(batch)
+    drawn = model.generate(len(faces), generator)
+    known = torch.tensor([[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()]
+                          for face in faces.attributes])  # fmt: skip
+    disentangled, complete, informative = dci(codes, known)
+    distance = frechet_distance(reader.features(drawn.clamp(-1, 1)), reader.features(pictures))
+    return {
+        "psnr": psnr(pictures, again), "ssim": ssim(pictures, again), "rate": model.rate(batch).mean().item(),
+        "active": active_units(codes), "frechet": distance.value, "mig": mig(codes, known), "sap": sap(codes, known),
+        "disentangled": disentangled, "complete": complete, "informative": informative,
+    }  # fmt: skip

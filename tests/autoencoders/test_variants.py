@@ -1,0 +1,403 @@
+"""Every variant's loss against another variant, a closed form, a limit or samples, and against its known mistake."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, Normal
+
+from helpers.autoencoders import variants_codes
+from helpers.autoencoders.divergences import aggregate, gaussian_kl, log_gaussian, mmd
+from helpers.autoencoders.variant import SPREAD, VAE, Batch
+from helpers.autoencoders.zoo import VARIANTS, made
+
+
+def batch(count=16, seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, 3, 32, 32, generator=generator) * 2 - 1
+    return Batch(x, torch.arange(count) % 3, torch.Generator().manual_seed(seed + 1), **more)
+
+
+def with_posterior(model, mean, logvar):
+    """The model, with an encoder that says this of every picture."""
+    model.posterior = lambda batch: (mean, logvar)
+    return model
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_computes_and_learns(name):
+    model, given = made(name), batch()
+    terms = model(given)
+    assert terms.error.shape == terms.penalty.shape == (16,) and (terms.error + terms.penalty).isfinite().all()
+    (terms.error + terms.penalty).mean().backward()
+    still = [part for part, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not still, f"no gradient reaches {still}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_generates_and_embeds(name):
+    model = made(name).eval()
+    first, second = (model.generate(6, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert first.shape == (6, 3, 32, 32) and torch.equal(first, second)
+    assert model.embed(batch()).shape[0] == 16 and model.rate(batch()).shape == (16,)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_same_seed_gives_the_same_loss(name):
+    one, other = (made(name, seed=3)(batch()) for _ in range(2))
+    assert torch.equal(one.error, other.error) and torch.equal(one.penalty, other.penalty)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_says_what_it_is(name):
+    assert any(character.isdigit() for character in VARIANTS[name].paper) and "x" in VARIANTS[name].formula
+
+
+def test_errors_are_told():
+    with pytest.raises(ValueError, match="no variant 'GAN': choose one of AE, VAE"):
+        made("GAN")
+    with pytest.raises(ValueError, match="AE has no constant 'beta'"):
+        made("AE", beta=2)
+    with pytest.raises(ValueError, match="VQ has no constant 'K' that could change"):
+        made("VQ", K=128)
+
+
+# --- weights of the rate --------------------------------------------------------------------------------------------
+
+
+def test_beta_of_one_is_the_vae():
+    posterior = torch.full((16, 16), 2.0), torch.full((16, 16), -1.0)
+    kl = gaussian_kl(*posterior).sum(1)
+    cases = [("beta", {"beta": 1.0}, 1), ("beta", {}, 8), ("Info", {"alpha": 0.0, "weight": 1.0}, 1),
+             ("DIP-I", {"diagonal": 0.0, "off_diagonal": 0.0}, 1)]  # fmt: skip
+    for name, setting, times in cases:
+        torch.testing.assert_close(with_posterior(made(name, **setting), *posterior)(batch()).penalty, times * kl)
+
+
+@pytest.mark.parametrize("name", ["VAE", "conditional", "log-cosh", "MS-SSIM", "perceptual (DFC)"])
+def test_the_rate_is_summed_over_the_code_not_averaged(name):
+    """And has weight one, not 0.00025 beside a mean error, as copied: that says nothing of bounds."""
+    model = with_posterior(made(name), torch.full((16, 16), 2.0), torch.zeros(16, 16))
+    assert model(batch()).penalty.tolist() == pytest.approx([16 * 2.0] * 16)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("log-cosh", "MS-SSIM", "perceptual (DFC)")])
+def test_the_error_is_a_sum_in_nats(name):
+    given = batch()
+    wanted = 3072 * 0.01 / (2 * SPREAD**2)
+    assert made(name).error(given.x + 0.1, given).tolist() == pytest.approx([wanted] * 16, rel=1e-4)
+
+
+def test_capacity_holds_the_rate_at_its_target_from_both_sides():
+    logvar = torch.zeros(16, 16)
+    for nats, progress in ((25.0, 1.0), (12.5, 0.5)):
+        model = with_posterior(made("beta, capacity"), torch.full((16, 16), (2 * nats / 16) ** 0.5), logvar)
+        assert model(batch(progress=progress)).penalty[0].item() == pytest.approx(0, abs=1e-3)
+    below = with_posterior(made("beta, capacity"), torch.zeros(16, 16), logvar)(batch(progress=1.0)).penalty[0].item()
+    assert below == pytest.approx(30 * 25)  # an absolute value, not the difference: too low a rate costs as well
+
+
+def test_total_correlation_with_weight_one_is_the_sampled_rate():
+    model, given = made("beta-TC", beta=1.0), batch()
+    posterior = 2 * torch.randn(16, 16, generator=given.generator), torch.full((16, 16), -1.0)
+    z = model.draw(posterior, torch.Generator().manual_seed(5))
+    sampled = (log_gaussian(z, *posterior) - log_gaussian(z)).sum(1)
+    torch.testing.assert_close(model.penalty(posterior, z, given), sampled, atol=1e-3, rtol=1e-4)
+    together, apart = aggregate(z, *posterior, given.count)
+    model.beta = 5.0  # which is the total correlation's, and no other term's
+    extra = model.penalty(posterior, z, given) - sampled
+    torch.testing.assert_close(extra, 4 * (together - apart), atol=2e-3, rtol=1e-3)
+
+
+def test_dip_asks_for_unit_covariance():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4000, 16, generator=generator)
+    factor = torch.linalg.cholesky(z.T.cov(correction=0))
+    white = torch.linalg.solve_triangular(factor, (z - z.mean(0)).T, upper=False).T
+    none = torch.full_like(white, -20.0)
+    for name in ("DIP-I", "DIP-II"):
+        extra = made(name).penalty((white, none), white, batch()) - gaussian_kl(white, none).sum(1)
+        assert extra.abs().max() < 1e-2
+    noisy = torch.zeros_like(white)  # with unit noise the codes' variance is 2: only the second form minds
+    extra = [made(name).penalty((white, noisy), white, batch())[0] - gaussian_kl(white, noisy).sum(1)[0]
+             for name in ("DIP-I", "DIP-II")]  # fmt: skip
+    assert extra[0].item() == pytest.approx(0, abs=0.01) and extra[1].item() == pytest.approx(50 * 16, rel=0.01)
+    wide = torch.full_like(white, math.log(3))  # a variance of 3, not of exp(2 log 3)
+    extra = made("DIP-II").penalty((white, wide), white, batch())[0] - gaussian_kl(white, wide).sum(1)[0]
+    assert extra.item() == pytest.approx(50 * 16 * 9, rel=0.01)
+
+
+def test_factor_adds_the_critics_log_ratio():
+    """With a plus: the encoder shall bring it down."""
+    z = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    posterior, model = (z, torch.zeros_like(z)), made("Factor")
+    more = model.penalty(posterior, z, batch()) - made("Factor", gamma=0.0).penalty(posterior, z, batch())
+    torch.testing.assert_close(more, 8 * model.critic(z)[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_factor_keeps_the_critic_and_the_encoder_apart():
+    """The critic's loss must not move the encoder, nor the encoder's the critic."""
+    gradients = {}
+    for gamma in (0.0, 8.0):
+        model = made("Factor", gamma=gamma)
+        terms = model(batch())
+        (terms.error + terms.penalty).mean().backward()
+        gradients[gamma] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    plain = made("VAE")
+    terms = plain(batch())
+    (terms.error + terms.penalty).mean().backward()
+    torch.testing.assert_close(gradients[0.0]["encoder.0.weight"], plain.encoder[0].weight.grad)
+    for name in gradients[0.0]:
+        same = torch.allclose(gradients[0.0][name], gradients[8.0][name])
+        assert same == (not name.startswith("encoder")), name
+
+
+def test_factors_critic_finds_the_total_correlation():
+    """Trained on a Gaussian with correlation 0.9, its log-ratio tends to -log(1 - 0.81) / 2."""
+    torch.manual_seed(0)
+    model = made("Factor", gamma=0.0)
+    critic, optimizer = model.critic, torch.optim.Adam(model.critic.parameters(), 2e-3)
+    for _ in range(400):
+        z = torch.randn(512, 16)
+        z[:, 1] = 0.9 * z[:, 0] + (1 - 0.81) ** 0.5 * z[:, 1]
+        loss = model.penalty((z, torch.zeros_like(z)), z, batch()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert critic(z).mean().item() == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.3)
+
+
+# --- distances of all codes from the prior --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["WAE-MMD, IMQ", "WAE-MMD, RBF", "sliced WAE", "Info"])
+def test_the_distance_does_not_fade_with_the_batch(name):
+    """Dividing a mean over pairs by B (B - 1), as copied, makes the penalty vanish: it must be the same for any B."""
+    model, told = made(name), []
+    for count in (64, 512):
+        z = 3 + torch.randn(count, 16, generator=torch.Generator().manual_seed(count))
+        posterior = (z,) if model.numbers == 1 else (z, torch.full_like(z, -20.0))
+        rate = model.kl(posterior).mean() * 0.5 if name == "Info" else 0
+        told.append((model.penalty(posterior, z, batch()).mean() - rate).item())
+    assert told[0] == pytest.approx(told[1], rel=0.1) and told[0] > 50
+
+
+def test_wae_is_its_weight_times_the_discrepancy():
+    z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    prior = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
+    penalty = made("WAE-MMD, RBF").penalty((z,), z, batch(seed=0))
+    assert penalty.item() == pytest.approx(1000 * mmd(z, prior).item(), rel=1e-4)
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
+def test_one_importance_sample_is_the_elbo(name):
+    model, given = made(name, samples=1, means=1000), batch(2)
+    model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
+    posterior = torch.ones(2, 16), torch.full((2, 16), -1.0)
+    terms = with_posterior(model, *posterior)(given)
+    known = given.x.square().flatten(1).sum(1) / (2 * SPREAD**2) + gaussian_kl(*posterior).sum(1)
+    torch.testing.assert_close(terms.error + terms.penalty, known, atol=0.6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
+def test_more_importance_samples_tighten_the_bound(name):
+    """The published code weighs losses, not likelihoods, by their softmax: more samples then raise its loss."""
+    given, told = batch(8), []
+    for samples in (1, 5, 50):
+        terms = [made(name, samples=samples)(given) for _ in range(20)]
+        told.append(torch.stack([(t.error + t.penalty).mean() for t in terms]).mean().item())
+    assert told[0] > told[1] > told[2]
+
+
+@pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
+def test_the_bound_is_the_log_likelihood_where_that_is_known(name):
+    """A decoder that ignores its code: log p(x) is the error, whatever the posterior, once there are enough samples."""
+    model, given = made(name, samples=2000), batch(2)
+    model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
+    terms = with_posterior(model, torch.full((2, 16), 0.3), torch.full((2, 16), -0.2))(given)
+    known = given.x.square().flatten(1).sum(1) / (2 * SPREAD**2)
+    torch.testing.assert_close(terms.error + terms.penalty, known, atol=0.3, rtol=0)
+
+
+def test_several_bounds_are_averaged_not_joined():
+    model, given = made("MIWAE", means=50, samples=1), batch(8)
+    one = made("IWAE", means=1, samples=50)
+    joined, averaged = ((t.error + t.penalty).mean().item() for t in (one(given), model(given)))
+    assert averaged > joined + 1
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["AE", "log-cosh", "MS-SSIM", "perceptual (DFC)"])
+def test_the_error_of_a_perfect_copy_is_nothing_and_grows(name):
+    model, given = made(name).eval(), batch(8)
+    smooth = torch.nn.functional.interpolate(given.x[:, :, ::8, ::8], scale_factor=8, mode="bilinear")
+    given = given._replace(x=smooth)
+    told = [model.error(smooth + off * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1)), given)
+            for off in (0, 0.05, 0.2)]  # fmt: skip
+    assert told[0].abs().max() < 1e-2 and (told[0] < told[1]).all() and (told[1] < told[2]).all()
+
+
+def test_other_errors_have_the_right_size():
+    given = batch()
+    wanted = 5 * 3072 * math.log(math.cosh(1)) / 10
+    for off in (0.1, -0.1):
+        assert made("log-cosh").error(given.x + off, given)[0].item() == pytest.approx(wanted, rel=1e-3)
+    flat = given._replace(x=torch.full_like(given.x, 0.5))  # 0.75 beside 0.5 in [0, 1]: lightness is all that differs
+    light = (2 * 0.75 * 0.5 + 1e-4) / (0.75**2 + 0.5**2 + 1e-4)
+    told = made("MS-SSIM").error(torch.zeros_like(flat.x), flat)[0].item()
+    assert told == pytest.approx(600 * (1 - light**0.3), rel=0.02)
+    model = made("perceptual (DFC)")
+    model.features = lambda x: [x, 2 * x]
+    told = model.error(given.x + 0.1, given)[0].item() - 384
+    assert told == pytest.approx(model.weight * 0.05, rel=1e-2)
+
+
+def test_the_stand_in_for_vgg_is_not_trained():
+    names = [name for name, _ in made("perceptual (DFC)").named_parameters()]
+    assert names == [name for name, _ in made("VAE").named_parameters()]
+
+
+# --- other codes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_costs_at_most_log_k():
+    model, given = made("categorical"), batch()
+    sure = torch.full((16, 16, 16), -50.0)
+    sure[..., 0] = 50
+    assert model.penalty((sure,), None, given).tolist() == pytest.approx([16 * math.log(16)] * 16)
+    assert model.penalty((torch.zeros_like(sure),), None, given).tolist() == pytest.approx([0] * 16, abs=1e-4)
+
+
+def test_joint_holds_both_capacities():
+    model, given = made("joint"), batch(progress=1.0)
+    mean = torch.full((16, 16), (2 * 25.0 / 16) ** 0.5)
+    sure = 50 * torch.nn.functional.one_hot(torch.arange(16) % 3, 3).float()
+    assert model.penalty((mean, torch.zeros(16, 16), sure), None, given).item() == pytest.approx(0, abs=1e-2)
+    unsure = model.penalty((mean, torch.zeros(16, 16), 0 * sure), None, given).item()
+    assert unsure == pytest.approx(30 * math.log(3), rel=1e-3)
+
+
+def test_gamma_draws_have_the_right_moments_and_gradient():
+    """Mean and variance of Gamma(a, 1) are a; the mean's derivative by a is 1."""
+    shape = torch.tensor([0.3, 1.0, 4.0]).expand(200_000, 3).clone().requires_grad_()
+    z = variants_codes.gamma_draw(shape, 6, torch.Generator().manual_seed(0))
+    assert z.mean(0).tolist() == pytest.approx([0.3, 1, 4], rel=0.03)
+    assert z.var(0).tolist() == pytest.approx([0.3, 1, 4], rel=0.05)
+    z.sum().backward()
+    assert shape.grad.mean(0).tolist() == pytest.approx([1, 1, 1], rel=0.05)
+
+
+def test_gamma_codes_and_their_rate():
+    model, generator = made("gamma"), torch.Generator().manual_seed(0)
+    shape, rate = torch.full((20_000, 16), 3.0), torch.full((20_000, 16), 2.0)
+    z = model.draw((shape, rate), generator)
+    assert z.mean().item() == pytest.approx(1.5, rel=0.01) and z.var().item() == pytest.approx(0.75, rel=0.03)
+    prior = Gamma(torch.tensor(2.0), torch.tensor(1.0))
+    sampled = (Gamma(shape, rate).log_prob(z) - prior.log_prob(z)).sum(1).mean().item()
+    assert model.penalty((shape, rate), z, batch())[0].item() == pytest.approx(sampled, rel=0.03)
+    drawn = model.prior(20_000, generator)
+    assert drawn.mean().item() == pytest.approx(2, rel=0.01) and drawn.var().item() == pytest.approx(2, rel=0.03)
+
+
+def test_vq_pulls_the_codebook_with_weight_one_and_the_encoder_with_a_quarter():
+    model, given = made("VQ"), batch()
+    tokens = model.encoder(given.x).unflatten(1, (16, -1))
+    found = model.quantizer(tokens)
+    gap = (tokens - model.quantizer.decode(found.indices)).square().mean((1, 2))
+    torch.testing.assert_close(model(given).penalty, 1000 * 1.25 * gap)
+    model(given).penalty.mean().backward()
+    away = (tokens - model.quantizer.decode(found.indices)).detach().flatten(1).mean(0)
+    torch.testing.assert_close(model.encoder[-1].bias.grad, 1000 * 0.25 * 2 * away / 128)
+
+
+def test_conditional_decoders_know_the_species():
+    model, given = made("conditional"), batch(6)
+    z = torch.zeros(6, 16)
+    told = model.decode(z, given)
+    assert torch.allclose(told[0], told[3]) and not torch.allclose(told[0], told[1])
+    other = given._replace(labels=(given.labels + 1) % 3)
+    assert not torch.allclose(model.posterior(given)[0], model.posterior(other)[0])
+
+
+# --- other priors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "ladder"])
+def test_two_layers_of_codes_cost_what_sampling_says(name):
+    torch.manual_seed(0)
+    model, given, told = made(name), batch(4), []
+    for part in (model.upper[-1], model.lower[-1], model.below[-1]):
+        part.weight.data *= 5
+    for _ in range(3000):
+        *normal, features = model.posterior(given)
+        upper = VAE.draw(model, normal, given.generator)
+        expected = model.expected(upper)
+        lower = model.lower_posterior(features, upper, expected)
+        z = VAE.draw(model, lower, given.generator)
+        told.append((log_gaussian(upper, *normal) - log_gaussian(upper) + log_gaussian(z, *lower)
+                     - log_gaussian(z, *expected)).sum(1))  # fmt: skip
+    rates = torch.stack([model(given).penalty for _ in range(200)]).mean(0)
+    torch.testing.assert_close(rates, torch.stack(told).mean(0), rtol=0.05, atol=0.05)
+
+
+def test_the_ladder_weighs_by_certainty():
+    model = made("ladder")
+    expected = torch.full((2, 16), 1.0), torch.zeros(2, 16)
+    for logvar, wanted in ((0.0, 2.0), (6.0, 1.0), (-12.0, 3.0)):
+        seen = torch.cat([torch.full((2, 16), 3.0), torch.full((2, 16), logvar)], dim=1)
+        model.lower.forward = lambda features, seen=seen: seen
+        mean, variance = model.lower_posterior(None, None, expected)
+        assert mean[0, 0].item() == pytest.approx(wanted, abs=0.01) and variance.max() <= 0
+
+
+def test_a_prior_made_of_the_picture_itself_costs_nothing():
+    model, given = made("VampPrior"), batch(1)
+    model.K, model.pictures = 1, torch.nn.Parameter(given.x.clone())
+    assert model(given).penalty.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_vamp_is_a_mixture_not_a_sum():
+    """Many times the same component is that component: the 1 / K must be inside the logarithm."""
+    model, given = made("VampPrior"), batch(1)
+    model.pictures = torch.nn.Parameter(given.x.clone().expand(32, -1, -1, -1))
+    assert model(given).penalty.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_vamp_is_pytorchs_mixture():
+    model, generator = made("VampPrior"), torch.Generator().manual_seed(0)
+    parts, posterior = torch.randn(2, 32, 16, generator=generator), torch.randn(2, 4, 16, generator=generator)
+    model.components = lambda: tuple(parts)
+    z = model.draw(tuple(posterior), generator)
+    mixture = MixtureSameFamily(Categorical(torch.ones(32)), normal(*parts))
+    wanted = normal(*posterior).log_prob(z) - mixture.log_prob(z)
+    torch.testing.assert_close(model.penalty(tuple(posterior), z, batch(4)), wanted, atol=1e-3, rtol=1e-4)
+    model.components = lambda: (torch.full((32, 16), 10.0), torch.full((32, 16), -20.0))
+    assert model.prior(8, generator).mean().item() == pytest.approx(10, abs=0.01)
+
+
+def normal(mean, logvar):
+    return Independent(Normal(mean, (0.5 * logvar).exp()), 1)
+
+
+def test_the_second_stage_does_not_move_the_first():
+    model, plain = made("two-stage"), made("VAE")
+    for some in (model, plain):
+        terms = some(batch())
+        (terms.error + terms.penalty).mean().backward()
+    torch.testing.assert_close(model.encoder[0].weight.grad, plain.encoder[0].weight.grad)
+
+
+def test_the_second_stage_is_a_bound_with_a_learned_spread():
+    """With codes that are normal and a decoder that says 0, -log p(z | u) is the entropy of the prior."""
+    model = made("two-stage")
+    model.down.forward = lambda u: torch.zeros(len(u), 16)
+    model.up.forward = lambda z: torch.zeros(len(z), 32)
+    z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
+    posterior = torch.zeros_like(z), torch.zeros_like(z)
+    extra = (model.penalty(posterior, z, batch()) - model.kl(posterior)).mean()
+    assert extra.item() == pytest.approx(16 * 0.5 * (1 + math.log(2 * math.pi)), rel=0.01)

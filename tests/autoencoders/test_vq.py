@@ -1,0 +1,66 @@
+"""The quantised autoencoder beside diffusers', in the published architecture with random weights."""
+
+import pytest
+import torch
+
+from benchmarks.sd1_peers import difference, randomised
+from helpers.autoencoders.kl import published_names
+from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig
+from helpers.published import fit
+
+CONFIG = VQConfig(width=32, multipliers=(1, 2, 2), blocks=2, groups=8, K=64)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    from diffusers import VQModel
+
+    theirs = randomised(VQModel(
+        block_out_channels=(32, 64, 64), down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3, layers_per_block=2, latent_channels=3, num_vq_embeddings=64,
+        vq_embed_dim=3, norm_num_groups=8, sample_size=32,
+    )).eval()  # fmt: skip
+    ours = VQAutoencoder(CONFIG)
+    fit(ours, dict(theirs.state_dict()), [*published_names(CONFIG.halves(), "diffusers"), *CODEBOOK], what="a VQModel")
+    return ours.eval(), theirs
+
+
+@torch.no_grad()
+def test_parity_with_diffusers(pair):
+    ours, theirs = pair
+    pictures = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = theirs.encode(pictures).latents
+    assert difference(ours.encode(pictures), z) < 1e-5
+    assert difference(ours.decode(z), theirs.decode(z).sample) < 1e-5
+    assert (ours.quantize(z).indices.flatten() == theirs.quantize(z)[2][2].flatten()).all()
+
+
+@torch.no_grad()
+def test_indices_are_the_picture(pair):
+    ours, _ = pair
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    decoded, quantized = ours(pictures)
+    assert quantized.indices.shape == (2, 8, 8)
+    torch.testing.assert_close(ours.decode_indices(quantized.indices), decoded, atol=1e-4, rtol=1e-4)
+
+
+def test_published_size():
+    """vq-f4 has as many parameters here as in diffusers."""
+    from diffusers import VQModel
+
+    with torch.device("meta"):
+        ours = VQAutoencoder(VQConfig())
+        theirs = VQModel(block_out_channels=(128, 256, 512), down_block_types=["DownEncoderBlock2D"] * 3,
+                         up_block_types=["UpDecoderBlock2D"] * 3, layers_per_block=2, latent_channels=3,
+                         num_vq_embeddings=8192, vq_embed_dim=3)  # fmt: skip
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
+    assert counts[0] == counts[1] and ours.config.factor == 4
+
+
+def test_weights_come_back(tmp_path):
+    model = VQAutoencoder(VQConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, K=16, ema=True)).eval()
+    model.save(tmp_path / "x.safetensors", {})
+    again, pictures = VQAutoencoder.from_weights(tmp_path / "x.safetensors"), torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(again(pictures)[0], model(pictures)[0], atol=1e-2, rtol=1e-2)
+    with pytest.raises(ValueError, match="multiples of 2, got \\(1, 3, 15, 16\\)"):
+        model.encode(torch.zeros(1, 3, 15, 16))

@@ -1,0 +1,28 @@
+"""Scores of pictures that went through something."""
+
+import pytest
+import torch
+
+from helpers.scoring.reconstruction import active_units, psnr, ssim
+
+
+def test_psnr_of_a_known_error():
+    """An error of a tenth of the range is 20 decibels."""
+    x = torch.full((2, 3, 8, 8), 0.5)
+    assert psnr(x, x - 0.2) == pytest.approx(20, abs=1e-4)
+    assert psnr(torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 9.0)) == float("inf")  # what is out of range is cut
+
+
+def test_ssim_of_a_copy_and_of_noise():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert ssim(x, x) == pytest.approx(1) and ssim(x, x.flip(0)) < 0.1
+
+
+def test_active_units_are_those_that_vary():
+    codes = torch.randn(500, 4) * torch.tensor([1.0, 0.5, 0.01, 0.0])
+    assert active_units(codes) == 2
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="of one shape"):
+        psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 4, 4))
