@@ -157,7 +157,8 @@ class Stream(nn.Module):
 
 def attend(*streams: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Attention of all tokens of all streams over all of them: (B, N, heads, D / heads) each -> (B, sum of N, D)."""
-    q, k, v = (torch.cat(parts, dim=1).transpose(1, 2) for parts in zip(*streams, strict=True))
+    # heads first, then joined: a head's tokens lie together, which the fused kernel reads faster in bfloat16
+    q, k, v = (torch.cat([part.transpose(1, 2) for part in parts], dim=2) for parts in zip(*streams, strict=True))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
