@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from helpers.course import repository_root
 
+Config = TypeVar("Config")
+
 # name of a file in 00_assets/weights -> the command that trains it
 TRAINED_BY = {
     "scorer": "python -m helpers.scoring.attributes",
@@ -25,6 +27,8 @@ TRAINED_BY = {
     "autoencoder": "python -m helpers.autoencoders.train --export 00_assets/weights/autoencoder.safetensors",
     "autoencoder_16": "python -m helpers.autoencoders.train --latent-channels 16 "
                       "--export 00_assets/weights/autoencoder_16.safetensors",
+    "vq": "python -m helpers.autoencoders.train_vq --export 00_assets/weights/vq.safetensors",
+    "vq_prior": "python -m helpers.autoencoders.train_prior --export 00_assets/weights/vq_prior.safetensors",
     "sd3": "python -m helpers.sd3.train --export 00_assets/weights/sd3.safetensors",
     "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
@@ -136,6 +140,20 @@ def description(name_or_path: str | Path) -> dict[str, Any]:
         raise ValueError(f"the weights {name_or_path} do not say what they belong to: they were written by "
                          f"{metadata.get('command', 'another program')}")  # fmt: skip
     return _with_tuples(json.loads(metadata["model"]))
+
+
+def described(config: type[Config], name_or_path: str | Path) -> Config:
+    """The configuration that a file of `save_described` tells.
+
+    Raises:
+        FileNotFoundError, ValueError: as `description`, and for the weights of another kind of network.
+    """
+    told = description(name_or_path)
+    try:
+        return config(**told)
+    except TypeError as error:
+        raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(told)}, which "
+                         f"is no {config.__name__}") from error  # fmt: skip
 
 
 def save_described(module: nn.Module, about: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:

@@ -7,6 +7,9 @@ drawn, never a photograph.
 import numpy as np
 import torch
 
+from helpers.autoencoders.train_vq import code_pictures, through_codes
+from helpers.autoencoders.vq import VQAutoencoder
+from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
 from helpers.sd1.pipeline import StableDiffusion1
@@ -41,6 +44,15 @@ def stable_diffusion_3() -> None:
     save_png(sd3_diagram.draw(StableDiffusion3.from_weights()).figure, IMAGES / "sd3.png")
 
 
+def faces_from_codes() -> None:
+    """Unseen faces, their maps of codes in false colours, and what is decoded from those."""
+    model = VQAutoencoder.from_weights("vq")
+    pictures = load_faces(split="val", size=64, limit=10, progress=False).tensor()
+    again, maps, _ = through_codes(model, pictures)
+    shown = torch.cat([pictures, code_pictures(model, maps), again])
+    save_png(grid(shown, columns=10), IMAGES / PARTS["Autoencoders"].picture)
+
+
 def generated_faces() -> None:
     """Three rows of faces generated from captions alone."""
     captions = [caption(face) for face in sorted(toy_attributes(30, seed=2), key=lambda face: face.species)]
@@ -49,5 +61,6 @@ def generated_faces() -> None:
 
 
 if __name__ == "__main__":
-    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, stable_diffusion_3, generated_faces):
+    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, stable_diffusion_3, faces_from_codes,
+                 generated_faces):  # fmt: skip
         make()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import course, real_faces, report
+from benchmarks import course, real_faces, report, vq
 
 
 def test_rows_compare_both_ways() -> None:
@@ -71,3 +71,9 @@ def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
     assert real_faces.coverage(data, data) == {"red": 1.0, "green": 1.0, "blue": 1.0}
     share = real_faces.coverage(clipped, data)
     assert share["red"] == pytest.approx(0.458, abs=0.02) and share["green"] == 1.0
+
+
+def test_the_readme_says_of_real_faces_what_was_measured() -> None:
+    told = json.loads((course.ROOT / vq.REAL).read_text())
+    readme = (course.ROOT / "README.md").read_text()
+    assert f"keeps {told['psnr']:.1f} dB of {told['faces']} unseen ones" in readme

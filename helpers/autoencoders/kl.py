@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.layers.attention import Attention
 from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
 from helpers.published import Renaming
-from helpers.weights import description, load_weights, save_described
+from helpers.weights import described, load_weights, save_described
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class KLConfig:
     latent_channels: int = 4
     groups: int = 32  # of the group norms; their epsilon is 1e-6, unlike the U-Net's 1e-5
     quant_convs: bool = True  # 1x1 convolutions around the latent, left over from a quantised ancestor; SD3 has none
+    patch: int = 1  # pixels a side that are folded into one position first; published: 1, and 2 is four times as fast
     scale: float = 0.18215  # latents are multiplied by it: about unit variance, as the noise schedule expects
     shift: float = 0.0  # and this is taken off before
 
     @property
     def factor(self) -> int:
         """How many times smaller the latent is than the picture, per side."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.patch * 2 ** (len(self.multipliers) - 1)
 
     @classmethod
     def sd1(cls) -> "KLConfig":
@@ -104,7 +105,8 @@ class Encoder(nn.Module):
         """`outputs`: channels of the answer, where it is no Gaussian."""
         super().__init__()
         widths, groups = [config.width * m for m in config.multipliers], config.groups
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.fold = nn.PixelUnshuffle(config.patch)
+        self.stem = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for before, width in zip([widths[0], *widths], widths, strict=False):
             last = len(self.down) == len(widths) - 1
@@ -115,7 +117,7 @@ class Encoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], outputs or 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(self.fold(x))
         for level in self.down:
             x = level(x)
         return self.head(silu(self.norm(self.middle(x))))
@@ -134,13 +136,14 @@ class Decoder(nn.Module):
             last = len(self.up) == len(widths) - 1
             self.up.append(Level(before, width, config.blocks + 1, groups, None if last else Upsample(width)))
         self.norm = nn.GroupNorm(groups, widths[-1], eps=1e-6)
-        self.head = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], 3 * config.patch**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(config.patch)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.middle(self.stem(z))
         for level in self.up:
             x = level(x)
-        return self.head(silu(self.norm(x)))
+        return self.unfold(self.head(silu(self.norm(x))))
 
 
 class KLAutoencoder(nn.Module):
@@ -188,7 +191,7 @@ class KLAutoencoder(nn.Module):
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "KLAutoencoder":
         """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(KLConfig(**description(name_or_path)))
+        model = cls(described(KLConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
 

@@ -55,9 +55,25 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     |z - e|^2 without |z|^2, which is the same for all codes; a few rows at a time, so that the distances of all
     vectors to all codes never are in memory together.
     """
-    half = -0.5 * codebook.square().sum(1)                                   # (K,)
-    rows = max(1, AT_ONCE // len(codebook))
-    return torch.cat([torch.addmm(half, part, codebook.T).argmax(1) for part in z.split(rows)])
+    with torch.autocast(z.device.type, enabled=False):  # bfloat16's 8 bits would miss one neighbour in six
+        z, codebook = z.float(), codebook.float()
+        half = -0.5 * codebook.square().sum(1)                               # (K,)
+        rows = max(1, AT_ONCE // len(codebook))
+        return torch.cat([_argmax(torch.addmm(half, part, codebook.T)) for part in z.split(rows)])
+
+
+def _argmax(x: Tensor, block: int = 32) -> Tensor:
+    """(N, K) -> (N,) the first of the largest, in a third of `argmax`'s time on a CPU.
+
+    Keeping a position beside every maximum is slow there: the largest of every block is found without, then the
+    block, then the place in it.
+    """
+    if x.shape[1] % block:
+        return x.argmax(1)
+    blocks = x.unflatten(1, (-1, block))                                     # (N, K / block, block)
+    which = blocks.amax(2).argmax(1)
+    inside = blocks[torch.arange(len(x), device=x.device), which].argmax(1)
+    return which * block + inside
 
 
 class VectorQuantizer(nn.Module):
@@ -106,15 +122,15 @@ class EMAQuantizer(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, z: Tensor) -> Quantized:
-        """(..., D); in training mode the codebook moves."""
+        """(..., D); in training mode the codebook moves, by the vectors of all processes together."""
         vectors = z.detach().flatten(0, -2).float()                          # (N, D)
         if self.training and not self.started:
-            self._start(vectors)
+            self._start(gathered(vectors))
         chosen = nearest(vectors, self.codebook)
         indices = chosen.reshape(z.shape[:-1])
         codes = self.decode(indices)  # before they move
         if self.training:
-            self._follow(vectors, chosen)
+            self._follow(gathered(vectors), gathered(chosen))
         return Quantized(straight_through(z, codes), indices, self.beta * (z - codes).square().mean(-1))
 
     def decode(self, indices: Tensor) -> Tensor:
@@ -145,12 +161,22 @@ class EMAQuantizer(nn.Module):
         if unused.any():
             self.sums[unused] = _some(vectors, int(unused.sum())) * average
             self.counts[unused] = average
-        self.codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
+        known = (self.counts > 1e-5)[:, None]  # a code that is never chosen has no mean: it stays
+        self.codebook.copy_(torch.where(known, self.sums / self.counts.clamp(min=1e-5)[:, None], self.codebook))
 
     def _tally(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """How often each code was chosen, and the sum of what it was chosen for."""
         counts = torch.bincount(indices, minlength=len(self.codebook)).to(vectors)
         return counts, torch.zeros_like(self.sums).index_add_(0, indices, vectors)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """(N, ...) of this process -> those of all processes, in order of rank: every one then learns the same codes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
 
 
 def _some(vectors: Tensor, count: int) -> Tensor:
@@ -193,7 +219,14 @@ class FSQ(nn.Module):
 class LFQ(nn.Module):
     """Every number becomes its sign; the loss asks for sure choices, all of them used (Yu et al. 2023, section 3.1)."""
 
-    def __init__(self, bits: int = 10, entropy: float = 0.1, beta: float = 0.25, sharpness: float = 4.0):
+    def __init__(self, bits: int = 10, entropy: float = 0.01, beta: float = 0.02, sharpness: float = 4.0):
+        """
+        Args:
+            entropy: weight of the entropies. Beside a squared error of some hundredths a larger one decides the signs
+                before the pictures do.
+            beta: weight of the pull of the input to its sign.
+            sharpness: what the input is multiplied by before it counts as a logit.
+        """
         super().__init__()
         self.K, self.entropy, self.beta, self.sharpness = 2**bits, entropy, beta, sharpness
         self.register_buffer("place", 2 ** torch.arange(bits), persistent=False)
@@ -205,9 +238,9 @@ class LFQ(nn.Module):
         is an upper bound.
         """
         signs = torch.where(z > 0, 1.0, -1.0)
-        sure = (self.sharpness * z).sigmoid()                                # chance of a 1
-        often = sure.flatten(0, -2).mean(0)
-        loss = self.entropy * (_binary_entropy(sure).sum(-1) - _binary_entropy(often).sum())
+        logits = self.sharpness * z
+        often = logits.sigmoid().flatten(0, -2).mean(0)                      # chance of a 1
+        loss = self.entropy * (_binary_entropy(logits).sum(-1) - _binary_entropy(often.logit(eps=1e-6)).sum())
         loss = loss + self.beta * (z - signs).square().mean(-1)
         return Quantized(straight_through(z, signs), ((z > 0) * self.place).sum(-1), loss)
 
@@ -216,8 +249,9 @@ class LFQ(nn.Module):
         return 2.0 * (indices[..., None] // self.place % 2) - 1
 
 
-def _binary_entropy(chance: Tensor) -> Tensor:
-    return -(torch.special.xlogy(chance, chance) + torch.special.xlogy(1 - chance, 1 - chance))
+def _binary_entropy(logits: Tensor) -> Tensor:
+    """In nats; from logits, because the slope of p log p is infinite where a choice is sure."""
+    return F.softplus(logits) - logits * logits.sigmoid()
 
 
 class ResidualQuantizer(nn.Module):

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
+from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
 from helpers.data import Faces, load_faces
 from helpers.training.run import Task, add_run_arguments, train_command
 
-KL_WEIGHT = 1e-3  # of the KL in nats, beside the absolute error summed over the picture's numbers
+KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the picture's numbers
 
 
 def tiny_config(latent_channels: int = 4) -> KLConfig:
@@ -33,16 +34,16 @@ def tiny_config(latent_channels: int = 4) -> KLConfig:
 class Reconstruction(nn.Module):
     """An autoencoder as a training sees it: pictures in, losses out."""
 
-    def __init__(self, autoencoder: KLAutoencoder):
+    def __init__(self, autoencoder: KLAutoencoder, loss: PictureLoss):
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self.loss = autoencoder, loss
 
     def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) error and weighed KL, per number of the picture."""
         gaussian = self.autoencoder.encode(pictures)
-        z = gaussian.mean + (0.5 * gaussian.logvar).exp() * noise
-        error = (self.autoencoder.decode(z) - pictures).abs().flatten(1)     # (B, 3 H W)
-        return error.mean(1) + KL_WEIGHT * gaussian.kl() / error.shape[1]
+        again = self.autoencoder.decode(gaussian.mean + (0.5 * gaussian.logvar).exp() * noise)
+        error = self.loss(pictures, again, self.autoencoder.decoder.head.weight)
+        return error + KL_WEIGHT * gaussian.kl() / pictures[0].numel()
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
@@ -51,7 +52,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     config = tiny_config(options.latent_channels)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Reconstruction(KLAutoencoder(config)).to(memory_format=torch.channels_last)
+        model = Reconstruction(KLAutoencoder(config), picture_loss(options)).to(memory_format=torch.channels_last)
     side = options.size // config.factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
@@ -61,7 +62,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         return model(pictures.contiguous(memory_format=torch.channels_last), noise.to(accelerator.device)), None
 
     def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
-        with_measured_scale(average.autoencoder, faces).save(path, told)
+        with_measured_scale(average.autoencoder, faces).save(path, told | {"compared_by": model.loss.sees})
 
     def sample(average: Reconstruction, path: Path) -> None:
         from helpers.show.figures import compare, save_png
@@ -72,7 +73,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         save_png(compare({"picture": pictures, "decoded": again}), path)
 
     name = f"autoencoder-{options.latent_channels}-{options.source}-{options.size}"
-    return Task(name, model, losses, save, sample, asdict(config))
+    return Task(name, model, losses, save, sample, asdict(config) | {"compared_by": model.loss.sees})
 
 
 def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -119,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=64, help="pixels a side")
     add("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
     add("--limit", type=int, help="use this many training pictures at most")
+    add_loss_arguments(made, error="l1")
     add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
     return made
 

@@ -29,7 +29,7 @@ class Conditional(VAE):
     """Encoder and decoder are told the species, so the code need not say it."""
 
     paper = "Sohn, Lee, Yan 2015, eq. 4"
-    formula = r"-\log p(x \mid z, y) + KL(q(z \mid x, y) \,\|\, N(0, I))"
+    formula = r"-\log p(x \mid z, y) + KL(q(z \mid x, y) \,\Vert\, N(0, I))"
     pictures_in = 3 + CLASSES
 
     def width_in(self) -> int:
@@ -37,6 +37,7 @@ class Conditional(VAE):
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
         planes = F.one_hot(batch.labels, CLASSES)[:, :, None, None].to(batch.x).expand(-1, -1, *batch.x.shape[2:])
+        planes = planes / batch.x.shape[-1]  # a thousand equal pixels, but no louder together than one number
         return super().posterior(batch._replace(x=torch.cat([batch.x, planes], dim=1)))
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
@@ -51,16 +52,18 @@ class Beta(VAE):
     paper = "Higgins et al. 2017, eq. 4"
     formula = r"-\log p(x \mid z) + \beta\, KL"
     beta = 8.0
+    gentle = 0.0  # share of the training over which the weight grows: a cure of collapse (Bowman et al. 2015)
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        return self.beta * self.kl(posterior)
+        grown = min(1.0, batch.progress / self.gentle) if self.gentle else 1.0
+        return self.beta * grown * self.kl(posterior)
 
 
 class Capacity(VAE):
     """The rate is held at a target that grows: first the most important thing, then the next."""
 
     paper = "Burgess et al. 2018, eq. 8"
-    formula = r"-\log p(x \mid z) + \gamma\, |KL - C|, \quad C: 0 \to 25"
+    formula = r"-\log p(x \mid z) + \gamma\, \lvert KL - C \rvert, \quad C: 0 \to 25"
     gamma, most = 30.0, 25.0
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
@@ -71,7 +74,7 @@ class TotalCorrelation(VAE):
     """The rate taken apart; weight only on how far the code's numbers depend on each other."""
 
     paper = "Chen et al. 2018, eq. 4"
-    formula = r"-\log p(x \mid z) + I(x; z) + \beta\, KL(q(z) \| \prod q(z_d)) + \sum KL(q(z_d) \| p(z_d))"
+    formula = r"-\log p(x \mid z) + I(x; z) + \beta\, KL(q(z) \Vert \prod q(z_d)) + \sum KL(q(z_d) \Vert p(z_d))"
     beta = 8.0
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
@@ -232,7 +235,7 @@ class Perceptual(VAE):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the reader's first convolutions see."""
-        found, x = [], F.interpolate(x, scale_factor=2, mode="bilinear")
+        found = []
         for layer in self.seen_by[0].trunk[:3]:
             x = layer(x)
             found.append(x)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.divergences import categorical_kl, gamma_kl, gaussian_kl, gumbel_softmax, log_gaussian
-from helpers.autoencoders.quantizers import VectorQuantizer
+from helpers.autoencoders.quantizers import EMAQuantizer
 from helpers.autoencoders.variant import AE, SIZE, VAE, WIDTH, Batch, Encoder, Terms, noise_like
 
 # --- other codes ----------------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ class Categorical(AE):
     """Codes that choose: every number of the code becomes a choice among K, drawn softly."""
 
     paper = "Jang, Gu, Poole 2016, eq. 2"
-    formula = r"-\log p(x \mid z) + \sum_n KL(q(z_n \mid x) \,\|\, U(K))"
+    formula = r"-\log p(x \mid z) + \sum_n KL(q(z_n \mid x) \,\Vert\, U(K))"
     K, warmest, coolest = 16, 1.0, 0.5
     temperature = warmest
 
@@ -59,7 +59,7 @@ class Joint(VAE):
     """Numbers for what varies, and one choice for what comes in kinds, each held at a capacity of its own."""
 
     paper = "Dupont 2018, eq. 7"
-    formula = r"-\log p(x \mid z, c) + \gamma\, |KL_z - C_z| + \gamma\, |KL_c - C_c|"
+    formula = r"-\log p(x \mid z, c) + \gamma\, \lvert KL_z - C_z \rvert + \gamma\, \lvert KL_c - C_c \rvert"
     K, gamma, most, temperature = 3, 30.0, 25.0, 0.67  # as many kinds as there are species
 
     def __init__(self, width: int = WIDTH):
@@ -104,7 +104,7 @@ class Gamma(AE):
     """Codes that are never negative, with a posterior to match."""
 
     paper = "Naesseth et al. 2016, eq. 5 and section 4"
-    formula = r"-\log p(x \mid z) + KL(\Gamma(a, b) \,\|\, \Gamma(2, 1))"
+    formula = r"-\log p(x \mid z) + KL(\Gamma(a, b) \,\Vert\, \Gamma(2, 1))"
     numbers, boost = 2, 6  # how far the shape is raised before drawing: then nearly nothing is rejected
     prior_shape, prior_rate = 2.0, 1.0
 
@@ -152,15 +152,15 @@ def gamma_draw(shape: Tensor, boost: int, generator: torch.Generator | None = No
 
 
 class VQ(AE):
-    """Codes from a book: sixteen vectors, each replaced by the nearest of K."""
+    """Codes from a book: sixteen vectors, each replaced by the nearest of K, which follow their vectors' means."""
 
-    paper = "van den Oord, Vinyals, Kavukcuoglu 2017, eq. 3"
-    formula = r"-\log p(x \mid e) + w\, \text{mean}\, (\| sg[z] - e \|^2 + \beta\, \| z - sg[e] \|^2)"
-    tokens, K, weight = 16, 64, 1000.0
+    paper = "van den Oord, Vinyals, Kavukcuoglu 2017, eq. 3 and appendix A"
+    formula = r"-\log p(x \mid e) + w \beta\, \text{mean}\, \Vert z - sg[e] \Vert^2"
+    tokens, K, weight = 16, 64, 300.0
 
     def __init__(self, width: int = WIDTH):
         super().__init__(self.tokens * width // 2)
-        self.quantizer = VectorQuantizer(self.K, width // 2)
+        self.quantizer = EMAQuantizer(self.K, width // 2, decay=0.9)  # a short training wants a short memory
 
     def forward(self, batch: Batch) -> Terms:
         quantized = self.quantizer(self.encoder(batch.x).unflatten(1, (self.tokens, -1)))
@@ -187,7 +187,7 @@ class Hierarchical(VAE):
     """Two codes, of which the upper one says what the lower one is likely to be."""
 
     paper = "Rezende, Mohamed, Wierstra 2014 (there without z2 in z1's posterior)"
-    formula = r"-\log p(x \mid z_1) + KL(q(z_1 \mid x, z_2) \| p(z_1 \mid z_2)) + KL(q(z_2 \mid x) \| N(0, I))"
+    formula = r"-\log p(x \mid z_1) + KL(q(z_1 \mid x, z_2) \Vert p(z_1 \mid z_2)) + KL(q(z_2 \mid x) \Vert N(0, I))"
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)

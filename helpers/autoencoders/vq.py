@@ -7,12 +7,13 @@ H W of the picture, C latent channels, D width of a code, K codes, h = H / facto
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Decoder, Encoder, KLConfig
 from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, VectorQuantizer
 from helpers.published import Renaming
-from helpers.weights import description, load_weights, save_described
+from helpers.weights import described, load_weights, save_described
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,19 @@ class VQConfig:
     blocks: int = 2  # residual blocks per level on the way down, one more on the way up
     latent_channels: int = 3  # between the halves and the codebook
     groups: int = 32
+    patch: int = 1  # as in KLConfig
     K: int = 8192  # codes
     code_width: int = 3  # numbers of a code: few, or many codes are never the nearest
     ema: bool = False  # codes follow the means of what they are chosen for, and are revived
+    scale: float = 1.0  # what is diffused is multiplied by it, as in KLConfig
+
+    def __post_init__(self):
+        if self.K < 1:
+            raise ValueError(f"a codebook has a code or more, got K = {self.K}")
 
     def halves(self) -> KLConfig:
         """The sizes of encoder and decoder."""
-        return KLConfig(self.width, self.multipliers, self.blocks, self.latent_channels, self.groups)
+        return KLConfig(self.width, self.multipliers, self.blocks, self.latent_channels, self.groups, patch=self.patch)
 
     @property
     def factor(self) -> int:
@@ -83,6 +90,14 @@ class VQAutoencoder(nn.Module):
         quantized = self.quantize(self.encode(pictures))
         return self.paint(quantized.codes), quantized
 
+    def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What is diffused, (B, D, h, w): the vectors before they are quantised, scaled; nothing in them is random."""
+        return self.encode(pictures) * self.config.scale
+
+    def to_pictures(self, latents: Tensor) -> Tensor:
+        """Back: quantise latents / scale, decode, clip to [-1, 1]."""
+        return self.decode(latents / self.config.scale).clamp(-1, 1)
+
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
         save_described(self, asdict(self.config), path, metadata)
@@ -90,7 +105,7 @@ class VQAutoencoder(nn.Module):
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "VQAutoencoder":
         """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(VQConfig(**description(name_or_path)))
+        model = cls(described(VQConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
 

@@ -43,8 +43,8 @@ VARIANTS: dict[str, type[AE]] = {
     "VQ": variants_codes.VQ,
 }
 SHAPES = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
-CONFIG = TrainConfig(steps=300, learning_rate=3e-3, warmup=30)
-BATCH_SIZE = 64
+CONFIG = TrainConfig(steps=200, learning_rate=4e-3, warmup=20)
+BATCH_SIZE = 32
 
 
 def made(name: str, seed: int = 0, **settings: float) -> AE:

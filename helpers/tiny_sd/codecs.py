@@ -22,7 +22,7 @@ class Codec(Protocol):
 
 
 class PixelCodec:
-    """Method 1: what is diffused is the picture itself, in [-1, 1].
+    """Method 1: what is diffused is the picture itself, in [-1, 1] (latent diffusion's IdentityFirstStage).
 
     The range matters: a sampler clips to it, so pictures normalised to any other range come out washed out.
     """

@@ -50,9 +50,13 @@ def test_a_code_is_its_own_nearest(name, z):
 
 def test_nearest_is_the_full_matrix_argmin():
     generator = torch.Generator().manual_seed(1)
-    z, codebook = torch.randn(3000, 8, generator=generator), torch.randn(500, 8, generator=generator)
-    exact = torch.cdist(z.double(), codebook.double()).argmin(1)
-    assert (nearest(z, codebook) == exact).float().mean() > 0.999
+    for vectors, K in ((3000, 500), (6000, 1024)):  # codes that are no whole blocks; more rows than at once
+        z, codebook = torch.randn(vectors, 8, generator=generator), torch.randn(K, 8, generator=generator)
+        exact = torch.cdist(z.double(), codebook.double()).argmin(1)
+        assert (nearest(z, codebook) == exact).float().mean() > 0.999
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (nearest(z, codebook) == exact).float().mean() > 0.999
+    assert nearest(torch.zeros(2, 3), torch.ones(64, 3)).tolist() == [0, 0]  # the first of equals
 
 
 def test_the_two_terms_of_the_loss_reach_what_they_should(z):
@@ -143,3 +147,53 @@ def test_a_step_of_training_changes_the_codebook(quantizer):
     (found.loss.sum() + found.codes.sum()).backward()
     optimizer.step()
     assert not torch.equal(before, quantizer.codebook)
+
+
+def test_sure_choices_have_gradients_too():
+    """Far from 0 a choice's entropy is nothing, and its slope must not be infinite."""
+    for far in (1e-3, 1.0, 30.0, 1e4):
+        z = torch.tensor([[far, -far, far, -far], [far, far, far, far]], requires_grad=True)
+        loss = LFQ(4)(z).loss
+        loss.sum().backward()
+        assert loss.isfinite().all() and z.grad.isfinite().all(), far
+
+
+def test_a_code_that_is_never_chosen_stays_where_it_is():
+    """Without revival: a mean of nothing is no mean."""
+    quantizer = EMAQuantizer(2, 2, decay=0.5, revive_below=0)
+    quantizer.codebook.copy_(torch.tensor([[0.0, 0], [50, 50]]))
+    quantizer.counts.fill_(1.0)
+    quantizer.sums.copy_(quantizer.codebook)
+    quantizer.started.fill_(True)
+    for _ in range(200):
+        quantizer(torch.full((8, 2), 1.0))
+    torch.testing.assert_close(quantizer.codebook, torch.tensor([[1.0, 1], [50, 50]]), atol=0.01, rtol=0)
+
+
+@pytest.mark.slow
+def test_several_processes_learn_one_codebook(tmp_path):
+    """Each sees its part of the batch, all of them get the codebook of the whole."""
+    torch.multiprocessing.spawn(_learn_codes, args=(str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    torch.manual_seed(0)
+    alone, data = EMAQuantizer(8, 3), _batches()
+    torch.manual_seed(1)
+    for batch in data:
+        alone(batch)
+    for part in parts:
+        torch.testing.assert_close(part, alone.codebook)
+
+
+def _batches():
+    return torch.randn(5, 64, 3, generator=torch.Generator().manual_seed(5))
+
+
+def _learn_codes(rank, meet, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    quantizer, data = EMAQuantizer(8, 3), _batches()
+    torch.manual_seed(1)
+    for batch in data:
+        quantizer(batch.chunk(2)[rank])
+    torch.save(quantizer.codebook, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()

@@ -44,7 +44,11 @@ def test_it_generates_and_embeds(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_same_seed_gives_the_same_loss(name):
-    one, other = (made(name, seed=3)(batch()) for _ in range(2))
+    def loss():
+        torch.manual_seed(1)  # as a training step does: the first codes of VQ are chosen by it
+        return made(name, seed=3)(batch())
+
+    one, other = loss(), loss()
     assert torch.equal(one.error, other.error) and torch.equal(one.penalty, other.penalty)
 
 
@@ -146,7 +150,7 @@ def test_factor_keeps_the_critic_and_the_encoder_apart():
     plain = made("VAE")
     terms = plain(batch())
     (terms.error + terms.penalty).mean().backward()
-    torch.testing.assert_close(gradients[0.0]["encoder.0.weight"], plain.encoder[0].weight.grad)
+    torch.testing.assert_close(gradients[0.0]["encoder.1.weight"], plain.encoder[1].weight.grad)
     for name in gradients[0.0]:
         same = torch.allclose(gradients[0.0][name], gradients[8.0][name])
         assert same == (not name.startswith("encoder")), name
@@ -304,15 +308,15 @@ def test_gamma_codes_and_their_rate():
     assert drawn.mean().item() == pytest.approx(2, rel=0.01) and drawn.var().item() == pytest.approx(2, rel=0.03)
 
 
-def test_vq_pulls_the_codebook_with_weight_one_and_the_encoder_with_a_quarter():
-    model, given = made("VQ"), batch()
+def test_vq_pulls_the_encoder_with_a_quarter():
+    model, given = made("VQ").eval(), batch()
     tokens = model.encoder(given.x).unflatten(1, (16, -1))
     found = model.quantizer(tokens)
     gap = (tokens - model.quantizer.decode(found.indices)).square().mean((1, 2))
-    torch.testing.assert_close(model(given).penalty, 1000 * 1.25 * gap)
+    torch.testing.assert_close(model(given).penalty, 300 * 0.25 * gap)
     model(given).penalty.mean().backward()
     away = (tokens - model.quantizer.decode(found.indices)).detach().flatten(1).mean(0)
-    torch.testing.assert_close(model.encoder[-1].bias.grad, 1000 * 0.25 * 2 * away / 128)
+    torch.testing.assert_close(model.encoder[-1].bias.grad, 300 * 0.25 * 2 * away / 128)
 
 
 def test_conditional_decoders_know_the_species():
@@ -341,7 +345,7 @@ def test_two_layers_of_codes_cost_what_sampling_says(name):
         z = VAE.draw(model, lower, given.generator)
         told.append((log_gaussian(upper, *normal) - log_gaussian(upper) + log_gaussian(z, *lower)
                      - log_gaussian(z, *expected)).sum(1))  # fmt: skip
-    rates = torch.stack([model(given).penalty for _ in range(200)]).mean(0)
+    rates = torch.stack([model(given).penalty for _ in range(1000)]).mean(0)
     torch.testing.assert_close(rates, torch.stack(told).mean(0), rtol=0.05, atol=0.05)
 
 
@@ -389,7 +393,7 @@ def test_the_second_stage_does_not_move_the_first():
     for some in (model, plain):
         terms = some(batch())
         (terms.error + terms.penalty).mean().backward()
-    torch.testing.assert_close(model.encoder[0].weight.grad, plain.encoder[0].weight.grad)
+    torch.testing.assert_close(model.encoder[1].weight.grad, plain.encoder[1].weight.grad)
 
 
 def test_the_second_stage_is_a_bound_with_a_learned_spread():

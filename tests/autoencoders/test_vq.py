@@ -3,26 +3,15 @@
 import pytest
 import torch
 
-from benchmarks.sd1_peers import difference, randomised
-from helpers.autoencoders.kl import published_names
-from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig
-from helpers.published import fit
-
-CONFIG = VQConfig(width=32, multipliers=(1, 2, 2), blocks=2, groups=8, K=64)
+from benchmarks.sd1_peers import difference
+from benchmarks.vq import kl_pair, vq_pair
+from helpers.autoencoders.kl import KLAutoencoder
+from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 
 
 @pytest.fixture(scope="module")
 def pair():
-    from diffusers import VQModel
-
-    theirs = randomised(VQModel(
-        block_out_channels=(32, 64, 64), down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3, layers_per_block=2, latent_channels=3, num_vq_embeddings=64,
-        vq_embed_dim=3, norm_num_groups=8, sample_size=32,
-    )).eval()  # fmt: skip
-    ours = VQAutoencoder(CONFIG)
-    fit(ours, dict(theirs.state_dict()), [*published_names(CONFIG.halves(), "diffusers"), *CODEBOOK], what="a VQModel")
-    return ours.eval(), theirs
+    return vq_pair()
 
 
 @torch.no_grad()
@@ -33,6 +22,15 @@ def test_parity_with_diffusers(pair):
     assert difference(ours.encode(pictures), z) < 1e-5
     assert difference(ours.decode(z), theirs.decode(z).sample) < 1e-5
     assert (ours.quantize(z).indices.flatten() == theirs.quantize(z)[2][2].flatten()).all()
+
+
+@torch.no_grad()
+def test_the_same_halves_without_a_codebook():
+    ours, theirs = kl_pair()
+    pictures = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = theirs.encode(pictures).latent_dist.mean
+    assert difference(ours.encode(pictures).mean, z) < 1e-5
+    assert difference(ours.decode(z), theirs.decode(z).sample) < 1e-5
 
 
 @torch.no_grad()
@@ -62,5 +60,9 @@ def test_weights_come_back(tmp_path):
     model.save(tmp_path / "x.safetensors", {})
     again, pictures = VQAutoencoder.from_weights(tmp_path / "x.safetensors"), torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(again(pictures)[0], model(pictures)[0], atol=1e-2, rtol=1e-2)
+    with pytest.raises(ValueError, match="belong to another network: they tell .*code_width.*, which is no KLConfig"):
+        KLAutoencoder.from_weights(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="a codebook has a code or more, got K = 0"):
+        VQConfig(K=0)
     with pytest.raises(ValueError, match="multiples of 2, got \\(1, 3, 15, 16\\)"):
         model.encode(torch.zeros(1, 3, 15, 16))

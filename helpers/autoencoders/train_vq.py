@@ -1,0 +1,130 @@
+"""Train a quantised autoencoder on faces: `python -m helpers.autoencoders.train_vq --help`.
+
+64x64 pixels become a map of 16x16 codes (van den Oord et al. 2017). Four by four pixels are folded into one position
+first, and most of the work is done in bfloat16: ten minutes on two CPU cores. Alphabet: B batch, H W of the picture,
+h w of the map, N pictures, K codes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
+from helpers.autoencoders.quantizers import Usage, usage
+from helpers.autoencoders.train import drawn_batch
+from helpers.autoencoders.vq import VQAutoencoder, VQConfig
+from helpers.data import Faces, load_faces
+from helpers.training.run import Task, add_run_arguments, train_command
+
+
+def tiny_config(K: int = 1024) -> VQConfig:
+    """64x64 pixels become 16x16 codes of 4 numbers; all layers work at 16x16, where a channel costs little."""
+    return VQConfig(width=64, multipliers=(1,), blocks=1, latent_channels=4, groups=8, patch=4, K=K, code_width=4,
+                    ema=True)  # fmt: skip
+
+
+class Reconstruction(nn.Module):
+    """A quantised autoencoder as a training sees it: pictures in, losses out."""
+
+    def __init__(self, autoencoder: VQAutoencoder, loss: PictureLoss):
+        super().__init__()
+        self.autoencoder, self.loss = autoencoder, loss
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B,) error and what the quantiser asks for."""
+        again, quantized = self.autoencoder(pictures)
+        error = self.loss(pictures, again, self.autoencoder.decoder.head.weight)
+        return error + quantized.loss.flatten(1).mean(1)
+
+
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    config = tiny_config(options.codes)
+    if options.size % config.factor:
+        raise SystemExit(f"--size must be a multiple of {config.factor}, got {options.size}")
+    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = Reconstruction(VQAutoencoder(config), picture_loss(options))
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        return model(drawn_batch(faces, options.batch_size, generator)[mine].to(accelerator.device)), None
+
+    def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
+        with_measured_scale(average.autoencoder, faces).save(path, told | {"compared_by": model.loss.sees})
+
+    def sample(average: Reconstruction, path: Path) -> None:
+        from helpers.show.figures import compare, save_png
+
+        pictures = faces.tensor(slice(0, 8), accelerator.device)
+        with torch.no_grad():
+            again, quantized = average.autoencoder(pictures)
+        print(usage(quantized.indices, config.K), flush=True)
+        save_png(compare({"picture": pictures, "decoded": again}), path)
+
+    return Task(f"vq-{options.source}-{options.size}", model, losses, save, sample,
+                asdict(config) | {"compared_by": model.loss.sees})  # fmt: skip
+
+
+@torch.no_grad()
+def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
+    """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
+    device, found = next(autoencoder.parameters()).device, []
+    for batch in pictures.split(batch_size):
+        again, quantized = autoencoder(batch.to(device))
+        found.append((again.clamp(-1, 1).cpu(), quantized.indices.cpu()))
+    again, indices = map(torch.cat, zip(*found, strict=True))
+    return again, indices, usage(indices, autoencoder.config.K)
+
+
+@torch.no_grad()
+def with_measured_scale(autoencoder: VQAutoencoder, faces: Faces, count: int = 500) -> VQAutoencoder:
+    """The same autoencoder, with the scale that gives what is diffused unit variance on these faces."""
+    device = next(autoencoder.parameters()).device
+    latents = torch.cat([autoencoder.encode(batch) for batch in faces.tensor(slice(0, count), device).split(50)])
+    scaled = VQAutoencoder(replace(autoencoder.config, scale=round(1 / latents.std().item(), 4)))
+    scaled.load_state_dict(autoencoder.state_dict())
+    return scaled.eval()
+
+
+def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
+    """Maps of codes (N, h, w) as pictures (N, 3, H, W) in [-1, 1]: alike codes have alike colours.
+
+    The three directions in which the codebook's vectors vary most are red, green and blue.
+    """
+    book = autoencoder.quantizer.codebook.detach()
+    centred = book - book.mean(0)
+    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T            # (K, 3)
+    colours = (along / (2 * along.std(0))).clamp(-1, 1)
+    return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.factor)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--help` prints it."""
+    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train_vq", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    add = made.add_argument
+    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
+    add("--size", type=int, default=64, help="pixels a side")
+    add("--codes", type=int, default=1024, help="in the codebook")
+    add("--limit", type=int, help="use this many training pictures at most")
+    add_loss_arguments(made, error="mse")
+    add_run_arguments(made, steps=6000, batch_size=16, learning_rate=4e-3)
+    made.set_defaults(precision="bf16", ema=0.998)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    return train_command(parser(), argv, task)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

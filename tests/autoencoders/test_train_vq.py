@@ -1,0 +1,56 @@
+"""The training command of the quantised autoencoder, and what is said of it afterwards."""
+
+import pytest
+import torch
+
+from helpers.autoencoders.train_vq import code_pictures, main, through_codes, tiny_config, with_measured_scale
+from helpers.autoencoders.vq import VQAutoencoder
+from helpers.data import load_faces
+from helpers.weights import read_metadata
+
+
+def run(folder, *more):
+    return main(["--limit", "64", "--size", "32", "--batch-size", "4", "--checkpoint-every", "2", "--precision", "fp32",
+                 "--sample-every", "0", "--out", str(folder), *more])  # fmt: skip
+
+
+def test_trains_resumes_and_says_so(tmp_path):
+    """Stopped half way and resumed, critic and all, it gives the numbers of an undisturbed run."""
+    critic = ["--adversarial", "0.5", "--critic-from", "1", "--perceptual", "0.1"]
+    assert run(tmp_path / "whole", "--steps", "4", *critic) == 0
+    from helpers.training import run as training
+
+    steps = iter(range(10))
+    real = training.interruptible
+
+    class Stop:
+        def __enter__(self):
+            self.inner = real()
+            self.inner.__enter__()
+            return lambda: next(steps) == 1
+
+        def __exit__(self, *fault):
+            return self.inner.__exit__(*fault)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "interruptible", Stop)
+        assert run(tmp_path / "parts", "--steps", "4", *critic) == 130
+    assert run(tmp_path / "parts", "--steps", "4", *critic, "--resume") == 0
+    one, two = (VQAutoencoder.from_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, two.state_dict()[name]), name
+    assert "--adversarial 0.5" in read_metadata(tmp_path / "whole" / "weights.safetensors")["command"]
+
+
+@torch.no_grad()
+def test_what_is_diffused_has_unit_variance():
+    faces = load_faces(size=32, limit=60, progress=False)
+    torch.manual_seed(0)
+    model = with_measured_scale(VQAutoencoder(tiny_config()), faces)
+    latents = model.to_latents(faces.tensor())
+    assert latents.std().item() == pytest.approx(1, abs=0.01) and latents.shape == (60, 4, 8, 8)
+    again, indices, used = through_codes(model, faces.tensor())
+    torch.testing.assert_close(model.to_pictures(latents), again)
+    colours = code_pictures(model, indices)
+    assert colours.shape == (60, 3, 32, 32) and colours.abs().max() <= 1 and colours.std() > 0.1
+    assert indices.shape == (60, 8, 8) and used.histogram.sum() == 60 * 64
