@@ -43,7 +43,7 @@ VARIANTS: dict[str, type[AE]] = {
     "VQ": variants_codes.VQ,
 }
 SHAPES = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
-CONFIG = TrainConfig(steps=200, learning_rate=4e-3, warmup=20)
+CONFIG = TrainConfig(steps=150, learning_rate=4e-3, warmup=15)
 BATCH_SIZE = 32
 
 
