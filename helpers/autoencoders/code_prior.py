@@ -103,7 +103,7 @@ class CodePrior(nn.Module):
         Raises:
             ValueError: for a temperature of 0 or less, a top_k outside 1..K or labels outside 0..classes.
         """
-        if temperature <= 0 or not 1 <= (top_k or 1) <= self.config.K:
+        if temperature <= 0 or (top_k is not None and not 1 <= top_k <= self.config.K):
             raise ValueError(f"temperature must be above 0 and top_k in 1..{self.config.K}, got {temperature}, {top_k}")
         if not len(labels) or labels.min() < 0 or labels.max() > self.config.classes:
             raise ValueError(f"labels must lie in 0..{self.config.classes}, one at least, got {labels.tolist()[:8]}")

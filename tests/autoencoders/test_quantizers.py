@@ -113,7 +113,7 @@ def test_fsq_uses_every_level_and_no_other():
 
 def test_lfq_loss_is_lowest_for_sure_and_varied_choices():
     sure = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
-    losses = {name: LFQ(2, beta=0.0, sharpness=20.0)(z).loss.mean().item()
+    losses = {name: LFQ(2, entropy=0.1, beta=0.0, sharpness=20.0)(z).loss.mean().item()
               for name, z in {"varied": sure, "all alike": sure.abs(), "unsure": 0 * sure}.items()}  # fmt: skip
     assert losses["varied"] == pytest.approx(-0.1 * 2 * math.log(2), abs=1e-4)
     assert losses["all alike"] == pytest.approx(0, abs=1e-4) and losses["unsure"] == pytest.approx(0, abs=1e-4)
