@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables and formulas in Markdown that a cell shows
 nb_ipywidgets_js = {
     vendor.script("requirejs"): {},
     vendor.script("html-manager"): {"data-jupyter-widgets-cdn": f"{vendor.CDN}/", "crossorigin": "anonymous"},
