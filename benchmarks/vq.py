@@ -22,8 +22,8 @@ from benchmarks.side_by_side import alternating, peak_memory
 from helpers.autoencoders.code_prior import CodePrior
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.quantizers import nearest
-from helpers.autoencoders.train_vq import through_codes, tiny_config
-from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig
+from helpers.autoencoders.train_vq import tiny_config
+from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig, through_codes
 from helpers.course import repository_root
 from helpers.data import load_faces
 from helpers.published import fit

@@ -7,8 +7,7 @@ drawn, never a photograph.
 import numpy as np
 import torch
 
-from helpers.autoencoders.train_vq import code_pictures, through_codes
-from helpers.autoencoders.vq import VQAutoencoder
+from helpers.autoencoders.vq import VQAutoencoder, code_pictures, through_codes
 from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes

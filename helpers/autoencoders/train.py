@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
 from helpers.data import Faces, load_faces
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
 
+Autoencoder = TypeVar("Autoencoder", bound=nn.Module)  # with a config that has a scale, and to_latents
 KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the picture's numbers
 
 
@@ -95,11 +96,14 @@ def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 1
     return Gaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
 
 
-def with_measured_scale(autoencoder: KLAutoencoder, faces: Faces, count: int = 500) -> KLAutoencoder:
-    """The same autoencoder, with the scale that gives its latents unit variance on these faces."""
-    gaussian = encode_all(autoencoder, faces.tensor(slice(0, count)))
-    std = gaussian.sample(torch.Generator().manual_seed(0)).std().item()
-    scaled = KLAutoencoder(replace(autoencoder.config, scale=round(1 / std, 4)))
+@torch.no_grad()
+def with_measured_scale(autoencoder: Autoencoder, faces: Faces, count: int = 500) -> Autoencoder:
+    """The same KL or quantised autoencoder, with the scale that gives what is diffused unit variance on these faces."""
+    device, generator = next(autoencoder.parameters()).device, torch.Generator().manual_seed(0)
+    parts = faces.tensor(slice(0, count), device).split(100)
+    latents = torch.cat([autoencoder.to_latents(part, generator) for part in parts])
+    scale = autoencoder.config.scale / latents.std().item()
+    scaled = type(autoencoder)(replace(autoencoder.config, scale=round(scale, 4)))
     scaled.load_state_dict(autoencoder.state_dict())
     return scaled.eval()
 
@@ -115,11 +119,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
     made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    add = made.add_argument
-    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
-    add("--limit", type=int, help="use this many training pictures at most")
+    add_face_arguments(made)
+    made.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
     add_loss_arguments(made, error="l1")
     add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
     return made

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
 from helpers.weights import read_metadata
 
 ANY = 0.1  # share of the faces whose species the prior is not told
@@ -86,11 +86,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
     made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train_prior", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    add = made.add_argument
-    add("--autoencoder", default="vq", help="quantised autoencoder whose codes are learned: a file, or a course name")
-    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--limit", type=int, help="use this many training pictures at most")
+    made.add_argument("--autoencoder", default="vq",
+                      help="quantised autoencoder whose codes are learned: a file, or a course name")  # fmt: skip
+    add_face_arguments(made)
     add_run_arguments(made, steps=2000, batch_size=32, learning_rate=2e-3)
     made.set_defaults(precision="bf16", ema=0.998)
     return made

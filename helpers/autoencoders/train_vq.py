@@ -7,20 +7,19 @@ h w of the map, N pictures, K codes.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
-from helpers.autoencoders.quantizers import Usage, usage
-from helpers.autoencoders.train import drawn_batch
+from helpers.autoencoders.quantizers import usage
+from helpers.autoencoders.train import drawn_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
-from helpers.data import Faces, load_faces
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.data import load_faces
+from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
 
 
 def tiny_config(K: int = 1024) -> VQConfig:
@@ -73,48 +72,12 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
                 asdict(config) | {"compared_by": model.loss.sees})  # fmt: skip
 
 
-@torch.no_grad()
-def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
-    """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
-    device, found = next(autoencoder.parameters()).device, []
-    for batch in pictures.split(batch_size):
-        again, quantized = autoencoder(batch.to(device))
-        found.append((again.clamp(-1, 1).cpu(), quantized.indices.cpu()))
-    again, indices = map(torch.cat, zip(*found, strict=True))
-    return again, indices, usage(indices, autoencoder.config.K)
-
-
-@torch.no_grad()
-def with_measured_scale(autoencoder: VQAutoencoder, faces: Faces, count: int = 500) -> VQAutoencoder:
-    """The same autoencoder, with the scale that gives what is diffused unit variance on these faces."""
-    device = next(autoencoder.parameters()).device
-    latents = torch.cat([autoencoder.encode(batch) for batch in faces.tensor(slice(0, count), device).split(50)])
-    scaled = VQAutoencoder(replace(autoencoder.config, scale=round(1 / latents.std().item(), 4)))
-    scaled.load_state_dict(autoencoder.state_dict())
-    return scaled.eval()
-
-
-def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
-    """Maps of codes (N, h, w) as pictures (N, 3, H, W) in [-1, 1]: alike codes have alike colours.
-
-    The three directions in which the codebook's vectors vary most are red, green and blue.
-    """
-    book = autoencoder.quantizer.codebook.detach()
-    centred = book - book.mean(0)
-    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T            # (K, 3)
-    colours = (along / (2 * along.std(0))).clamp(-1, 1)
-    return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.factor)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
     made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train_vq", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    add = made.add_argument
-    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--codes", type=int, default=1024, help="in the codebook")
-    add("--limit", type=int, help="use this many training pictures at most")
+    add_face_arguments(made)
+    made.add_argument("--codes", type=int, default=1024, help="in the codebook")
     add_loss_arguments(made, error="mse")
     add_run_arguments(made, steps=6000, batch_size=16, learning_rate=4e-3)
     made.set_defaults(precision="bf16", ema=0.998)

@@ -20,6 +20,7 @@ from helpers.autoencoders.divergences import (
     rbf,
     sliced_wasserstein,
 )
+from helpers.autoencoders.perceptual import Reader
 from helpers.autoencoders.variant import AE, CLASSES, VAE, WIDTH, Batch, Terms, noise_like
 
 # --- other weights of the rate ---------------------------------------------------------------------------------------
@@ -228,18 +229,12 @@ class Perceptual(VAE):
     weight = 2000.0  # then features and pixels weigh about the same
 
     def __init__(self, width: int = WIDTH):
-        from helpers.scoring.attributes import load_reader
-
         super().__init__(width)
-        self.seen_by = (load_reader(),)  # a stand-in for VGG, trained on drawn faces; in a tuple: not to be trained
+        self.seen_by = (Reader(),)  # a stand-in for VGG, trained on drawn faces; in a tuple: not to be trained
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the reader's first convolutions see."""
-        found = []
-        for layer in self.seen_by[0].trunk[:3]:
-            x = layer(x)
-            found.append(x)
-        return found
+        return self.seen_by[0](x)
 
     def error(self, decoded: Tensor, batch: Batch) -> Tensor:
         pairs = zip(self.features(decoded), self.features(batch.x), strict=True)

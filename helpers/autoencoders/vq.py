@@ -1,17 +1,19 @@
 """The quantised autoencoder of latent diffusion: the KL autoencoder's halves, with a codebook between them.
 
 As published (Esser et al. 2020; Rombach et al. 2022, appendix G) with Stable Diffusion's blocks. Alphabet: B batch,
-H W of the picture, C latent channels, D width of a code, K codes, h = H / factor, w = W / factor.
+H W of the picture, C latent channels, D width of a code, K codes, h = H / factor, w = W / factor,
+N pictures.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Decoder, Encoder, KLConfig
-from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, VectorQuantizer
+from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, Usage, VectorQuantizer, usage
 from helpers.published import Renaming
 from helpers.weights import described, load_weights, save_described
 
@@ -108,6 +110,29 @@ class VQAutoencoder(nn.Module):
         model = cls(described(VQConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
+
+
+@torch.no_grad()
+def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
+    """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
+    device, found = next(autoencoder.parameters()).device, []
+    for batch in pictures.split(batch_size):
+        again, quantized = autoencoder(batch.to(device))
+        found.append((again.clamp(-1, 1).cpu(), quantized.indices.cpu()))
+    again, indices = map(torch.cat, zip(*found, strict=True))
+    return again, indices, usage(indices, autoencoder.config.K)
+
+
+def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
+    """Maps of codes (N, h, w) as pictures (N, 3, H, W) in [-1, 1]: alike codes have alike colours.
+
+    The three directions in which the codebook's vectors vary most are red, green and blue.
+    """
+    book = autoencoder.quantizer.codebook.detach()
+    centred = book - book.mean(0)
+    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T            # (K, 3)
+    colours = (along / (2 * along.std(0))).clamp(-1, 1)
+    return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.factor)
 
 
 CODEBOOK: Renaming = [(r"^quantizer\.codebook$", "quantize.embedding.weight")]  # in both published layouts

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from helpers.autoencoders.train_vq import code_pictures, main, through_codes, tiny_config, with_measured_scale
-from helpers.autoencoders.vq import VQAutoencoder
+from helpers.autoencoders.train import with_measured_scale
+from helpers.autoencoders.train_vq import main, tiny_config
+from helpers.autoencoders.vq import VQAutoencoder, code_pictures, through_codes
 from helpers.data import load_faces
 from helpers.weights import read_metadata
 
