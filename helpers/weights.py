@@ -31,6 +31,7 @@ TRAINED_BY = {
     "vq_prior": "python -m helpers.autoencoders.train_prior --export 00_assets/weights/vq_prior.safetensors",
     "sd3": "python -m helpers.sd3.train --export 00_assets/weights/sd3.safetensors",
     "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
+    "general_autoencoder": "python -m helpers.autoencoders.train --source patterns ...",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
 }
 

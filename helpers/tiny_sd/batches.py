@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helpers.autoencoders.latents import Latents
 from helpers.data import Faces
 from helpers.data.captions import encode, wordings
 from helpers.tiny_sd.model import TinySD
@@ -44,8 +45,11 @@ class Batches:
     flip: bool = True
     process: int = 0  # which process this is, of how many
     processes: int = 1
+    latents: Latents | None = None  # of these faces, encoded once; None: the codec encodes every batch
 
     def __post_init__(self):
+        if self.latents is not None and len(self.latents) != len(self.faces):
+            raise ValueError(f"latents of {len(self.latents)} pictures, but {len(self.faces)} faces")
         if self.batch_size % self.processes:
             raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: "
                              "make it a multiple")  # fmt: skip
@@ -83,13 +87,18 @@ class Batches:
         labels, captions = self.conditions(chosen, generator)
         mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
         times = system.objective.draw_times(self.batch_size, generator)
-        pictures = self.faces.tensor(chosen[share].numpy(), device)
-        pictures = torch.where(mirrored[share, None, None, None].to(device), pictures.flip(-1), pictures)
-        codes = system.codec.encode(pictures)
+        codes = self.codes(system, chosen[share], mirrored[share], device)
         eps = torch.randn((self.batch_size, *codes.shape[1:]), generator=generator)
         arguments = [eps, times, labels, captions]
         values = model(codes, *(None if a is None else a[share].to(device, non_blocking=True) for a in arguments))
         return values, Details(times[share], values.detach().float().cpu())
+
+    def codes(self, system: TinySD, chosen: Tensor, mirrored: Tensor, device: torch.device) -> Tensor:
+        """What is diffused of the chosen pictures, (B, C, h, w): looked up where they were encoded before."""
+        if self.latents is not None:
+            return self.latents.batch(chosen, mirrored).to(device, non_blocking=True)
+        pictures = self.faces.tensor(chosen.numpy(), device)
+        return system.codec.encode(torch.where(mirrored[:, None, None, None].to(device), pictures.flip(-1), pictures))
 
     def _share(self) -> slice:
         size = self.batch_size // self.processes

@@ -1,23 +1,41 @@
-"""What is diffused: a codec maps pictures to it and back. The course's three methods differ in this object only."""
+"""What is diffused: a codec maps pictures to it and back. The course's three methods differ in this object only.
 
-from typing import Protocol
+Alphabet: B batch, H W of the picture, C channels of what is diffused, h = H / factor, w = W / factor.
+"""
 
-from torch import Tensor
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders.latents import fingerprint, normalised
+from helpers.autoencoders.published import load_autoencoder
+
+PIXELS = 2**20  # decoded at once, so that a batch of large pictures fits a small card
 
 
 class Codec(Protocol):
     """Pictures to what is diffused, of about unit variance, and back."""
 
-    name: str
+    name: str  # of the method
     channels: int  # of what is diffused
     factor: int  # how many times smaller it is than the picture, per side
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, channels, H / factor, W / factor)."""
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
         ...
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, 3, factor h, factor w) in [-1, 1]."""
+        """(B, C, h, w) -> (B, 3, H, W) in [-1, 1]."""
+        ...
+
+    def describe(self) -> Any:
+        """What `described_codec` needs to make it again, as plain JSON values."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Codec":
+        """Move what computes; returns itself."""
         ...
 
 
@@ -39,3 +57,90 @@ class PixelCodec:
 
     def decode(self, codes: Tensor) -> Tensor:
         return codes.clamp(-1, 1)
+
+    def describe(self) -> str:
+        return self.name
+
+    def to(self, device: torch.device | str) -> "PixelCodec":
+        return self
+
+
+class LatentCodec:
+    """The latents of an autoencoder, each channel brought to mean 0 and unit variance.
+
+    One scale for all channels, as Stable Diffusion has it, is not enough where channels differ: noise drowns the quiet
+    ones first. The autoencoder is no part of the network: it is neither trained nor saved with it.
+    """
+
+    name = "latents"
+
+    def __init__(self, autoencoder: nn.Module, mean: Tensor, std: Tensor, source: str = ""):
+        """
+        Args:
+            autoencoder: has `config.factor`, `to_latents` and `to_pictures`.
+            mean, std: (C,) of its latents on the training pictures.
+            source: what `load_autoencoder` finds it by.
+        """
+        self.autoencoder, self.mean, self.std = autoencoder.eval().requires_grad_(False), mean, std
+        self.source, self.channels, self.factor = str(source), len(mean), autoencoder.config.factor
+
+    def __deepcopy__(self, memo: dict) -> "LatentCodec":
+        return self  # an average of the network shares it
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        return normalised(self.autoencoder.to_latents(pictures), self.mean, self.std)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        latents = codes * self.std[:, None, None].to(codes) + self.mean[:, None, None].to(codes)
+        per_part = max(1, PIXELS // (codes[0, 0].numel() * self.factor**2))
+        return torch.cat([self.autoencoder.to_pictures(part) for part in latents.split(per_part)])
+
+    def describe(self) -> dict[str, Any]:
+        return {"method": self.name, "autoencoder": self.source, "fingerprint": fingerprint(self.autoencoder),
+                "mean": self.mean.tolist(), "std": self.std.tolist()}  # fmt: skip
+
+    def to(self, device: torch.device | str) -> "LatentCodec":
+        self.autoencoder.to(device)
+        return self
+
+
+class PretrainedCodec(LatentCodec):
+    """Method 2: an autoencoder that somebody else trained on everything, such as Stable Diffusion XL's."""
+
+    name = "pretrained"
+
+
+class TrainedCodec(LatentCodec):
+    """Method 3: an autoencoder that we trained ourselves, on the very pictures that are diffused."""
+
+    name = "own"
+
+
+CODECS = {codec.name: codec for codec in (PixelCodec, PretrainedCodec, TrainedCodec)}
+
+
+def described_codec(described: Any, autoencoder: str | Path | None = None) -> Codec:
+    """The codec that a network was trained with.
+
+    Args:
+        described: what `describe` gave.
+        autoencoder: where it is now, if it was moved; see `load_autoencoder`.
+
+    Raises:
+        ValueError: for a codec nobody knows, and for another autoencoder than the network was trained with: its latents
+            would mean something else.
+        FileNotFoundError: if the autoencoder is not where it was.
+    """
+    method = described if isinstance(described, str) else described["method"]
+    if method not in CODECS:
+        raise ValueError(f"unknown codec {method!r}: this version knows {', '.join(CODECS)}")
+    if method == PixelCodec.name:
+        return PixelCodec()
+    source = str(autoencoder or described["autoencoder"])
+    found = load_autoencoder(source)
+    if fingerprint(found) != described["fingerprint"]:
+        raise ValueError(f"the autoencoder {source} is not the one this network was trained with: its latents mean "
+                         "something else. Pass the right one as autoencoder=, or train the network again")  # fmt: skip
+    return CODECS[method](found, torch.tensor(described["mean"]), torch.tensor(described["std"]), source)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helpers.data.captions import WORDS, encode
 from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, denoised, guided, timesteps
-from helpers.tiny_sd.codecs import Codec, PixelCodec
+from helpers.tiny_sd.codecs import Codec, PixelCodec, described_codec
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
 from helpers.weights import description, load_weights, save_described
 
@@ -26,8 +26,14 @@ class TinySD(nn.Module):
             class_names: in the order of the labels.
             size: of the pictures it is trained on, pixels.
             codec: what is diffused.
+
+        Raises:
+            ValueError: for a network that takes other channels than the codec gives.
         """
         super().__init__()
+        if config.channels != codec.channels:
+            raise ValueError(f"the codec {codec.name!r} gives {codec.channels} channels, the network takes "
+                             f"{config.channels}: UNetConfig(channels={codec.channels})")  # fmt: skip
         self.unet, self.codec, self.size = TinyUNet(config), codec, size
         self.objective_name, self.objective = objective, Objective.named(objective)
         self.class_names = tuple(class_names)
@@ -35,26 +41,37 @@ class TinySD(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What `from_description` needs to build it again, as plain JSON values."""
         return {"config": asdict(self.unet.config), "objective": self.objective_name, "size": self.size,
-                "class_names": list(self.class_names), "codec": self.codec.name}  # fmt: skip
+                "class_names": list(self.class_names), "codec": self.codec.describe()}  # fmt: skip
 
     @classmethod
-    def from_description(cls, description: dict[str, Any]) -> "TinySD":
-        """An untrained TinySD of the described sizes. Raises ValueError for a codec it cannot make."""
-        if description["codec"] != "pixels":
-            raise ValueError(f"unknown codec {description['codec']!r}: this version knows 'pixels'")
+    def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> "TinySD":
+        """An untrained TinySD of the described sizes. Raises what `described_codec` raises."""
         config, rest = UNetConfig(**description["config"]), ("objective", "class_names", "size")
-        return cls(config, *(description[name] for name in rest), PixelCodec())
+        codec = described_codec(description["codec"], autoencoder)
+        return cls(config, *(description[name] for name in rest), codec)
 
     @classmethod
-    def from_weights(cls, name_or_path: str | Path, device: str | torch.device = "cpu") -> "TinySD":
+    def from_weights(cls, name_or_path: str | Path, device: str | torch.device = "cpu",
+                     autoencoder: str | Path | None = None) -> "TinySD":  # fmt: skip
         """Weights that `python -m helpers.tiny_sd.train` wrote, ready to generate.
 
+        Args:
+            name_or_path: of the network's weights.
+            device: to compute on.
+            autoencoder: where the one it was trained with is now, if it was moved.
+
         Raises:
-            FileNotFoundError, ValueError: as `helpers.weights.load_weights` does.
+            FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `described_codec` do.
         """
-        model = cls.from_description(description(name_or_path))
+        model = cls.from_description(description(name_or_path), autoencoder)
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
+
+    def to(self, *args: Any, **kwargs: Any) -> "TinySD":
+        """As for every module; the codec, which is no part of the network, goes with it to another device."""
+        super().to(*args, **kwargs)
+        self.codec.to(next(self.parameters()).device)
+        return self
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the network's weights (fp16) with all that is needed to build it again."""
@@ -95,7 +112,7 @@ class TinySD(nn.Module):
         nobody = torch.full_like(labels, NO_CLASS)
         nothing = None if captions is None else torch.zeros_like(captions)
         mixed = guided(ask(labels, captions), ask(nobody, nothing), scale, interval)
-        return mixed if self.codec.name != "pixels" else self._clipped(mixed)
+        return self._clipped(mixed) if isinstance(self.codec, PixelCodec) else mixed
 
     def _clipped(self, denoise: Callable[[Tensor, float], Denoised]) -> Callable[[Tensor, float], Denoised]:
         def clipped(x: Tensor, t: float) -> Denoised:

@@ -1,4 +1,4 @@
-"""Train tiny Stable Diffusion: `python -m helpers.tiny_sd.train --method pixels --help`.
+"""Train tiny Stable Diffusion: `python -m helpers.tiny_sd.train --method pixels|pretrained|own --help`.
 
 Ctrl-C saves and stops; --resume goes on with the very numbers an uninterrupted run would give. Works alone and
 under `accelerate launch`.
@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 
+from helpers.autoencoders import train as autoencoder_training
+from helpers.autoencoders.latents import Latents, encode_once
+from helpers.autoencoders.published import load_autoencoder
+from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.tiny_sd.batches import Batches
-from helpers.tiny_sd.codecs import PixelCodec
+from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
+
+PIXEL_WIDTHS, LATENT_WIDTHS = UNetConfig.widths, (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,35 +31,42 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m helpers.tiny_sd.train", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     add = made.add_argument
-    add("--method", choices=["pixels"], default="pixels", help="what is diffused")
-    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side, a multiple of 16")
-    add("--limit", type=int, help="use this many training pictures at most")
+    add("--method", choices=list(CODECS), default="pixels",
+        help="what is diffused: 1 pixels, 2 a pretrained autoencoder's latents, 3 those of one trained on the faces")
+    add_face_arguments(made)
+    add("--autoencoder", help="of methods 2 and 3: a name, file, folder or hub repository, see "
+        "helpers.autoencoders.published. None: the course's general one (2); trained first, in the run's folder (3)")
+    add("--autoencoder-steps", type=int, default=4000, help="where method 3 trains it")
+    add("--autoencoder-channels", type=int, default=8, help="where method 3 trains it")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
-    add("--widths", type=int, nargs="+", default=list(UNetConfig.widths), help="channels at each resolution")
-    add("--patch", type=int, default=UNetConfig.patch, help="pixels a side folded into channels; 1 folds nothing")
+    add("--widths", type=int, nargs="+", help=f"channels at each resolution; None: {PIXEL_WIDTHS} or {LATENT_WIDTHS}")
+    add("--patch", type=int, help="positions a side folded into channels; None: as many as give 16x16 from 64x64 "
+        "pixels, and 8x8 from latents")  # fmt: skip
     add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
     add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
     add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
     return made
 
 
-def new_model(options: argparse.Namespace, faces: Faces) -> TinySD:
+def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:
     """An untrained TinySD for these faces; the same seed gives the same first weights."""
-    levels = len(options.widths)
+    pixels = isinstance(codec, PixelCodec)
+    widths = tuple(options.widths or (PIXEL_WIDTHS if pixels else LATENT_WIDTHS))
     config = UNetConfig(
-        patch=options.patch,
-        widths=tuple(options.widths),
+        channels=codec.channels,
+        patch=options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.factor)),
+        widths=widths,
         blocks=options.blocks,
-        attention=(False,) + (True,) * (levels - 1),
-        head_width=math.gcd(*options.widths[1:], 32),
+        attention=(not pixels,) + (True,) * (len(widths) - 1),  # everywhere from 8x8 on
+        head_width=math.gcd(*widths[pixels:], 32),
         classes=len(faces.class_names),
         words=vocabulary_size() if faces.attributes is not None else 0,
+        fine=UNetConfig.fine if pixels else 0,  # detail is the decoder's task
         dropout=options.dropout,
     )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        return TinySD(config, options.objective, faces.class_names, options.size, PixelCodec())
+        return TinySD(config, options.objective, faces.class_names, options.size, codec)
 
 
 def sample(average: TinySD, path: Path) -> None:
@@ -64,18 +77,54 @@ def sample(average: TinySD, path: Path) -> None:
     save_png(grid(average.generate(labels), columns=8), path)
 
 
+def run_name(options: argparse.Namespace) -> str:
+    """Of the run's folder."""
+    return f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
+
+
+def own_autoencoder(options: argparse.Namespace) -> Path:
+    """Where method 3 trains its autoencoder."""
+    return (options.out or course_home() / "runs" / run_name(options)) / "autoencoder"
+
+
+def prepared(options: argparse.Namespace, faces: Faces, accelerator: Any) -> tuple[Codec, Latents | None]:
+    """The codec of the method, and for latents those of all pictures, made once."""
+    if options.method == PixelCodec.name:
+        return PixelCodec(), None
+    trained = own_autoencoder(options) / "weights.safetensors"
+    source = options.autoencoder or (trained if options.method == "own" else "general_autoencoder")
+    autoencoder = load_autoencoder(source).to(accelerator.device)
+    latents = encode_once(autoencoder, faces, progress=accelerator.is_main_process)
+    return CODECS[options.method](autoencoder, latents.mean, latents.std, source), latents
+
+
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    codec, latents = prepared(options, faces, accelerator)
     batches = Batches(faces, options.batch_size, process=accelerator.process_index,
-                      processes=accelerator.num_processes)  # fmt: skip
-    model = new_model(options, faces)
-    name = f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
-    return Task(name, model, batches.losses, TinySD.save, sample, model.describe(), compiled=model.unet)
+                      processes=accelerator.num_processes, latents=latents)  # fmt: skip
+    model = new_model(options, faces, codec)
+    return Task(run_name(options), model, batches.losses, TinySD.save, sample, model.describe(), compiled=model.unet)
+
+
+def train_own_autoencoder(options: argparse.Namespace) -> int:
+    """The first half of method 3, unless it was done before; the exit status of `helpers.autoencoders.train`."""
+    folder = own_autoencoder(options)
+    if (folder / "weights.safetensors").exists():
+        return 0
+    words = {"source": options.source, "size": options.size, "limit": options.limit, "seed": options.seed,
+             "precision": options.precision, "steps": options.autoencoder_steps, "patch": 4, "out": folder,
+             "latent-channels": options.autoencoder_channels}  # fmt: skip
+    argv = [text for name, value in words.items() if value is not None for text in (f"--{name}", str(value))]
+    return autoencoder_training.main([*argv, *(["--resume"] if folder.exists() else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    options = parser().parse_args(argv)
+    if options.method == "own" and not options.autoencoder and (status := train_own_autoencoder(options)):
+        return status
     return train_command(parser(), argv, task)
 
 

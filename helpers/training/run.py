@@ -58,10 +58,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
 
 
-def add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which pictures a training learns from."""
+def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
+    """The options that say which pictures a training learns from; `more` names sources beside the faces."""
     add = parser.add_argument
-    add("--source", choices=["toy-faces", "animal-faces"], default="toy-faces", help="pictures to learn from")
+    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="pictures to learn from")
     add("--size", type=int, default=64, help="pixels a side")
     add("--limit", type=int, help="use this many training pictures at most")
 

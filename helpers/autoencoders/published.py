@@ -1,0 +1,116 @@
+"""Where an autoencoder comes from: the course's own weights, a diffusers folder, a single file, TAESD's pair, the hub.
+
+The arithmetic is float32 whatever the file holds: in float16 the decoder of Stable Diffusion XL's autoencoder
+overflows (its "fp16-fix" is a copy fine-tuned not to).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders import kl, tiny
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
+from helpers.autoencoders.vq import VQAutoencoder
+from helpers.published import fetch, fit, folder_part, read_tensors
+from helpers.weights import description, weights_path
+
+SDXL = "stabilityai/sdxl-vae"  # or madebyollin/sdxl-vae-fp16-fix
+SDXL_SCALE = 0.13025
+
+
+def load_autoencoder(source: str | Path) -> nn.Module:
+    """An autoencoder with `to_latents` and `to_pictures`, in eval mode.
+
+    Args:
+        source: a name in 00_assets/weights; a file the course wrote; "sdxl-vae" (SDXL_VAE names a local copy, else the
+            hub); a diffusers folder (AutoencoderKL or AutoencoderTiny); a single .safetensors file in CompVis's layout;
+            a folder with TAESD's pair NAME_encoder and NAME_decoder; or a hub repository, owner/name.
+
+    Raises:
+        FileNotFoundError, ValueError: saying what was looked for, or what it is instead.
+    """
+    if str(source) == "sdxl-vae":
+        source = os.environ.get("SDXL_VAE") or SDXL
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path).eval()
+    if path.is_file() and not _is_ours(path):
+        return _from_file(path).eval()
+    if path.is_file() or weights_path(str(source)).is_file():
+        quantised = "K" in description(source)
+        return (VQAutoencoder if quantised else KLAutoencoder).from_weights(source)
+    if "/" not in str(source) or path.suffix:
+        description(source)  # raises, and says which weights there are
+    return _from_folder(fetch(str(source), ["config.json", "*diffusion_pytorch_model*.safetensors"])).eval()
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "model" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _from_folder(folder: Path) -> nn.Module:
+    if (folder / "config.json").is_file():
+        return _from_diffusers(folder)
+    encoders, decoders = (sorted(folder.glob(f"*_{half}.safetensors")) or sorted(folder.glob(f"*_{half}.pth"))
+                          for half in ("encoder", "decoder"))  # fmt: skip
+    if len(encoders) == len(decoders) == 1:
+        return tiny_from_pair(encoders[0], decoders[0])
+    raise FileNotFoundError(f"{folder} holds no autoencoder: neither a config.json of diffusers nor one pair "
+                            "NAME_encoder, NAME_decoder (.pth or .safetensors)")  # fmt: skip
+
+
+def _from_diffusers(folder: Path) -> nn.Module:
+    told = json.loads((folder / "config.json").read_text())
+    tensors = read_tensors(folder_part(folder, ".", ["diffusion_pytorch_model"]))
+    kind = told.get("_class_name")
+    if kind == "AutoencoderTiny":
+        config = TinyConfig(told["latent_channels"], told["encoder_block_out_channels"][0],
+                            tuple(told["num_encoder_blocks"]))  # fmt: skip
+        return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("diffusers"))
+    if kind != "AutoencoderKL":
+        raise ValueError(f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny")
+    widths = told["block_out_channels"]
+    config = KLConfig(
+        width=widths[0], multipliers=tuple(width // widths[0] for width in widths), blocks=told["layers_per_block"],
+        latent_channels=told["latent_channels"], groups=told.get("norm_num_groups", 32),
+        quant_convs=told.get("use_quant_conv", True), scale=told.get("scaling_factor", KLConfig.scale),
+        shift=told.get("shift_factor") or 0.0,
+    )  # fmt: skip
+    return _fitted(KLAutoencoder, config, tensors, kl.published_names(config, "diffusers"))
+
+
+def _from_file(path: Path) -> nn.Module:
+    """A single file in CompVis's layout; such a file tells no scale, and the one in use is Stable Diffusion XL's."""
+    tensors = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_tensors(path).items()}
+    if "encoder.down.0.block.0.norm1.weight" not in tensors:
+        raise ValueError(f"{path} holds no autoencoder in CompVis's layout; pass a diffusers folder as a folder")
+    config = KLConfig(scale=SDXL_SCALE)
+    return _fitted(KLAutoencoder, config, tensors, kl.published_names(config, "compvis"))
+
+
+def _fitted(kind: type[nn.Module], config: object, tensors: Mapping[str, Tensor], names) -> nn.Module:
+    with torch.device("meta"):
+        model = kind(config)
+    fit(model, tensors, names, what=f"an autoencoder of these sizes ({config})")
+    return model
+
+
+def tiny_from_pair(encoder: Path, decoder: Path) -> TinyAutoencoder:
+    """TAESD as its author publishes it, a file per half; the sizes follow from the tensors."""
+    tensors = {f"{half}.{name}": tensor for half, path in (("encoder", encoder), ("decoder", decoder))
+               for name, tensor in read_tensors(path).items()}  # fmt: skip
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("encoder."))
+    config = TinyConfig(latent_channels=len(tensors[f"encoder.{last}.weight"]), width=len(tensors["encoder.0.weight"]),
+                        pooled=any(".pool." in name for name in tensors))  # fmt: skip
+    return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("taesd"))

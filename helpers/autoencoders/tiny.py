@@ -1,0 +1,114 @@
+"""The tiny autoencoder (TAESD, github.com/madebyollin/taesd): a large autoencoder's latents from a network of 2.4 MB.
+
+It is distilled: its encoder gives nearly the latents that the large encoder gives, scaled already, and its decoder
+reads them. Plain convolutions and ReLU, 64 channels everywhere. Alphabet: B batch, H W of the picture, C latent
+channels, h = H / 8, w = W / 8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.published import Renaming
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Sizes; the defaults are those of the copies for Stable Diffusion 1 and XL."""
+
+    latent_channels: int = 4  # 16 for Stable Diffusion 3, 32 for FLUX.2
+    width: int = 64
+    blocks: tuple[int, ...] = (1, 3, 3, 3)  # per resolution, from the picture's down
+    pooled: bool = False  # blocks at the smallest resolution look at statistics of the whole map first (FLUX.2)
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the latent is than the picture, per side."""
+        return 2 ** (len(self.blocks) - 1)
+
+
+class Pool(nn.Sequential):
+    """Wide 1x1 convolutions around a group norm, whose means and variances run over the whole map."""
+
+    def __init__(self, width: int):
+        wide = 4 * width
+        super().__init__(nn.Conv2d(width, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(),
+                         nn.Conv2d(wide, width, 1, bias=False))  # fmt: skip
+
+
+class Block(nn.Module):
+    """Three convolutions, added to their input: (B, width, h, w) -> the same."""
+
+    def __init__(self, width: int, pooled: bool = False):
+        super().__init__()
+        conv_1, conv_2, conv_3 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        self.conv = nn.Sequential(conv_1, nn.ReLU(), conv_2, nn.ReLU(), conv_3)
+        self.pool = Pool(width) if pooled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.pool is None else x + self.pool(x)
+        return F.relu(x + self.conv(x))
+
+
+class Squash(nn.Module):
+    """3 tanh(x / 3): a wild latent must not blow up the decoder."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * torch.tanh(x / 3)
+
+
+def encoder(config: TinyConfig) -> nn.Sequential:
+    """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
+    width, layers = config.width, [nn.Conv2d(3, config.width, 3, padding=1)]
+    for level, blocks in enumerate(config.blocks):
+        if level:
+            layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
+        layers += [Block(width, config.pooled and level == len(config.blocks) - 1) for _ in range(blocks)]
+    return nn.Sequential(*layers, nn.Conv2d(width, config.latent_channels, 3, padding=1))
+
+
+def decoder(config: TinyConfig) -> nn.Sequential:
+    """(B, C, h, w) -> (B, 3, H, W), about [0, 1]."""
+    width, layers = config.width, [Squash(), nn.Conv2d(config.latent_channels, config.width, 3, padding=1), nn.ReLU()]
+    for level, blocks in enumerate(reversed(config.blocks)):
+        if level:
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
+        layers += [Block(width, config.pooled and not level) for _ in range(blocks)]
+    return nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
+
+
+class TinyAutoencoder(nn.Module):
+    """Encoder and decoder, used as the large ones are."""
+
+    def __init__(self, config: TinyConfig):
+        super().__init__()
+        self.config, self.encoder, self.decoder = config, encoder(config), decoder(config)
+
+    def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), of about unit variance; nothing in them is random.
+
+        Raises:
+            ValueError: for sides that are not multiples of the factor.
+        """
+        factor = self.config.factor
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
+            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
+                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        return self.encoder((pictures + 1) / 2)
+
+    def to_pictures(self, latents: Tensor) -> Tensor:
+        """Back, clipped to [-1, 1]."""
+        return (2 * self.decoder(latents) - 1).clamp(-1, 1)
+
+
+def published_names(layout: str) -> Renaming:
+    """From our names to those of a published file, in layout "taesd" (two files, one per half) or "diffusers".
+
+    diffusers counts the decoder's layers from the convolution on: its squashing is no layer there.
+    """
+    if layout == "taesd":
+        return []
+    return [(r"^encoder\.(\d+)\.", r"encoder.layers.\1."),
+            (r"^decoder\.(\d+)\.", lambda found: f"decoder.layers.{int(found[1]) - 1}.")]  # fmt: skip

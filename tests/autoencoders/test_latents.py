@@ -1,0 +1,188 @@
+"""The cache of latents: made once, gone on with, mended, and never taken for another's."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.autoencoders import latents as module
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.latents import encode_once, fingerprint
+from helpers.data import load_faces
+
+ROOT = Path(__file__).parents[2]
+CONFIG = KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=3, patch=2, scale=1.7)
+
+
+def autoencoder(seed: int = 0, config: KLConfig = CONFIG) -> KLAutoencoder:
+    torch.manual_seed(seed)
+    return KLAutoencoder(config).eval()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return load_faces("toy-faces", "train", 16, limit=23, cache_dir=tmp_path_factory.mktemp("faces"), progress=False)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(module, "PIXELS", 5 * 16**2)  # five pictures a batch: five batches
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Which batches are encoded."""
+    encoded, real = [], module._encoded
+    monkeypatch.setattr(module, "_encoded", lambda a, f, part: encoded.append(part.start) or real(a, f, part))
+    return encoded
+
+
+def test_a_batch_is_what_the_autoencoder_says_mirrored_or_not(faces, tmp_path):
+    model = autoencoder()
+    latents = encode_once(model, faces, cache_dir=tmp_path, progress=False)
+    chosen, mirrored = torch.tensor([3, 22, 3]), torch.tensor([False, True, True])
+    pictures = faces.tensor(chosen)
+    pictures[mirrored] = pictures[mirrored].flip(-1)
+    with torch.no_grad():
+        wanted = model.to_latents(pictures)
+    wanted = (wanted - latents.mean[:, None, None]) / latents.std[:, None, None]
+    torch.testing.assert_close(latents.batch(chosen, mirrored), wanted, atol=5e-3, rtol=0)
+
+
+def test_channels_are_normalised(faces, tmp_path):
+    latents = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    every = torch.arange(len(faces))
+    both = torch.cat([latents.batch(every, torch.full((len(faces),), side)) for side in (False, True)])
+    torch.testing.assert_close(both.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(both.std((0, 2, 3), unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_the_second_time_nothing_is_encoded(faces, tmp_path, counted):
+    first = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [0, 5, 10, 15, 20]
+    second = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert len(counted) == 5 and np.array_equal(first.values, second.values) and torch.equal(first.mean, second.mean)
+
+
+@pytest.mark.parametrize("batch", [0, 2, 4])
+def test_a_flipped_byte_is_noticed_and_its_batch_alone_mended(faces, tmp_path, counted, batch):
+    whole = np.array(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
+    path = next(tmp_path.glob("*.bin"))
+    data = bytearray(path.read_bytes())
+    data[batch * 5 * whole[0].nbytes + 7] ^= 1
+    path.write_bytes(data)
+    counted.clear()
+    with pytest.warns(UserWarning, match="damaged in 1 of 5 batches"):
+        mended = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [5 * batch] and np.array_equal(mended.values, whole)
+    counted.clear()
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert not counted, "mended for good"
+
+
+def test_a_shortened_file_is_mended(faces, tmp_path, counted):
+    whole = np.array(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
+    path = next(tmp_path.glob("*.bin"))
+    path.write_bytes(path.read_bytes()[:-9])
+    counted.clear()
+    with pytest.warns(UserWarning, match="damaged in 1 of 5"):
+        assert np.array_equal(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values, whole)
+    assert counted == [20]
+
+
+def test_killed_half_way_it_goes_on(faces, tmp_path, counted):
+    """A real kill -9, in the middle of the third batch."""
+    code = f"""
+import os, signal, torch
+from helpers.autoencoders import latents as module
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.data import load_faces
+module.PIXELS = 5 * 16**2
+real = module._encoded
+def slow(a, f, part):
+    if part.start == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(a, f, part)
+module._encoded = slow
+faces = load_faces("toy-faces", "train", 16, limit=23, cache_dir={str(tmp_path)!r}, progress=False)
+torch.manual_seed(0)
+model = KLAutoencoder(KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=3, patch=2, scale=1.7))
+module.encode_once(model.eval(), faces, cache_dir={str(tmp_path)!r}, progress=False)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [10, 15, 20]
+    fresh = encode_once(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
+    assert np.array_equal(resumed.values, fresh.values) and torch.equal(resumed.mean, fresh.mean)
+
+
+def test_a_torn_line_of_the_journal_counts_for_nothing(faces, tmp_path, counted):
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    journal = next(tmp_path.glob("*.jsonl"))
+    journal.write_text(journal.read_text()[:-20])
+    counted.clear()
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [20]
+    counted.clear()
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert not counted
+
+
+def others(faces):
+    darker = replace(faces, images=faces.images // 2)
+    return [
+        ("other weights", autoencoder(1), faces),
+        ("another scale", autoencoder(0, replace(CONFIG, scale=1.8)), faces),
+        ("other pictures", autoencoder(), darker),
+        ("another order", autoencoder(), faces[::-1]),
+        ("fewer pictures", autoencoder(), faces[:20]),
+    ]
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_another_autoencoder_or_picture_set_never_reuses_it(faces, tmp_path, counted, case):
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    name, model, pictures = others(faces)[case]
+    counted.clear()
+    encode_once(model, pictures, cache_dir=tmp_path, progress=False)
+    assert len(counted) == -(-len(pictures) // 5), name
+    assert len(list(tmp_path.glob("*.bin"))) == 2, "the first one is still there"
+
+
+def test_a_journal_of_something_else_is_not_believed(faces, tmp_path, counted):
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    journal = next(tmp_path.glob("*.jsonl"))
+    first, rest = journal.read_text().split("\n", 1)
+    told = json.loads(first)
+    told["recipe"]["autoencoder"] = "another"
+    journal.write_text(json.dumps(told) + "\n" + rest)
+    counted.clear()
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert len(counted) == 5
+
+
+def test_a_folder_that_cannot_be_written_keeps_latents_in_memory(faces, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    with pytest.warns(UserWarning, match="stay in memory"):
+        latents = encode_once(autoencoder(), faces, cache_dir=blocked, progress=False)
+    kept = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert np.array_equal(latents.values, kept.values) and torch.equal(latents.std, kept.std)
+
+
+def test_latents_that_overflow_are_refused(faces, tmp_path):
+    with pytest.raises(ValueError, match="overflow float16"):
+        encode_once(autoencoder(0, replace(CONFIG, scale=1e9)), faces, cache_dir=tmp_path, progress=False)
+
+
+def test_the_fingerprint_knows_weights_and_scale():
+    one = fingerprint(autoencoder())
+    assert one == fingerprint(autoencoder())
+    assert one != fingerprint(autoencoder(1)) and one != fingerprint(autoencoder(0, replace(CONFIG, scale=1.8)))

@@ -1,0 +1,119 @@
+"""The one object that the three methods differ in."""
+
+import copy
+
+import pytest
+import torch
+
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.latents import encode_once
+from helpers.tiny_sd.batches import Batches
+from helpers.tiny_sd.codecs import CODECS, PixelCodec, PretrainedCodec, TrainedCodec, described_codec
+from helpers.tiny_sd.model import TinySD, vocabulary_size
+from helpers.tiny_sd.unet import UNetConfig
+
+from .conftest import SIZE, SMALL
+
+CONFIG = KLConfig(width=8, multipliers=(1,), blocks=1, groups=4, latent_channels=5, patch=4, quant_convs=False)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """An untrained autoencoder in a file."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("autoencoder") / "mine.safetensors"
+    KLAutoencoder(CONFIG).save(path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def latents(faces, saved, tmp_path_factory):
+    model = KLAutoencoder.from_weights(saved)
+    return encode_once(model, faces, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture
+def codec(saved, latents):
+    return TrainedCodec(KLAutoencoder.from_weights(saved), latents.mean, latents.std, saved)
+
+
+@pytest.fixture
+def system(codec, faces):
+    torch.manual_seed(0)
+    config = UNetConfig(channels=5, patch=1, fine=0, words=vocabulary_size(), **SMALL)
+    return TinySD(config, "flow", faces.class_names, SIZE, codec)
+
+
+def test_three_methods_three_names():
+    assert list(CODECS) == ["pixels", "pretrained", "own"] and issubclass(CODECS["pretrained"], PretrainedCodec)
+
+
+def test_codes_have_unit_variance_in_every_channel(codec, faces):
+    codes = codec.encode(faces.tensor())
+    assert codes.shape == (60, 5, 4, 4) and codec.factor == 4
+    torch.testing.assert_close(codes.std((0, 2, 3)), torch.ones(5), atol=0.1, rtol=0)
+
+
+def test_decoding_undoes_the_normalisation(codec, faces):
+    pictures = faces.tensor(slice(0, 7))
+    with torch.no_grad():
+        wanted = codec.autoencoder.to_pictures(codec.autoencoder.to_latents(pictures))
+    torch.testing.assert_close(codec.decode(codec.encode(pictures)), wanted, atol=1e-5, rtol=0)
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(codec, monkeypatch):
+    seen, real = [], codec.autoencoder.to_pictures
+    monkeypatch.setattr(codec.autoencoder, "to_pictures", lambda z: seen.append(len(z)) or real(z))
+    assert codec.decode(torch.zeros(3, 5, 128, 128)).shape == (3, 3, 512, 512)
+    codec.decode(torch.zeros(3, 5, 256, 256))
+    assert seen == [3, 1, 1, 1]
+
+
+def test_the_autoencoder_is_no_part_of_the_network(system):
+    assert not any("autoencoder" in name for name in system.state_dict())
+    assert copy.deepcopy(system).codec is system.codec, "an average of the network shares it"
+    assert not any(p.requires_grad for p in system.codec.autoencoder.parameters())
+
+
+def test_a_network_for_other_channels_is_refused(codec, faces):
+    with pytest.raises(ValueError, match="gives 5 channels, the network takes 3"):
+        TinySD(UNetConfig(**SMALL), "flow", faces.class_names, SIZE, codec)
+
+
+def test_saved_and_loaded_it_generates_the_same(system, tmp_path):
+    system.save(tmp_path / "w.safetensors", {})
+    again = TinySD.from_weights(tmp_path / "w.safetensors")
+    assert again.codec.name == "own"
+    again.unet.load_state_dict(system.unet.state_dict())  # the file is fp16
+    assert torch.equal(system.generate(["cat"], steps=2), again.generate(["cat"], steps=2))
+    assert again.generate(["cat"], steps=2).shape == (1, 3, SIZE, SIZE)
+
+
+def test_another_autoencoder_than_the_trained_one_is_refused(system, saved, tmp_path):
+    system.save(tmp_path / "w.safetensors", {})
+    KLAutoencoder(CONFIG).save(tmp_path / "other.safetensors", {})
+    with pytest.raises(ValueError, match="not the one this network was trained with"):
+        TinySD.from_weights(tmp_path / "w.safetensors", autoencoder=tmp_path / "other.safetensors")
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(saved.read_bytes())
+    assert TinySD.from_weights(tmp_path / "w.safetensors", autoencoder=moved).codec.source == str(moved)
+
+
+def test_unknown_codecs_are_refused():
+    assert isinstance(described_codec("pixels"), PixelCodec)
+    with pytest.raises(ValueError, match="unknown codec 'wavelets': this version knows pixels, pretrained, own"):
+        described_codec("wavelets")
+
+
+def test_cached_latents_train_as_fresh_ones_do_and_never_ask_the_autoencoder(system, faces, latents, monkeypatch):
+    cached, fresh = Batches(faces, 8, latents=latents), Batches(faces, 8)
+    draws = [torch.Generator().manual_seed(5) for _ in range(2)]
+    wanted, _ = fresh.losses(system.eval(), draws[1])
+    monkeypatch.setattr(system.codec.autoencoder, "to_latents", lambda *_: pytest.fail("the autoencoder was asked"))
+    values, _ = cached.losses(system, draws[0])
+    torch.testing.assert_close(values, wanted, atol=2e-2, rtol=2e-2)
+
+
+def test_latents_of_other_pictures_are_refused(faces, latents):
+    with pytest.raises(ValueError, match="latents of 60 pictures, but 20 faces"):
+        Batches(faces[:20], 8, latents=latents)
