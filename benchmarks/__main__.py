@@ -19,6 +19,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "sd1": "benchmarks.sd1",
     "sd3": "benchmarks.sd3",
     "autoencoders": "benchmarks.autoencoders",
+    "tiny_sd": "benchmarks.tiny_sd",
 }
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ class Latents:
     values: np.ndarray  # float16 (N, 2, C, h, w), memory-mapped; [:, 1] are those of the mirrored pictures
     mean: Tensor  # (C,)
     std: Tensor  # (C,)
+    core_seconds: float  # of processor time that encoding took, whenever that was: a training's figures should tell it
 
     def __len__(self) -> int:
         return len(self.values)
@@ -76,20 +78,21 @@ def encode_once(
     path = folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin"
     wanted = [slice(start, min(start + per_batch, len(faces))) for start in range(0, len(faces), per_batch)]
     try:
-        moments = _Moments(shape[2])
-        for values in _through_file(path, recipe, wanted, shape, autoencoder, faces, progress):
+        moments, spent = _Moments(shape[2]), 0.0
+        for values, seconds in _through_file(path, recipe, wanted, shape, autoencoder, faces, progress):
             moments.add(values)
+            spent += seconds
         values = np.memmap(path, np.float16, "r", shape=shape)
     except OSError as trouble:
         warnings.warn(f"latents cannot be kept in {path} ({trouble.strerror or trouble}); they stay in memory and will "
                       "be made again next time. Set COURSE_HOME or cache_dir to a folder that can be written and has "
                       "room", stacklevel=2)  # fmt: skip
-        moments, pieces = _Moments(shape[2]), []
+        moments, pieces, start = _Moments(shape[2]), [], time.process_time()
         for part in _bar(wanted, len(wanted), progress):
             pieces.append(_encoded(autoencoder, faces, part))
             moments.add(pieces[-1])
-        values = np.concatenate(pieces)
-    return Latents(values, *moments.mean_and_std())
+        values, spent = np.concatenate(pieces), time.process_time() - start
+    return Latents(values, *moments.mean_and_std(), spent)
 
 
 def fingerprint(autoencoder: nn.Module) -> str:
@@ -138,14 +141,14 @@ def _encoded(autoencoder: nn.Module, faces: Faces, part: slice) -> np.ndarray:
 
 
 def _through_file(path: Path, recipe: dict, wanted: list[slice], shape: tuple[int, ...], autoencoder: nn.Module,
-                  faces: Faces, progress: bool) -> Iterator[np.ndarray]:  # fmt: skip
-    """Every batch in order: read where the journal vouches for it, else encoded, written and entered there."""
+                  faces: Faces, progress: bool) -> Iterator[tuple[np.ndarray, float]]:  # fmt: skip
+    """Every batch and what it cost: read where the journal vouches for it, else encoded, written and entered there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     journal, row = path.with_suffix(".jsonl"), int(np.prod(shape[1:])) * 2  # bytes of a picture
     known, damaged = _entries(journal, recipe), 0
     path.touch()
     fresh = journal.with_suffix(f".{secrets.token_hex(4)}")  # without a line that a kill tore
-    lines = [{"recipe": recipe}, *({"batch": i, "sha256": value} for i, value in known.items())]
+    lines = [{"recipe": recipe}, *known.values()]
     fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(fresh, journal)
     with open(path, "r+b") as file, open(journal, "a") as entries:
@@ -153,8 +156,8 @@ def _through_file(path: Path, recipe: dict, wanted: list[slice], shape: tuple[in
         for i, part in enumerate(wanted):  # what is there, first: a bar over the rest alone tells the time left
             file.seek(part.start * row)
             data = file.read((part.stop - part.start) * row) if i in known else b""
-            if i in known and hashlib.sha256(data).hexdigest() == known[i]:
-                yield np.frombuffer(data, np.float16).reshape(-1, *shape[1:])
+            if i in known and hashlib.sha256(data).hexdigest() == known[i]["sha256"]:
+                yield np.frombuffer(data, np.float16).reshape(-1, *shape[1:]), known[i]["core_seconds"]
             else:
                 damaged += i in known
                 missing.append(i)
@@ -162,25 +165,28 @@ def _through_file(path: Path, recipe: dict, wanted: list[slice], shape: tuple[in
             warnings.warn(f"{path} is damaged in {damaged} of {len(wanted)} batches; they are encoded anew",
                           stacklevel=3)  # fmt: skip
         for i in _bar(missing, len(missing), progress):
+            start = time.process_time()
             values = _encoded(autoencoder, faces, wanted[i])
+            entry = {"batch": i, "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+                     "core_seconds": round(time.process_time() - start, 3)}  # fmt: skip
             file.seek(wanted[i].start * row)
             file.write(values.tobytes())
             file.flush()
-            entries.write(json.dumps({"batch": i, "sha256": hashlib.sha256(values.tobytes()).hexdigest()}) + "\n")
+            entries.write(json.dumps(entry) + "\n")
             entries.flush()
-            yield values
+            yield values, entry["core_seconds"]
 
 
-def _entries(journal: Path, recipe: dict) -> dict[int, str]:
-    """batch -> checksum; a line torn by a kill counts for nothing, and neither does another recipe's journal."""
-    found: dict[int, str] = {}
+def _entries(journal: Path, recipe: dict) -> dict[int, dict]:
+    """batch -> its line; one torn by a kill counts for nothing, and neither does another recipe's journal."""
+    found: dict[int, dict] = {}
     lines = journal.read_text(errors="replace").splitlines() if journal.exists() else []
     try:
         if not lines or json.loads(lines[0]).get("recipe") != recipe:
             return {}
         for line in lines[1:]:
             entry = json.loads(line)
-            found[int(entry["batch"])] = str(entry["sha256"])
+            found[entry["batch"]] = {name: entry[name] for name in ("batch", "sha256", "core_seconds")}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     return found

@@ -23,6 +23,7 @@ from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
 
+OWN_AUTOENCODER = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute
 PIXEL_WIDTHS, LATENT_WIDTHS = UNetConfig.widths, (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
@@ -36,34 +37,41 @@ def parser() -> argparse.ArgumentParser:
     add_face_arguments(made)
     add("--autoencoder", help="of methods 2 and 3: a name, file, folder or hub repository, see "
         "helpers.autoencoders.published. None: the course's general one (2); trained first, in the run's folder (3)")
-    add("--autoencoder-steps", type=int, default=4000, help="where method 3 trains it")
-    add("--autoencoder-channels", type=int, default=8, help="where method 3 trains it")
+    add("--autoencoder-steps", type=int, default=6000, help="where method 3 trains it")
+    add("--autoencoder-channels", type=int, default=4, help="where method 3 trains it")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
     add("--widths", type=int, nargs="+", help=f"channels at each resolution; None: {PIXEL_WIDTHS} or {LATENT_WIDTHS}")
-    add("--patch", type=int, help="positions a side folded into channels; None: as many as give 16x16 from 64x64 "
-        "pixels, and 8x8 from latents")  # fmt: skip
+    add("--patch", type=int, help="positions a side folded into channels; None: what makes 16x16 of 64x64 pixels, "
+        "and 8x8 of their latents")  # fmt: skip
     add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
     add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
     add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
     return made
 
 
-def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:
-    """An untrained TinySD for these faces; the same seed gives the same first weights."""
-    pixels = isinstance(codec, PixelCodec)
+def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNetConfig:
+    """The sizes of the network that the options ask for, for what this codec gives."""
+    pixels = codec.name == PixelCodec.name
     widths = tuple(options.widths or (PIXEL_WIDTHS if pixels else LATENT_WIDTHS))
-    config = UNetConfig(
+    patch = options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.factor))
+    coarse = options.size // codec.factor // patch <= 8  # attention at the first resolution is cheap enough
+    return UNetConfig(
         channels=codec.channels,
-        patch=options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.factor)),
+        patch=patch,
         widths=widths,
         blocks=options.blocks,
-        attention=(not pixels,) + (True,) * (len(widths) - 1),  # everywhere from 8x8 on
-        head_width=math.gcd(*widths[pixels:], 32),
+        attention=(coarse,) + (True,) * (len(widths) - 1),
+        head_width=math.gcd(*widths[not coarse :], 32),
         classes=len(faces.class_names),
         words=vocabulary_size() if faces.attributes is not None else 0,
         fine=UNetConfig.fine if pixels else 0,  # detail is the decoder's task
         dropout=options.dropout,
     )
+
+
+def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:
+    """An untrained TinySD for these faces; the same seed gives the same first weights."""
+    config = unet_config(options, faces, codec)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         return TinySD(config, options.objective, faces.class_names, options.size, codec)
@@ -105,7 +113,8 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     batches = Batches(faces, options.batch_size, process=accelerator.process_index,
                       processes=accelerator.num_processes, latents=latents)  # fmt: skip
     model = new_model(options, faces, codec)
-    return Task(run_name(options), model, batches.losses, TinySD.save, sample, model.describe(), compiled=model.unet)
+    told = {} if latents is None else {"encoding_core_minutes": f"{latents.core_seconds / 60:.1f}"}
+    return Task(run_name(options), model, batches.losses, TinySD.save, sample, model.describe(), model.unet, told)
 
 
 def train_own_autoencoder(options: argparse.Namespace) -> int:
@@ -114,8 +123,8 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
     if (folder / "weights.safetensors").exists():
         return 0
     words = {"source": options.source, "size": options.size, "limit": options.limit, "seed": options.seed,
-             "precision": options.precision, "steps": options.autoencoder_steps, "patch": 4, "out": folder,
-             "latent-channels": options.autoencoder_channels}  # fmt: skip
+             "precision": options.precision, "steps": options.autoencoder_steps, "out": folder,
+             "latent-channels": options.autoencoder_channels, **OWN_AUTOENCODER}  # fmt: skip
     argv = [text for name, value in words.items() if value is not None for text in (f"--{name}", str(value))]
     return autoencoder_training.main([*argv, *(["--resume"] if folder.exists() else [])])
 

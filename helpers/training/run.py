@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Task:
     sample: Callable[[nn.Module, Path], None] | None = None  # draw what an average can do by now into a PNG
     description: Any = None  # plain JSON values, kept in checkpoints
     compiled: nn.Module | None = None  # the part that --compile compiles; None: the model
+    told: dict[str, str] = field(default_factory=dict)  # more for the weights' metadata
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -161,7 +162,7 @@ class Run:
             "core_minutes": f"{self.core_seconds / 60:.1f}",
             "threads": str(torch.get_num_threads()),
             "torch": torch.__version__,
-        } | ({"source": self.options.source} if hasattr(self.options, "source") else {})
+        } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
         return path

@@ -1,0 +1,145 @@
+"""The three methods on real photographs, side by side after about the same minutes.
+
+    python -m helpers.tiny_sd.train --source animal-faces --method METHOD ...   # three times: see the README
+    python -m benchmarks.tiny_sd_real PIXELS_RUN PRETRAINED_RUN OWN_RUN         # five minutes
+
+Judged by a classifier of photographs (`helpers.scoring.photographs`) that has seen none of them, real or generated. No
+weights trained on AFHQ ship (CC BY-NC 4.0); the record and pictures of what they generated do.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row, at_least, at_most
+from helpers.course import repository_root
+
+RECORD = "00_assets/results/tiny_sd_real.json"
+PICTURE = "00_assets/image/real_faces_three_methods.png"
+METHODS = ("pixels", "pretrained", "own")
+TITLES = {"pixels": "Method 1, pixels", "pretrained": "Method 2, a pretrained autoencoder",
+          "own": "Method 3, our own autoencoder"}  # fmt: skip
+PER_CLASS, HELD_OUT = 100, 80  # generated, and photographs, of every class
+GUIDANCE, SEED, REPEATS = 2.0, 1000, 20
+
+
+def check() -> list[Row]:
+    """Read the record; its photographs and weights are not part of the repository."""
+    path = repository_root() / RECORD
+    if not path.exists():
+        return [Row("real faces, three methods", "never run", "python -m benchmarks.tiny_sd_real RUNS", False)]
+    record = json.loads(path.read_text())
+    methods = record["methods"]
+    second = methods["pretrained"]
+    rows = [
+        at_least("real faces, Method 2: seen as what was asked", 100 * second["agreement"]["of three"], 85, "%"),
+        at_most("real faces, Method 2: core minutes, encoding included", second["core_minutes"], 45, "min"),
+    ]
+    for other in ("pixels", "own"):
+        minutes = methods[other]["core_minutes"] / second["core_minutes"]
+        rows.append(at_least(f"real faces, {other}: core minutes over those of Method 2", minutes, 0.95, "x"))
+    for name, one in methods.items():
+        kid = one["kernel_distance"]
+        told = f"{kid['value']:.3g} ± {kid['spread']:.2g}, n = {kid['counts']}"
+        rows.append(Row(f"real faces, {name}: kernel distance to held-out photographs", told, "printed", True))
+        there = (repository_root() / grid_picture(name)).exists()
+        rows.append(Row(f"real faces, {name}: sample grid", "there" if there else "missing", "there", there))
+    return rows
+
+
+def grid_picture(method: str) -> str:
+    return f"00_assets/image/real_faces_{method}_samples.png"
+
+
+def balanced(faces, count: int) -> np.ndarray:
+    """Positions of `count` pictures of every class, spread over the set."""
+    members = [np.flatnonzero(faces.labels == label) for label in range(len(faces.class_names))]
+    return np.concatenate([m[np.linspace(0, len(m) - 1, count).astype(int)] for m in members])
+
+
+def measured(folder: Path, reader, real: Tensor) -> tuple[dict, Tensor]:
+    """One run's entry in the record, and its pictures, PER_CLASS of each class."""
+    from helpers.scoring.frechet import frechet_distance, kernel_distance
+    from helpers.scoring.photographs import agreement
+    from helpers.tiny_sd.model import TinySD
+    from helpers.weights import read_metadata
+
+    weights = folder / "weights.safetensors"
+    model, metadata = TinySD.from_weights(weights), read_metadata(weights)
+    labels = [name for name in model.class_names for _ in range(PER_CLASS)]
+    pictures = model.generate(labels, seed=SEED, guidance_scale=GUIDANCE, progress=True)
+    probabilities, features = reader.read(pictures)
+    kid, frechet = (distance(features, real, repeats=REPEATS) for distance in (kernel_distance, frechet_distance))
+    extra = [read_metadata(path) for path in [folder / "autoencoder" / "weights.safetensors"] if path.exists()]
+    entry = {
+        "command": metadata["command"], "seed": int(metadata["seed"]), "steps": int(metadata["steps"]),
+        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "core_minutes": sum(float(one["core_minutes"]) for one in [metadata, *extra])
+                        + float(metadata.get("encoding_core_minutes", 0)),
+        "minutes": sum(float(one["minutes"]) for one in [metadata, *extra]),
+        "agreement": agreement(probabilities, labels),
+        "agreement_by_class": {name: agreement(probabilities[i * PER_CLASS : (i + 1) * PER_CLASS], [name] * PER_CLASS)
+                               for i, name in enumerate(model.class_names)},
+        "kernel_distance": kid._asdict(), "frechet_distance": frechet._asdict(),
+    }  # fmt: skip
+    return entry, pictures
+
+
+def main(folders: list[Path]) -> None:
+    """Generate, judge, and write the record and the pictures."""
+    from helpers.data import load_faces
+    from helpers.scoring.frechet import frechet_distance, kernel_distance
+    from helpers.scoring.photographs import PhotographReader, agreement
+    from helpers.show.figures import grid, save_png, style
+
+    style()
+    reader = PhotographReader()
+    held_out, seen = load_faces("animal-faces", "val", 64), load_faces("animal-faces", "train", 64)
+    chosen = balanced(held_out, HELD_OUT)
+    probabilities, real = reader.read(held_out.tensor(chosen))
+    _, again = reader.read(seen.tensor(balanced(seen, PER_CLASS)))
+    record = {
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "photographs": {"train": seen.counts, "held out": held_out.counts, "size": 64, "credit": held_out.credit},
+        "samples_per_class": PER_CLASS, "guidance_scale": GUIDANCE, "seed": SEED,
+        "held_out": {"agreement": agreement(probabilities, [held_out.class_names[held_out.labels[i]] for i in chosen]),
+                     "kernel_distance": kernel_distance(again, real, repeats=REPEATS)._asdict(),
+                     "frechet_distance": frechet_distance(again, real, repeats=REPEATS)._asdict()},
+        "methods": {},
+    }  # fmt: skip
+    samples = {}
+    for method, folder in zip(METHODS, folders, strict=True):
+        record["methods"][method], pictures = measured(folder, reader, real)
+        samples[method] = pictures.unflatten(0, (-1, PER_CLASS))                           # (classes, PER_CLASS, ...)
+        save_png(grid(samples[method][:, :10].flatten(0, 1), columns=10), repository_root() / grid_picture(method))
+        print(method, json.dumps(record["methods"][method], indent=1), flush=True)
+    (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    side_by_side(samples, record["methods"])
+
+
+def side_by_side(samples: dict[str, Tensor], methods: dict[str, dict]) -> None:
+    """The three methods beside each other: what was drawn first for each class, unchosen."""
+    from matplotlib import pyplot as plt
+
+    from helpers.show.figures import to_uint8
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.1), layout="constrained")
+    for a, (name, pictures) in zip(axes, samples.items(), strict=True):
+        tiles = np.stack([to_uint8(row[:5]) for row in pictures])                          # (classes, 5, H, W, 3)
+        a.imshow(tiles.transpose(0, 2, 1, 3, 4).reshape(len(tiles) * tiles.shape[2], -1, 3))
+        entry = methods[name]
+        a.set_title(f"{TITLES[name]}\n{entry['core_minutes'] / 2:.0f} minutes on two cores: "
+                    f"{100 * entry['agreement']['of three']:.0f} % as asked", fontsize=11)  # fmt: skip
+        a.set_axis_off()
+    figure.savefig(repository_root() / PICTURE, dpi=100)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m benchmarks.tiny_sd_real PIXELS_RUN PRETRAINED_RUN OWN_RUN")
+    main([Path(name) for name in sys.argv[1:]])

@@ -1,0 +1,39 @@
+"""Are samples as real pictures are, and does every kind of real picture occur? Precision and recall of features."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Coverage(NamedTuple):
+    """Shares, 0 to 1; each can be bought with the other, so print both."""
+
+    precision: float  # of the samples that lie where real pictures lie: quality
+    recall: float  # of the real pictures that lie where samples lie: diversity
+
+
+def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
+    """Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): a set lies within its k-nearest-neighbour balls.
+
+    Args:
+        real: (N, D) features.
+        samples: (M, D) features by the same network; compare only results of equal N, M and k.
+        k: which neighbour's distance is a ball's radius.
+
+    Raises:
+        ValueError: for other shapes, or fewer than k + 1 features in a set.
+    """
+    if real.ndim != 2 or samples.ndim != 2 or real.shape[1] != samples.shape[1]:
+        raise ValueError(f"two sets of features (N, D), (M, D) are needed, got {tuple(real.shape)}, "
+                         f"{tuple(samples.shape)}")  # fmt: skip
+    if not 1 <= k < min(len(real), len(samples)):
+        raise ValueError(f"k must lie between 1 and one less than the smaller set, got {k} for {len(real)} and "
+                         f"{len(samples)} features")  # fmt: skip
+    return Coverage(_inside(samples, real, k), _inside(real, samples, k))
+
+
+def _inside(points: Tensor, centres: Tensor, k: int) -> float:
+    """Share of the points within a centre's ball, which reaches to the centre's k-th nearest fellow."""
+    radii = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values  # the nearest of all is itself
+    return (torch.cdist(points, centres) <= radii).any(1).float().mean().item()

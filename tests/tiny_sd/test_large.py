@@ -1,0 +1,59 @@
+"""The commands that README gives for 256 and 512 pixels: shapes that fit, memory below a 16 GB card's; on paper."""
+
+import re
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.course import repository_root
+from helpers.data import Faces
+from helpers.tiny_sd.train import parser, unet_config
+from helpers.tiny_sd.unet import TinyUNet
+from helpers.training.memory import GIB, training_memory
+
+BUDGET = 14 * GIB  # of 16: the workspace of single operations and the CUDA context want the rest
+
+
+def commands() -> list[str]:
+    """Every training command of README for more than 64 pixels, one line each."""
+    text = (repository_root() / "README.md").read_text().replace("\\\n", " ")
+    found = re.findall(r"python -m helpers\.tiny_sd\.train[^\n#`]*", text)
+    return [" ".join(line.split()) for line in found if re.search(r"--size (256|512)\b", line)]
+
+
+def codec(options) -> SimpleNamespace:
+    """The shape of what is diffused, without an autoencoder: sdxl-vae's, or that of our own."""
+    channels, factor = (4, 8) if options.method == "pretrained" else (options.autoencoder_channels, 4)
+    return SimpleNamespace(name=options.method, channels=channels, factor=factor)
+
+
+def test_both_latent_methods_have_a_command_for_both_sizes():
+    told = {(options.method, options.size) for options in map(parsed, commands())}
+    assert told == {(method, size) for method in ("pretrained", "own") for size in (256, 512)}
+
+
+def parsed(command: str):
+    return parser().parse_args(shlex.split(command)[3:])
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_step_fits_a_16_gb_card(command):
+    options = parsed(command)
+    faces = Faces(np.zeros((3, 3, 8, 8), np.uint8), np.arange(3), source=options.source, split="train")
+    shape = codec(options)
+    side = options.size // shape.factor
+    with torch.device("meta"):
+        model = TinyUNet(unet_config(options, faces, shape))
+        x, t = torch.empty(options.batch_size, shape.channels, side, side), torch.empty(options.batch_size)
+
+        def forward():
+            with torch.autocast("cpu", torch.bfloat16):
+                out = model(x, t)
+            assert out.shape == x.shape
+            return out
+
+        memory = training_memory(model, forward)
+    assert memory.total < BUDGET, f"{command}: {memory}, {memory._asdict()}"

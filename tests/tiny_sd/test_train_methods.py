@@ -1,0 +1,106 @@
+"""Methods 2 and 3 as a person trains them: one command each, interrupted, gone on with, and loaded afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.latents import fingerprint
+from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.train import main
+from helpers.weights import read_metadata
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--steps", "12",
+        "--log-every", "1", "--sample-every", "0", "--checkpoint-every", "4"]  # fmt: skip
+OWN = [*TINY, "--method", "own", "--autoencoder-steps", "6"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("general") / "general.safetensors"
+    KLAutoencoder(KLConfig(width=8, multipliers=(1,), blocks=1, groups=4, latent_channels=6, patch=4)).save(path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    assert main([*OWN, "--out", str(folder)]) == 0
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_method_2_trains_on_somebody_elses_latents(autoencoder, tmp_path):
+    assert main([*TINY, "--method", "pretrained", "--autoencoder", str(autoencoder), "--out", str(tmp_path)]) == 0
+    model = TinySD.from_weights(tmp_path / "weights.safetensors")
+    assert model.codec.name == "pretrained" and model.codec.channels == 6
+    assert model.generate(["cat"], prompts=["a plain black cat"], steps=2).shape == (1, 3, 16, 16)
+    metadata = read_metadata(tmp_path / "weights.safetensors")
+    assert "--method pretrained --autoencoder general.safetensors" in metadata["command"], "no folder of anybody's"
+    assert float(metadata["encoding_core_minutes"]) >= 0
+
+
+def test_method_3_trains_both_halves_with_one_command(own):
+    model = TinySD.from_weights(own / "weights.safetensors")
+    assert model.codec.name == "own" and model.codec.source == str(own / "autoencoder" / "weights.safetensors")
+    assert read_metadata(own / "autoencoder" / "weights.safetensors")["steps"] == "6"
+    assert (own / "autoencoder" / "log.jsonl").exists() and len(losses(own)) == 12
+
+
+def test_method_3_takes_a_quantised_autoencoder_too(tmp_path):
+    assert main([*TINY, "--method", "own", "--autoencoder", "vq", "--out", str(tmp_path)]) == 0
+    model = TinySD.from_weights(tmp_path / "weights.safetensors")
+    assert type(model.codec.autoencoder).__name__ == "VQAutoencoder"
+    assert model.generate(["dog"], steps=2).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("moment", ["autoencoder/log.jsonl", "log.jsonl"])
+def test_killed_in_either_half_it_goes_on_to_the_same_end(own, tmp_path, moment):
+    process = subprocess.Popen([sys.executable, "-m", "helpers.tiny_sd.train", *OWN, "--out", str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not ((tmp_path / moment).exists() and (tmp_path / moment).read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main([*OWN, "--out", str(tmp_path), "--resume"]) == 0
+    assert losses(tmp_path) == losses(own)
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (tmp_path, own))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_ctrl_c_in_the_first_half_ends_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.tiny_sd.train.autoencoder_training.main", lambda argv: 130)
+    assert main([*OWN, "--out", str(tmp_path)]) == 130
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_an_autoencoder_that_is_nowhere_says_so(tmp_path, hub_out_of_reach):
+    with pytest.raises(FileNotFoundError, match="The course knows weights for"):
+        main([*TINY, "--method", "pretrained", "--autoencoder", "absent", "--out", str(tmp_path)])
+
+
+def test_the_two_halves_fit_each_other(own):
+    model = TinySD.from_weights(own / "weights.safetensors")
+    file = KLAutoencoder.from_weights(own / "autoencoder" / "weights.safetensors")
+    assert fingerprint(model.codec.autoencoder) == fingerprint(file)
