@@ -8,6 +8,7 @@ time, and what it has to pay for comes out of it: Method 2 the encoding, Method 
 """
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -71,9 +72,12 @@ def _comparison() -> list[Row]:
         return [Row("comparison, three seeds", "never run", "python -m benchmarks tiny_sd", False)]
     record = json.loads(path.read_text())
     seeds = {name: len(runs) for name, runs in record["runs"].items()}
+    if set(seeds.values()) != {SEEDS}:
+        return [Row("comparison, seeds of each method", str(seeds), f"{SEEDS} each", False)]
     rows = [true("comparison, seeds of each method", seeds, f"{SEEDS} each", set(seeds.values()) == {SEEDS}),
             at_most("comparison, all of it", record["minutes"], 90, "min"),
-            true("comparison, steps", record["steps"], f"{STEPS}", record["steps"] == STEPS)]  # fmt: skip
+            true("comparison, settings", "as in the code" if record["settings"] == settings() else "others",
+                 "as in the code", record["settings"] == settings())]  # fmt: skip
     for name, runs in record["runs"].items():
         for score in ("frechet", "kernel"):
             values = [run["marks"][-1][score] for run in runs]
@@ -210,19 +214,38 @@ def _with_bar(states: Iterator) -> Iterator:
     return tqdm(states, unit="step", leave=False)
 
 
+def settings() -> dict:
+    """What decides the numbers."""
+    return {"batch": BATCH, "samples": SAMPLES, "steps": STEPS, "autoencoder_steps": AUTOENCODER_STEPS,
+            "channel_steps": CHANNEL_STEPS}  # fmt: skip
+
+
+def begun() -> dict:
+    """A new record; with BENCH_RESUME=1 the one on disk, if it was made with the same settings."""
+    path = repository_root() / RECORD
+    if os.environ.get("BENCH_RESUME") and path.exists():
+        record = json.loads(path.read_text())
+        if record["settings"] == settings():
+            return record
+    hardware = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return {"hardware": hardware, "settings": settings(), "minutes": 0.0, "runs": {method: [] for method in STEPS}}
+
+
 def run() -> None:
-    """Train every method with every seed; write the record after each."""
-    start, judge = time.perf_counter(), Judge()
-    channels = channel_table(judge)
-    runs: dict[str, list] = {method: [] for method in STEPS}
+    """Train every method with every seed; the record is written after each, so that BENCH_RESUME=1 can go on."""
+    record, judge = begun(), Judge()
+    start = time.perf_counter() - 60 * record["minutes"]
+
+    def keep() -> None:
+        record["minutes"] = round((time.perf_counter() - start) / 60, 1)
+        (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+    if "channels" not in record:
+        record["channels"] = channel_table(judge)
+        keep()
     for seed in range(SEEDS):
-        for method in STEPS:
-            runs[method].append(one_run(method, seed, judge))
-            record = {
-                "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-                "minutes": round((time.perf_counter() - start) / 60, 1), "batch": BATCH, "samples": SAMPLES,
-                "steps": STEPS, "autoencoder_steps": AUTOENCODER_STEPS,
-                "channels": channels, "channel_steps": CHANNEL_STEPS, "runs": runs,
-            }  # fmt: skip
-            (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        for method, runs in record["runs"].items():
+            if len(runs) <= seed:
+                runs.append(one_run(method, seed, judge))
+                keep()
     tiny_sd_cost.run()

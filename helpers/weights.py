@@ -31,8 +31,17 @@ TRAINED_BY = {
     "vq_prior": "python -m helpers.autoencoders.train_prior --export 00_assets/weights/vq_prior.safetensors",
     "sd3": "python -m helpers.sd3.train --export 00_assets/weights/sd3.safetensors",
     "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
-    "general_autoencoder": "python -m helpers.autoencoders.train --source patterns ...",
+    "general_autoencoder": "python -m helpers.autoencoders.train --source patterns --patch 4 --latent-channels 8 "
+                           "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
+                           "--export 00_assets/weights/general_autoencoder.safetensors",
+    "faces_autoencoder": "python -m helpers.autoencoders.train --patch 4 "
+                         "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
+                         "--export 00_assets/weights/faces_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
+    "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 8000 --precision bf16 "
+                          "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
+    "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 8000 "
+                   "--precision bf16 --export 00_assets/weights/tiny_sd_own.safetensors",
 }
 
 
