@@ -92,6 +92,13 @@ def _nature(path: Path) -> str:
     return "damaged or no checkpoint"
 
 
+def modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An autoencoder's tensors under the names that diffusers gives them since 2023."""
+    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    pattern = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
+    return {re.sub(pattern, lambda found: old[found[1]], name): tensor for name, tensor in tensors.items()}
+
+
 def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> Path:
     """The weights file of one part of a diffusers folder: safetensors before pickle, full precision before half.
 

@@ -11,12 +11,14 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from helpers.course import course_home
@@ -71,28 +73,37 @@ def encode_once(
     with torch.no_grad():
         one = autoencoder.to_latents(faces.tensor(slice(0, 1), next(autoencoder.parameters()).device))
     shape, per_batch = (len(faces), 2, *one.shape[1:]), max(1, PIXELS // faces.size**2)
-    recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces),
-              "shape": list(shape), "batch": per_batch, "version": 1}  # fmt: skip
+    recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces), "shape": list(shape),
+              "batch": per_batch, "version": 1}  # fmt: skip
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin"
-    wanted = [slice(start, min(start + per_batch, len(faces))) for start in range(0, len(faces), per_batch)]
-    try:
-        moments, spent = _Moments(shape[2]), 0.0
-        for values, seconds in _through_file(path, recipe, wanted, shape, autoencoder, faces, progress):
-            moments.add(values)
-            spent += seconds
-        values = np.memmap(path, np.float16, "r", shape=shape)
-    except OSError as trouble:
-        warnings.warn(f"latents cannot be kept in {path} ({trouble.strerror or trouble}); they stay in memory and will "
-                      "be made again next time. Set COURSE_HOME or cache_dir to a folder that can be written and has "
-                      "room", stacklevel=2)  # fmt: skip
-        moments, pieces, start = _Moments(shape[2]), [], time.process_time()
-        for part in _bar(wanted, len(wanted), progress):
-            pieces.append(_encoded(autoencoder, faces, part))
-            moments.add(pieces[-1])
-        values, spent = np.concatenate(pieces), time.process_time() - start
-    return Latents(values, *moments.mean_and_std(), spent)
+    store = _Store(folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin", recipe)
+
+    def encoded(i: int) -> np.ndarray:
+        return _encoded(autoencoder, faces, store.batches[i])
+
+    if missing := store.missing():
+        try:
+            with store.writing():
+                missing = store.missing(warn=True)  # another process may have been faster
+                for i in _bar(missing, progress):
+                    store.put(i, lambda i=i: encoded(i))
+        except OSError as trouble:
+            return _in_memory(store, encoded, trouble, progress)
+    values = np.memmap(store.path, np.float16, "r", shape=shape)
+    return Latents(values, *_mean_and_std(values, store.batches), store.core_seconds())
+
+
+def _in_memory(store: "_Store", encoded: Callable[[int], np.ndarray], trouble: OSError, progress: bool) -> Latents:
+    """What a folder that cannot be written leaves: the batches that are there, and the rest made for now."""
+    warnings.warn(f"latents cannot be kept in {store.path} ({trouble.strerror or trouble}); they stay in memory and "
+                  "will be made again next time. Set COURSE_HOME or cache_dir to a folder that can be written and has "
+                  "room", stacklevel=3)  # fmt: skip
+    start, missing = time.process_time(), set(store.missing())
+    values = np.empty(store.shape, np.float16)
+    for i in _bar(list(range(len(store.batches))), progress):
+        values[store.batches[i]] = encoded(i) if i in missing else store.get(i)
+    return Latents(values, *_mean_and_std(values, store.batches), time.process_time() - start)
 
 
 def fingerprint(autoencoder: nn.Module) -> str:
@@ -110,21 +121,14 @@ def _digest(faces: Faces) -> str:
     return digest.hexdigest()
 
 
-class _Moments:
-    """Mean and variance of each channel, summed in float64 batch by batch."""
-
-    def __init__(self, channels: int):
-        self.count, self.sums = 0, torch.zeros(2, channels, dtype=torch.float64)
-
-    def add(self, values: np.ndarray) -> None:
-        """(B, 2, C, h, w)"""
-        x = torch.from_numpy(values.astype(np.float64))
-        self.count += x[:, :, 0].numel()
-        self.sums += torch.stack([x.sum((0, 1, 3, 4)), x.square().sum((0, 1, 3, 4))])
-
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        mean, square = self.sums / max(self.count, 1)
-        return mean.float(), (square - mean**2).clamp(min=1e-12).sqrt().float()
+def _mean_and_std(values: np.ndarray, batches: list[slice]) -> tuple[Tensor, Tensor]:
+    """(C,) each, summed in float64 batch by batch."""
+    sums = torch.zeros(2, values.shape[2], dtype=torch.float64)
+    for part in batches:
+        x = torch.from_numpy(values[part].astype(np.float64))
+        sums += torch.stack([x.sum((0, 1, 3, 4)), x.square().sum((0, 1, 3, 4))])
+    mean, square = sums / (values.size / values.shape[2])
+    return mean.float(), (square - mean**2).clamp(min=1e-12).sqrt().float()
 
 
 @torch.no_grad()
@@ -140,60 +144,79 @@ def _encoded(autoencoder: nn.Module, faces: Faces, part: slice) -> np.ndarray:
     return values.half().numpy()
 
 
-def _through_file(path: Path, recipe: dict, wanted: list[slice], shape: tuple[int, ...], autoencoder: nn.Module,
-                  faces: Faces, progress: bool) -> Iterator[tuple[np.ndarray, float]]:  # fmt: skip
-    """Every batch and what it cost: read where the journal vouches for it, else encoded, written and entered there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    journal, row = path.with_suffix(".jsonl"), int(np.prod(shape[1:])) * 2  # bytes of a picture
-    known, damaged = _entries(journal, recipe), 0
-    path.touch()
-    fresh = journal.with_suffix(f".{secrets.token_hex(4)}")  # without a line that a kill tore
-    lines = [{"recipe": recipe}, *known.values()]
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(fresh, journal)
-    with open(path, "r+b") as file, open(journal, "a") as entries:
-        missing = []
-        for i, part in enumerate(wanted):  # what is there, first: a bar over the rest alone tells the time left
-            file.seek(part.start * row)
-            data = file.read((part.stop - part.start) * row) if i in known else b""
-            if i in known and hashlib.sha256(data).hexdigest() == known[i]["sha256"]:
-                yield np.frombuffer(data, np.float16).reshape(-1, *shape[1:]), known[i]["core_seconds"]
-            else:
-                damaged += i in known
-                missing.append(i)
-        if damaged:
-            warnings.warn(f"{path} is damaged in {damaged} of {len(wanted)} batches; they are encoded anew",
-                          stacklevel=3)  # fmt: skip
-        for i in _bar(missing, len(missing), progress):
-            start = time.process_time()
-            values = _encoded(autoencoder, faces, wanted[i])
-            entry = {"batch": i, "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
-                     "core_seconds": round(time.process_time() - start, 3)}  # fmt: skip
-            file.seek(wanted[i].start * row)
+class _Store:
+    """The file and its journal: which batches are there and whole, and what is there."""
+
+    def __init__(self, path: Path, recipe: dict):
+        self.path, self.journal, self.recipe = path, path.with_suffix(".jsonl"), recipe
+        self.shape = tuple(recipe["shape"])
+        count, size = self.shape[0], recipe["batch"]
+        self.batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        self.row = int(np.prod(self.shape[1:])) * np.dtype(np.float16).itemsize  # bytes of a picture
+
+    def missing(self, warn: bool = False) -> list[int]:
+        """The batches that must be encoded: never entered in the journal, or other than it says."""
+        entries = self._entries()
+        good = [i for i in entries if hashlib.sha256(self._bytes(i)).hexdigest() == entries[i]["sha256"]]
+        if warn and len(good) < len(entries):
+            warnings.warn(f"{self.path} is damaged in {len(entries) - len(good)} of {len(self.batches)} batches; they "
+                          "are encoded anew", stacklevel=3)  # fmt: skip
+        return sorted(set(range(len(self.batches))) - set(good))
+
+    def get(self, i: int) -> np.ndarray:
+        """float16 (B, 2, C, h, w)"""
+        return np.frombuffer(self._bytes(i), np.float16).reshape(-1, *self.shape[1:])
+
+    def core_seconds(self) -> float:
+        return sum(entry["core_seconds"] for entry in self._entries().values())
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Alone: a second process that wants the same latents waits, and finds them. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            lines = [{"recipe": self.recipe}, *self._entries().values()]  # without a line that a kill tore
+            fresh = self.journal.with_suffix(f".{secrets.token_hex(4)}")
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            os.replace(fresh, self.journal)
+            self.path.touch()
+            yield
+
+    def put(self, i: int, make: Callable[[], np.ndarray]) -> None:
+        """Make a batch, write it, and enter it in the journal. Raises OSError, e.g. on a full disk."""
+        start, values = time.process_time(), make()
+        entry = {"batch": i, "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+                 "core_seconds": round(time.process_time() - start, 3)}  # fmt: skip
+        with open(self.path, "r+b") as file:
+            file.seek(self.batches[i].start * self.row)
             file.write(values.tobytes())
-            file.flush()
-            entries.write(json.dumps(entry) + "\n")
-            entries.flush()
-            yield values, entry["core_seconds"]
+        with open(self.journal, "a") as journal:
+            journal.write(json.dumps(entry) + "\n")
+
+    def _bytes(self, i: int) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.batches[i].start * self.row)
+                return file.read((self.batches[i].stop - self.batches[i].start) * self.row)
+        except FileNotFoundError:
+            return b""
+
+    def _entries(self) -> dict[int, dict]:
+        """batch -> its line; one torn by a kill counts for nothing, and neither does another recipe's journal."""
+        found: dict[int, dict] = {}
+        lines = self.journal.read_text(errors="replace").splitlines() if self.journal.exists() else []
+        try:
+            if not lines or json.loads(lines[0]).get("recipe") != self.recipe:
+                return {}
+            for line in lines[1:]:
+                entry = json.loads(line)
+                found[entry["batch"]] = {name: entry[name] for name in ("batch", "sha256", "core_seconds")}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        return found
 
 
-def _entries(journal: Path, recipe: dict) -> dict[int, dict]:
-    """batch -> its line; one torn by a kill counts for nothing, and neither does another recipe's journal."""
-    found: dict[int, dict] = {}
-    lines = journal.read_text(errors="replace").splitlines() if journal.exists() else []
-    try:
-        if not lines or json.loads(lines[0]).get("recipe") != recipe:
-            return {}
-        for line in lines[1:]:
-            entry = json.loads(line)
-            found[entry["batch"]] = {name: entry[name] for name in ("batch", "sha256", "core_seconds")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return found
-
-
-def _bar(parts: list, count: int, progress: bool):
+def _bar(batches: list[int], progress: bool):
     from tqdm.auto import tqdm
 
-    return tqdm(parts, total=count, desc="encoding pictures", unit="batch", leave=False,
-                disable=not progress or not count)
+    return tqdm(batches, desc="encoding pictures", unit="batch", disable=not (progress and batches), leave=False)

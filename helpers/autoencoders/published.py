@@ -16,8 +16,8 @@ from helpers.autoencoders import kl, tiny
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.autoencoders.vq import VQAutoencoder
-from helpers.published import fetch, fit, folder_part, read_tensors
-from helpers.weights import description, weights_path
+from helpers.published import fetch, fit, folder_part, modern_attention, read_tensors
+from helpers.weights import TRAINED_BY, description, weights_path
 
 SDXL = "stabilityai/sdxl-vae"  # or madebyollin/sdxl-vae-fp16-fix
 SDXL_SCALE = 0.13025
@@ -29,24 +29,40 @@ def load_autoencoder(source: str | Path) -> nn.Module:
     Args:
         source: a name in 00_assets/weights; a file the course wrote; "sdxl-vae" (SDXL_VAE names a local copy, else the
             hub); a diffusers folder (AutoencoderKL or AutoencoderTiny); a single .safetensors file in CompVis's layout;
-            a folder with TAESD's pair NAME_encoder and NAME_decoder; or a hub repository, owner/name.
+            a folder with TAESD's pair NAME_encoder and NAME_decoder; or a hub repository, owner/name, or a folder in
+            one, owner/name/vae.
 
     Raises:
         FileNotFoundError, ValueError: saying what was looked for, or what it is instead.
     """
-    if str(source) == "sdxl-vae":
-        source = os.environ.get("SDXL_VAE") or SDXL
-    path = Path(source).expanduser()
+    text = str(source)
+    if text in TRAINED_BY and weights_path(text).is_file():
+        return _ours(weights_path(text))
+    if text == "sdxl-vae":
+        text = os.environ.get("SDXL_VAE") or SDXL
+    path = Path(text).expanduser()
     if path.is_dir():
         return _from_folder(path).eval()
-    if path.is_file() and not _is_ours(path):
-        return _from_file(path).eval()
-    if path.is_file() or weights_path(str(source)).is_file():
-        quantised = "K" in description(source)
-        return (VQAutoencoder if quantised else KLAutoencoder).from_weights(source)
-    if "/" not in str(source) or path.suffix:
-        description(source)  # raises, and says which weights there are
-    return _from_folder(fetch(str(source), ["config.json", "*diffusion_pytorch_model*.safetensors"])).eval()
+    if path.is_file():
+        return _ours(path) if _is_ours(path) else _from_file(path).eval()
+    if text.count("/") not in (1, 2) or path.is_absolute() or path.suffix in (".safetensors", ".ckpt", ".pth", ".pt"):
+        description(text)  # raises, and says which weights there are
+    return _from_folder(_downloaded(text)).eval()
+
+
+def _ours(path: Path) -> nn.Module:
+    return (VQAutoencoder if "K" in description(path) else KLAutoencoder).from_weights(path)
+
+
+def _downloaded(text: str) -> Path:
+    """The folder of a hub repository that holds the autoencoder; safetensors before pickles."""
+    owner, name, *inside = text.split("/")
+    within = "".join(f"{part}/" for part in inside)
+    for ending in ("safetensors", "bin"):
+        folder = fetch(f"{owner}/{name}", [f"{within}config.json", f"{within}diffusion_pytorch_model*.{ending}"])
+        if any((folder / within).glob(f"diffusion_pytorch_model*.{ending}")):
+            break
+    return folder / within
 
 
 def _is_ours(path: Path) -> bool:
@@ -64,7 +80,7 @@ def _from_folder(folder: Path) -> nn.Module:
         return _from_diffusers(folder)
     encoders, decoders = (sorted(folder.glob(f"*_{half}.safetensors")) or sorted(folder.glob(f"*_{half}.pth"))
                           for half in ("encoder", "decoder"))  # fmt: skip
-    if len(encoders) == len(decoders) == 1:
+    if len(encoders) == len(decoders) == 1 and encoders[0].name.replace("_encoder.", "_decoder.") == decoders[0].name:
         return tiny_from_pair(encoders[0], decoders[0])
     raise FileNotFoundError(f"{folder} holds no autoencoder: neither a config.json of diffusers nor one pair "
                             "NAME_encoder, NAME_decoder (.pth or .safetensors)")  # fmt: skip
@@ -72,22 +88,31 @@ def _from_folder(folder: Path) -> nn.Module:
 
 def _from_diffusers(folder: Path) -> nn.Module:
     told = json.loads((folder / "config.json").read_text())
-    tensors = read_tensors(folder_part(folder, ".", ["diffusion_pytorch_model"]))
     kind = told.get("_class_name")
-    if kind == "AutoencoderTiny":
-        config = TinyConfig(told["latent_channels"], told["encoder_block_out_channels"][0],
-                            tuple(told["num_encoder_blocks"]))  # fmt: skip
-        return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("diffusers"))
-    if kind != "AutoencoderKL":
-        raise ValueError(f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny")
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise ValueError(f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "
+                         "of a whole pipeline, name the folder vae")  # fmt: skip
+    tensors = modern_attention(read_tensors(folder_part(folder, ".", ["diffusion_pytorch_model"])))
+    try:
+        if kind == "AutoencoderTiny":
+            config = TinyConfig(told["latent_channels"], told["encoder_block_out_channels"][0],
+                                tuple(told["num_encoder_blocks"]))  # fmt: skip
+            return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("diffusers"))
+        config = _kl_config(told)
+    except KeyError as missing:
+        raise ValueError(f"{folder / 'config.json'} does not tell {missing}") from None
+    return _fitted(KLAutoencoder, config, tensors, kl.published_names(config, "diffusers"))
+
+
+def _kl_config(told: Mapping) -> KLConfig:
+    """What diffusers' config.json says, in our words."""
     widths = told["block_out_channels"]
-    config = KLConfig(
+    return KLConfig(
         width=widths[0], multipliers=tuple(width // widths[0] for width in widths), blocks=told["layers_per_block"],
         latent_channels=told["latent_channels"], groups=told.get("norm_num_groups", 32),
         quant_convs=told.get("use_quant_conv", True), scale=told.get("scaling_factor", KLConfig.scale),
         shift=told.get("shift_factor") or 0.0,
     )  # fmt: skip
-    return _fitted(KLAutoencoder, config, tensors, kl.published_names(config, "diffusers"))
 
 
 def _from_file(path: Path) -> nn.Module:
@@ -110,7 +135,10 @@ def tiny_from_pair(encoder: Path, decoder: Path) -> TinyAutoencoder:
     """TAESD as its author publishes it, a file per half; the sizes follow from the tensors."""
     tensors = {f"{half}.{name}": tensor for half, path in (("encoder", encoder), ("decoder", decoder))
                for name, tensor in read_tensors(path).items()}  # fmt: skip
-    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("encoder."))
+    numbers = [name.split(".")[1] for name in tensors if name.startswith("encoder.")]
+    if not all(number.isdigit() for number in numbers) or "encoder.0.weight" not in tensors:
+        raise ValueError(f"{encoder} is no half of TAESD: its first tensors are {sorted(tensors)[:3]}")
+    last = max(map(int, numbers))
     config = TinyConfig(latent_channels=len(tensors[f"encoder.{last}.weight"]), width=len(tensors["encoder.0.weight"]),
                         pooled=any(".pool." in name for name in tensors))  # fmt: skip
     return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("taesd"))

@@ -137,9 +137,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    return train_command(parser(), argv, task)
+def main(argv: Sequence[str] | None = None, more: bool = False) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved; `more` as for `train_command`."""
+    return train_command(parser(), argv, task, more)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
         k: which neighbour's distance is a ball's radius.
 
     Raises:
-        ValueError: for other shapes, or fewer than k + 1 features in a set.
+        ValueError: for other shapes, fewer than k + 1 features in a set, or values that are not finite.
     """
     if real.ndim != 2 or samples.ndim != 2 or real.shape[1] != samples.shape[1]:
         raise ValueError(f"two sets of features (N, D), (M, D) are needed, got {tuple(real.shape)}, "
@@ -30,6 +30,9 @@ def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
     if not 1 <= k < min(len(real), len(samples)):
         raise ValueError(f"k must lie between 1 and one less than the smaller set, got {k} for {len(real)} and "
                          f"{len(samples)} features")  # fmt: skip
+    if not (real.isfinite().all() and samples.isfinite().all()):
+        raise ValueError("there is NaN or infinity in the features")
+    real, samples = real.double(), samples.double()  # distances are small beside the features
     return Coverage(_inside(samples, real, k), _inside(real, samples, k))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import Renaming, fetch, folder_part, read_tensors
+from helpers.published import Renaming, fetch, folder_part, modern_attention, read_tensors
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -87,11 +87,7 @@ def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> 
     if kind not in PREDICTIONS:
         raise ValueError(f"{scheduler} says prediction_type {kind!r}; the course knows {', '.join(PREDICTIONS)}")
     parts = {name: read_tensors(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}
-    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # autoencoders before 2023
-    parts["autoencoder"] = {
-        re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda found: old[found[1]], name): tensor
-        for name, tensor in parts["autoencoder"].items()
-    }
+    parts["autoencoder"] = modern_attention(parts["autoencoder"])
     parts["text"], own = published_text(parts["text"]), folder / "tokenizer"
     tokenizer = tokenizer or (own if own.is_dir() else BytePairTokenizer.fetched())
     return Published("diffusers", **parts, prediction=PREDICTIONS[kind], tokenizer=Path(tokenizer))

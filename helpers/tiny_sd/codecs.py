@@ -139,7 +139,10 @@ def described_codec(described: Any, autoencoder: str | Path | None = None) -> Co
     if method == PixelCodec.name:
         return PixelCodec()
     source = str(autoencoder or described["autoencoder"])
-    found = load_autoencoder(source)
+    try:
+        found = load_autoencoder(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
     if fingerprint(found) != described["fingerprint"]:
         raise ValueError(f"the autoencoder {source} is not the one this network was trained with: its latents mean "
                          "something else. Pass the right one as autoencoder=, or train the network again")  # fmt: skip

@@ -63,13 +63,14 @@ class TinySD(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `described_codec` do.
         """
-        model = cls.from_description(description(name_or_path), autoencoder)
+        beside = Path(name_or_path).parent / "autoencoder" / "weights.safetensors"  # where method 3 leaves its own
+        model = cls.from_description(description(name_or_path), autoencoder or (beside if beside.is_file() else None))
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
 
-    def to(self, *args: Any, **kwargs: Any) -> "TinySD":
-        """As for every module; the codec, which is no part of the network, goes with it to another device."""
-        super().to(*args, **kwargs)
+    def _apply(self, fn: Callable, recurse: bool = True) -> "TinySD":
+        """What to(), cuda() and cpu() call: the codec, no part of the network, goes with it to another device."""
+        super()._apply(fn, recurse)
         self.codec.to(next(self.parameters()).device)
         return self
 

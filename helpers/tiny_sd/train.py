@@ -8,6 +8,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
+from helpers.training.run import FREE, Task, add_face_arguments, add_run_arguments, command, train_command
+from helpers.weights import read_metadata
 
 OWN_AUTOENCODER = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute
 PIXEL_WIDTHS, LATENT_WIDTHS = UNetConfig.widths, (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
@@ -54,7 +56,10 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
     pixels = codec.name == PixelCodec.name
     widths = tuple(options.widths or (PIXEL_WIDTHS if pixels else LATENT_WIDTHS))
     patch = options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.factor))
-    coarse = options.size // codec.factor // patch <= 8  # attention at the first resolution is cheap enough
+    coarse = not pixels and options.size // codec.factor // patch <= 8  # attention is cheap at the first resolution
+    fold = codec.factor * patch * 2 ** (len(widths) - 1)
+    if options.size % fold:
+        raise SystemExit(f"--size must be a multiple of {fold} with these --patch and --widths, got {options.size}")
     return UNetConfig(
         channels=codec.channels,
         patch=patch,
@@ -113,20 +118,37 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     batches = Batches(faces, options.batch_size, process=accelerator.process_index,
                       processes=accelerator.num_processes, latents=latents)  # fmt: skip
     model = new_model(options, faces, codec)
+    description = model.describe()
+    if latents is not None:  # what tells one training from another; not where the autoencoder lies
+        description["codec"] = {name: description["codec"][name] for name in ("method", "fingerprint")}
     told = {} if latents is None else {"encoding_core_minutes": f"{latents.core_seconds / 60:.1f}"}
-    return Task(run_name(options), model, batches.losses, TinySD.save, sample, model.describe(), model.unet, told)
+    return Task(run_name(options), model, batches.losses, TinySD.save, sample, description, model.unet, told)
 
 
 def train_own_autoencoder(options: argparse.Namespace) -> int:
-    """The first half of method 3, unless it was done before; the exit status of `helpers.autoencoders.train`."""
+    """The first half of method 3, unless it was done before; the exit status of `helpers.autoencoders.train`.
+
+    Raises SystemExit for what would stop the second half, or for a first half that was trained with other options.
+    """
     folder = own_autoencoder(options)
-    if (folder / "weights.safetensors").exists():
-        return 0
+    faces, codec = SimpleNamespace(class_names=(), attributes=None), SimpleNamespace(name="own", channels=1, factor=4)
+    unet_config(options, faces, codec)
+    if (folder.parent / "log.jsonl").exists() and not options.resume:
+        raise SystemExit(f"{folder.parent} holds a training already: add --resume to go on with it, or --out another "
+                         "folder")  # fmt: skip
     words = {"source": options.source, "size": options.size, "limit": options.limit, "seed": options.seed,
-             "precision": options.precision, "steps": options.autoencoder_steps, "out": folder,
+             "precision": options.precision, "steps": options.autoencoder_steps,
              "latent-channels": options.autoencoder_channels, **OWN_AUTOENCODER}  # fmt: skip
     argv = [text for name, value in words.items() if value is not None for text in (f"--{name}", str(value))]
-    return autoencoder_training.main([*argv, *(["--resume"] if folder.exists() else [])])
+    if (folder / "weights.safetensors").exists():
+        made, parser = read_metadata(folder / "weights.safetensors")["command"], autoencoder_training.parser()
+        settings = {name: value for name, value in vars(parser.parse_args(argv)).items() if name not in FREE}
+        if made != (wanted := command(parser, settings)):
+            raise SystemExit(f"{folder} holds an autoencoder made by\n  {made}\nand not by\n  {wanted}\n"
+                             "Same options, or --out another folder")  # fmt: skip
+        return 0
+    resume = ["--resume"] if options.resume and folder.exists() else []
+    return autoencoder_training.main([*argv, "--out", str(folder), *resume], more=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

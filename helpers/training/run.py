@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
     for name, value in settings.items():
         if value != usual[name]:
             values = value if isinstance(value, list) else [value]
-            words += [f"--{name.replace('_', '-')}", *(Path(str(value)).name for value in values)]
+            texts = (Path(text).name if Path(text).exists() else text for text in map(str, values))
+            words += [f"--{name.replace('_', '-')}", *texts]
     return shlex.join([*parser.prog.split(), *words])
 
 
@@ -83,12 +85,14 @@ class Run:
     def __init__(self, parser: argparse.ArgumentParser, options: argparse.Namespace,
                  make_task: Callable[[argparse.Namespace, Any], Task]):  # fmt: skip
         """`make_task` is given the options and the accelerator; one process at a time, the main one first."""
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         bf16 = options.precision == "bf16" or (options.precision == "auto" and capable)
         self.parser, self.options = parser, options
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the main one encodes pictures
+        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available(),
+                                       kwargs_handlers=[patience])  # fmt: skip
         self.main = self.accelerator.is_main_process
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
@@ -161,14 +165,15 @@ class Run:
             "minutes": f"{self.seconds / 60:.1f}",
             "core_minutes": f"{self.core_seconds / 60:.1f}",
             "threads": str(torch.get_num_threads()),
+            "processes": str(self.accelerator.num_processes),
             "torch": torch.__version__,
         } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
         return path
 
-    def __call__(self) -> Path | None:
-        """Train to the end, or until interrupted; returns the final weights' path, or None when interrupted."""
+    def __call__(self) -> bool:
+        """Train to the end, or until interrupted; is it finished?"""
         from tqdm.auto import tqdm
 
         first = self.start()
@@ -192,8 +197,11 @@ class Run:
             self.save(state.step)
             if self.main:
                 print(f"stopped after step {state.step} and saved; add --resume to go on")
-            return None
-        return self.finish() if self.main else None
+            return False
+        if self.main:
+            path = self.finish()
+            print(f"trained {self.config.steps} steps in {self.seconds / 60:.1f} minutes; weights: {path}")
+        return True
 
     def _meter(self, rate: float, step: int, first: int) -> float:
         """Images a second, smoothed."""
@@ -243,13 +251,15 @@ def interruptible():
 
 
 def train_command(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, make_task: Callable[[argparse.Namespace, Any], Task]
-) -> int:
-    """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted and saved."""
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, make_task: Callable[[argparse.Namespace, Any], Task],
+    more: bool = False,
+) -> int:  # fmt: skip
+    """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted and saved.
+
+    `more`: another training follows in this process, so several processes stay connected.
+    """
     run = Run(parser, parser.parse_args(argv), make_task)
-    path = run()
-    if run.main and path:
-        print(f"trained {run.config.steps} steps in {run.seconds / 60:.1f} minutes; weights: {path}")
-    done = path is not None or not run.main
-    run.accelerator.end_training()
-    return 0 if done else 130
+    finished = run()
+    if not more:
+        run.accelerator.end_training()
+    return 0 if finished else 130

@@ -177,6 +177,40 @@ def test_a_folder_that_cannot_be_written_keeps_latents_in_memory(faces, tmp_path
     assert np.array_equal(latents.values, kept.values) and torch.equal(latents.std, kept.std)
 
 
+def test_a_whole_cache_that_may_not_be_written_is_used(faces, tmp_path, counted, monkeypatch):
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    counted.clear()
+    monkeypatch.setattr(module._Store, "writing", lambda self: pytest.fail("opened for writing"))
+    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert not counted
+
+
+def test_a_disk_that_fills_up_loses_nothing(faces, tmp_path, counted, monkeypatch):
+    real = module._Store.put
+
+    def full(store, i, make):
+        if i == 3:
+            raise OSError(28, "No space left on device")
+        real(store, i, make)
+
+    monkeypatch.setattr(module._Store, "put", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        latents = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [0, 5, 10, 15, 20], "nothing twice"
+    fresh = encode_once(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
+    assert np.array_equal(latents.values, np.array(fresh.values))
+
+
+def test_two_trainings_at_once_encode_once(faces, tmp_path, counted):
+    """The second waits for the first, and finds what it wanted."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(encode_once, autoencoder(), faces, cache_dir=tmp_path, progress=False) for _ in range(2)]
+        one, two = (run.result() for run in runs)
+    assert sorted(counted) == [0, 5, 10, 15, 20] and np.array_equal(one.values, two.values)
+
+
 def test_latents_that_overflow_are_refused(faces, tmp_path):
     with pytest.raises(ValueError, match="overflow float16"):
         encode_once(autoencoder(0, replace(CONFIG, scale=1e9)), faces, cache_dir=tmp_path, progress=False)

@@ -37,6 +37,17 @@ def test_by_hand():
     assert coverage(real, samples, k=1) == pytest.approx((2 / 3, 1.0))
 
 
+def test_a_common_offset_changes_nothing():
+    """Distances by matrix products in float32 would."""
+    real, samples = cloud(60, 0, 1), cloud(60, 0.1, 2)
+    assert coverage(real.double() + 1e4, samples.double() + 1e4) == coverage(real, samples)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        coverage(torch.full((5, 2), torch.nan), torch.zeros(5, 2))
+
+
 @pytest.mark.parametrize(
     ("shapes", "k", "message"),
     [(((5, 2), (5, 3)), 3, "two sets"), (((5, 2), (3, 2)), 3, "k must lie"), (((5, 2), (5, 2)), 0, "k must lie")],

@@ -45,7 +45,7 @@ def system(codec, faces):
 
 
 def test_three_methods_three_names():
-    assert list(CODECS) == ["pixels", "pretrained", "own"] and issubclass(CODECS["pretrained"], PretrainedCodec)
+    assert CODECS == {"pixels": PixelCodec, "pretrained": PretrainedCodec, "own": TrainedCodec}
 
 
 def test_codes_have_unit_variance_in_every_channel(codec, faces):
@@ -97,6 +97,24 @@ def test_another_autoencoder_than_the_trained_one_is_refused(system, saved, tmp_
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(saved.read_bytes())
     assert TinySD.from_weights(tmp_path / "w.safetensors", autoencoder=moved).codec.source == str(moved)
+
+
+def test_an_autoencoder_that_is_gone_says_what_to_pass(system, saved, tmp_path):
+    copy_of = tmp_path / "copy.safetensors"
+    copy_of.write_bytes(saved.read_bytes())
+    system.codec.source = str(copy_of)
+    system.save(tmp_path / "w.safetensors", {})
+    copy_of.unlink()
+    with pytest.raises(FileNotFoundError, match="pass autoencoder="):
+        TinySD.from_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("move", [lambda m: m.to(torch.float64), lambda m: m.double(), lambda m: m.cpu()])
+def test_the_codec_goes_where_the_network_goes(system, monkeypatch, move):
+    moved = []
+    monkeypatch.setattr(system.codec, "to", moved.append)
+    move(system)
+    assert moved == [torch.device("cpu")]
 
 
 def test_unknown_codecs_are_refused():

@@ -106,14 +106,15 @@ def test_ctrl_c_saves_and_resume_goes_on_from_there(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_walk_the_same_losses_as_one(whole, tmp_path):
+def test_two_processes_walk_the_same_losses_as_one(whole, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*TINY, "--dropout", "0", "--out", str(one)]) == 0
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
-    process = start(two, "--dropout", "0", before=launch)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    process = start(two, "--dropout", "0",
+                    before=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))  # fmt: skip
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
+    assert read_metadata(two / "weights.safetensors")["processes"] == "2"
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert losses(one) != losses(whole), "this run had no dropout: it is another curve"
 
