@@ -63,6 +63,13 @@ class Gaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
+def refuse_odd_sides(pictures: Tensor, factor: int) -> None:
+    """Raises ValueError for what an encoder that makes sides `factor` times smaller cannot take."""
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
+        raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
+                         f"got {tuple(pictures.shape)}")  # fmt: skip
+
+
 class PixelAttention(nn.Module):
     """Every position of a feature map sees every other, with a single head as wide as the map has channels."""
 
@@ -163,10 +170,7 @@ class KLAutoencoder(nn.Module):
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        sides = pictures.shape[2:]
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % self.config.factor for side in sides):
-            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {self.config.factor}, "
-                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        refuse_odd_sides(pictures, self.config.factor)
         mean, logvar = self.quant(self.encoder(pictures)).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))
 

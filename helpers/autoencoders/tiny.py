@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.autoencoders.kl import refuse_odd_sides
 from helpers.published import Renaming
 
 
@@ -92,10 +93,7 @@ class TinyAutoencoder(nn.Module):
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        factor = self.config.factor
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
-            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
-                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        refuse_odd_sides(pictures, self.config.factor)
         return self.encoder((pictures + 1) / 2)
 
     def to_pictures(self, latents: Tensor) -> Tensor:

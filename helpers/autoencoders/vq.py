@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Decoder, Encoder, KLConfig
+from helpers.autoencoders.kl import Decoder, Encoder, KLConfig, refuse_odd_sides
 from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, Usage, VectorQuantizer, usage
 from helpers.published import Renaming
 from helpers.weights import described, load_weights, save_described
@@ -64,10 +64,7 @@ class VQAutoencoder(nn.Module):
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        factor = self.config.factor
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
-            raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
-                             f"got {tuple(pictures.shape)}")  # fmt: skip
+        refuse_odd_sides(pictures, self.config.factor)
         return self.quant(self.encoder(pictures))
 
     def quantize(self, z: Tensor) -> Quantized:

@@ -23,6 +23,14 @@ def faces() -> Faces:
     return Faces(images, labels, SPECIES, tuple(map(caption, attributes)), attributes, "toy-faces", "train")
 
 
+@pytest.fixture(scope="module")
+def one_home(tmp_path_factory):
+    """One course home for all runs of a module, so that the faces are drawn once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def model() -> TinySD:
     """Untrained, but with its zero layers filled, so that every input counts."""

@@ -22,12 +22,7 @@ TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--dropout", "0.
         "--log-every", "1", "--steps", str(STEPS), "--sample-every", "0", "--checkpoint-every", "5"]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    """One course home for all runs here, so that the faces are drawn once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURSE_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("one_home")
 
 
 @pytest.fixture(scope="module")

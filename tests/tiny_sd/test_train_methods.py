@@ -24,11 +24,7 @@ TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", 
 OWN = [*TINY, "--method", "own", "--autoencoder-steps", "6"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURSE_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("one_home")
 
 
 @pytest.fixture(scope="module")
