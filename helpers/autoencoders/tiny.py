@@ -1,4 +1,4 @@
-"""The tiny autoencoder (TAESD, github.com/madebyollin/taesd): a large autoencoder's latents from a network of 2.4 MB.
+"""The tiny autoencoder (TAESD, github.com/madebyollin/taesd): a large one's latents from 2.4 million parameters.
 
 It is distilled: its encoder gives nearly the latents that the large encoder gives, scaled already, and its decoder
 reads them. Plain convolutions and ReLU, 64 channels everywhere. Alphabet: B batch, H W of the picture, C latent

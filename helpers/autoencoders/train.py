@@ -29,7 +29,7 @@ def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
     """64x64 pixels become 16x16; most channels where pixels are few, so that a laptop trains it.
 
     With 4 channels it is built as Stable Diffusion 1's, with 16 as Stable Diffusion 3's. With a patch of 4 no layer
-    works at more than 16x16, where a channel costs little: a tenth of the time.
+    works at more than 16x16, where a channel costs little: a third of the time.
     """
     if patch > 1:
         return KLConfig(width=64, multipliers=(1,), blocks=1, groups=8, latent_channels=latent_channels,
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     add_face_arguments(made, more=["patterns"])
-    made.add_argument("--patch", type=int, default=1, help="pixels a side folded first; 4 is ten times as fast")
+    made.add_argument("--patch", type=int, default=1, help="pixels a side folded first; 4 is three times as fast")
     made.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
     add_loss_arguments(made, error="l1")
     add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
