@@ -25,6 +25,7 @@ from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
 RESULTS = "00_assets/results/sd1.json"
@@ -183,7 +184,8 @@ def _drawn() -> list[Row]:
 
 def run() -> None:
     """Time and weigh the full-size networks at 512x512 pixels, and the variants of attention; write the record."""
-    networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in (torch.float32, torch.bfloat16)]
+    dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
+    networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in dtypes]
     record = {
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "pixels": 512, "rounds": ROUNDS, "networks": networks, "attention": attention_variants(),

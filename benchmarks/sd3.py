@@ -27,6 +27,7 @@ from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.text.clip import TextTower
 from helpers.text.t5 import T5Config, T5Encoder
+from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, weights_path
 
 RESULTS = "00_assets/results/sd3.json"
@@ -168,7 +169,8 @@ def _drawn() -> list[Row]:
 
 def run() -> None:
     """Time and weigh the transformer in two sizes; write the record."""
-    networks = [measured(name, dtype) for name in NETWORKS for dtype in (torch.float32, torch.bfloat16)]
+    dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
+    networks = [measured(name, dtype) for name in NETWORKS for dtype in dtypes]
     record = {
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "networks": networks,

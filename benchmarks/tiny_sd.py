@@ -162,6 +162,7 @@ def own_autoencoder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODE
     from helpers.autoencoders.train import Reconstruction, drawn_batch, tiny_config, with_measured_scale
     from helpers.tiny_sd.train import OWN_AUTOENCODER as OWN
     from helpers.training import EMA, TrainConfig, train
+    from helpers.training.precision import computes_bf16
 
     torch.manual_seed(seed)
     model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), PictureLoss())
@@ -170,7 +171,7 @@ def own_autoencoder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODE
     def losses(model, generator):
         pictures = drawn_batch(faces, OWN["batch-size"], generator)
         noise = torch.randn(len(pictures), channels, 16, 16, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
             return model(pictures, noise), None
 
     config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema=0.99)

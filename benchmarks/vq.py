@@ -29,6 +29,7 @@ from helpers.data import load_faces
 from helpers.published import fit
 from helpers.scoring.attributes import load_reader
 from helpers.scoring.reconstruction import psnr
+from helpers.training.precision import computes_bf16
 from helpers.weights import read_metadata, weights_path
 
 SPEED, REAL = "00_assets/results/vq.json", "00_assets/results/vq_real_faces.json"
@@ -159,7 +160,7 @@ def training_step(K: int, theirs: bool, pictures: Tensor):
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
             z = model.encode(pictures)
             with torch.autocast("cpu", enabled=False):  # both search in float32
                 if peer is None:

@@ -24,6 +24,7 @@ from helpers.course import course_home
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
 from helpers.training.loop import TrainConfig, TrainState, train
+from helpers.training.precision import computes_bf16
 
 FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
 
@@ -50,7 +51,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--learning-rate", type=float, default=learning_rate, help="at the top of the cosine")
     add("--ema", type=float, default=0.999, help="decay of the averaged weights")
     add("--seed", type=int, default=0)
-    add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 on a GPU that has it")
+    add("--precision", choices=["auto", "fp32", "bf16"], default="auto",
+        help="auto: bf16 on a GPU that has it; fp32 wherever bf16 would only be imitated")
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's home)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
@@ -87,13 +89,16 @@ class Run:
         """`make_task` is given the options and the accelerator; one process at a time, the main one first."""
         from accelerate import Accelerator, InitProcessGroupKwargs
 
-        capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        bf16 = options.precision == "bf16" or (options.precision == "auto" and capable)
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = options.precision == "bf16" or (options.precision == "auto" and kind == "cuda")
+        bf16 = wanted and computes_bf16(kind)
         self.parser, self.options = parser, options
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the main one encodes pictures
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available(),
+        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=kind == "cpu",
                                        kwargs_handlers=[patience])  # fmt: skip
         self.main = self.accelerator.is_main_process
+        if self.main and options.precision == "bf16" and not bf16:
+            print("this processor only imitates bf16, far slower than fp32: computing in fp32", file=sys.stderr)
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
         self.folder = options.out or course_home() / "runs" / self.task.name
@@ -167,6 +172,7 @@ class Run:
             "threads": str(torch.get_num_threads()),
             "processes": str(self.accelerator.num_processes),
             "torch": torch.__version__,
+            "precision": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
         } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
