@@ -26,10 +26,11 @@ from helpers.weights import TRAINED_BY, read_metadata, weights_path
 RECORD = "00_assets/results/tiny_sd.json"
 SHIPPED = {"pixels": "tiny_sd_pixels", "pretrained": "tiny_sd_pretrained", "own": "tiny_sd_own"}
 SEEDS, BATCH, SAMPLES = 3, 32, 300
-STEPS = {"pixels": 1500, "pretrained": 3900, "own": 2600}  # of the network; about the same processor time in all
-AUTOENCODER_STEPS = 1200  # of method 3, out of that time
-CHANNELS, CHANNEL_STEPS = (1, 2, 4, 8), 600  # how many channels does an autoencoder of faces need, and a general one?
-MARKS = (150, 300, 600, 1000, 1500, 2600, 3900)  # steps after which the average is judged; a step is 32 pictures
+STEPS = {"pixels": 900, "pretrained": 1850, "own": 1250}  # of the network; about the same processor time in all
+AUTOENCODER_STEPS = 700  # of method 3, out of that time
+CHANNELS, CHANNEL_STEPS = (1, 2, 4, 8), 400  # how many channels does an autoencoder of faces need, and a general one?
+MARKS = (150, 450, 900, 1250, 1850)  # steps after which the average is judged; a step is 32 pictures
+SAMPLING_STEPS = 12  # more do not score better (notebook 07)
 NOTEBOOKS = ("08_tiny_sd_pretrained_vae", "09_tiny_sd_own_vae", "10_three_methods_compared")
 
 
@@ -121,7 +122,7 @@ class Judge:
         from helpers.scoring.neighbours import copied
 
         start = time.process_time()
-        pictures = system.generate(prompts=self.unseen.captions[:SAMPLES], seed=50_000)
+        pictures = system.generate(prompts=self.unseen.captions[:SAMPLES], seed=50_000, steps=SAMPLING_STEPS)
         seconds = (time.process_time() - start) / SAMPLES
         features = self.reader.features(pictures)
         told = self.reader.agreement(pictures, self.unseen.attributes[:SAMPLES])
@@ -232,7 +233,7 @@ def _with_bar(states: Iterator) -> Iterator:
 def settings() -> dict:
     """What decides the numbers."""
     return {"batch": BATCH, "samples": SAMPLES, "steps": STEPS, "autoencoder_steps": AUTOENCODER_STEPS,
-            "channel_steps": CHANNEL_STEPS}  # fmt: skip
+            "channel_steps": CHANNEL_STEPS, "sampling_steps": SAMPLING_STEPS}  # fmt: skip
 
 
 def begun() -> dict:

@@ -38,10 +38,10 @@ TRAINED_BY = {
                          "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
                          "--export 00_assets/weights/faces_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
-    "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 8000 --precision bf16 "
+    "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
                           "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
-    "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 8000 "
-                   "--precision bf16 --export 00_assets/weights/tiny_sd_own.safetensors",
+    "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
+                   "--export 00_assets/weights/tiny_sd_own.safetensors",
 }
 
 

