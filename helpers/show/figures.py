@@ -20,7 +20,7 @@ from PIL import Image
 
 from helpers.show.tables import table
 
-__all__ = ["STYLE", "compare", "grid", "png_bytes", "save_png", "show", "style", "table", "to_uint8"]
+__all__ = ["STYLE", "bars", "compare", "grid", "png_bytes", "save_png", "show", "style", "table", "to_uint8"]
 
 Images = Any  # np.ndarray or torch.Tensor: torch is not imported here, so that showing stays light
 
@@ -127,6 +127,37 @@ def compare(
         raise ValueError(f"compare needs pictures of one size in every row, got {sizes}: resize them first")
     words = [list(titles)] + [[]] * (len(tiles) - 1) if titles else None
     return _mosaic(tiles, words, list(rows), scale, alt)
+
+
+def bars(series: Mapping[str, Mapping[str, float]], label: str, form: str = "{:.0%}") -> Figure:
+    """Horizontal bars: a group for every name, in it a bar for every series, its value written beside it.
+
+    Args:
+        series: name of the series -> {name of the group: value}; the same groups in all, values not negative.
+        label: what the values are.
+        form: of a value.
+
+    Raises:
+        ValueError: if there is no series, or if series have other groups than the first.
+    """
+    if not series:
+        raise ValueError("bars needs at least one series, got none")
+    groups = list(next(iter(series.values())))
+    for name, values in series.items():
+        if list(values) != groups:
+            raise ValueError(f"every series needs the groups {groups}, {name!r} has {list(values)}")
+    thick, largest = 0.8 / len(series), max(value for values in series.values() for value in values.values())
+    figure, axes = plt.subplots(figsize=(7.2, 0.8 + 0.2 * len(groups) * (len(series) + 0.6)))
+    for i, (name, values) in enumerate(series.items()):
+        places = [place + (i - (len(series) - 1) / 2) * thick for place in range(len(groups))]
+        drawn = axes.barh(places, list(values.values()), height=0.9 * thick, label=name)
+        axes.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
+    axes.set(xlabel=label, xlim=(0, 1.1 * largest), yticks=range(len(groups)), yticklabels=groups)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    if len(series) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0.2)
+    return figure
 
 
 def show(figure: Figure, alt: str | None = None) -> None:

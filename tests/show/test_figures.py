@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from helpers.show import figures
-from helpers.show.figures import PALETTE, STYLE, compare, grid, png_bytes, save_png, show, style, to_uint8
+from helpers.show.figures import PALETTE, STYLE, bars, compare, grid, png_bytes, save_png, show, style, to_uint8
 from helpers.show.tables import table
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 5), dtype=np.uint8)
@@ -80,6 +80,24 @@ def test_grids_say_what_is_missing() -> None:
 def test_rows_are_named() -> None:
     words = [text.get_text() for text in compare({"linear": COLOURS, "cosine": COLOURS}, titles="abcdef").texts]
     assert {"linear", "cosine", "a", "f"} <= set(words)
+
+
+def test_bars_are_as_long_as_their_values_and_say_them() -> None:
+    drawn = bars({"ours": {"fur": 0.5, "eyes": 0.984}, "theirs": {"fur": 0.25, "eyes": 1.0}}, "share")
+    (axes,) = drawn.axes
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0.984, 0.25, 1.0]
+    assert [text.get_text() for text in axes.texts] == ["50%", "98%", "25%", "100%"]
+    tops = [bar.get_y() for bar in axes.patches]
+    assert tops[0] < tops[2] < tops[1] < tops[3] and axes.yaxis_inverted(), "in the order of the names, from the top"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours", "theirs"]
+    plt.close(drawn)
+
+
+def test_bars_say_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="at least one series"):
+        bars({}, "share")
+    with pytest.raises(ValueError, match="'theirs' has \\['eyes'\\]"):
+        bars({"ours": {"fur": 0.5}, "theirs": {"eyes": 0.5}}, "share")
 
 
 def test_grids_warn_of_nothing_in_the_course_style(recwarn: pytest.WarningsRecorder) -> None:
