@@ -30,7 +30,7 @@ STEPS = {"pixels": 900, "pretrained": 1850, "own": 1250}  # of the network; abou
 AUTOENCODER_STEPS = 700  # of method 3, out of that time
 CHANNELS, CHANNEL_STEPS = (1, 2, 4, 8), 400  # how many channels does an autoencoder of faces need, and a general one?
 MARKS = (150, 450, 900, 1250, 1850)  # steps after which the average is judged; a step is 32 pictures
-SAMPLING_STEPS = 12  # more do not score better (notebook 07)
+SAMPLING_STEPS = 12  # notebook 07 could see no gain from more
 NOTEBOOKS = ("08_tiny_sd_pretrained_vae", "09_tiny_sd_own_vae", "10_three_methods_compared")
 
 
