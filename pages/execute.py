@@ -55,6 +55,7 @@ def execute(path: Path, timeout: int = 600) -> tuple[NotebookNode, float]:
         CellExecutionError: if a cell fails; the message shows the cell and the error.
     """
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)  # nbclient leaves an earlier run's where no widget is made now
     client = NotebookClient(
         notebook,
         timeout=timeout,

@@ -82,6 +82,14 @@ def test_a_failing_cell_is_shown(tmp_path: Path) -> None:
         execute.execute(path)
 
 
+def test_widgets_of_an_earlier_run_are_forgotten(tmp_path: Path) -> None:
+    path = _notebook(tmp_path / "01_small.ipynb", "1 + 1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["widgets"] = {execute.WIDGETS: {"state": {"1": {"model_name": "SelectionSliderModel"}}}}
+    execute.write(notebook, path)
+    assert "widgets" not in execute.execute(path)[0].metadata
+
+
 def test_ids_of_other_cells_stay_when_one_is_inserted() -> None:
     cells = [new_code_cell("a"), new_code_cell("b"), new_code_cell("a")]
     before, after = list(execute._cell_ids(cells)), list(execute._cell_ids([new_code_cell("new"), *cells]))
