@@ -1,10 +1,9 @@
 """The three methods of tiny Stable Diffusion beside each other, on drawn faces.
 
     python -m benchmarks check tiny_sd    # the shipped weights, the cost of an update, the records: some minutes
-    python -m benchmarks tiny_sd          # nine trainings, three seeds each: about an hour on two CPU cores
+    python -m benchmarks tiny_sd          # three methods, three seeds each: about an hour on two cores
 
-The same seeds, network family, optimiser and number of pictures in a batch; every method gets about the same processor
-time, and what it has to pay for comes out of it: Method 2 the encoding, Method 3 its autoencoder's training as well.
+What is trained, and how, is in `benchmarks.tiny_sd_trainings`.
 """
 
 import json
@@ -12,25 +11,18 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 
-import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from benchmarks import tiny_sd_cost, tiny_sd_real
 from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.tiny_sd_trainings import SAMPLES, SEEDS, STEPS, jobs, settings, side_by_side, workers
 from helpers.course import repository_root
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
 RECORD = "00_assets/results/tiny_sd.json"
 SHIPPED = {"pixels": "tiny_sd_pixels", "pretrained": "tiny_sd_pretrained", "own": "tiny_sd_own"}
-SEEDS, BATCH, SAMPLES = 3, 32, 300
-STEPS = {"pixels": 900, "pretrained": 1850, "own": 1250}  # of the network; about the same processor time in all
-AUTOENCODER_STEPS = 700  # of method 3, out of that time
-CHANNELS, CHANNEL_STEPS = (1, 2, 4, 8), 400  # how many channels does an autoencoder of faces need, and a general one?
-MARKS = (150, 450, 900, 1250, 1850)  # steps after which the average is judged; a step is 32 pictures
-SAMPLING_STEPS = 12  # notebook 07 could see no gain from more
 NOTEBOOKS = ("08_tiny_sd_pretrained_vae", "09_tiny_sd_own_vae", "10_three_methods_compared")
 
 
@@ -101,141 +93,6 @@ def _comparison() -> list[Row]:
     return rows
 
 
-# --- the nine trainings ---------------------------------------------------------------------------------------------
-
-
-class Judge:
-    """What every sample set is judged with: the same wishes, the same unseen faces."""
-
-    def __init__(self):
-        from helpers.data import load_faces
-        from helpers.scoring.attributes import load_reader
-
-        self.reader, self.unseen = load_reader(), load_faces(split="val")
-        self.train = load_faces(split="train")
-        self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
-
-    def __call__(self, system, last: bool) -> dict:
-        """Scores of SAMPLES pictures drawn to unseen captions; nearest neighbours and recall at the end only."""
-        from helpers.scoring.coverage import coverage
-        from helpers.scoring.frechet import frechet_distance, kernel_distance
-        from helpers.scoring.neighbours import copied
-
-        start = time.process_time()
-        pictures = system.generate(prompts=self.unseen.captions[:SAMPLES], seed=50_000, steps=SAMPLING_STEPS)
-        seconds = (time.process_time() - start) / SAMPLES
-        features = self.reader.features(pictures)
-        told = self.reader.agreement(pictures, self.unseen.attributes[:SAMPLES])
-        species = told.pop("species")
-        found = {
-            "species": species, "caption": statistics.mean(told.values()), "attributes": told,
-            "frechet": frechet_distance(features, self.features).value,
-            "kernel": kernel_distance(features, self.features).value, "core_seconds_per_sample": seconds,
-        }  # fmt: skip
-        if last:
-            within = coverage(self.features[:SAMPLES], features)
-            found |= {"precision": within.precision, "recall": within.recall,
-                      "copying": copied(pictures[:100], self.train.images, self.unseen.images[:100]).ratio}  # fmt: skip
-        return found
-
-
-def prepared(method: str, seed: int, faces) -> tuple[object, object]:
-    """The codec and the latents of one run; for method 3 its autoencoder is trained here."""
-    import tempfile
-
-    from helpers.autoencoders.latents import encode_once
-    from helpers.autoencoders.published import load_autoencoder
-    from helpers.tiny_sd.codecs import CODECS, PixelCodec
-
-    if method == "pixels":
-        return PixelCodec(), None
-    autoencoder = own_autoencoder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
-    with tempfile.TemporaryDirectory() as folder:  # not from a cache: the encoding is part of the price
-        latents = encode_once(autoencoder, faces, cache_dir=folder)
-        latents = replace(latents, values=np.array(latents.values))
-    return CODECS[method](autoencoder, latents.mean, latents.std), latents
-
-
-def own_autoencoder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODER_STEPS):
-    """Method 3's autoencoder, in the same way as `helpers.tiny_sd.train --method own` makes it."""
-    from helpers.autoencoders.kl import KLAutoencoder
-    from helpers.autoencoders.losses import PictureLoss
-    from helpers.autoencoders.train import Reconstruction, drawn_batch, tiny_config, with_measured_scale
-    from helpers.tiny_sd.train import OWN_AUTOENCODER as OWN
-    from helpers.training import EMA, TrainConfig, train
-    from helpers.training.precision import computes_bf16
-
-    torch.manual_seed(seed)
-    model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), PictureLoss())
-    model = model.to(memory_format=torch.channels_last)
-
-    def losses(model, generator):
-        pictures = drawn_batch(faces, OWN["batch-size"], generator)
-        noise = torch.randn(len(pictures), channels, 16, 16, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
-            return model(pictures, noise), None
-
-    config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema=0.99)
-    average = EMA(model, config.ema)
-    for _ in _with_bar(train(model, losses, config, ema=average)):
-        pass
-    return with_measured_scale(average.module.autoencoder, faces)
-
-
-def channel_table(judge: Judge) -> dict[str, dict[str, float]]:
-    """PSNR on unseen faces of autoencoders trained equally long, on faces and on patterns: {trained on: {C: dB}}."""
-    from helpers.data.patterns import load_patterns
-    from helpers.scoring.reconstruction import psnr
-
-    found: dict[str, dict[str, float]] = {}
-    pictures = judge.unseen.tensor(slice(0, 300))
-    for name, some in {"faces": judge.train, "patterns": load_patterns()}.items():
-        for channels in CHANNELS:
-            autoencoder = own_autoencoder(0, some, channels, CHANNEL_STEPS)
-            with torch.no_grad():
-                parts = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
-            found.setdefault(name, {})[str(channels)] = round(psnr(pictures, torch.cat(parts)), 2)
-            print("channels", name, found[name], flush=True)
-    return found
-
-
-def one_run(method: str, seed: int, judge: Judge) -> dict:
-    """Train one method with one seed, and judge its average at every mark."""
-    from helpers.tiny_sd import train as command
-    from helpers.tiny_sd.batches import Batches
-    from helpers.training import EMA, TrainConfig, train
-
-    start, faces = time.process_time(), judge.train
-    codec, latents = prepared(method, seed, faces)
-    spent = time.process_time() - start
-    before = spent
-    model = command.new_model(command.parser().parse_args(["--method", method, "--seed", str(seed)]), faces, codec)
-    config = TrainConfig(steps=STEPS[method], learning_rate=1.5e-3, seed=seed)
-    average, marks = EMA(model, config.ema), []
-    start = time.process_time()
-    for state in _with_bar(train(model, Batches(faces, BATCH, latents=latents).losses, config, ema=average)):
-        if state.step in MARKS:
-            spent += time.process_time() - start
-            scores = judge(average.module, last=state.step == config.steps)
-            marks.append({"step": state.step, "pictures": state.step * BATCH, "core_seconds": round(spent, 1)} | scores)
-            print(method, seed, {k: v for k, v in marks[-1].items() if k != "attributes"}, flush=True)
-            start = time.process_time()
-    return {"seed": seed, "parameters": sum(p.numel() for p in model.unet.parameters()),
-            "core_seconds_before": round(before, 1), "marks": marks}  # fmt: skip
-
-
-def _with_bar(states: Iterator) -> Iterator:
-    from tqdm.auto import tqdm
-
-    return tqdm(states, unit="step", leave=False)
-
-
-def settings() -> dict:
-    """What decides the numbers."""
-    return {"batch": BATCH, "samples": SAMPLES, "steps": STEPS, "autoencoder_steps": AUTOENCODER_STEPS,
-            "channel_steps": CHANNEL_STEPS, "sampling_steps": SAMPLING_STEPS}  # fmt: skip
-
-
 def begun() -> dict:
     """A new record; with BENCH_RESUME=1 the one on disk, if it was made with the same settings."""
     path = repository_root() / RECORD
@@ -243,25 +100,35 @@ def begun() -> dict:
         record = json.loads(path.read_text())
         if record["settings"] == settings():
             return record
-    hardware = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return {"hardware": hardware, "settings": settings(), "minutes": 0.0, "runs": {method: [] for method in STEPS}}
+    hardware = f"{platform.machine()}, {workers()} trainings at once, one thread each, torch {torch.__version__}"
+    return {"hardware": hardware, "settings": settings(), "minutes": 0.0,
+            "runs": {method: [] for method in STEPS}, "channels": {"faces": {}, "patterns": {}}}  # fmt: skip
+
+
+def done(record: dict, job: tuple[str, ...]) -> bool:
+    """Whether the record has what this job finds."""
+    kind, what, number = job
+    if kind == "channels":
+        return number in record["channels"][what]
+    return any(run["seed"] == int(number) for run in record["runs"][what])
 
 
 def run() -> None:
-    """Train every method with every seed; the record is written after each, so that BENCH_RESUME=1 can go on."""
-    record, judge = begun(), Judge()
-    start = time.perf_counter() - 60 * record["minutes"]
+    """Train what the record lacks; it is written after each training, so that BENCH_RESUME=1 can go on."""
+    from helpers.data import load_faces
+    from helpers.data.patterns import load_patterns
 
-    def keep() -> None:
+    record = begun()
+    start = time.perf_counter() - 60 * record["minutes"]
+    for split in ("train", "val"):
+        load_faces(split=split)  # drawn once, here, with a bar, and not by every process
+    load_patterns()
+    wanted = [job for job in jobs() if not done(record, job)]
+    for (kind, what, number), found in tqdm(side_by_side(wanted, workers()), total=len(wanted), unit="training"):
+        if kind == "channels":
+            record["channels"][what] = dict(sorted({**record["channels"][what], number: found}.items()))
+        else:
+            record["runs"][what] = sorted([*record["runs"][what], found], key=lambda one: one["seed"])
         record["minutes"] = round((time.perf_counter() - start) / 60, 1)
         (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-
-    if "channels" not in record:
-        record["channels"] = channel_table(judge)
-        keep()
-    for seed in range(SEEDS):
-        for method, runs in record["runs"].items():
-            if len(runs) <= seed:
-                runs.append(one_run(method, seed, judge))
-                keep()
     tiny_sd_cost.run()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import course, real_faces, report, vq
+from benchmarks import course, real_faces, report, tiny_sd, vq
+from benchmarks import tiny_sd_trainings as trainings
 
 
 def test_rows_compare_both_ways() -> None:
@@ -77,3 +78,24 @@ def test_the_readme_says_of_real_faces_what_was_measured() -> None:
     told = json.loads((course.ROOT / vq.REAL).read_text())
     readme = (course.ROOT / "README.md").read_text()
     assert f"keeps {told['psnr']:.1f} dB of {told['faces']} unseen ones" in readme
+
+
+def _record(path: Path, **settings: int) -> None:
+    runs = {"pixels": [{"seed": 1}], "pretrained": [], "own": []}
+    channels = {"faces": {"4": 20.0}, "patterns": {}}
+    kept = trainings.settings() | settings
+    path.write_text(json.dumps({"settings": kept, "minutes": 9.0, "runs": runs, "channels": channels}))
+
+
+def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_sd, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(tiny_sd, "RECORD", "record.json")
+    _record(tmp_path / "record.json")
+    every = trainings.jobs()
+    assert len(every) == len(set(every)) == 3 * trainings.SEEDS + 2 * len(trainings.CHANNELS)
+    assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []  # not asked to resume: from the start
+    monkeypatch.setenv("BENCH_RESUME", "1")
+    there = [job for job in every if tiny_sd.done(tiny_sd.begun(), job)]
+    assert there == [("run", "pixels", "1"), ("channels", "faces", "4")]
+    _record(tmp_path / "record.json", batch=7)  # made with other settings: not to be mixed
+    assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []
