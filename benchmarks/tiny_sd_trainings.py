@@ -184,5 +184,5 @@ def settings() -> dict:
 
 
 def workers() -> int:
-    """How many trainings go on at once."""
-    return os.cpu_count() or 1
+    """How many trainings go on at once: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

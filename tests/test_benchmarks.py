@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import course, real_faces, report, tiny_sd, vq
+from benchmarks import course, real_faces, report, tiny_sd, tiny_sd_real, vq
 from benchmarks import tiny_sd_trainings as trainings
 
 
@@ -99,3 +99,14 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
     assert there == [("run", "pixels", "1"), ("channels", "faces", "4")]
     _record(tmp_path / "record.json", batch=7)  # made with other settings: not to be mixed
     assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("--autoencoder mine --widths 8", "--autoencoder FOLDER --widths 8"),
+    ("--widths 8 --autoencoder mine", "--widths 8 --autoencoder FOLDER"),
+    ("--autoencoder sdxl-vae", "--autoencoder sdxl-vae"),
+    ("--autoencoder madebyollin/taesd --seed 1", "--autoencoder madebyollin/taesd --seed 1"),
+    ("--method own --autoencoder-steps 400", "--method own --autoencoder-steps 400"),
+])  # fmt: skip
+def test_a_recorded_command_names_nobodys_folder(words: str, told: str) -> None:
+    assert tiny_sd_real.public(words) == told
