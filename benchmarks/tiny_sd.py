@@ -17,7 +17,17 @@ from tqdm.auto import tqdm
 
 from benchmarks import tiny_sd_cost, tiny_sd_real
 from benchmarks.report import Row, at_least, at_most, true
-from benchmarks.tiny_sd_trainings import SAMPLES, SEEDS, STEPS, jobs, settings, side_by_side, workers
+from benchmarks.tiny_sd_trainings import (
+    CHANNELS,
+    SAMPLES,
+    SEEDS,
+    STEPS,
+    Judge,
+    jobs,
+    settings,
+    side_by_side,
+    workers,
+)
 from helpers.course import repository_root
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
@@ -85,6 +95,9 @@ def _comparison() -> list[Row]:
             at_most("comparison, all of it", record["minutes"], 90, "min"),
             true("comparison, settings", "as in the code" if record["settings"] == settings() else "others",
                  "as in the code", record["settings"] == settings())]  # fmt: skip
+    table = {name: len(found) for name, found in record["channels"].items()}
+    rows.append(true("comparison, autoencoders of 1 to 8 channels", table, f"{len(CHANNELS)} each",
+                     set(table.values()) == {len(CHANNELS)}))  # fmt: skip
     for name, runs in record["runs"].items():
         for score in ("frechet", "kernel"):
             values = [run["marks"][-1][score] for run in runs]
@@ -131,4 +144,6 @@ def run() -> None:
             record["runs"][what] = sorted([*record["runs"][what], found], key=lambda one: one["seed"])
         record["minutes"] = round((time.perf_counter() - start) / 60, 1)
         (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    record["real"] = Judge().baseline()
+    (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     tiny_sd_cost.run()

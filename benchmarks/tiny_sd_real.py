@@ -71,6 +71,7 @@ def public(command: str) -> str:
 def measured(folder: Path, reader, photographs: Tensor, real: Tensor) -> tuple[dict, Tensor]:
     """One run's entry in the record, and its pictures, PER_CLASS of each class."""
     from helpers.scoring.frechet import frechet_distance, kernel_distance
+    from helpers.scoring.inception import fid, inception_weights
     from helpers.scoring.photographs import agreement
     from helpers.scoring.reconstruction import psnr
     from helpers.tiny_sd.model import TinySD
@@ -96,6 +97,7 @@ def measured(folder: Path, reader, photographs: Tensor, real: Tensor) -> tuple[d
         "agreement_by_class": {name: agreement(probabilities[i * PER_CLASS : (i + 1) * PER_CLASS], [name] * PER_CLASS)
                                for i, name in enumerate(model.class_names)},
         "kernel_distance": kid._asdict(), "frechet_distance": frechet._asdict(),
+        "inception_fid": round(fid(pictures, photographs), 2) if inception_weights() else None,  # None: no weights here
     }  # fmt: skip
     return entry, pictures
 

@@ -36,22 +36,30 @@ class Judge:
         self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
 
     def __call__(self, system, last: bool) -> dict:
-        """Scores of SAMPLES pictures to unseen classes and captions; at the end neighbours and recall too."""
-        from helpers.scoring.coverage import coverage
-        from helpers.scoring.frechet import frechet_distance, kernel_distance
-        from helpers.scoring.neighbours import copied
-
+        """Scores of SAMPLES pictures to the classes and captions of unseen faces."""
         start = time.process_time()
         asked = self.unseen.labels[:SAMPLES], self.unseen.captions[:SAMPLES]
         pictures = system.generate(*asked, seed=50_000, steps=SAMPLING_STEPS)
         seconds = (time.process_time() - start) / SAMPLES
-        features = self.reader.features(pictures)
-        told = self.reader.agreement(pictures, self.unseen.attributes[:SAMPLES])
+        return self.scores(pictures, self.unseen.attributes[:SAMPLES], last) | {"core_seconds_per_sample": seconds}
+
+    def baseline(self) -> dict:
+        """The same of as many training faces: what a perfect generator would get."""
+        found = self.scores(self.train.tensor(slice(0, SAMPLES)), self.train.attributes[:SAMPLES], last=True)
+        return {name: value for name, value in found.items() if name != "copying"}
+
+    def scores(self, pictures, asked, last: bool) -> dict:
+        """Nearest neighbours and recall at the end only."""
+        from helpers.scoring.coverage import coverage
+        from helpers.scoring.frechet import frechet_distance, kernel_distance
+        from helpers.scoring.neighbours import copied
+
+        features, told = self.reader.features(pictures), self.reader.agreement(pictures, asked)
         species = told.pop("species")
         found = {
             "species": species, "caption": statistics.mean(told.values()), "attributes": told,
             "frechet": frechet_distance(features, self.features).value,
-            "kernel": kernel_distance(features, self.features).value, "core_seconds_per_sample": seconds,
+            "kernel": kernel_distance(features, self.features).value,
         }  # fmt: skip
         if last:
             within = coverage(self.features[:SAMPLES], features)
