@@ -141,7 +141,7 @@ def side_by_side(samples: dict[str, Tensor], methods: dict[str, dict]) -> None:
 
     from helpers.show.figures import to_uint8
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.1), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 2.9), layout="constrained")
     for a, (name, pictures) in zip(axes, samples.items(), strict=True):
         tiles = np.stack([to_uint8(row[:5]) for row in pictures])                          # (classes, 5, H, W, 3)
         a.imshow(tiles.transpose(0, 2, 1, 3, 4).reshape(len(tiles) * tiles.shape[2], -1, 3))
