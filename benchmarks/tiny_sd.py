@@ -99,10 +99,15 @@ def _comparison() -> list[Row]:
     rows.append(true("comparison, autoencoders of 1 to 8 channels", table, f"{len(CHANNELS)} each",
                      set(table.values()) == {len(CHANNELS)}))  # fmt: skip
     for name, runs in record["runs"].items():
-        for score in ("frechet", "kernel"):
-            values = [run["marks"][-1][score] for run in runs]
-            told = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g} over {len(values)} seeds"
-            rows.append(true(f"comparison, {name}, {score} distance", told, "printed", True))
+        last = [run["marks"][-1] for run in runs]
+        told = {"core minutes": [mark["core_seconds"] / 60 for mark in last],
+                "colour of the eyes as asked": [mark["attributes"]["eyes"] for mark in last],
+                "pattern as asked": [mark["attributes"]["pattern"] for mark in last],
+                **{score: [mark[score] for mark in last]
+                   for score in ("frechet", "kernel", "species", "recall")}}  # fmt: skip
+        for what, values in told.items():
+            spread = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g} over {len(values)} seeds"
+            rows.append(Row(f"comparison, {name}, {what}", spread, "printed", True))
     return rows
 
 

@@ -45,6 +45,9 @@ def check() -> list[Row]:
         minutes = methods[other]["core_minutes"] / second["core_minutes"]
         rows.append(at_least(f"real faces, {other}: core minutes over those of Method 2", minutes, 0.95, "x"))
     for name, one in methods.items():
+        seen = ", ".join(f"{kind} {100 * part['of three']:.0f}" for kind, part in one["agreement_by_class"].items())
+        rows.append(Row(f"real faces, {name}: seen as asked", f"{100 * one['agreement']['of three']:.0f} % ({seen}) in "
+                        f"{one['core_minutes']:.1f} core minutes", "printed", True))  # fmt: skip
         kid = one["kernel_distance"]
         told = f"{kid['value']:.3g} ± {kid['spread']:.2g}, n = {kid['counts']}"
         rows.append(Row(f"real faces, {name}: kernel distance to held-out photographs", told, "printed", True))

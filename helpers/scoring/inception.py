@@ -2,10 +2,10 @@
 
     pip install torch-fidelity==0.4.0     # Inception's layers; its weights are a file of their own
 
-It is in none of the course's extras: it brings a package called `tests`, which would hide the course's own.
-INCEPTION_WEIGHTS names that file (pt_inception-2015-12-05-6726825d.pth, of torch-fidelity's releases); otherwise it is
-looked for where torch-fidelity keeps it. Nothing is downloaded. Distances of other features, those of
-`helpers.scoring.frechet`, are no FID, and are never called one.
+That package is in none of the course's extras: it brings a package called `tests`, which would hide the course's own.
+INCEPTION_WEIGHTS names the weights (pt_inception-2015-12-05-6726825d.pth, of torch-fidelity's releases);
+otherwise they are looked for where torch-fidelity keeps them. Nothing is downloaded. Distances of other features, those
+of `helpers.scoring.frechet`, are no FID, and are never called one.
 """
 
 import os
