@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k, v
+# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k
+# and v, "{gate|up}" for two
 Renaming = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
@@ -159,12 +160,20 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def published_sources(name: str, renaming: Renaming) -> list[str]:
-    """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
+def renamed(name: str, renaming: Renaming) -> str:
+    """A name of ours as they write it, with the braces of what we keep together."""
     for pattern, replacement in renaming:
         name = re.sub(pattern, replacement, name)
-    together = re.search(r"\{(\w+)\}", name)
-    return [name.replace(together[0], letter) for letter in together[1]] if together else [name]
+    return name
+
+
+def published_sources(name: str, renaming: Renaming) -> list[str]:
+    """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
+    name = renamed(name, renaming)
+    together = re.search(r"\{([\w|]+)\}", name)
+    if not together:
+        return [name]
+    return [name.replace(together[0], part) for part in (together[1].split("|") if "|" in together[1] else together[1])]
 
 
 def fit(

@@ -83,6 +83,13 @@ def _decode(data: bytes, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """Any picture of Pillow's as RGB, turned as its camera was held. Raises BadPictureError for pixels in floats."""
+    turn = _UPRIGHT.get(picture.getexif().get(274))
+    picture = _to_rgb(picture)
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         picture.load()

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def readable(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
+def readable(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1), with its map.
 
     Args:
         q: (B, H, N, D); k, v: (B, H, M, D).
         causal: position n sees the positions up to n only (N = M).
+        mask: bool, (B, 1, N, M) or alike: what may be seen.
 
     Returns:
         (B, H, N, D) mixed values, and the map (B, H, N, M) whose rows sum to 1.
@@ -26,6 +29,8 @@ def readable(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Ten
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     weights = scores.softmax(dim=-1)
     return weights @ v, weights
 
@@ -100,7 +105,7 @@ def kept_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[st
             maps = {name: layer.map for name, layer in layers.items()}
     """
     layers = {name: layer for name, layer in module.named_modules()
-              if isinstance(layer, Attention) and (layer.cross or not cross_only)}  # fmt: skip
+              if hasattr(layer, "keep_map") and (layer.cross or not cross_only)}  # fmt: skip
     for layer in layers.values():
         layer.keep_map = True
     try:

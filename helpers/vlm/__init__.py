@@ -1,0 +1,1 @@
+"""Pictures in, words out: PaliGemma from its two towers up, and what stands around it."""

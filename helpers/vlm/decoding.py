@@ -1,0 +1,121 @@
+"""Writing an answer, a token at a time: what has been read is kept, and only the new token is computed.
+
+`Reading` keeps keys and values; `Rereading` is the same without a memory, for comparison. Alphabet: B batch, V
+vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from helpers.vlm.gemma import KVCache
+from helpers.vlm.paligemma import Batch, PaliGemmaModel
+
+
+class Step(NamedTuple):
+    """One more token for every row."""
+
+    ids: Tensor  # int64 (B,); the padding's once a row has ended
+    logits: Tensor  # (B, V), what was chosen from
+
+
+class Reading:
+    """Picture and prompt, read once; every further token costs one token."""
+
+    @torch.inference_mode()
+    def __init__(self, model: PaliGemmaModel, batch: Batch, room: int):
+        """`room`: tokens that will be added at most."""
+        self.model, (rows, length) = model, batch.ids.shape
+        seen = model.see(batch.pictures)
+        self.cache = KVCache(model.config.language, rows, length + room, like=seen)
+        last = batch.real.sum(dim=1) - 1                                                 # (B,), padding is on the right
+        states = model.states(batch, seen, self.cache)
+        self.logits = model.language.logits(states[torch.arange(rows, device=last.device), last])
+        self.count = last + 1                                                            # (B,) tokens read of each row
+        self.visible = None if bool(batch.real.all()) else torch.cat(
+            [batch.real, batch.real.new_ones(rows, room)], dim=1)[:, None]               # (B, 1, length + room)
+
+    @torch.inference_mode()
+    def add(self, ids: Tensor) -> Tensor:
+        """Read one token (B,) more and say what may follow it: (B, V)."""
+        self.count = self.count + 1
+        mask = None if self.visible is None else self.visible[..., : self.cache.filled + 1]
+        language = self.model.language
+        x = language(language.embed(ids[:, None]), self.count[:, None], mask, self.cache)
+        self.logits = language.logits(x[:, 0])
+        return self.logits
+
+
+class Rereading:
+    """The same, all of it computed again for every token: what a cache saves."""
+
+    @torch.inference_mode()
+    def __init__(self, model: PaliGemmaModel, batch: Batch, room: int = 0):
+        self.model, self.batch, self.seen = model, batch, model.see(batch.pictures)
+        last = batch.real.sum(dim=1) - 1
+        states = model.states(batch, self.seen)
+        self.logits = model.language.logits(states[torch.arange(len(last), device=last.device), last])
+
+    @torch.inference_mode()
+    def add(self, ids: Tensor) -> Tensor:
+        """As `Reading.add`."""
+        new = torch.ones_like(ids[:, None], dtype=torch.bool)
+        old = self.batch
+        self.batch = Batch(old.pictures, torch.cat([old.ids, ids[:, None]], dim=1), torch.cat([old.real, new], dim=1),
+                           torch.cat([old.suffix, new], dim=1))  # fmt: skip
+        self.logits = self.model.language.logits(self.model.states(self.batch, self.seen)[:, -1])
+        return self.logits
+
+
+def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None
+           ) -> Tensor:  # fmt: skip
+    """The next token of every row: (B, V) -> (B,).
+
+    Args:
+        temperature: 0 takes the likeliest; above, tokens are drawn with the odds softmax(logits / temperature).
+        top_p: draws only among the likeliest tokens that together reach this share (Holtzman et al. 2019).
+        generator: of the draw.
+
+    Raises:
+        ValueError: for a negative temperature, or a top_p outside (0, 1].
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature is 0 or more and top_p lies in (0, 1], got {temperature} and {top_p}")
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    chances, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = chances.cumsum(dim=-1) - chances                                            # of all likelier tokens
+    drawn = torch.multinomial(chances.masked_fill(before >= top_p, 0), 1, generator=generator)
+    return order.gather(-1, drawn)[:, 0]
+
+
+@torch.inference_mode()
+def generate(
+    model: PaliGemmaModel, batch: Batch, *, end: int, padding: int = 0, limit: int = 64, temperature: float = 0.0,
+    top_p: float = 1.0, generator: torch.Generator | None = None, cached: bool = True,
+) -> Iterator[Step]:  # fmt: skip
+    """Yield token after token until every row has ended, or `limit` have been written.
+
+    Args:
+        batch: prompts; every row has as many image tokens as its picture has patches.
+        end: the token that ends an answer; padding: what a row gets behind it.
+        temperature, top_p, generator: as for `choose`.
+        cached: False computes everything again for every token.
+
+    Raises:
+        ValueError: for a batch that holds answers already, and as `choose`.
+    """
+    if bool(batch.suffix.any()):
+        raise ValueError("this batch holds answers already (suffix): make it of prompts alone")
+    reading = (Reading if cached else Rereading)(model, batch, limit)
+    ended = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
+    for number in range(limit):
+        logits = reading.logits
+        ids = choose(logits, temperature, top_p, generator).masked_fill(ended, padding)
+        yield Step(ids, logits)
+        ended = ended | (ids == end)
+        if number + 1 == limit or bool(ended.all()):
+            return
+        reading.add(ids)

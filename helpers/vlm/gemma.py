@@ -1,0 +1,196 @@
+"""Gemma (Gemma Team 2024): the decoder that PaliGemma speaks with.
+
+A layer is attention and a gated MLP, as in every transformer of its years; what is Gemma's own are the norms, the
+rotated queries and keys, and one head of keys and values for all heads of queries. Alphabet: B batch, N tokens, M
+tokens that can be seen, D width, H heads, G heads of keys and values, d width of a head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.layers.attention import readable
+from helpers.published import Renaming
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """Sizes; the defaults are those of Gemma 2B with PaliGemma's vocabulary."""
+
+    vocabulary: int = 257_216  # 256,000 pieces of text, 1,024 <loc>, 128 <seg>, <image>, filled up to a round number
+    width: int = 2048
+    layers: int = 18
+    heads: int = 8
+    kv_heads: int = 1  # one for all: an eighth of the cache (Shazeer 2019, multi-query attention)
+    head_width: int = 256
+    mlp: int = 16_384
+    theta: float = 10_000.0  # the slowest pair of a rotary embedding turns once in about 2 pi theta tokens
+    eps: float = 1e-6  # below which a norm takes a vector for nothing
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} heads of keys and values evenly")
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2)) * (1 + w), in float32: with weights of zero it only scales (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).type_as(x)
+
+
+class Rotation:
+    """The cosines and sines of some positions: all layers turn by the same angles (Su et al. 2021)."""
+
+    def __init__(self, positions: Tensor, width: int, theta: float = 10_000.0):
+        """positions (B, N), of any numbers; width of a head, even."""
+        frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
+        angles = positions[..., None].float() * frequencies                              # (B, N, d / 2)
+        self.cos, self.sin = angles.cos()[:, :, None], angles.sin()[:, :, None]          # (B, N, 1, d / 2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, N, H, d) turned: number i and number i + d / 2 are a point in a plane.
+
+        Afterwards q . k depends on how far apart the two tokens are, not on where they are.
+        """
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class KVCache:
+    """Keys and values of every token so far, in memory that is reserved once."""
+
+    def __init__(self, config: GemmaConfig, batch: int, length: int, like: Tensor):
+        """`length`: tokens at most; `like` says the dtype and the device."""
+        shape = (config.layers, 2, batch, config.kv_heads, length, config.head_width)
+        self.memory, self.filled = like.new_zeros(shape), 0
+
+    def extended(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, G, N, d) behind what is there, and give all of it back, (B, G, M, d).
+
+        Raises:
+            ValueError: when the reserved memory is full.
+        """
+        end = self.filled + k.shape[2]
+        keys, values = self.memory[layer]
+        if end > keys.shape[2]:
+            raise ValueError(f"the cache was made for {keys.shape[2]} tokens, this would be number {end}")
+        keys[:, :, self.filled : end], values[:, :, self.filled : end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    @property
+    def bytes(self) -> int:
+        """Of the reserved memory."""
+        return self.memory.nbytes
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; with one head of keys and values, multi-query attention."""
+
+    def __init__(self, config: GemmaConfig):
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.to_q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
+        self.to_kv = nn.Linear(config.width, 2 * config.kv_heads * config.head_width, bias=False)
+        self.to_out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
+        self.keep_map, self.cross = False, False
+
+    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
+        q = turn(self.to_q(x).unflatten(-1, (self.heads, -1)))                           # (B, N, H, d)
+        k, v = self.to_kv(x).unflatten(-1, (2, self.kv_heads, -1)).unbind(2)             # (B, N, G, d)
+        k, v = turn(k).transpose(1, 2), v.transpose(1, 2)                                # (B, G, N, d)
+        if cache is not None:
+            k, v = cache.extended(layer, k, v)                                           # (B, G, M, d)
+        mixed = self._shown(q, k, v, mask) if self.keep_map else self._mixed(q, k, v, mask)
+        return self.to_out(mixed.flatten(2))
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: nothing is copied."""
+        shared = q.shape[2] // self.kv_heads
+        q = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4)               # (B, G, H / G, N, d)
+        if mask is not None:
+            mask = mask[:, None, None].expand(-1, 1, shared, -1, -1).flatten(2, 3)       # (B, 1, H / G * N, M)
+        mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
+        return mixed.unflatten(2, (shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+    def _shown(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The same by the formula, keeping the map."""
+        k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
+        mixed, self.map = readable(q.transpose(1, 2), k, v, mask=None if mask is None else mask[:, None])
+        return mixed.transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Norm, attention, norm, gated MLP; each half adds to x."""
+
+    def __init__(self, config: GemmaConfig):
+        super().__init__()
+        self.norm_1, self.attention = RMSNorm(config.width, config.eps), Attention(config)
+        self.norm_2 = RMSNorm(config.width, config.eps)
+        self.gate_and_value = nn.Linear(config.width, 2 * config.mlp, bias=False)
+        self.out = nn.Linear(config.mlp, config.width, bias=False)
+
+    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.attention(self.norm_1(x), turn, mask, cache, layer)
+        gate, value = self.gate_and_value(self.norm_2(x)).chunk(2, dim=-1)
+        return x + self.out(F.gelu(gate, approximate="tanh") * value)                    # GeGLU (Shazeer 2020)
+
+
+class Gemma(nn.Module):
+    """Vectors of tokens to states, and states to what the next token may be."""
+
+    def __init__(self, config: GemmaConfig):
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        nn.init.normal_(self.tokens.weight, std=config.width**-0.5)  # of length 1, and again after `embed`'s scale: D
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.eps)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, N) -> (B, N, D), times sqrt(D); what comes from pictures is not multiplied."""
+        return self.tokens(ids) * torch.tensor(self.config.width**0.5, dtype=self.tokens.weight.dtype)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """One state per token.
+
+        Args:
+            x: (B, N, D), from `embed` or from a picture.
+            positions: int64 (B, N); PaliGemma counts from 1.
+            mask: bool (B, N, M), which of the M tokens (N, and what the cache holds) each may see; None: all.
+            cache: gets the N tokens' keys and values.
+
+        Returns:
+            (B, N, D).
+        """
+        turn = Rotation(positions, self.config.head_width, self.config.theta)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, turn, mask, cache, number)
+        if cache is not None:
+            cache.filled += x.shape[1]
+        return self.norm(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., vocabulary): how well each token's own embedding fits (a tied head)."""
+        return F.linear(states, self.tokens.weight)
+
+
+GEMMA_NAMES: Renaming = [  # from our names to those of `transformers`
+    (r"^tokens\.", "embed_tokens."),
+    (r"\.norm_1\.", ".input_layernorm."),
+    (r"\.norm_2\.", ".post_attention_layernorm."),
+    (r"\.attention\.to_kv\.", ".self_attn.{kv}_proj."),
+    (r"\.attention\.to_q\.", ".self_attn.q_proj."),
+    (r"\.attention\.to_out\.", ".self_attn.o_proj."),
+    (r"\.gate_and_value\.", ".mlp.{gate|up}_proj."),
+    (r"\.out\.", ".mlp.down_proj."),
+]

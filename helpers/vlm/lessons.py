@@ -1,0 +1,118 @@
+"""What the tiny PaliGemma is taught: prompts and answers about drawn faces, in PaliGemma's own form.
+
+Alphabet: N pictures, H W of a picture.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from helpers.data.captions import caption
+from helpers.data.faces import Faces
+from helpers.data.questions import Question, Several, a_yes_no_question, animal, open_questions, yes_no_questions
+from helpers.data.toy_faces import SPECIES, FaceAttributes, face_boxes, face_mask
+from helpers.vlm.boxes import Box, box_words, cut_out, mask_words
+from helpers.vlm.mask_codes import SIDE, MaskAutoencoder
+
+GRID = 128  # steps of a side that boxes are told in: half pixels of the drawn faces
+PARTS = ("left eye", "right eye", "nose")
+
+
+class Lesson(NamedTuple):
+    """One row of a batch."""
+
+    kind: str
+    prompt: str
+    answer: str
+
+
+def asked(question: Question) -> Lesson:
+    """A question as PaliGemma is asked it."""
+    return Lesson(question.kind, f"answer en {question.text}", question.answer)
+
+
+def described(face: FaceAttributes) -> Lesson:
+    """The caption with every detail."""
+    return Lesson("caption", "caption en", caption(face))
+
+
+def located(face: FaceAttributes, parts: Sequence[str] = PARTS) -> Lesson:
+    """Where parts of the face are: "detect left eye ; nose"."""
+    boxes = _boxes(face)
+    answer = " ; ".join(f"{box_words(boxes[part], GRID)} {part}" for part in parts)
+    return Lesson("detect", f"detect {' ; '.join(parts)}", answer)
+
+
+def outlined(face: FaceAttributes, codes: Sequence[int]) -> Lesson:
+    """Box and mask of the face."""
+    return Lesson("segment", "segment face", f"{box_words(face_box(face), GRID)}{mask_words(codes)} face")
+
+
+_boxes = lru_cache(maxsize=20_000)(face_boxes)  # a training asks for the same ones again and again
+
+
+@lru_cache(maxsize=20_000)
+def face_box(face: FaceAttributes) -> Box:
+    """Around all that the mask covers: head, ears and mane."""
+    return around(torch.from_numpy(face_mask(face, SIDE)))
+
+
+def around(mask: Tensor) -> Box:
+    """The smallest box around a mask bool (H, W). Raises ValueError for an empty mask."""
+    rows, columns = (mask.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    if not len(rows):
+        raise ValueError("this mask is empty")
+    height, width = mask.shape
+    return Box(columns[0].item() / width, rows[0].item() / height, (columns[-1].item() + 1) / width,
+               (rows[-1].item() + 1) / height)  # fmt: skip
+
+
+def cut_masks(faces: Sequence[FaceAttributes]) -> Tensor:
+    """Each face's mask, cut at its box and squeezed to a square: (N, 64, 64) in [0, 1]."""
+    masks = [torch.from_numpy(face_mask(face, SIDE)) for face in faces]
+    return torch.stack([cut_out(mask, around(mask), SIDE) for mask in masks])
+
+
+@torch.no_grad()
+def mask_codes(faces: Sequence[FaceAttributes], autoencoder: MaskAutoencoder) -> Tensor:
+    """int64 (N, 16)."""
+    return torch.cat([autoencoder.encode(part) for part in cut_masks(faces).split(200)])
+
+
+def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Generator, count: int) -> list[Lesson]:
+    """A random choice: what is hard, words and places, comes more often than what is easy."""
+
+    def one(kind: int) -> Lesson:
+        if kind == 0:
+            return described(face)
+        if kind == 1:
+            return outlined(face, codes)
+        if kind == 2:
+            return located(face, (PARTS, PARTS[:2], PARTS[:1], PARTS[1:2], PARTS[2:])[rng.integers(5)])
+        if kind == 3:
+            return asked(a_yes_no_question(face, rng))
+        questions = open_questions(face)
+        return asked(questions[rng.integers(len(questions))])
+
+    return [one(kind) for kind in rng.permutation(5)[:count]]
+
+
+def some_counting(picture: Several, faces: Faces, rng: np.random.Generator, count: int) -> list[Lesson]:
+    """Questions about how many."""
+    questions = picture.questions(faces)
+    return [asked(questions[i]) for i in rng.permutation(len(questions))[:count]]
+
+
+def all_texts(faces: Sequence[FaceAttributes]) -> list[str]:
+    """Whatever may be said about faces like these: the words that a tokenizer must know."""
+    counted = [f"how many {animal(species, True)} animals are there? 0 1 2 3 4" for species in SPECIES]
+    texts = ["segment face", f"detect {' ; '.join(PARTS)}", *counted]
+    for face in faces:
+        questions = [*open_questions(face), *(one for group in yes_no_questions(face).values() for one in group)]
+        lessons = [described(face), *map(asked, questions)]
+        texts += [text for lesson in lessons for text in (lesson.prompt, lesson.answer)]
+    return texts

@@ -1,0 +1,86 @@
+"""Train the tiny PaliGemma on drawn faces: `python -m helpers.vlm.train --help`.
+
+Captions, questions, boxes and masks, all at once and from the first step: what tells the tasks apart is the prompt.
+Every picture is looked at once and asked several things. Alphabet: B rows of a batch, P pictures, N tokens.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from helpers.data import Faces, load_faces
+from helpers.data.questions import several
+from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.vlm.lessons import Lesson, all_texts, mask_codes, some_counting, some_lessons
+from helpers.vlm.mask_codes import MaskAutoencoder
+from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
+from helpers.vlm.pipeline import save_model
+from helpers.vlm.processor import Processor, Tokenizer
+
+COUNTED = 8  # one picture in so many holds several faces
+EACH = 4  # things that are asked about a picture
+
+
+def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, list[Lesson]]:
+    """Pictures (count, 3, H, W) in [-1, 1], and EACH lessons about the first, about the second, ..."""
+    pictures, lessons = [], []
+    for i in range(count):
+        if i % COUNTED == 0:
+            group = several(len(faces), rng)
+            pictures.append(group.picture(faces))
+            lessons += some_counting(group, faces, rng, EACH)
+        else:
+            chosen = int(rng.integers(len(faces)))
+            pictures.append(faces.images[chosen])
+            lessons += some_lessons(faces.attributes[chosen], codes[chosen].tolist(), rng, EACH)
+    return torch.from_numpy(np.stack(pictures)) / 127.5 - 1, lessons
+
+
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
+    codes = mask_codes(faces.attributes, MaskAutoencoder.from_weights(options.masks))
+    tokenizer = Tokenizer.of_words(all_texts(faces.attributes))
+    config = PaliGemmaConfig.tiny(len(tokenizer), tokenizer.image)
+    processor = Processor(tokenizer, config.vision.size, config.vision.tokens)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = PaliGemmaModel(config)
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        pictures, lessons = drawn_lessons(faces, codes, options.batch_size, rng)
+        texts = processor.texts([one.prompt for one in lessons], [one.answer for one in lessons])
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        rows = [text.unflatten(0, (-1, EACH))[mine].flatten(0, 1) for text in texts]
+        return model(Batch(pictures[mine], *rows).to(accelerator.device)), None
+
+    def save(average: PaliGemmaModel, path: Path, told: dict[str, str]) -> None:
+        save_model(average, tokenizer, path, told)
+
+    return Task("paligemma-toy-faces", model, losses, save, description=asdict(config))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--help` prints it."""
+    made = argparse.ArgumentParser(prog="python -m helpers.vlm.train", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
+    made.add_argument("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")
+    add_run_arguments(made, steps=6000, batch_size=16, learning_rate=1e-3)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    return train_command(parser(), argv, task)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

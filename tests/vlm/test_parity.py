@@ -1,0 +1,159 @@
+"""The course's PaliGemma beside transformers': logits, losses, greedy tokens, batches with padding, cache or not."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference, write_folder
+from benchmarks.sd1_peers import difference, randomised
+from helpers.published import fit
+from helpers.vlm.decoding import generate
+from helpers.vlm.gemma import GEMMA_NAMES, Gemma, GemmaConfig
+from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
+from helpers.vlm.pipeline import PaliGemma
+from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig, SiglipTower, sigmoid_losses, similarity, softmax_losses
+
+PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
+ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return reference()
+
+
+@pytest.fixture(scope="module")
+def ours(theirs):
+    return ours_of(theirs)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [SiglipConfig(28, 14, 32, 2, 4, 48), SiglipConfig(56, layers=1)])
+def test_the_vision_tower_is_the_reference(config):
+    """The second is one layer of full width."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    theirs = randomised(SiglipVisionModel(SiglipVisionConfig(
+        image_size=config.size, patch_size=config.patch, hidden_size=config.width, num_hidden_layers=config.layers,
+        num_attention_heads=config.heads, intermediate_size=config.mlp, vision_use_head=False,
+    )))  # fmt: skip
+    ours = SiglipTower(config)
+    tensors = {name.removeprefix("vision_model."): tensor for name, tensor in theirs.state_dict().items()}
+    fit(ours, tensors, SIGLIP_NAMES, what="a vision tower")
+    pictures = torch.rand(2, 3, config.size, config.size) * 2 - 1
+    assert difference(ours(pictures), theirs(pictures).last_hidden_state) <= 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [
+    GemmaConfig(50, 48, 3, 4, 1, 16, 64), GemmaConfig(50, 48, 2, 4, 2, 16, 64), GemmaConfig(300, layers=1),
+])  # fmt: skip
+def test_the_decoder_is_the_reference(config):
+    """The second has two heads of keys and values, the third is one layer of full width."""
+    from transformers import GemmaConfig as TheirConfig
+    from transformers import GemmaForCausalLM
+
+    theirs = randomised(GemmaForCausalLM(TheirConfig(
+        vocab_size=config.vocabulary, hidden_size=config.width, num_hidden_layers=config.layers,
+        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_width,
+        intermediate_size=config.mlp,
+    )))  # fmt: skip
+    ours = Gemma(config)
+    tensors = {n.removeprefix("model."): t for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
+    fit(ours, tensors, GEMMA_NAMES, what="a decoder")
+    ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(0))
+    causal = torch.ones(2, 9, 9, dtype=torch.bool).tril()
+    states = ours(ours.embed(ids), torch.arange(9).expand(2, 9), causal)
+    assert difference(ours.logits(states), theirs(ids).logits) <= 1e-5
+
+
+@torch.no_grad()
+def test_logits_and_losses_of_a_batch_with_padding(theirs, ours, pictures):
+    batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
+    assert not batch.real.all()
+    labels = batch.ids.masked_fill(~batch.suffix, -100)
+    said = theirs(input_ids=batch.ids, pixel_values=batch.pictures, attention_mask=batch.real.long(),
+                  token_type_ids=batch.suffix.long(), labels=labels)  # fmt: skip
+    ours_logits, losses, counts = ours.logits(batch), ours.losses(batch), batch.suffix.sum(dim=1)
+    assert difference(ours_logits[batch.real], said.logits[batch.real]) <= 1e-5
+    assert abs((losses * counts).sum() / counts.sum() - said.loss).item() <= 1e-5
+
+
+@torch.no_grad()
+def test_the_loss_of_a_row_does_not_know_its_neighbours(ours, pictures):
+    together = ours.losses(PROCESSOR(pictures, PROMPTS, ANSWERS))
+    alone = [ours.losses(PROCESSOR([p], [q], [a])) for p, q, a in zip(pictures, PROMPTS, ANSWERS, strict=True)]
+    assert difference(together, torch.cat(alone)) <= 1e-5
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_greedy_tokens_of_a_batch_with_padding(theirs, ours, pictures, cached):
+    batch = PROCESSOR(pictures, PROMPTS)
+    steps = list(generate(ours, batch, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached))
+    written = torch.stack([step.ids for step in steps], dim=1)
+    with torch.no_grad():
+        said = theirs.generate(**left_padded(batch), max_new_tokens=12, do_sample=False, output_logits=True,
+                               return_dict_in_generate=True)  # fmt: skip
+    assert torch.equal(written, said.sequences[:, batch.ids.shape[1] :])
+    assert len(written.unique()) > 5, "a model that always says the same proves nothing"
+    for step, logits in zip(steps, said.logits, strict=True):
+        assert difference(step.logits, logits) <= 1e-5
+
+
+@torch.no_grad()
+def test_the_two_losses_of_pairs():
+    """SigLIP's algorithm 1 and CLIP's figure 3, pair by pair."""
+    a, b = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    logits = similarity(a, b, torch.tensor(2.0), torch.tensor(-3.0))
+    chances = [[1 / (1 + math.exp(-logits[i, j])) for j in range(5)] for i in range(5)]
+    told = [-math.log(p if i == j else 1 - p) for i, row in enumerate(chances) for j, p in enumerate(row)]
+    assert sigmoid_losses(logits).mean().item() == pytest.approx(sum(told) / 5, rel=1e-5)
+    odds = logits.exp().tolist()
+    across = [-math.log(odds[i][i] / sum(odds[i])) for i in range(5)]
+    down = [-math.log(odds[i][i] / sum(row[i] for row in odds)) for i in range(5)]
+    assert softmax_losses(logits).mean().item() == pytest.approx((sum(across) + sum(down)) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize(("year", "shards"), [(2024, 2), (2025, 1), (2026, 3)])
+def test_checkpoints_of_every_year(theirs, ours, pictures, tmp_path, year, shards):
+    loaded = PaliGemma.from_checkpoint(write_folder(theirs, tmp_path / "x", year, shards))
+    batch = PROCESSOR(pictures, PROMPTS)
+    with torch.no_grad():
+        assert torch.equal(loaded.model.logits(batch), ours.logits(batch))
+    assert loaded.model.config == SMALL
+
+
+def test_transformers_own_folder(theirs, ours, pictures, tmp_path):
+    """As `save_pretrained` writes it today."""
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(WORDS.to_json())
+    loaded = PaliGemma.from_checkpoint(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded.model.logits(PROCESSOR(pictures, PROMPTS)), ours.logits(PROCESSOR(pictures, PROMPTS)))
+
+
+def test_half_precision(theirs, ours, pictures, tmp_path):
+    loaded = PaliGemma.from_checkpoint(write_folder(theirs, tmp_path, 2026), dtype=torch.bfloat16)
+    batch = PROCESSOR(pictures, PROMPTS)
+    half = batch._replace(pictures=batch.pictures.bfloat16())
+    with torch.no_grad():
+        said, exact = loaded.model.logits(half).float(), ours.logits(batch)
+    assert difference(said[batch.real], exact[batch.real]) < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize(("config", "parameters", "tokens"), [
+    (PaliGemmaConfig.paligemma_3b_224(), 2_923_466_480, 256),
+    (PaliGemmaConfig.paligemma_3b_448(), 2_923_466_480 + 768 * 1152, 1024),
+    (PaliGemmaConfig.paligemma_3b_896(), 2_923_466_480 + 3840 * 1152, 4096),
+])  # fmt: skip
+def test_published_sizes(config, parameters, tokens):
+    with torch.device("meta"):
+        model = PaliGemmaModel(config)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert config.vision.tokens == tokens
