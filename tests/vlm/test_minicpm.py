@@ -1,0 +1,85 @@
+"""MiniCPM-V's slicing and resampler: the published token counts, the reference's grids, a plain formula."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from benchmarks.sd1_peers import difference
+from helpers.vlm.minicpm import MOST, PATCH, Resampler, cut, sinusoids_2d, slicing
+
+sides = st.integers(20, 5000)
+
+
+@pytest.mark.parametrize(("size", "grid", "tokens"), [
+    ((448, 448), (1, 1), 64), ((640, 480), (2, 1), 192), ((1920, 1080), (4, 2), 576), ((1344, 1344), (3, 3), 640),
+])  # fmt: skip
+def test_published_token_counts(size, grid, tokens):
+    how = slicing(*size)
+    assert (how.columns, how.rows) == grid and how.tokens == tokens
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides, sides, st.integers(1, 12))
+def test_the_grid_is_the_reference(width, height, most):
+    from transformers.models.minicpmv4_6.image_processing_minicpmv4_6 import MiniCPMV4_6ImageProcessor
+
+    theirs = MiniCPMV4_6ImageProcessor.get_sliced_grid(None, (height, width), most, 448)
+    how = slicing(width, height, most)
+    assert [how.rows, how.columns] == (theirs or [1, 1])
+
+
+@given(sides, sides)
+def test_slices_are_made_of_whole_patches(width, height):
+    how = slicing(width, height)
+    assert 1 <= how.columns * how.rows <= MOST
+    for side in (*how.whole, *how.slice):
+        assert side % PATCH == 0 and side >= PATCH
+    assert how.pieces == (1 if how.columns * how.rows == 1 else 1 + how.columns * how.rows)
+
+
+def test_the_slices_are_the_picture():
+    picture = Image.linear_gradient("L").rotate(30).convert("RGB").resize((1000, 900))
+    whole, slices = cut(picture)
+    how, (w, h) = slicing(1000, 900), slicing(1000, 900).slice
+    assert whole.size == how.whole and len(slices) == how.columns * how.rows > 2
+    rows = [np.concatenate([np.asarray(one) for one in slices[i : i + how.columns]], axis=1)
+            for i in range(0, len(slices), how.columns)]  # fmt: skip
+    large = picture.resize((how.columns * w, how.rows * h), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.concatenate(rows), np.asarray(large))
+    assert cut(Image.new("RGB", (300, 200)))[1] == []
+
+
+def test_the_resampler_is_the_formula():
+    """PyTorch's own attention with the same weights: places are added to queries and keys, not to values."""
+    torch.manual_seed(0)
+    ours = Resampler(queries=4, width=12, out_width=16, heads=2)
+    theirs = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+    theirs.in_proj_weight.data = torch.cat([ours.q.weight, ours.k.weight, ours.v.weight])
+    theirs.in_proj_bias.data = torch.cat([ours.q.bias, ours.k.bias, ours.v.bias])
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    states = torch.randn(3, 6, 12)
+    with torch.no_grad():
+        x = ours.norm_kv(ours.to_kv(states))
+        asked = (ours.norm_q(ours.queries) + sinusoids_2d(2, 2, 16)).expand(3, -1, -1)
+        mixed, weights = theirs(asked, x + sinusoids_2d(2, 3, 16), x, average_attn_weights=False)
+        said, maps = ours.attend(states, (2, 3))
+        assert difference(said, mixed) <= 1e-5 and difference(maps, weights) <= 1e-5
+        assert difference(ours(states, (2, 3)), ours.norm(mixed) @ ours.projection) <= 1e-5
+
+
+def test_the_same_tokens_whatever_the_slice():
+    resampler = Resampler(queries=64, width=24, out_width=32, heads=4)
+    for rows, columns in ((32, 32), (24, 42), (1, 7)):
+        assert resampler(torch.randn(2, rows * columns, 24), (rows, columns)).shape == (2, 64, 32)
+
+
+def test_what_makes_no_sense():
+    with pytest.raises(ValueError, match="1 pixel or more"):
+        slicing(0, 10)
+    with pytest.raises(ValueError, match="50 queries must be a square"):
+        Resampler(queries=50)
+    with pytest.raises(ValueError, match="6 states are not 2 rows of 2 patches"):
+        Resampler(4, 12, 16, 2)(torch.randn(1, 6, 12), (2, 2))
