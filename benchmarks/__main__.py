@@ -20,6 +20,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "sd3": "benchmarks.sd3",
     "autoencoders": "benchmarks.autoencoders",
     "tiny_sd": "benchmarks.tiny_sd",
+    "paligemma": "benchmarks.paligemma",
 }
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k
-# and v, "{gate|up}" for two
+# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k, v
 Renaming = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
@@ -170,10 +169,8 @@ def renamed(name: str, renaming: Renaming) -> str:
 def published_sources(name: str, renaming: Renaming) -> list[str]:
     """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
     name = renamed(name, renaming)
-    together = re.search(r"\{([\w|]+)\}", name)
-    if not together:
-        return [name]
-    return [name.replace(together[0], part) for part in (together[1].split("|") if "|" in together[1] else together[1])]
+    together = re.search(r"\{(\w+)\}", name)
+    return [name.replace(together[0], letter) for letter in together[1]] if together else [name]
 
 
 def fit(
@@ -202,7 +199,10 @@ def fit(
             faults += [f"missing {source}" for source in absent]
             continue
         expected = (len(ours) // len(sources), *ours.shape[1:]) if ours.ndim else ()
-        strange = [source for source in sources if _essential(tensors[source].shape) != _essential(expected)]
+        shapes = [_essential(tensors[source].shape) for source in sources]
+        strange = [source for source, shape in zip(sources, shapes, strict=True) if shape != _essential(expected)]
+        if strange and _stacked(shapes) == _essential(ours.shape):
+            strange = []  # fewer heads of keys and values than of queries: unequal parts of one tensor
         faults += [f"{source} is {tuple(tensors[source].shape)}, made for {expected}" for source in strange]
         if not strange:
             value = torch.cat([tensors[source] for source in sources]) if len(sources) > 1 else tensors[sources[0]]
@@ -214,6 +214,13 @@ def fit(
         raise ValueError(f"this is not {what}: {'; '.join(sorted(faults)[:6])}{more}."
                          f"{' Likeliest cause: ' + cause if cause else ''}")  # fmt: skip
     module.load_state_dict(state, assign=True)
+
+
+def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape of tensors below one another; None where they do not go together."""
+    if not all(shapes) or len({shape[1:] for shape in shapes}) != 1:
+        return None
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def _essential(shape: Sequence[int]) -> tuple[int, ...]:

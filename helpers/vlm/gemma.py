@@ -6,6 +6,7 @@ tokens that can be seen, D width, H heads, G heads of keys and values, d width o
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -42,35 +43,54 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.zeros(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.weight.float(), self.eps).type_as(x)
+        h = x.float()
+        squares = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square()             # sum of x^2, in fewer steps
+        h = h * torch.rsqrt(squares / h.shape[-1] + self.eps)
+        return torch.addcmul(h, h, self.weight.float()).type_as(x)
 
 
 class Rotation:
-    """The cosines and sines of some positions: all layers turn by the same angles (Su et al. 2021)."""
+    """Cosines and sines for some tokens, the same in all layers: every pair of numbers turns at a speed of its own.
 
-    def __init__(self, positions: Tensor, width: int, theta: float = 10_000.0):
-        """positions (B, N), of any numbers; width of a head, even."""
+    Number i and number i + d / 2 of a head are a point in a plane; at position p it is turned by p theta^(-2 i / d)
+    (Su et al. 2021, eq. 15). Afterwards q . k depends on how far apart two tokens are, not on where they are.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor):
+        """(B, N, 1, d) each, the sines of the first half negative."""
+        self.cos, self.sin = cos, sin
+
+    @classmethod
+    def at(cls, positions: Tensor, width: int, theta: float = 10_000.0) -> "Rotation":
+        """For tokens at positions (B, N), and heads of an even width."""
         frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
-        angles = positions[..., None].float() * frequencies                              # (B, N, d / 2)
-        self.cos, self.sin = angles.cos()[:, :, None], angles.sin()[:, :, None]          # (B, N, 1, d / 2)
+        angles = positions[..., None, None].float() * frequencies                        # (B, N, 1, d / 2)
+        cos, sin = angles.cos(), angles.sin()
+        return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+
+    def to(self, dtype: torch.dtype) -> "Rotation":
+        """In what the queries and keys are computed in."""
+        return Rotation(self.cos.to(dtype), self.sin.to(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, N, H, d) turned: number i and number i + d / 2 are a point in a plane.
-
-        Afterwards q . k depends on how far apart the two tokens are, not on where they are.
-        """
-        a, b = x.chunk(2, dim=-1)
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+        """(B, N, H, d) turned: (a, b) becomes (a cos - b sin, b cos + a sin)."""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
 
 
 class KVCache:
-    """Keys and values of every token so far, in memory that is reserved once."""
+    """Keys and values of every token so far, in memory that is reserved once, and all rotations ahead."""
 
     def __init__(self, config: GemmaConfig, batch: int, length: int, like: Tensor):
         """`length`: tokens at most; `like` says the dtype and the device."""
         shape = (config.layers, 2, batch, config.kv_heads, length, config.head_width)
         self.memory, self.filled = like.new_zeros(shape), 0
+        self._layers = [layer.unbind() for layer in self.memory]  # views: keys and values of each
+        ahead = Rotation.at(torch.arange(length + 1, device=like.device)[None], config.head_width, config.theta)
+        self._ahead = torch.cat([ahead.cos, ahead.sin], dim=-1)[0, :, 0].to(like.dtype)  # (length + 1, 2 d)
+
+    def rotation(self, positions: Tensor) -> Rotation:
+        """Of tokens at positions (B, N), looked up."""
+        return Rotation(*F.embedding(positions, self._ahead)[:, :, None].chunk(2, dim=-1))
 
     def extended(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, G, N, d) behind what is there, and give all of it back, (B, G, M, d).
@@ -79,11 +99,12 @@ class KVCache:
             ValueError: when the reserved memory is full.
         """
         end = self.filled + k.shape[2]
-        keys, values = self.memory[layer]
+        keys, values = self._layers[layer]
         if end > keys.shape[2]:
             raise ValueError(f"the cache was made for {keys.shape[2]} tokens, this would be number {end}")
-        keys[:, :, self.filled : end], values[:, :, self.filled : end] = k, v
-        return keys[:, :, :end], values[:, :, :end]
+        for memory, new in ((keys, k), (values, v)):
+            memory.narrow(2, self.filled, new.shape[2]).copy_(new)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     @property
     def bytes(self) -> int:
@@ -97,17 +118,18 @@ class Attention(nn.Module):
     def __init__(self, config: GemmaConfig):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.to_q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
-        self.to_kv = nn.Linear(config.width, 2 * config.kv_heads * config.head_width, bias=False)
+        heads = config.heads + 2 * config.kv_heads  # of queries, then of keys, then of values
+        self.to_qkv = nn.Linear(config.width, heads * config.head_width, bias=False)
         self.to_out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
         self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
         self.keep_map, self.cross = False, False
 
     def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
-        q = turn(self.to_q(x).unflatten(-1, (self.heads, -1)))                           # (B, N, H, d)
-        k, v = self.to_kv(x).unflatten(-1, (2, self.kv_heads, -1)).unbind(2)             # (B, N, G, d)
-        k, v = turn(k).transpose(1, 2), v.transpose(1, 2)                                # (B, G, N, d)
+        qkv = self.to_qkv(x).unflatten(-1, (self.heads + 2 * self.kv_heads, -1))         # (B, N, H + 2 G, d)
+        turned = turn(qkv[:, :, : self.heads + self.kv_heads])
+        q, k = turned[:, :, : self.heads], turned[:, :, self.heads :].transpose(1, 2)    # (B, N, H, d), (B, G, N, d)
+        v = qkv[:, :, self.heads + self.kv_heads :].transpose(1, 2)                      # (B, G, N, d)
         if cache is not None:
             k, v = cache.extended(layer, k, v)                                           # (B, G, M, d)
         mixed = self._shown(q, k, v, mask) if self.keep_map else self._mixed(q, k, v, mask)
@@ -115,8 +137,11 @@ class Attention(nn.Module):
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: nothing is copied."""
-        shared = q.shape[2] // self.kv_heads
-        q = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4)               # (B, G, H / G, N, d)
+        shared, G = q.shape[2] // self.kv_heads, self.kv_heads
+        if q.shape[1] == 1:  # a single token's heads lie in memory like that already
+            mixed = F.scaled_dot_product_attention(q.reshape(len(q), G, shared, -1), k, v, attn_mask=_row(mask))
+            return mixed.reshape(q.shape)
+        q = q.unflatten(2, (G, shared)).permute(0, 2, 3, 1, 4)                           # (B, G, H / G, N, d)
         if mask is not None:
             mask = mask[:, None, None].expand(-1, 1, shared, -1, -1).flatten(2, 3)       # (B, 1, H / G * N, M)
         mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
@@ -125,8 +150,13 @@ class Attention(nn.Module):
     def _shown(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The same by the formula, keeping the map."""
         k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
-        mixed, self.map = readable(q.transpose(1, 2), k, v, mask=None if mask is None else mask[:, None])
+        mixed, self.map = readable(q.transpose(1, 2), k, v, mask=_row(mask))
         return mixed.transpose(1, 2)
+
+
+def _row(mask: Tensor | None) -> Tensor | None:
+    """(B, N, M) -> (B, 1, N, M), for all heads."""
+    return None if mask is None else mask[:, None]
 
 
 class Layer(nn.Module):
@@ -136,13 +166,21 @@ class Layer(nn.Module):
         super().__init__()
         self.norm_1, self.attention = RMSNorm(config.width, config.eps), Attention(config)
         self.norm_2 = RMSNorm(config.width, config.eps)
-        self.gate_and_value = nn.Linear(config.width, 2 * config.mlp, bias=False)
+        self.gate, self.value = (nn.Linear(config.width, config.mlp, bias=False) for _ in range(2))
         self.out = nn.Linear(config.mlp, config.width, bias=False)
 
     def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         x = x + self.attention(self.norm_1(x), turn, mask, cache, layer)
-        gate, value = self.gate_and_value(self.norm_2(x)).chunk(2, dim=-1)
-        return x + self.out(F.gelu(gate, approximate="tanh") * value)                    # GeGLU (Shazeer 2020)
+        h = self.norm_2(x)
+        gate = F.gelu(self.gate(h), approximate="tanh")
+        hidden = gate * self.value(h) if torch.is_grad_enabled() else gate.mul_(self.value(h))  # in place: less memory
+        return x + self.out(hidden)                                                      # GeGLU (Shazeer 2020)
+
+
+@lru_cache
+def rounded_root(width: int, dtype: torch.dtype) -> float:
+    """sqrt(D) as a tensor of this kind holds it: 45.25 for 2048 in bfloat16, with which Gemma was trained."""
+    return torch.tensor(width**0.5, dtype=dtype).item()
 
 
 class Gemma(nn.Module):
@@ -158,7 +196,7 @@ class Gemma(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, N) -> (B, N, D), times sqrt(D); what comes from pictures is not multiplied."""
-        return self.tokens(ids) * torch.tensor(self.config.width**0.5, dtype=self.tokens.weight.dtype)
+        return self.tokens(ids) * rounded_root(self.config.width, self.tokens.weight.dtype)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """One state per token.
@@ -172,7 +210,10 @@ class Gemma(nn.Module):
         Returns:
             (B, N, D).
         """
-        turn = Rotation(positions, self.config.head_width, self.config.theta)
+        if cache is None:
+            turn = Rotation.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
+        else:
+            turn = cache.rotation(positions)
         for number, layer in enumerate(self.layers):
             x = layer(x, turn, mask, cache, number)
         if cache is not None:
@@ -188,9 +229,9 @@ GEMMA_NAMES: Renaming = [  # from our names to those of `transformers`
     (r"^tokens\.", "embed_tokens."),
     (r"\.norm_1\.", ".input_layernorm."),
     (r"\.norm_2\.", ".post_attention_layernorm."),
-    (r"\.attention\.to_kv\.", ".self_attn.{kv}_proj."),
-    (r"\.attention\.to_q\.", ".self_attn.q_proj."),
+    (r"\.attention\.to_qkv\.", ".self_attn.{qkv}_proj."),
     (r"\.attention\.to_out\.", ".self_attn.o_proj."),
-    (r"\.gate_and_value\.", ".mlp.{gate|up}_proj."),
+    (r"\.gate\.", ".mlp.gate_proj."),
+    (r"\.value\.", ".mlp.up_proj."),
     (r"\.out\.", ".mlp.down_proj."),
 ]

@@ -43,7 +43,7 @@ class PaliGemmaConfig:
         """For drawn faces of 64x64 pixels: 64 tokens a picture."""
         return cls(
             SiglipConfig(size=64, patch=8, width=192, layers=4, heads=6, mlp=512),
-            GemmaConfig(vocabulary, width=192, layers=4, heads=4, head_width=48, mlp=512),
+            GemmaConfig(vocabulary, width=192, layers=3, heads=4, head_width=48, mlp=384),
             image_token,
         )
 

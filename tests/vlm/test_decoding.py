@@ -34,11 +34,11 @@ def test_a_rotation_tells_distances_only():
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0))
 
     def score(i: int, j: int) -> float:
-        return (Rotation(torch.tensor([[i]]), 16)(q) * Rotation(torch.tensor([[j]]), 16)(k)).sum().item()
+        return (Rotation.at(torch.tensor([[i]]), 16)(q) * Rotation.at(torch.tensor([[j]]), 16)(k)).sum().item()
 
     assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
     assert abs(score(9, 4) - score(9, 8)) > 1e-2
-    assert Rotation(torch.tensor([[7]]), 16)(q).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
+    assert Rotation.at(torch.tensor([[7]]), 16)(q).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
 
 
 def test_the_likeliest_or_a_draw():

@@ -1,0 +1,158 @@
+"""PaliGemma: parity with transformers, speed and memory beside its `generate`, what the tiny weights see.
+
+    python -m benchmarks check paligemma    # parity and answers recomputed, the timings read: minutes
+    python -m benchmarks paligemma          # times reading and writing beside transformers
+"""
+
+import json
+import platform
+import statistics
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
+from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.sd1_peers import difference
+from benchmarks.side_by_side import alternating, compared
+from helpers.course import repository_root
+from helpers.vlm.decoding import Reading, generate
+from helpers.vlm.gemma import GemmaConfig
+from helpers.vlm.minicpm import slicing
+from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
+from helpers.vlm.siglip import SiglipConfig
+
+RESULTS = "00_assets/results/paligemma.json"
+PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
+ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
+SIZES = {  # name -> sizes, tokens written per turn
+    "smallest": (SMALL, 40),  # so small that all there is to time is the overhead
+    "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 40),
+    "one layer of full width": (PaliGemmaConfig(SiglipConfig(layers=1), GemmaConfig(layers=1)), 24),
+}
+TOKENS = {(448, 448): 64, (640, 480): 192, (1920, 1080): 576, (1344, 1344): 640}  # of MiniCPM-V 2.6, published
+
+
+def check() -> list[Row]:
+    """Recompute the claims about PaliGemma and MiniCPM-V."""
+    return [*_sizes(), *_parity(), *_slices(), *_timings(), *_answers()]
+
+
+def _sizes() -> list[Row]:
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in PaliGemmaModel(PaliGemmaConfig.paligemma_3b_224()).parameters())
+    return [true("parameters, PaliGemma 3B at 224 px", f"{counted:,}", "2,923,466,480", counted == 2_923_466_480)]
+
+
+@torch.no_grad()
+def _parity() -> list[Row]:
+    theirs, pictures = reference(), list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    ours, batch, prompts = ours_of(theirs), PROCESSOR(pictures, PROMPTS, ANSWERS), PROCESSOR(pictures, PROMPTS)
+    said = theirs(input_ids=batch.ids, pixel_values=batch.pictures, attention_mask=batch.real.long(),
+                  token_type_ids=batch.suffix.long(), labels=batch.ids.masked_fill(~batch.suffix, -100))  # fmt: skip
+    losses, counts = ours.losses(batch), batch.suffix.sum(dim=1)
+    rows = [
+        at_most("parity of logits, a batch with padding", difference(ours.logits(batch)[batch.real],
+                                                                     said.logits[batch.real]), 1e-5),
+        at_most("parity of the loss, prefix and suffix",
+                abs((losses * counts).sum() / counts.sum() - said.loss).item(), 1e-5),
+    ]  # fmt: skip
+    spoken = theirs.generate(**left_padded(prompts), max_new_tokens=12, do_sample=False)[:, prompts.ids.shape[1] :]
+    for cached in (True, False):
+        steps = generate(ours, prompts, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached)
+        same = torch.equal(torch.stack([step.ids for step in steps], dim=1), spoken)
+        rows.append(true(f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
+                         "the same" if same else "others", "the same", same))  # fmt: skip
+    return rows
+
+
+def _slices() -> list[Row]:
+    return [true(f"tokens of a {w}x{h} picture in MiniCPM-V 2.6", slicing(w, h).tokens, str(wanted),
+                 slicing(w, h).tokens == wanted) for (w, h), wanted in TOKENS.items()]  # fmt: skip
+
+
+def _answers() -> list[Row]:
+    return [Row("shipped weights of the tiny PaliGemma", "none yet", "python -m helpers.vlm.train", False)]
+
+
+def _timings() -> list[Row]:
+    path = repository_root() / RESULTS
+    if not path.exists():
+        return [Row("speed and memory beside transformers", "never run", "python -m benchmarks paligemma", False)]
+    rows = []
+    for entry in json.loads(path.read_text())["sizes"]:
+        name, reading, writing = entry["size"], entry["reading"], entry["writing"]
+        least = 2.0 if name == "smallest" else 1.0
+        rows += [
+            at_most(f"{name}: time to read a prompt beside transformers'", reading["time_ratio"], 1.0, "x"),
+            at_most(f"{name}: peak memory of reading beside transformers'", reading["memory_ratio"], 1.0, "x"),
+            at_least(f"{name}: tokens a second beside transformers'", writing["speed_ratio"], least, "x"),
+            at_most(f"{name}: difference of the two answers", reading["difference"], 1e-4),
+            true(f"{name}: the tokens written", writing["same"], "the same", writing["same"] == "the same"),
+        ]
+    return rows
+
+
+# --- beside transformers --------------------------------------------------------------------------------------------
+
+
+def run() -> None:
+    """Time reading and writing in two sizes; write the record."""
+    record = {
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "sizes": [measured(name) for name in SIZES],
+    }
+    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+@torch.inference_mode()
+def measured(name: str) -> dict:
+    """Reading a prompt (vision tower and all), and writing token after token, in turns on the same weights."""
+    config, tokens = SIZES[name]
+    theirs = reference(config)
+    theirs.generation_config.eos_token_id = None  # both write as many tokens as they are asked for
+    ours, batch = ours_of(theirs, config), prompt(config)
+    given = left_padded(batch)
+
+    def read() -> Tensor:
+        return Reading(ours, batch, room=1).logits
+
+    def read_there() -> Tensor:
+        return theirs(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    entry = {"size": name, "reading": compared(read, read_there, 1 if "full" in name else 10),
+             "writing": written(ours, theirs, batch, tokens)}  # fmt: skip
+    print(entry, flush=True)
+    return entry
+
+
+def written(ours: PaliGemmaModel, theirs: nn.Module, batch: Batch, tokens: int) -> dict:
+    """Tokens a second: the time for `tokens` less the time for the first, so that reading the prompt does not count."""
+
+    def write(count: int) -> Tensor:
+        return torch.stack([step.ids for step in generate(ours, batch, end=-1, limit=count)], dim=1)
+
+    def write_there(count: int) -> Tensor:
+        return theirs.generate(**left_padded(batch), max_new_tokens=count, do_sample=False)[:, batch.ids.shape[1] :]
+
+    calls = [lambda call=call, count=count: call(count) for call in (write, write_there) for count in (tokens, 1)]
+    long, short, long_there, short_there = alternating(calls)
+    speeds = [[(tokens - 1) / (whole - first) for whole, first in zip(*pair, strict=True)]
+              for pair in ((long, short), (long_there, short_there))]  # fmt: skip
+    ratios = [own / peer for own, peer in zip(*speeds, strict=True)]
+    return {
+        "tokens_per_second": [round(statistics.median(speed), 2) for speed in speeds],
+        "speed_ratio": round(statistics.median(ratios), 3),
+        "speed_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "same": "the same" if torch.equal(write(tokens), write_there(tokens)) else "others",
+    }
+
+
+def prompt(config: PaliGemmaConfig) -> Batch:
+    """A picture of noise and a short question."""
+    size, generator = config.vision.size, torch.Generator().manual_seed(0)
+    words = [WORDS.start, *WORDS(PROMPTS[0] + "\n")]
+    ids = torch.tensor([[config.image_token] * config.vision.tokens + words])
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    return Batch(torch.rand(1, 3, size, size, generator=generator) * 2 - 1, ids, ~nothing, nothing)
