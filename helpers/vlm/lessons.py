@@ -56,9 +56,15 @@ _boxes = lru_cache(maxsize=20_000)(face_boxes)  # a training asks for the same o
 
 
 @lru_cache(maxsize=20_000)
+def _outline(face: FaceAttributes) -> tuple[Tensor, Box]:
+    """Mask bool (64, 64), and the box around it."""
+    mask = torch.from_numpy(face_mask(face, SIDE))
+    return mask, around(mask)
+
+
 def face_box(face: FaceAttributes) -> Box:
     """Around all that the mask covers: head, ears and mane."""
-    return around(torch.from_numpy(face_mask(face, SIDE)))
+    return _outline(face)[1]
 
 
 def around(mask: Tensor) -> Box:
@@ -73,14 +79,18 @@ def around(mask: Tensor) -> Box:
 
 def cut_masks(faces: Sequence[FaceAttributes]) -> Tensor:
     """Each face's mask, cut at its box and squeezed to a square: (N, 64, 64) in [0, 1]."""
-    masks = [torch.from_numpy(face_mask(face, SIDE)) for face in faces]
-    return torch.stack([cut_out(mask, around(mask), SIDE) for mask in masks])
+    return torch.stack([cut_out(*_outline(face), SIDE) for face in faces])
 
 
 @torch.no_grad()
-def mask_codes(faces: Sequence[FaceAttributes], autoencoder: MaskAutoencoder) -> Tensor:
-    """int64 (N, 16)."""
-    return torch.cat([autoencoder.encode(part) for part in cut_masks(faces).split(200)])
+def mask_codes(faces: Sequence[FaceAttributes], autoencoder: MaskAutoencoder, progress: bool = False) -> Tensor:
+    """int64 (N, 16); drawing the outlines takes some minutes for ten thousand faces."""
+    from tqdm.auto import tqdm
+
+    device = autoencoder.quantizer.codebook.device
+    parts = [faces[start : start + 100] for start in range(0, len(faces), 100)]
+    bar = tqdm(parts, desc="drawing outlines", unit="00 faces", disable=not progress)
+    return torch.cat([autoencoder.encode(cut_masks(part).to(device)).cpu() for part in bar])
 
 
 def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Generator, count: int) -> list[Lesson]:
