@@ -102,7 +102,7 @@ def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Gene
         if kind == 1:
             return outlined(face, codes)
         if kind == 2:
-            return located(face, (PARTS, PARTS[:2], PARTS[:1], PARTS[1:2], PARTS[2:])[rng.integers(5)])
+            return located(face, rng.permutation(PARTS)[: rng.integers(1, 4)].tolist())
         if kind == 3:
             return asked(a_yes_no_question(face, rng))
         questions = open_questions(face)
