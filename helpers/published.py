@@ -216,6 +216,11 @@ def fit(
     module.load_state_dict(state, assign=True)
 
 
+def cause_among(causes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The first of the causes, by a pattern, that matches a tensor's name: what a file may be instead. Or ""."""
+    return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
+
+
 def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     """The shape of tensors below one another; None where they do not go together."""
     if not all(shapes) or len({shape[1:] for shape in shapes}) != 1:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import Renaming, fetch, folder_part, modern_attention, read_tensors
+from helpers.published import Renaming, cause_among, fetch, folder_part, modern_attention, read_tensors
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -190,7 +190,7 @@ def likeliest_cause(tensors: Mapping[str, Tensor], causes: Mapping[str, str] = C
     width = _size(tensors, ("attn2.to_k.weight",), 1)
     if kind := {1024: "Stable Diffusion 2", 2048: "SDXL"}.get(width):
         return f"{kind}, whose text states are {width} wide instead of 768"
-    return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
+    return cause_among(causes, tensors)
 
 
 def _size(tensors: Mapping[str, Tensor], ends: Iterable[str], axis: int) -> int | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, fetch, folder_tensors, read_tensors
+from helpers.published import Renaming, cause_among, fetch, folder_tensors, read_tensors
 from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -178,7 +178,7 @@ INSTEAD = {  # a pattern among the names -> what such a file is
 
 def _instead(tensors: Mapping[str, Tensor]) -> str:
     """What a file that is no Stable Diffusion 3 may be, or ""."""
-    return next((cause for pattern, cause in INSTEAD.items() if any(re.search(pattern, name) for name in tensors)), "")
+    return cause_among(INSTEAD, tensors)
 
 
 # --- names and sizes ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, fetch, fit, folder_tensors, renamed
+from helpers.published import Renaming, cause_among, fetch, fit, folder_tensors, renamed
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
@@ -135,4 +135,4 @@ CAUSES = {
 
 def likeliest_cause(tensors: Mapping[str, Tensor]) -> str:
     """What a checkpoint that does not fit may be instead, or ""."""
-    return next((cause for pattern, cause in CAUSES.items() if any(re.search(pattern, name) for name in tensors)), "")
+    return cause_among(CAUSES, tensors)
