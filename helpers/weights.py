@@ -42,6 +42,8 @@ TRAINED_BY = {
                           "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
     "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
                    "--export 00_assets/weights/tiny_sd_own.safetensors",
+    "masks": "python -m helpers.vlm.train_masks --export 00_assets/weights/masks.safetensors",
+    "paligemma": "python -m helpers.vlm.train --export 00_assets/weights/paligemma.safetensors",
 }
 
 

@@ -15,7 +15,7 @@ from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, F
 class Question(NamedTuple):
     """A question about a picture and its answer."""
 
-    kind: str  # "species", "fur", "eyes", "background", "pattern", "yes or no" or "counting"
+    kind: str  # "species", "fur", "eyes", "background", "pattern", "yes or no", "counting" or "place"
     text: str
     answer: str
 
@@ -55,13 +55,17 @@ def yes_no_questions(face: FaceAttributes) -> dict[str, list[Question]]:
     }
 
 
-def a_yes_no_question(face: FaceAttributes, rng: np.random.Generator) -> Question:
-    """One of them: "yes" is as often right as "no", so that guessing gets half of them."""
+def a_yes_no_question(face: FaceAttributes, rng: np.random.Generator, about: Sequence[str] | None = None) -> Question:
+    """One of them, or of those about some things ("pattern" must be among these): "yes" is as often right as "no"."""
     wanted = ("yes", "no")[rng.integers(2)]
-    groups = [[one for one in group if one.answer == wanted] for group in yes_no_questions(face).values()]
+    groups = [[one for one in group if one.answer == wanted]
+              for kind, group in yes_no_questions(face).items() if about is None or kind in about]  # fmt: skip
     groups = [group for group in groups if group]
     group = groups[rng.integers(len(groups))]
     return group[rng.integers(len(group))]
+
+
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 class Several(NamedTuple):
@@ -81,11 +85,16 @@ class Several(NamedTuple):
                 picture[:, i // 2 * half :, i % 2 * half :][:, :half, :half] = small.round()
         return picture
 
-    def questions(self, faces: Faces) -> list[Question]:
+    def counting(self, faces: Faces) -> list[Question]:
         """All that can be counted."""
         there = [faces.attributes[i].species for i in self.corners if i is not None]
         counts = {"animals": len(there)} | {animal(one, True): there.count(one) for one in SPECIES}
         return [Question("counting", f"how many {things} are there?", str(count)) for things, count in counts.items()]
+
+    def places(self, faces: Faces) -> list[Question]:
+        """What is in each corner: "nothing", or an animal."""
+        there = ["nothing" if i is None else animal(faces.attributes[i].species) for i in self.corners]
+        return [Question("place", f"what is at the {corner}?", one) for corner, one in zip(CORNERS, there, strict=True)]
 
 
 def several(count: int, rng: np.random.Generator) -> Several:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.vlm.gemma import KVCache
@@ -31,8 +32,7 @@ class Reading:
         seen = model.see(batch.pictures)
         self.cache = KVCache(model.config.language, rows, length + room, like=seen)
         last = batch.real.sum(dim=1) - 1                                                 # (B,), padding is on the right
-        states = model.states(batch, seen, self.cache)
-        self.logits = model.language.logits(states[torch.arange(rows, device=last.device), last])
+        self.logits = model.language.logits(model.states(batch, seen, self.cache, _only(last, length)))
         self.count = last + 1                                                            # (B,) tokens read of each row
         self.visible = None if bool(batch.real.all()) else torch.cat(
             [batch.real, batch.real.new_ones(rows, room)], dim=1)[:, None]               # (B, 1, length + room)
@@ -55,8 +55,7 @@ class Rereading:
     def __init__(self, model: PaliGemmaModel, batch: Batch, room: int = 0):
         self.model, self.batch, self.seen = model, batch, model.see(batch.pictures)
         last = batch.real.sum(dim=1) - 1
-        states = model.states(batch, self.seen)
-        self.logits = model.language.logits(states[torch.arange(len(last), device=last.device), last])
+        self.logits = model.language.logits(model.states(batch, self.seen, only=_only(last, batch.ids.shape[1])))
 
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
@@ -65,8 +64,15 @@ class Rereading:
         old = self.batch
         self.batch = Batch(old.pictures, torch.cat([old.ids, ids[:, None]], dim=1), torch.cat([old.real, new], dim=1),
                            torch.cat([old.suffix, new], dim=1))  # fmt: skip
-        self.logits = self.model.language.logits(self.model.states(self.batch, self.seen)[:, -1])
+        last = torch.full_like(ids, self.batch.ids.shape[1] - 1)
+        only = _only(last, self.batch.ids.shape[1])
+        self.logits = self.model.language.logits(self.model.states(self.batch, self.seen, only=only))
         return self.logits
+
+
+def _only(token: Tensor, length: int) -> Tensor:
+    """One token of each row: (B,) -> bool (B, length)."""
+    return F.one_hot(token, length).bool()
 
 
 def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None

@@ -29,8 +29,9 @@ def examine(assistant: PaliGemma, faces: Faces, seed: int = 0, progress: bool = 
         progress: show a bar per part.
 
     Returns:
-        "species", "fur", "eyes", "background", "pattern", "yes or no", "counting"; "caption, species" and "caption,
-        fur" (mentioned); "left eye", "right eye" and "nose" (boxes that overlap by half); "face mask" (mean overlap).
+        "species", "fur", "eyes", "background", "pattern", "yes or no", "counting", "place"; "caption, species" and
+        "caption, fur" (mentioned); "left eye", "right eye" and "nose" (boxes that overlap by half); "face mask" (mean
+        overlap).
     """
     rng, pictures = np.random.default_rng(seed), list(faces.tensor())
     rows = [(picture, asked(one)) for picture, face in zip(pictures, faces.attributes, strict=True)
@@ -72,9 +73,9 @@ def _counting(faces: Faces, rng: np.random.Generator) -> list[tuple[Tensor, Less
     rows = []
     for _ in range(len(faces)):
         group = several(len(faces), rng)
-        questions = group.questions(faces)
         picture = torch.from_numpy(group.picture(faces)) / 127.5 - 1
-        rows.append((picture, asked(questions[rng.integers(len(questions))])))
+        for questions in (group.counting(faces), group.places(faces)):
+            rows.append((picture, asked(questions[rng.integers(len(questions))])))
     return rows
 
 

@@ -169,8 +169,11 @@ class Layer(nn.Module):
         self.gate, self.value = (nn.Linear(config.width, config.mlp, bias=False) for _ in range(2))
         self.out = nn.Linear(config.mlp, config.width, bias=False)
 
-    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int,
+                only: Tensor | None = None) -> Tensor:  # fmt: skip
+        """(B, N, D), or (T, D) for the T tokens of `only` (B, N): to the others nothing more will happen."""
         x = x + self.attention(self.norm_1(x), turn, mask, cache, layer)
+        x = x if only is None else x[only]
         h = self.norm_2(x)
         gate = F.gelu(self.gate(h), approximate="tanh")
         hidden = gate * self.value(h) if torch.is_grad_enabled() else gate.mul_(self.value(h))  # in place: less memory
@@ -198,7 +201,8 @@ class Gemma(nn.Module):
         """(B, N) -> (B, N, D), times sqrt(D); what comes from pictures is not multiplied."""
         return self.tokens(ids) * rounded_root(self.config.width, self.tokens.weight.dtype)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None,
+                only: Tensor | None = None) -> Tensor:  # fmt: skip
         """One state per token.
 
         Args:
@@ -206,18 +210,20 @@ class Gemma(nn.Module):
             positions: int64 (B, N); PaliGemma counts from 1.
             mask: bool (B, N, M), which of the M tokens (N, and what the cache holds) each may see; None: all.
             cache: gets the N tokens' keys and values.
+            only: bool (B, N), tokens whose states are wanted. The last layer's MLP, which is most of a layer, is
+                spared for all others: nobody looks at what it would make of them.
 
         Returns:
-            (B, N, D).
+            (B, N, D), or (T, D) for the T tokens of `only`, row after row.
         """
         if cache is None:
             turn = Rotation.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
         else:
             turn = cache.rotation(positions)
         for number, layer in enumerate(self.layers):
-            x = layer(x, turn, mask, cache, number)
+            x = layer(x, turn, mask, cache, number, only if number + 1 == len(self.layers) else None)
         if cache is not None:
-            cache.filled += x.shape[1]
+            cache.filled += positions.shape[1]
         return self.norm(x)
 
     def logits(self, states: Tensor) -> Tensor:

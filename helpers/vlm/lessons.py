@@ -13,13 +13,22 @@ from torch import Tensor
 
 from helpers.data.captions import caption
 from helpers.data.faces import Faces
-from helpers.data.questions import Question, Several, a_yes_no_question, animal, open_questions, yes_no_questions
+from helpers.data.questions import (
+    CORNERS,
+    Question,
+    Several,
+    a_yes_no_question,
+    animal,
+    open_questions,
+    yes_no_questions,
+)
 from helpers.data.toy_faces import SPECIES, FaceAttributes, face_boxes, face_mask
 from helpers.vlm.boxes import Box, box_words, cut_out, mask_words
 from helpers.vlm.mask_codes import SIDE, MaskAutoencoder
 
 GRID = 128  # steps of a side that boxes are told in: half pixels of the drawn faces
 PARTS = ("left eye", "right eye", "nose")
+HARD = ("pattern", "tongue")  # small or faint: asked about more often
 
 
 class Lesson(NamedTuple):
@@ -94,7 +103,7 @@ def mask_codes(faces: Sequence[FaceAttributes], autoencoder: MaskAutoencoder, pr
 
 
 def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Generator, count: int) -> list[Lesson]:
-    """A random choice: what is hard, words and places, comes more often than what is easy."""
+    """A random choice: what is hard, words and places and patterns, comes more often than what is easy."""
 
     def one(kind: int) -> Lesson:
         if kind == 0:
@@ -104,23 +113,25 @@ def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Gene
         if kind == 2:
             return located(face, rng.permutation(PARTS)[: rng.integers(1, 4)].tolist())
         if kind == 3:
-            return asked(a_yes_no_question(face, rng))
+            return asked(a_yes_no_question(face, rng, HARD if rng.random() < 0.5 else None))
         questions = open_questions(face)
-        return asked(questions[rng.integers(len(questions))])
+        about = [one for one in questions if one.kind in HARD] if rng.random() < 0.4 else questions
+        return asked(about[rng.integers(len(about))])
 
     return [one(kind) for kind in rng.permutation(5)[:count]]
 
 
 def some_counting(picture: Several, faces: Faces, rng: np.random.Generator, count: int) -> list[Lesson]:
-    """Questions about how many."""
-    questions = picture.questions(faces)
+    """Questions about how many, and what is where: to know the corners helps to count."""
+    questions = [*picture.counting(faces), *picture.places(faces)]
     return [asked(questions[i]) for i in rng.permutation(len(questions))[:count]]
 
 
 def all_texts(faces: Sequence[FaceAttributes]) -> list[str]:
     """Whatever may be said about faces like these: the words that a tokenizer must know."""
     counted = [f"how many {animal(species, True)} animals are there? 0 1 2 3 4" for species in SPECIES]
-    texts = ["segment face", f"detect {' ; '.join(PARTS)}", *counted]
+    placed = [f"what is at the {corner}? nothing" for corner in CORNERS]
+    texts = ["segment face", f"detect {' ; '.join(PARTS)}", *counted, *placed]
     for face in faces:
         questions = [*open_questions(face), *(one for group in yes_no_questions(face).values() for one in group)]
         lessons = [described(face), *map(asked, questions)]

@@ -107,13 +107,17 @@ class PaliGemmaModel(nn.Module):
         x = self.language.embed(ids)
         return x.masked_scatter(place[..., None], seen.to(x.dtype))
 
-    def states(self, batch: Batch, seen: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """(B, N, D), one state per token; `seen` where the picture has been looked at before."""
+    def states(self, batch: Batch, seen: Tensor | None = None, cache: KVCache | None = None,
+               only: Tensor | None = None) -> Tensor:  # fmt: skip
+        """(B, N, D), one state per token, or (T, D) for the T tokens of `only` (B, N).
+
+        `seen` where the picture has been looked at before.
+        """
         seen = self.see(batch.pictures) if seen is None else seen
         x = self.embed(batch.ids, seen.repeat_interleave(len(batch.ids) // len(seen), dim=0))
         everything = bool(batch.real.all()) and not bool(batch.suffix.any())
         mask = None if everything else prefix_lm_mask(batch.suffix, batch.real)
-        return self.language(x, positions(batch.real), mask, cache)
+        return self.language(x, positions(batch.real), mask, cache, only)
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, N, V): what may follow each token."""
@@ -129,7 +133,7 @@ class PaliGemmaModel(nn.Module):
         counts = learned.sum(dim=1)
         if not bool(counts.all()):
             raise ValueError(f"rows {(counts == 0).nonzero().flatten().tolist()} have no suffix: a loss needs answers")
-        states = self.states(batch, seen)[:, :-1][learned]                               # (tokens, D), no others
+        states = self.states(batch, seen, only=F.pad(learned, (0, 1)))                   # (tokens, D), no others
         losses = F.cross_entropy(self.language.logits(states).float(), batch.ids[:, 1:][learned], reduction="none")
         return torch.zeros_like(learned, dtype=losses.dtype).masked_scatter(learned, losses).sum(dim=1) / counts
 

@@ -25,7 +25,7 @@ from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
 
-COUNTED = 4  # one picture in so many holds several faces: counting is the hardest to learn
+COUNTED = 3  # one picture in so many holds several faces: counting is the hardest to learn
 EACH = 4  # things that are asked about a picture
 
 

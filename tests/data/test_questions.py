@@ -7,7 +7,7 @@ import pytest
 
 from helpers.data import load_faces
 from helpers.data.questions import a_yes_no_question, animal, open_questions, several, yes_no_questions
-from helpers.data.toy_faces import SPECIES, sample_attributes
+from helpers.data.toy_faces import PATTERNS, SPECIES, sample_attributes
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,25 @@ def test_yes_is_about_as_often_right_as_no():
     assert 0.45 < answers["yes"] / answers.total() < 0.55
 
 
+def test_only_what_was_wished_is_asked_about():
+    rng = np.random.default_rng(0)
+    faces = [sample_attributes(rng) for _ in range(100)]
+    asked = [a_yes_no_question(face, rng, ["pattern", "tongue"]) for face in faces for _ in range(3)]
+    assert {one.text for one in asked if "fur" not in one.text} == {"is its tongue out?"}
+    assert {one.text for one in asked if "fur" in one.text} == {f"is the fur {pattern}?" for pattern in PATTERNS}
+
+
 def test_what_is_counted_is_there(faces):
     rng = np.random.default_rng(1)
     groups = [several(len(faces), rng) for _ in range(200)]
     for group in groups:
-        said = {one.text: int(one.answer) for one in group.questions(faces)}
+        said = {one.text: int(one.answer) for one in group.counting(faces)}
         total = said["how many animals are there?"]
         assert total == sum(i is not None for i in group.corners)
         assert total == sum(said[f"how many {animal(one, True)} are there?"] for one in SPECIES)
+        corners = [one.answer for one in group.places(faces)]
+        assert corners == ["nothing" if i is None else animal(faces.attributes[i].species) for i in group.corners]
+        assert all(said[f"how many {animal(one, True)} are there?"] == corners.count(animal(one)) for one in SPECIES)
     numbers = Counter(sum(i is not None for i in group.corners) for group in groups)
     assert set(numbers) == {1, 2, 3, 4} and min(numbers.values()) > 25
 

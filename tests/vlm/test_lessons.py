@@ -46,8 +46,8 @@ def test_every_lesson_can_be_told_in_the_tokenizers_words(faces):
     pictures, lessons = drawn_lessons(faces, torch.zeros(60, 16, dtype=torch.int64), 40, np.random.default_rng(0))
     assert pictures.shape == (40, 3, 64, 64) and len(lessons) == 40 * EACH
     kinds = {lesson.kind for lesson in lessons}
-    assert kinds >= {"caption", "detect", "segment", "yes or no", "species", "fur", "eyes", "counting"}
-    assert sum(lesson.kind == "counting" for lesson in lessons) == 40 * EACH / COUNTED
+    assert kinds >= {"caption", "detect", "segment", "yes or no", "species", "fur", "pattern", "counting", "place"}
+    assert sum(lesson.kind in ("counting", "place") for lesson in lessons) == EACH * len(range(0, 40, COUNTED))
     for lesson in lessons:
         for text in (lesson.prompt + "\n", lesson.answer):
             ids = tokenizer(text)
