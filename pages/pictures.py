@@ -4,6 +4,8 @@ One picture for each part of the course, and the diagrams of the notebooks, writ
 drawn, never a photograph.
 """
 
+from textwrap import fill
+
 import numpy as np
 import torch
 
@@ -13,9 +15,12 @@ from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import StableDiffusion3
+from helpers.show.diagrams import LINE, Canvas
 from helpers.show.figures import grid, save_png
 from helpers.tiny_sd.model import TinySD
-from pages import sd1_diagram, sd3_diagram
+from helpers.vlm.lessons import PARTS as PARTS_OF_A_FACE
+from helpers.vlm.pipeline import PaliGemma
+from pages import paligemma_diagram, sd1_diagram, sd3_diagram
 from pages.build import IMAGES, PARTS
 
 
@@ -59,7 +64,33 @@ def generated_faces() -> None:
     save_png(grid(pictures, columns=10), IMAGES / PARTS["Tiny Stable Diffusion"].picture)
 
 
+def paligemma() -> None:
+    """The architecture of PaliGemma, for notebook 11."""
+    save_png(paligemma_diagram.draw(PaliGemma.from_weights()).figure, IMAGES / "paligemma.png")
+
+
+def questions_about_faces() -> None:
+    """Four unseen faces with the boxes and the outline that the tiny PaliGemma gives, and what it answers."""
+    assistant, faces = PaliGemma.from_weights(), list(load_faces(split="val", limit=16, progress=False).tensor()[8:12])
+    asked = ["caption en", "answer en what colour are the eyes?", "answer en does it have a mane?"]
+    answers = [assistant.write(faces, [prompt] * len(faces)) for prompt in asked]
+    boxes, outlines = assistant.detect(faces, " ; ".join(PARTS_OF_A_FACE)), assistant.segment(faces, "face")
+    canvas = Canvas(1000, 360, PARTS["Multimodal"].alt)
+    for i, face in enumerate(faces):
+        x = 30 + 245 * i
+        canvas.picture(x, 12, 205, 205, face)
+        for found in boxes[i]:
+            canvas.outline(x, 12, 205, 205, found.box)
+        canvas.axes.contour(outlines[i][0].mask.float(), levels=[0.5], colors="#ffe66d", linewidths=2, zorder=5,
+                            extent=(x, x + 205, 12, 217))  # fmt: skip
+        for j, (prompt, told) in enumerate(zip(asked, answers, strict=True)):
+            y, lines = (234, 292, 330)[j], fill(told[i], 30)
+            canvas.words(x, y, prompt, 7.5, align="left", colour=LINE)
+            canvas.words(x, y + 9 + 8 * len(lines.splitlines()), lines, 9, align="left", bold=True)
+    save_png(canvas.figure, IMAGES / PARTS["Multimodal"].picture)
+
+
 if __name__ == "__main__":
     for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, stable_diffusion_3, faces_from_codes,
-                 generated_faces):  # fmt: skip
+                 generated_faces, paligemma, questions_about_faces):  # fmt: skip
         make()

@@ -113,6 +113,13 @@ class Canvas:
         self.axes.imshow(pixels, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", zorder=3)
         self.axes.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color=LINE, lw=0.8, zorder=4)
 
+    def outline(self, x: float, y: float, w: float, h: float, sides: Sequence[float]) -> None:
+        """A white frame on a picture at x, y; its sides (left, top, right, bottom) are shares of the picture's."""
+        left, top, right, bottom = sides
+        across, down = [left, right, right, left, left], [top, top, bottom, bottom, top]
+        self.axes.plot([x + w * share for share in across], [y + h * share for share in down], color="white", lw=1.4,
+                       zorder=5)  # fmt: skip
+
     def heat(self, x: float, y: float, w: float, h: float, values: np.ndarray) -> None:
         """A matrix as colours."""
         self.axes.imshow(values, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", cmap="PuOr",

@@ -59,6 +59,8 @@ class SiglipTower(nn.Module):
         super().__init__()
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+        with torch.no_grad():
+            self.patches.weight.mul_(4)  # or a patch's mean colour is all that counts for long
         self.positions = nn.Parameter(0.02 * torch.randn(config.tokens, config.width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)

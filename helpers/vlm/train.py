@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,24 +24,36 @@ from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
+from helpers.vlm.seeing import Taught, labels_of_face, labels_of_several
 
 COUNTED = 3  # one picture in so many holds several faces: counting is the hardest to learn
 EACH = 4  # things that are asked about a picture
 
 
-def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, list[Lesson]]:
-    """Pictures (count, 3, H, W) in [-1, 1], and EACH lessons about the first, about the second, ..."""
-    pictures, lessons = [], []
+class Lessons(NamedTuple):
+    """What one update learns from."""
+
+    pictures: Tensor  # (count, 3, H, W) in [-1, 1]
+    told: list[Lesson]  # EACH about the first picture, EACH about the second, ...
+    labels: Tensor  # int64 (count, Q), of `helpers.vlm.seeing`
+
+
+def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> Lessons:
+    """Random pictures with lessons about them."""
+    pictures, told, labels = [], [], []
     for i in range(count):
         if i % COUNTED == 0:
             group = several(len(faces), rng)
             pictures.append(group.picture(faces))
-            lessons += some_counting(group, faces, rng, EACH)
+            told += some_counting(group, faces, rng, EACH)
+            labels.append(labels_of_several(group, faces))
         else:
             chosen = int(rng.integers(len(faces)))
+            face = faces.attributes[chosen]
             pictures.append(faces.images[chosen])
-            lessons += some_lessons(faces.attributes[chosen], codes[chosen].tolist(), rng, EACH)
-    return torch.from_numpy(np.stack(pictures)) / 127.5 - 1, lessons
+            told += some_lessons(face, codes[chosen].tolist(), rng, EACH)
+            labels.append(labels_of_face(face))
+    return Lessons(torch.from_numpy(np.stack(pictures)) / 127.5 - 1, told, torch.tensor(labels))
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
@@ -55,23 +67,23 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     processor = Processor(tokenizer, config.vision.size, config.vision.tokens)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = PaliGemmaModel(config)
+        model = Taught(PaliGemmaModel(config))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        pictures, lessons = drawn_lessons(faces, codes, options.batch_size, rng)
-        texts = processor.texts([one.prompt for one in lessons], [one.answer for one in lessons])
+        pictures, told, labels = drawn_lessons(faces, codes, options.batch_size, rng)
+        texts = processor.texts([one.prompt for one in told], [one.answer for one in told])
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         rows = [text.unflatten(0, (-1, EACH))[mine].flatten(0, 1) for text in texts]
-        return model(Batch(pictures[mine], *rows).to(accelerator.device)), None
+        return model(Batch(pictures[mine], *rows).to(accelerator.device), labels[mine].to(accelerator.device)), None
 
-    def save(average: PaliGemmaModel, path: Path, told: dict[str, str]) -> None:
-        save_model(average, tokenizer, path, told)
+    def save(average: Taught, path: Path, told: dict[str, str]) -> None:
+        save_model(average.model, tokenizer, path, told)
 
-    def sample(average: PaliGemmaModel, path: Path) -> None:
+    def sample(average: Taught, path: Path) -> None:
         from helpers.show.figures import grid, save_png
 
-        assistant = PaliGemma(average, tokenizer, masks, TASKS)
+        assistant = PaliGemma(average.model, tokenizer, masks, TASKS)
         told = ", ".join(f"{kind} {share:.0%}" for kind, share in examine(assistant, held_out).items())
         print(f"{len(held_out)} held-out faces: {told}", flush=True)
         some = list(held_out.tensor(slice(0, 8), accelerator.device))
@@ -99,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
     made.add_argument("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")
-    add_run_arguments(made, steps=9000, batch_size=16, learning_rate=1e-3)
+    add_run_arguments(made, steps=8000, batch_size=16, learning_rate=1e-3)
     return made
 
 

@@ -53,6 +53,21 @@ def test_the_likeliest_or_a_draw():
     assert set(choose(logits, 1.0, top_p=0.1, generator=generator).tolist()) == {1}
 
 
+def test_asking_for_some_states_spares_the_rest_and_changes_nothing(untaught):
+    batch = PROCESSOR([PICTURE] * 2, ["caption en", "detect nose"], ["a cat", "a striped dog"])
+    only = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    work = []
+    mlp = untaught.model.language.layers[-1].out
+    hook = mlp.register_forward_hook(lambda _, given, out: work.append(given[0].shape[:-1].numel()))
+    try:
+        with torch.no_grad():
+            seen = [untaught.model.states(batch)[only], untaught.model.states(batch, only=only)]
+    finally:
+        hook.remove()
+    torch.testing.assert_close(*seen)
+    assert work == [batch.ids.numel(), int(only.sum())]
+
+
 def test_a_row_that_has_ended_gets_padding(untaught):
     batch = PROCESSOR([PICTURE] * 2, ["caption en", "detect nose"])
     first = next(generate(untaught.model, batch, end=-1, limit=1)).ids

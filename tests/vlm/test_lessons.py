@@ -43,8 +43,9 @@ def test_the_smallest_box_around():
 def test_every_lesson_can_be_told_in_the_tokenizers_words(faces):
     tokenizer = Tokenizer.of_words(all_texts(faces.attributes))
     unknown = tokenizer.tokenizer.token_to_id("<unk>")
-    pictures, lessons = drawn_lessons(faces, torch.zeros(60, 16, dtype=torch.int64), 40, np.random.default_rng(0))
-    assert pictures.shape == (40, 3, 64, 64) and len(lessons) == 40 * EACH
+    codes = torch.zeros(60, 16, dtype=torch.int64)
+    pictures, lessons, labels = drawn_lessons(faces, codes, 40, np.random.default_rng(0))
+    assert pictures.shape == (40, 3, 64, 64) and len(lessons) == 40 * EACH and len(labels) == 40
     kinds = {lesson.kind for lesson in lessons}
     assert kinds >= {"caption", "detect", "segment", "yes or no", "species", "fur", "pattern", "counting", "place"}
     assert sum(lesson.kind in ("counting", "place") for lesson in lessons) == EACH * len(range(0, 40, COUNTED))
