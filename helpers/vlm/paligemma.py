@@ -91,8 +91,8 @@ class PaliGemmaModel(nn.Module):
         self.language = Gemma(config.language)
 
     def see(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, P, D): once per picture, however many words are said about it."""
-        return self.projector(self.vision(pictures))
+        """(B, 3, S, S) in [-1, 1] -> (B, P, D), in the weights' dtype: once per picture, however much is said of it."""
+        return self.projector(self.vision(pictures.to(self.projector.weight.dtype)))
 
     def embed(self, ids: Tensor, seen: Tensor) -> Tensor:
         """Words from the table, times sqrt(D); at the image tokens the picture's states, as they are: (B, N, D).

@@ -62,12 +62,13 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     held_out = load_faces("toy-faces", "val", 64, limit=40, progress=False)
     masks = MaskAutoencoder.from_weights(options.masks).to(accelerator.device)
     codes = mask_codes(faces.attributes, masks, progress=accelerator.is_main_process)
-    tokenizer = Tokenizer.of_words(all_texts(faces.attributes))
-    config = PaliGemmaConfig.tiny(len(tokenizer), tokenizer.image)
+    start = PaliGemma.from_weights(options.start, masks=None) if options.start else None
+    tokenizer = start.tokenizer if start else Tokenizer.of_words(all_texts(faces.attributes))
+    config = start.model.config if start else PaliGemmaConfig.tiny(len(tokenizer), tokenizer.image)
     processor = Processor(tokenizer, config.vision.size, config.vision.tokens)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Taught(PaliGemmaModel(config))
+        model = Taught(start.model if start else PaliGemmaModel(config))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -110,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m helpers.vlm.train", description=__doc__,
                                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
     made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
+    made.add_argument("--start", help="fine-tune these weights, a name or a file; default: start from nothing")
     made.add_argument("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")
     add_run_arguments(made, steps=8000, batch_size=16, learning_rate=1e-3)
     return made

@@ -1,5 +1,6 @@
 """The stored notebooks: executed from the top, every picture described, cells short enough to read."""
 
+import ast
 import statistics
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def test_every_picture_is_described(path: Path) -> None:
             for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
                 alt = output.metadata.get(kind, {}).get("alt", "")
                 assert len(alt) > 10, f'end this cell in show(figure, alt="..."):\n{cell.source}'
+
+
+@each
+def test_what_is_made_to_be_seen_is_seen(path: Path) -> None:
+    """Jupyter shows a cell's last value alone: a table above an assert is computed for nobody."""
+    for cell in _code(path):
+        if cell.source.lstrip().startswith("%"):
+            continue
+        lost = [node for node in ast.parse(cell.source).body[:-1]
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+                and getattr(node.value.func, "id", "") in ("table", "grid", "compare", "image_slider")]  # fmt: skip
+        assert not lost, f"this is not the cell's last line, and nobody sees it: {ast.unparse(lost[0])}"
 
 
 @each
