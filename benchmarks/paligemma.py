@@ -33,6 +33,7 @@ SIZES = {  # name -> sizes, tokens written per turn
 }
 WEIGHTS, FACES = ("paligemma", "masks"), 300
 LEAST = {  # kind -> per cent of right answers; of boxes that overlap by half; of mean overlap
+    "pattern": 90, "place": 90,
     "species": 98, "fur": 95, "eyes": 90, "counting": 95, "yes or no": 95, "caption, species": 95, "caption, fur": 95,
     "left eye": 90, "right eye": 90, "face mask": 80,
 }  # fmt: skip

@@ -145,7 +145,7 @@ def file_faults(layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path
         "no such file": Fault(load(into / "nowhere.safetensors"), "no checkpoint at .*nowhere", FileNotFoundError),
         "a hub id out of reach": Fault(load("nobody-here/nothing-there"), "the hub did not give it", FileNotFoundError),
         "an empty folder": Fault(
-            load(into / "empty"), "no complete diffusers folder.* it holds nothing", FileNotFoundError
+            load(into / "empty"), "no complete folder of weights.* it holds nothing", FileNotFoundError
         ),
         "a folder without its U-Net": Fault(load(broken), "none of unet/diffusion_pytorch_model", FileNotFoundError),
         "an SDXL folder": Fault(load(index.parent), "holds a StableDiffusionXLPipeline, not Stable Diffusion 1"),

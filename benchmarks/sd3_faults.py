@@ -92,7 +92,7 @@ def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, 
         "no such file": Fault(load(into / "nowhere.safetensors"), "no checkpoint at .*nowhere", FileNotFoundError),
         "a hub id out of reach": Fault(load("nobody-here/nothing-there"), "the hub did not give it", FileNotFoundError),
         "an empty folder": Fault(
-            load(into / "empty"), "no complete diffusers folder.*it holds nothing|none of", FileNotFoundError
+            load(into / "empty"), "no complete folder of weights.*it holds nothing|none of", FileNotFoundError
         ),
         "a Stable Diffusion 1 folder": Fault(load(first), "holds a StableDiffusionPipeline, not Stable Diffusion 3"),
         "a folder without its transformer": Fault(load(lame), "none of transformer/", FileNotFoundError),

@@ -116,7 +116,7 @@ def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | No
         if (folder / name).is_file():
             return folder / name
     there = sorted(path.name for path in folder.iterdir())[:8]
-    raise FileNotFoundError(f"{folder} is no complete diffusers folder: none of {', '.join(names)}; it holds "
+    raise FileNotFoundError(f"{folder} is no complete folder of weights: none of {', '.join(names)}; it holds "
                             f"{', '.join(there) or 'nothing'}")  # fmt: skip
 
 
@@ -129,7 +129,10 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
         for stem in stems:
             index = folder / part / f"{stem}.safetensors.index{dot}.json"
             if index.is_file():
-                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                try:
+                    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                except (ValueError, KeyError, AttributeError) as error:
+                    raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
                 absent = [file for file in files if not (folder / part / file).is_file()]
                 if absent:
                     raise FileNotFoundError(f"{index} lists {', '.join(absent)}, which {folder / part} lacks: "

@@ -97,6 +97,9 @@ class Run:
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=kind == "cpu",
                                        kwargs_handlers=[patience])  # fmt: skip
         self.main = self.accelerator.is_main_process
+        if options.batch_size % self.accelerator.num_processes:
+            raise SystemExit(f"--batch-size {options.batch_size} cannot be shared evenly by "
+                             f"{self.accelerator.num_processes} processes: choose a multiple")  # fmt: skip
         if self.main and options.precision == "bf16" and not bf16:
             print("this processor only imitates bf16, far slower than fp32: computing in fp32", file=sys.stderr)
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it

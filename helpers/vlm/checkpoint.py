@@ -1,6 +1,6 @@
 """Published PaliGemma checkpoints: a folder or hub repository of safetensors, under the names of any year.
 
-`transformers` has named the same tensors in three ways; `read` gives them all one. Alphabet: none, names only.
+`transformers` has named the same tensors in three ways; here all get one. Alphabet: none, names only.
 """
 
 import json
@@ -30,13 +30,16 @@ WRAPPINGS = (
 class Published(NamedTuple):
     """What was found."""
 
-    tensors: dict[str, Tensor]  # under one layout of names
     config: PaliGemmaConfig
     folder: Path  # with the tokenizer
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, under one layout of names. Raises FileNotFoundError, ValueError for files that do not fit."""
+        return one_layout(folder_tensors(self.folder, ".", ("model",)))
 
-def read(source: str | Path) -> Published:
-    """Read a checkpoint.
+
+def find(source: str | Path) -> Published:
+    """Look for a checkpoint, and read its sizes.
 
     Args:
         source: a folder with config.json and *.safetensors, or a hub repository: "google/paligemma-3b-mix-224". Google
@@ -51,8 +54,7 @@ def read(source: str | Path) -> Published:
         raise ValueError(f"{folder} is a file: pass its folder, which holds config.json and tokenizer.json too")
     if not folder.is_dir():
         folder = fetch(str(source), ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"])
-    config = config_of(folder)
-    return Published(one_layout(folder_tensors(folder, ".", ("model",))), config, folder)
+    return Published(config_of(folder), folder)
 
 
 def config_of(folder: Path) -> PaliGemmaConfig:
@@ -70,7 +72,9 @@ def config_of(folder: Path) -> PaliGemmaConfig:
         raise ValueError(f"{file} is damaged: {error}") from error
     if told.get("model_type") != "paligemma":
         raise ValueError(f"{folder} holds a {told.get('model_type', 'model without a name')!r}, not a PaliGemma")
-    seen, said = told.get("vision_config", {}), told.get("text_config", {})
+    if "quantization_config" in told:
+        raise ValueError(f"{folder} is quantised, which the course does not read: take the original weights")
+    seen, said = told.get("vision_config") or {}, told.get("text_config") or {}
     if said.get("model_type", "gemma") != "gemma":
         raise ValueError(f"{folder} speaks through {said['model_type']}: the course reads PaliGemma 1, whose decoder "
                          "is gemma; PaliGemma 2 has gemma2")  # fmt: skip

@@ -33,6 +33,8 @@ def examine(assistant: PaliGemma, faces: Faces, seed: int = 0, progress: bool = 
         "caption, fur" (mentioned); "left eye", "right eye" and "nose" (boxes that overlap by half); "face mask" (mean
         overlap).
     """
+    if assistant.masks is None:
+        raise ValueError("outlines are examined too: the assistant needs its masks")
     rng, pictures = np.random.default_rng(seed), list(faces.tensor())
     rows = [(picture, asked(one)) for picture, face in zip(pictures, faces.attributes, strict=True)
             for one in (*open_questions(face), a_yes_no_question(face, rng))]  # fmt: skip

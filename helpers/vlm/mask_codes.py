@@ -6,6 +6,7 @@ batch, K codes, D width of a code.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ class MaskConfig:
     K: int = 128
     code_width: int = 512
     width: int = 128
+    clips: bool = False  # the published decoder draws from -1, outside, to 1; ours gives log-odds
 
     @classmethod
     def tiny(cls) -> "MaskConfig":
@@ -73,8 +75,8 @@ class MaskAutoencoder(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """int64 (B, 16) -> (B, 64, 64), how likely each pixel belongs to the object."""
-        vectors = self.quantizer.decode(codes.unflatten(1, (4, 4)))                      # (B, 4, 4, D)
-        return self._logits(vectors).sigmoid()
+        drawn = self._logits(self.quantizer.decode(codes.unflatten(1, (4, 4))))          # (B, 64, 64)
+        return (drawn / 2 + 0.5).clamp(0, 1) if self.config.clips else drawn.sigmoid()
 
     def forward(self, masks: Tensor) -> Tensor:
         """(B, 64, 64) in [0, 1] -> (B,) losses: what a training calls."""
@@ -111,9 +113,9 @@ class MaskAutoencoder(nn.Module):
         try:
             with np.load(path, allow_pickle=False) as file:
                 read = {name: torch.from_numpy(file[name]) for name in file.files}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError, TypeError, AttributeError, BadZipFile) as error:
             raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
-        model = cls(MaskConfig())
+        model = cls(MaskConfig(clips=True))
         ours = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
         wanted = {**ours, "_vq_vae._embedding": model.quantizer.codebook}
         faults = [name for name, tensor in wanted.items() if name not in read or read[name].shape != tensor.shape]

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from helpers.data.pictures import upright_rgb
+
 SIDE = 448  # pixels: a slice has about SIDE x SIDE of them
 MOST = 9  # slices
 PATCH = 14  # sides are multiples of it
@@ -72,6 +74,7 @@ def fitted(width: int, height: int, enlarge: bool) -> tuple[int, int]:
 
 def cut(picture: Image.Image, most: int = MOST) -> tuple[Image.Image, list[Image.Image]]:
     """The whole at once, and its slices row by row (none where it is not cut)."""
+    picture = upright_rgb(picture)
     how = slicing(*picture.size, most)
     whole = picture.resize(how.whole, Image.Resampling.BICUBIC)
     if how.pieces == 1:
@@ -83,22 +86,25 @@ def cut(picture: Image.Image, most: int = MOST) -> tuple[Image.Image, list[Image
 
 
 class Resampler(nn.Module):
-    """Learned questions to a slice's patches: whatever its size, Q answers (the perceiver of Jaegle et al. 2021)."""
+    """Learned questions to a slice's patches: whatever its size, Q answers (the perceiver of Jaegle et al. 2021).
+
+    As in MiniCPM-V 2.6: places are added to the keys. (Its ancestor OmniLMM gives the queries places, too.)
+    """
 
     def __init__(self, queries: int = TOKENS, width: int = 1152, out_width: int = 3584, heads: int | None = None):
         """
         Args:
-            queries: Q, a square number: each has a place in the picture.
+            queries: Q.
             width, out_width: C and D; the defaults are MiniCPM-V 2.6's.
             heads: None: heads of 128.
 
         Raises:
-            ValueError: if Q is no square, or heads do not share D evenly.
+            ValueError: if there are no queries, or heads do not share D evenly.
         """
         super().__init__()
-        self.side, self.heads = math.isqrt(queries), heads or out_width // 128
-        if self.side**2 != queries or not self.heads or out_width % self.heads or out_width % 4:
-            raise ValueError(f"{queries} queries must be a square, and {self.heads} heads share {out_width} evenly")
+        self.heads = heads or out_width // 128
+        if queries < 1 or not self.heads or out_width % self.heads or out_width % 4:
+            raise ValueError(f"{self.heads} heads cannot share {out_width} evenly, or there are no queries: {queries}")
         self.queries = nn.Parameter(0.02 * torch.randn(queries, out_width))
         self.to_kv = nn.Linear(width, out_width, bias=False)  # to the language model's width first
         self.norm_q, self.norm_kv = nn.LayerNorm(out_width, eps=1e-6), nn.LayerNorm(out_width, eps=1e-6)
@@ -119,8 +125,7 @@ class Resampler(nn.Module):
         if states.shape[1] != size[0] * size[1]:
             raise ValueError(f"{states.shape[1]} states are not {size[0]} rows of {size[1]} patches")
         x = self.norm_kv(self.to_kv(states))                                             # (B, N, D)
-        asked = self.norm_q(self.queries) + sinusoids_2d(self.side, self.side, x.shape[-1]).to(x)
-        q = self._split(self.q(asked)[None])                                             # (1, H, Q, d)
+        q = self._split(self.q(self.norm_q(self.queries))[None])                         # (1, H, Q, d)
         k = self._split(self.k(x + sinusoids_2d(*size, x.shape[-1]).to(x)))              # (B, H, N, d): where
         weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
         mixed = weights @ self._split(self.v(x))                                         # what, without where

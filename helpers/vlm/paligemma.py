@@ -61,8 +61,9 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device) for part in self))
 
     def rows(self, chosen: slice | Tensor) -> "Batch":
-        """Some of the rows."""
-        return Batch(*(part[chosen] for part in self))
+        """Some of the rows, each with its picture."""
+        pictures = self.pictures.repeat_interleave(len(self.ids) // len(self.pictures), dim=0)
+        return Batch(pictures[chosen], *(part[chosen] for part in self[1:]))
 
 
 def prefix_lm_mask(suffix: Tensor, real: Tensor) -> Tensor:
@@ -114,6 +115,8 @@ class PaliGemmaModel(nn.Module):
         `seen` where the picture has been looked at before.
         """
         seen = self.see(batch.pictures) if seen is None else seen
+        if len(batch.ids) % len(seen):
+            raise ValueError(f"{len(batch.ids)} rows cannot be about {len(seen)} pictures, each as often as the others")
         x = self.embed(batch.ids, seen.repeat_interleave(len(batch.ids) // len(seen), dim=0))
         everything = bool(batch.real.all()) and not bool(batch.suffix.any())
         mask = None if everything else prefix_lm_mask(batch.suffix, batch.real)

@@ -19,9 +19,10 @@ from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.siglip import SiglipConfig
-from helpers.weights import description, load_weights, save_described
+from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
 
 TASKS = ("caption", "answer", "detect", "segment")
+PLACES = 256  # most tokens of an answer that is places: an object with its mask takes more than twenty
 
 
 class Segment(NamedTuple):
@@ -63,15 +64,15 @@ class PaliGemma:
             FileNotFoundError: where something is not there; it says what was looked for.
             ValueError: for tensors that are missing, left over or of another shape, with the likeliest cause.
         """
-        found = checkpoint.read(source)
+        found = checkpoint.find(source)
         tokenizer = Tokenizer.from_file(found.folder)
         if tokenizer.image != found.config.image_token:
             raise ValueError(f"the tokenizer of {found.folder} has <image> at {tokenizer.image}, the model expects it "
                              f"at {found.config.image_token}: they do not belong together")  # fmt: skip
+        decoder = None if masks is None else MaskAutoencoder.from_published(masks).to(device)
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
             model = PaliGemmaModel(found.config)
-        checkpoint.load(model, found.tensors, dtype)
-        decoder = None if masks is None else MaskAutoencoder.from_published(masks).to(device)
+        checkpoint.load(model, found.tensors(), dtype)
         return cls(model.to(device).eval(), tokenizer, decoder)
 
     @classmethod
@@ -79,17 +80,23 @@ class PaliGemma:
         cls, name_or_path: str | Path = "paligemma", masks: str | Path | None = "masks",
         device: str | torch.device = "cpu",
     ) -> "PaliGemma":  # fmt: skip
-        """The tiny model that `python -m helpers.vlm.train` trained. Raises as `load_weights`."""
+        """The tiny model that `python -m helpers.vlm.train` trained.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_weights`, for the weights of another network, and for masks of
+                another codebook than the model learned to write.
+        """
         about = description(name_or_path)
+        if "language" not in about:
+            raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(about)}")
+        if masks is not None and about.get("masks", "") not in ("", read_metadata(masks)["sha256"]):
+            raise ValueError(f"{name_or_path} learned to write the codes of other masks than {masks}: train it again, "
+                             f"{TRAINED_BY['paligemma']}")  # fmt: skip
         towers = SiglipConfig(**about["vision"]), GemmaConfig(**about["language"])
         model = PaliGemmaModel(PaliGemmaConfig(*towers, about["image_token"]))
         load_weights(model, name_or_path)
         decoder = None if masks is None else MaskAutoencoder.from_weights(masks).to(device)
         return cls(model.to(device).eval(), Tokenizer.from_json(about["tokenizer"]), decoder, TASKS)
-
-    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
-        """Write the model (fp16) with its sizes and its tokenizer."""
-        save_model(self.model, self.tokenizer, path, metadata)
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -103,6 +110,7 @@ class PaliGemma:
             pictures: one per prompt; see `helpers.vlm.processor.picture_tensor`.
             limit: most tokens of an answer.
             temperature, top_p, seed: see `helpers.vlm.decoding.choose`; temperature 0 takes the likeliest.
+            seed: of the draws; other rows in a batch change them.
             progress: show a bar.
 
         Raises:
@@ -110,6 +118,9 @@ class PaliGemma:
         """
         from tqdm.auto import trange
 
+        self.processor.matched(pictures, prompts)
+        if min(limit, batch_size) < 1:
+            raise ValueError(f"limit and batch_size are 1 or more, got {limit} and {batch_size}")
         for prompt in prompts:
             self._known_task(prompt)
         generator, answers = self._generator(seed), []
@@ -150,8 +161,8 @@ class PaliGemma:
         Raises:
             ValueError: for an answer that is no list of boxes, and as `write`.
         """
-        told = self._one_or_more(picture, thing, "detect {}", **options)
-        return parse(told) if isinstance(told, str) else [parse(one) for one in told]
+        told = self._one_or_more(picture, thing, "detect {}", **{"limit": PLACES, **options})
+        return parse(told) if isinstance(told, str) else [_parsed(text, i) for i, text in enumerate(told)]
 
     def segment(self, picture: Any, thing: str | Sequence[str], **options: Any) -> list[Segment] | list[list[Segment]]:
         """Boxes and masks of a thing.
@@ -161,10 +172,10 @@ class PaliGemma:
         """
         if self.masks is None:
             raise ValueError("masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)")
-        told = self._one_or_more(picture, thing, "segment {}", **options)
+        told = self._one_or_more(picture, thing, "segment {}", **{"limit": PLACES, **options})
         if isinstance(told, str):
             return [self._with_mask(found, picture) for found in parse(told)]
-        return [[self._with_mask(found, one) for found in parse(text)] for text, one in zip(told, picture, strict=True)]
+        return [[self._with_mask(found, picture[i]) for found in _parsed(text, i)] for i, text in enumerate(told)]
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -198,6 +209,13 @@ class PaliGemma:
         return torch.Generator(self.device).manual_seed(seed)
 
 
+def _parsed(answer: str, number: int) -> list[Found]:
+    try:
+        return parse(answer)
+    except ValueError as error:
+        raise ValueError(f"the answer about picture {number}: {error}") from error
+
+
 def picture_size(picture: Any) -> tuple[int, int]:
     """Height and width of a picture that is a path or Pillow's, as it is looked at: upright."""
     from PIL import Image, ImageOps
@@ -208,8 +226,10 @@ def picture_size(picture: Any) -> tuple[int, int]:
     return ImageOps.exif_transpose(picture).size[::-1]
 
 
-def save_model(model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write a model (fp16) with its sizes and its tokenizer."""
+def save_model(model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str],
+               masks: str = "") -> None:  # fmt: skip
+    """Write a model (fp16) with its sizes, its tokenizer, and the checksum of the codebook that its `<seg>` are of."""
     about = {"vision": asdict(model.config.vision), "language": asdict(model.config.language),
-             "image_token": model.config.image_token, "tokenizer": tokenizer.to_json()}  # fmt: skip
+             "image_token": model.config.image_token, "tokenizer": tokenizer.to_json(),
+             "masks": masks}  # fmt: skip
     save_described(model, about, path, metadata)

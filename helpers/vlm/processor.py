@@ -20,7 +20,7 @@ from helpers.vlm.paligemma import Batch
 if TYPE_CHECKING:
     import tokenizers
 
-PADDING, END, START, IMAGE = "<pad>", "<eos>", "<bos>", "<image>"
+PADDING, END, START, IMAGE, UNKNOWN = "<pad>", "<eos>", "<bos>", "<image>", "<unk>"
 LOCATIONS = tuple(f"<loc{i:04}>" for i in range(1024))  # a coordinate, in 1024ths of the picture
 SEGMENTS = tuple(f"<seg{i:03}>" for i in range(128))  # a code of the mask autoencoder
 
@@ -75,9 +75,9 @@ class Tokenizer:
         split = pre_tokenizers.Split(Regex(r"\n|▁?\w+|▁?[^\s\w▁]|▁"), "isolated")
         words = {word.strip("▁") for text in texts for word, _ in split.pre_tokenize_str(text.replace(" ", "▁"))}
         both = (mark + word for word in sorted(words - {"\n", ""}) for mark in ("", "▁"))
-        known = [PADDING, END, START, "<unk>", "\n", "▁", *both]
-        made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
-        made.add_special_tokens([PADDING, END, START, "<unk>"])
+        known = [PADDING, END, START, UNKNOWN, "\n", "▁", *both]
+        made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
+        made.add_special_tokens([PADDING, END, START, UNKNOWN])
         made.normalizer, made.pre_tokenizer = normalizers.Replace(" ", "▁"), split
         made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
         return cls(made)
@@ -135,13 +135,23 @@ class Processor:
             TypeError, ValueError, FileNotFoundError: for what is no picture, counts that do not match, texts that hold
                 special tokens, and rows that are too long.
         """
+        texts = self.texts(self.matched(pictures, prompts), suffixes)
+        return Batch(torch.stack([picture_tensor(one, self.size) for one in pictures]), *texts)
+
+    @staticmethod
+    def matched(pictures: Sequence[Any], prompts: Sequence[str]) -> Sequence[str]:
+        """The prompts, if there is one for every picture. Raises TypeError, ValueError otherwise."""
+        for name, several in (("pictures", pictures), ("prompts", prompts)):
+            if isinstance(several, str | Path):
+                raise TypeError(f"{name} are a list, got the single {several!r}")
         if len(pictures) != len(prompts):
             raise ValueError(f"one picture for every prompt: got {len(pictures)} pictures and {len(prompts)} prompts")
-        texts = self.texts(prompts, suffixes)
-        return Batch(torch.stack([picture_tensor(one, self.size) for one in pictures]), *texts)
+        return prompts
 
     def texts(self, prompts: Sequence[str], suffixes: Sequence[str] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """A batch without its pictures: ids, which are real, which are the suffix's, each (B, N)."""
+        if isinstance(suffixes, str):
+            raise TypeError(f"suffixes are a list, got the single {suffixes!r}")
         answers = [None] * len(prompts) if suffixes is None else suffixes
         if not prompts or len(answers) != len(prompts):
             raise ValueError(f"every row has a prompt, and all have a suffix or none: got {len(prompts)} prompts and "
@@ -160,12 +170,13 @@ class Processor:
         for name, text in (("prompt", prompt), ("suffix", suffix)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"a {name} is a text, got {type(text).__name__}")
-            special = next((token for token in (IMAGE, START, END, PADDING) if token in (text or "")), None)
+            special = next((token for token in (IMAGE, START, END, PADDING, UNKNOWN) if token in (text or "")), None)
             if special:
                 raise ValueError(f"a {name} must not hold {special}, which is added where it belongs: {text!r}")
         words = self.tokenizer(prompt.strip() + "\n")
         self._refuse_unknown(words, prompt)
         after = [] if suffix is None else [*self.tokenizer(suffix), self.tokenizer.end]
+        self._refuse_unknown(after, suffix or "")
         if len(words) + 1 + len(after) > self.longest:
             raise ValueError(f"this row has {len(words) + 1 + len(after)} tokens of text, the most are {self.longest}: "
                              f"{prompt[:60]!r}...")  # fmt: skip
@@ -173,7 +184,7 @@ class Processor:
 
     def _refuse_unknown(self, ids: list[int], text: str) -> None:
         """A tiny tokenizer has read few words; Gemma's falls back on bytes, and nothing is unknown to it."""
-        unknown = self.tokenizer.tokenizer.token_to_id("<unk>")
+        unknown = self.tokenizer.tokenizer.token_to_id(UNKNOWN)
         if unknown in ids:
             known = self.tokenizer.words()
             strange = [word for word in text.replace("?", " ").replace(";", " ").split() if word not in known]
@@ -189,16 +200,16 @@ def picture_tensor(picture: Any, size: int) -> Tensor:
     Raises:
         TypeError, ValueError, FileNotFoundError: for what is no picture; they say what was got.
     """
-    from helpers.data.pictures import BadPictureError, upright_rgb
+    from helpers.data.pictures import FORMATS, BadPictureError, upright_rgb
 
     if isinstance(picture, str | Path):
         if not Path(picture).is_file():
             raise FileNotFoundError(f"no picture at {picture}")
         try:
-            with Image.open(picture) as opened:
+            with Image.open(picture, formats=FORMATS) as opened:
                 return picture_tensor(opened, size)
-        except (Image.UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{picture} is no picture: {error}") from error
+        except Exception as error:  # Pillow raises whatever a broken file leads it to
+            raise ValueError(f"{picture} cannot be used as a picture: {error}") from error
     if isinstance(picture, Image.Image):
         try:
             small = upright_rgb(picture).resize((size, size), Image.Resampling.BICUBIC)
@@ -208,7 +219,7 @@ def picture_tensor(picture: Any, size: int) -> Tensor:
     if not isinstance(picture, Tensor):
         raise TypeError("a picture is a path, a PIL picture or a tensor (3, H, W) in [-1, 1], got "
                         f"{'none' if picture is None else type(picture).__name__}")  # fmt: skip
-    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point():
+    if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point() or not picture.numel():
         raise ValueError(f"a picture as a tensor is (3, H, W), floats in [-1, 1]; got {picture.dtype} "
                          f"{tuple(picture.shape)}")  # fmt: skip
     if not picture.abs().max() <= 1.0001:  # so written, NaN is refused too

@@ -62,4 +62,4 @@ class Taught(nn.Module):
         read = [head(states.amax(1)) for head in self.whole] + list(self.corner(quarters).unbind(1))
         losses = [F.cross_entropy(logits.float(), label, ignore_index=UNLABELLED, reduction="none")
                   for logits, label in zip(read, labels.T, strict=True)]  # fmt: skip
-        return torch.stack(losses, dim=1) @ self.weights
+        return (torch.stack(losses, dim=1) * self.weights).sum(dim=1)

@@ -25,6 +25,7 @@ from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.seeing import Taught, labels_of_face, labels_of_several
+from helpers.weights import read_metadata
 
 COUNTED = 3  # one picture in so many holds several faces: counting is the hardest to learn
 EACH = 4  # things that are asked about a picture
@@ -79,7 +80,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         return model(Batch(pictures[mine], *rows).to(accelerator.device), labels[mine].to(accelerator.device)), None
 
     def save(average: Taught, path: Path, told: dict[str, str]) -> None:
-        save_model(average.model, tokenizer, path, told)
+        save_model(average.model, tokenizer, path, told, masks=read_metadata(options.masks)["sha256"])
 
     def sample(average: Taught, path: Path) -> None:
         from helpers.show.figures import grid, save_png

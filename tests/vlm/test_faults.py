@@ -1,6 +1,8 @@
 """What a user may get wrong, and what they are told."""
 
 import json
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from helpers.vlm.decoding import choose, generate
 from helpers.vlm.gemma import GemmaConfig, KVCache
 from helpers.vlm.lessons import around
 from helpers.vlm.mask_codes import MaskAutoencoder, MaskConfig
-from helpers.vlm.paligemma import PaliGemmaModel
-from helpers.vlm.pipeline import PaliGemma
+from helpers.vlm.paligemma import Batch, PaliGemmaModel
+from helpers.vlm.pipeline import PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer, picture_tensor
 from helpers.vlm.siglip import SiglipConfig, SiglipTower
+from helpers.weights import read_metadata
 
 PICTURE = torch.zeros(3, 28, 28)
 
@@ -40,7 +43,7 @@ def test_no_picture(untaught, picture, error, complaint):
 
 def test_a_file_that_is_no_picture(untaught, tmp_path):
     (tmp_path / "x.png").write_text("not one")
-    with pytest.raises(ValueError, match="x.png is no picture"):
+    with pytest.raises(ValueError, match="x.png cannot be used as a picture"):
         untaught.caption(tmp_path / "x.png")
 
 
@@ -86,6 +89,74 @@ def test_counts_that_do_not_match(untaught):
         PROCESSOR([], [])
     with pytest.raises(TypeError, match="a suffix is a text, got int"):
         PROCESSOR([PICTURE], ["caption en"], [7])
+
+
+def test_lists_where_lists_belong(untaught):
+    with pytest.raises(TypeError, match="prompts are a list, got the single 'caption en'"):
+        untaught.write([PICTURE] * 10, "caption en")
+    with pytest.raises(ValueError, match="got 40 pictures and 32 prompts"):
+        untaught.write([PICTURE] * 40, ["caption en"] * 32)
+    with pytest.raises(TypeError, match="suffixes are a list, got the single 'a cat'"):
+        PROCESSOR([PICTURE] * 5, ["caption en"] * 5, "a cat")
+    for options in ({"limit": 0}, {"batch_size": -1}):
+        with pytest.raises(ValueError, match="limit and batch_size are 1 or more"):
+            untaught.caption(PICTURE, **options)
+
+
+def test_words_that_were_never_read_are_not_learned():
+    with pytest.raises(ValueError, match="never read 'zebra'"):
+        PROCESSOR([PICTURE], ["caption en"], ["a zebra"])
+    with pytest.raises(ValueError, match="must not hold <unk>"):
+        PROCESSOR([PICTURE], ["caption <unk>"])
+
+
+def test_rows_keep_their_pictures():
+    pictures = torch.stack([PICTURE, PICTURE + 0.5])
+    ids = torch.arange(4)[:, None].expand(4, 20)
+    batch = Batch(pictures, ids, ids > -1, ids < -1)
+    assert batch.rows(slice(1, 3)).pictures[:, 0, 0, 0].tolist() == [0, 0.5]
+
+
+def test_rows_that_pictures_cannot_share(untaught):
+    batch = PROCESSOR([PICTURE] * 5, ["caption en"] * 5)
+    with pytest.raises(ValueError, match="5 rows cannot be about 2 pictures"):
+        untaught.model.logits(batch._replace(pictures=batch.pictures[:2]))
+
+
+def test_answers_say_which_picture_they_are_about(untaught):
+    with patch.object(PaliGemma, "write", lambda *_, **__: ["<loc0000><loc0000><loc0512><loc0512> nose", "a cat"]):
+        with pytest.raises(ValueError, match="the answer about picture 1: 'a cat' has 0 <loc>"):
+            untaught.detect([PICTURE] * 2, "nose")
+
+
+def test_weights_of_something_else():
+    with pytest.raises(ValueError, match="belong to another network: they tell K, code_width, width"):
+        PaliGemma.from_weights("masks")
+
+
+def test_codes_belong_to_their_masks(untaught, tmp_path):
+    mine, other = MaskAutoencoder(MaskConfig.tiny()), MaskAutoencoder(MaskConfig.tiny())
+    mine.save(tmp_path / "mine.safetensors", {})
+    other.save(tmp_path / "other.safetensors", {})
+    told = read_metadata(tmp_path / "mine.safetensors")["sha256"]
+    save_model(untaught.model, WORDS, tmp_path / "x.safetensors", {}, masks=told)
+    PaliGemma.from_weights(tmp_path / "x.safetensors", tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="learned to write the codes of other masks .* python -m helpers.vlm.train"):
+        PaliGemma.from_weights(tmp_path / "x.safetensors", tmp_path / "other.safetensors")
+
+
+def test_an_outline_lies_where_the_picture_has_it(tmp_path):
+    """`segment` as a whole, on a picture whose stored pixels lie on their side."""
+    codebook = SimpleNamespace(decode=lambda codes: torch.ones(len(codes), 64, 64))
+    assistant = PaliGemma(PaliGemmaModel(SMALL).eval(), WORDS, codebook)
+    picture, exif = Image.new("RGB", (20, 40)), Image.Exif()
+    exif[274] = 6
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    said = "<loc0000><loc0512><loc1023><loc1023>" + "<seg000>" * 16 + " face"
+    with patch.object(PaliGemma, "write", lambda *_, **__: [said]):
+        ((found,),) = assistant.segment([tmp_path / "x.jpg"], "face")
+    assert found.mask.shape == (20, 40) and found.name == "face"
+    assert found.mask[:, 21:].min() > 0.999 and found.mask[:, :20].max() == 0
 
 
 def test_sampling_that_means_nothing(untaught):
@@ -154,7 +225,10 @@ def test_published_mask_weights_are_read_where_they_belong(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays, **{"_vq_vae._embedding": model.quantizer.codebook.numpy()})
     codes = torch.randint(128, (2, 16))
     with torch.no_grad():
-        assert torch.equal(MaskAutoencoder.from_published(tmp_path / "x.npz").decode(codes), model.eval().decode(codes))
+        likely = model.eval().decode(codes)                                              # of log-odds
+        drawn = (likely / (1 - likely)).log()                                            # from -1, outside, to 1
+        published = MaskAutoencoder.from_published(tmp_path / "x.npz").decode(codes)
+        torch.testing.assert_close(published, (drawn / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=1e-4)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

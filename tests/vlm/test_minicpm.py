@@ -53,7 +53,7 @@ def test_the_slices_are_the_picture():
 
 
 def test_the_resampler_is_the_formula():
-    """PyTorch's own attention with the same weights: places are added to queries and keys, not to values."""
+    """PyTorch's own attention with the same weights: places are added to keys alone."""
     torch.manual_seed(0)
     ours = Resampler(queries=4, width=12, out_width=16, heads=2)
     theirs = torch.nn.MultiheadAttention(16, 2, batch_first=True)
@@ -63,7 +63,7 @@ def test_the_resampler_is_the_formula():
     states = torch.randn(3, 6, 12)
     with torch.no_grad():
         x = ours.norm_kv(ours.to_kv(states))
-        asked = (ours.norm_q(ours.queries) + sinusoids_2d(2, 2, 16)).expand(3, -1, -1)
+        asked = ours.norm_q(ours.queries).expand(3, -1, -1)
         mixed, weights = theirs(asked, x + sinusoids_2d(2, 3, 16), x, average_attn_weights=False)
         said, maps = ours.attend(states, (2, 3))
         assert difference(said, mixed) <= 1e-5 and difference(maps, weights) <= 1e-5
@@ -79,7 +79,7 @@ def test_the_same_tokens_whatever_the_slice():
 def test_what_makes_no_sense():
     with pytest.raises(ValueError, match="1 pixel or more"):
         slicing(0, 10)
-    with pytest.raises(ValueError, match="50 queries must be a square"):
-        Resampler(queries=50)
+    with pytest.raises(ValueError, match="3 heads cannot share 16 evenly"):
+        Resampler(4, 12, 16, heads=3)
     with pytest.raises(ValueError, match="6 states are not 2 rows of 2 patches"):
         Resampler(4, 12, 16, 2)(torch.randn(1, 6, 12), (2, 2))
