@@ -36,7 +36,7 @@ PARTS = {
     "Inference": Part(("03", "04"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
     "Autoencoders": Part(("05", "06"), "autoencoders.png", "Pictures and what autoencoders make of them"),
     "Tiny Stable Diffusion": Part(("07", "08", "09", "10"), "tiny_sd_pixels.png", "Faces generated from captions"),
-    "Multimodal": Part(("11", "12"), "multimodal.png", "Drawn faces with boxes and outlines, questions and the model's answers"),
+    "Multimodal": Part(("11", "12"), "multimodal.png", "Drawn faces with boxes, outlines, questions and answers"),
 }
 
 
