@@ -136,7 +136,7 @@ class Attention(nn.Module):
         return self.to_out(mixed.flatten(2))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: nothing is copied."""
+        """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: no key is copied."""
         shared, G = q.shape[2] // self.kv_heads, self.kv_heads
         if q.shape[1] == 1:  # a single token's heads lie in memory like that already
             mixed = F.scaled_dot_product_attention(q.reshape(len(q), G, shared, -1), k, v, attn_mask=_row(mask))

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.faces import Faces
-from helpers.data.questions import Several
+from helpers.data.questions import CORNERS, Several
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 
 WHOLE = {"species": SPECIES, "fur": tuple(FURS), "eyes": tuple(EYES), "background": tuple(BACKGROUNDS),
          "pattern": PATTERNS, "tongue": (False, True), "mane": (False, True)}  # fmt: skip
-CORNER, CORNERS = (*SPECIES, None), 4  # what a quarter of a picture shows; None: nothing
+CORNER = (*SPECIES, None)  # what a quarter of a picture shows; None: nothing
 UNLABELLED = -100  # for a quarter of a picture of one face, and for the whole of several
 WEIGHTS = {"pattern": 3.0}  # faint; all others 1
 
 
 def labels_of_face(face: FaceAttributes) -> list[int]:
     """Q numbers: the attributes of a face that fills its picture, and nothing about quarters."""
-    return [choices.index(getattr(face, name)) for name, choices in WHOLE.items()] + [UNLABELLED] * CORNERS
+    return [choices.index(getattr(face, name)) for name, choices in WHOLE.items()] + [UNLABELLED] * len(CORNERS)
 
 
 def labels_of_several(picture: Several, faces: Faces) -> list[int]:
@@ -41,7 +41,7 @@ class Taught(nn.Module):
         self.model, width = model, model.config.vision.width
         self.whole = nn.ModuleList(nn.Linear(width, len(choices)) for choices in WHOLE.values())
         self.corner = nn.Linear(width, len(CORNER))
-        weights = [WEIGHTS.get(name, 1.0) for name in WHOLE] + [len(WHOLE) / CORNERS] * CORNERS
+        weights = [WEIGHTS.get(name, 1.0) for name in WHOLE] + [len(WHOLE) / len(CORNERS)] * len(CORNERS)
         self.register_buffer("weights", torch.tensor(weights) / len(WHOLE), persistent=False)      # (Q,)
 
     def forward(self, batch: Batch, labels: Tensor) -> Tensor:
