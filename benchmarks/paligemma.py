@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
 from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1_peers import difference
-from benchmarks.side_by_side import alternating, compared
+from benchmarks.side_by_side import alternating, compared, peak_tensors
 from helpers.course import repository_root
 from helpers.vlm.decoding import Reading, generate
 from helpers.vlm.gemma import GemmaConfig
@@ -27,8 +27,8 @@ RESULTS = "00_assets/results/paligemma.json"
 PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
 ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
 SIZES = {  # name -> sizes, tokens written per turn
-    "smallest": (SMALL, 40),  # so small that all there is to time is the overhead
-    "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 40),
+    "smallest": (SMALL, 120),  # so small that all there is to time is the overhead
+    "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 120),
     "one layer of full width": (PaliGemmaConfig(SiglipConfig(layers=1), GemmaConfig(layers=1)), 24),
 }
 WEIGHTS, FACES = ("paligemma", "masks"), 300
@@ -104,11 +104,14 @@ def _timings() -> list[Row]:
         least = 2.0 if name == "smallest" else 1.0
         rows += [
             at_most(f"{name}: time to read a prompt beside transformers'", reading["time_ratio"], 1.0, "x"),
-            at_most(f"{name}: peak memory of reading beside transformers'", reading["memory_ratio"], 1.0, "x"),
+            at_most(f"{name}: peak of tensors in reading beside transformers'", reading["tensors_ratio"], 1.0, "x"),
             at_least(f"{name}: tokens a second beside transformers'", writing["speed_ratio"], least, "x"),
             at_most(f"{name}: difference of the two answers", reading["difference"], 1e-4),
             true(f"{name}: the tokens written", writing["same"], "the same", writing["same"] == "the same"),
         ]
+        if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
+            rows.append(at_most(f"{name}: peak memory of the process in reading beside transformers'",
+                                reading["memory_ratio"], 1.0, "x"))  # fmt: skip
     return rows
 
 
@@ -140,8 +143,11 @@ def measured(name: str) -> dict:
     def read_there() -> Tensor:
         return theirs(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
 
-    entry = {"size": name, "reading": compared(read, read_there, 1 if "full" in name else 10),
-             "writing": written(ours, theirs, batch, tokens)}  # fmt: skip
+    reading = compared(read, read_there, 1 if "full" in name else 10)
+    tensors = [peak_tensors(call) for call in (read, read_there)]
+    reading |= {"megabytes_of_tensors": [round(size / 1e6, 3) for size in tensors],
+                "tensors_ratio": round(tensors[0] / tensors[1], 3)}  # fmt: skip
+    entry = {"size": name, "reading": reading, "writing": written(ours, theirs, batch, tokens)}
     print(entry, flush=True)
     return entry
 

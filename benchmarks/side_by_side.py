@@ -6,9 +6,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.report import Row, at_most
 from benchmarks.sd1_peers import difference
@@ -83,6 +85,20 @@ def peak_memory(call: Callable[[], object]) -> int:
     peak = _status("VmHWM") - before
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # to the largest glibc goes by itself: later timings are not disturbed
     return peak
+
+
+def peak_tensors(call: Callable[[], object]) -> int:
+    """Bytes of tensors that live at once during a call beyond those there before it, as PyTorch's allocator counts.
+
+    The same every time, and right for the smallest call: the process's mark moves by pages of 4 kB, and by what the
+    heap happens to hold. What a library reserves without PyTorch is not in it.
+    """
+    call()  # what is made once and kept is not the call's
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    moves = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = accumulate(move.nbytes() for move in sorted(moves, key=lambda move: move.start_ns()))
+    return max(live, default=0)
 
 
 def _status(name: str) -> int:

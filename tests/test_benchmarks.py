@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as command
 from benchmarks import course, real_faces, report, tiny_sd, tiny_sd_real, vq
 from benchmarks import tiny_sd_trainings as trainings
+from benchmarks.side_by_side import peak_tensors
 
 
 def test_rows_compare_both_ways() -> None:
@@ -110,3 +112,12 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
 ])  # fmt: skip
 def test_a_recorded_command_names_nobodys_folder(words: str, told: str) -> None:
     assert tiny_sd_real.public(words) == told
+
+
+def test_tensors_that_live_at_once_are_counted() -> None:
+    def one_after_another() -> torch.Tensor:
+        first = torch.zeros(1000).add(1)
+        return first + torch.zeros(1000)
+
+    assert peak_tensors(one_after_another) == 3 * 4000  # the first, the zeros added, their sum
+    assert peak_tensors(lambda: None) == 0

@@ -97,7 +97,6 @@ def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generat
     return order.gather(-1, drawn)[:, 0]
 
 
-@torch.inference_mode()
 def generate(
     model: PaliGemmaModel, batch: Batch, *, end: int, padding: int = 0, limit: int = 64, temperature: float = 0.0,
     top_p: float = 1.0, generator: torch.Generator | None = None, cached: bool = True,
@@ -116,12 +115,15 @@ def generate(
     if bool(batch.suffix.any()):
         raise ValueError("this batch holds answers already (suffix): make it of prompts alone")
     reading = (Reading if cached else Rereading)(model, batch, limit)
-    ended = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
+    ended = None  # bool (B,) from the first end on
     for number in range(limit):
         logits = reading.logits
-        ids = choose(logits, temperature, top_p, generator).masked_fill(ended, padding)
+        ids = choose(logits, temperature, top_p, generator)
+        ids = ids if ended is None else ids.masked_fill(ended, padding)
         yield Step(ids, logits)
-        ended = ended | (ids == end)
-        if number + 1 == limit or bool(ended.all()):
-            return
-        reading.add(ids)
+        if end in ids.tolist():
+            ended = ids == end if ended is None else ended | (ids == end)
+            if bool(ended.all()):
+                return
+        if number + 1 < limit:
+            reading.add(ids)

@@ -35,7 +35,29 @@ class GemmaConfig:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} heads of keys and values evenly")
 
 
-class RMSNorm(nn.Module):
+@lru_cache
+@torch.inference_mode(False)
+def scalar(value: float, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A number as a tensor, made once: an operation with a Python number makes one every time, which takes longer."""
+    return torch.tensor(value, device=device, dtype=dtype)
+
+
+class Light:
+    """A module that is called straight away where it has no hooks: nn.Module's look round costs a tenth of a token."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        return super().__call__(x) if hooked else self.forward(x)
+
+
+class Linear(Light, nn.Linear):
+    """x W^T."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+
+class RMSNorm(Light, nn.Module):
     """x / sqrt(mean(x^2)) * (1 + w), in float32: with weights of zero it only scales (Zhang & Sennrich 2019)."""
 
     def __init__(self, width: int, eps: float = 1e-6):
@@ -44,8 +66,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.float()
-        squares = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square()             # sum of x^2, in fewer steps
-        h = h * torch.rsqrt(squares / h.shape[-1] + self.eps)
+        squares = h.square().sum(dim=-1, keepdim=True)
+        h = h * torch.add(scalar(self.eps, h.device), squares, alpha=1 / h.shape[-1]).rsqrt()
         return torch.addcmul(h, h, self.weight.float()).type_as(x)
 
 
@@ -119,17 +141,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
         heads = config.heads + 2 * config.kv_heads  # of queries, then of keys, then of values
-        self.to_qkv = nn.Linear(config.width, heads * config.head_width, bias=False)
-        self.to_out = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+        self.to_qkv = Linear(config.width, heads * config.head_width)
+        self.to_out = Linear(config.heads * config.head_width, config.width)
         self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
         self.keep_map, self.cross = False, False
 
     def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
-        qkv = self.to_qkv(x).unflatten(-1, (self.heads + 2 * self.kv_heads, -1))         # (B, N, H + 2 G, d)
-        turned = turn(qkv[:, :, : self.heads + self.kv_heads])
-        q, k = turned[:, :, : self.heads], turned[:, :, self.heads :].transpose(1, 2)    # (B, N, H, d), (B, G, N, d)
-        v = qkv[:, :, self.heads + self.kv_heads :].transpose(1, 2)                      # (B, G, N, d)
+        H, G = self.heads, self.kv_heads
+        qk, v = self.to_qkv(x).unflatten(-1, (H + 2 * G, -1)).split((H + G, G), dim=2)
+        q, k = turn(qk).split((H, G), dim=2)                                             # (B, N, H, d), (B, N, G, d)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)                                      # (B, G, N, d)
         if cache is not None:
             k, v = cache.extended(layer, k, v)                                           # (B, G, M, d)
         mixed = self._shown(q, k, v, mask) if self.keep_map else self._mixed(q, k, v, mask)
@@ -166,8 +188,8 @@ class Layer(nn.Module):
         super().__init__()
         self.norm_1, self.attention = RMSNorm(config.width, config.eps), Attention(config)
         self.norm_2 = RMSNorm(config.width, config.eps)
-        self.gate, self.value = (nn.Linear(config.width, config.mlp, bias=False) for _ in range(2))
-        self.out = nn.Linear(config.mlp, config.width, bias=False)
+        self.gate, self.value = Linear(config.width, config.mlp), Linear(config.width, config.mlp)
+        self.out = Linear(config.mlp, config.width)
 
     def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int,
                 only: Tensor | None = None) -> Tensor:  # fmt: skip
@@ -178,12 +200,6 @@ class Layer(nn.Module):
         gate = F.gelu(self.gate(h), approximate="tanh")
         hidden = gate * self.value(h) if torch.is_grad_enabled() else gate.mul_(self.value(h))  # in place: less memory
         return x + self.out(hidden)                                                      # GeGLU (Shazeer 2020)
-
-
-@lru_cache
-def rounded_root(width: int, dtype: torch.dtype) -> float:
-    """sqrt(D) as a tensor of this kind holds it: 45.25 for 2048 in bfloat16, with which Gemma was trained."""
-    return torch.tensor(width**0.5, dtype=dtype).item()
 
 
 class Gemma(nn.Module):
@@ -199,7 +215,8 @@ class Gemma(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, N) -> (B, N, D), times sqrt(D); what comes from pictures is not multiplied."""
-        return self.tokens(ids) * rounded_root(self.config.width, self.tokens.weight.dtype)
+        x = F.embedding(ids, self.tokens.weight)
+        return x * scalar(self.config.width**0.5, x.device, x.dtype)  # in bfloat16 45.25, with which Gemma was trained
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None,
                 only: Tensor | None = None) -> Tensor:  # fmt: skip
@@ -228,7 +245,20 @@ class Gemma(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., vocabulary): how well each token's own embedding fits (a tied head)."""
-        return F.linear(states, self.tokens.weight)
+        table = self.tokens.weight
+        few = states.ndim == 2 and len(states) <= 16 and len(table) > 10_000 and states.is_cpu  # 1.4 to 4 times faster
+        return _few_by_many(states, table) if few else F.linear(states, table)
+
+
+def _few_by_many(few: Tensor, many: Tensor) -> Tensor:
+    """few @ many.T, (T, D) and (V, D) -> (T, V), as a processor does it fastest: it is all reading of `many`.
+
+    One vector would be multiplied by one core: every core gets rows of its own. Several go to the right-hand side.
+    """
+    cores = torch.get_num_threads()
+    if len(few) > 1 or len(many) % cores:
+        return (many @ few.T).T
+    return torch.bmm(few.expand(cores, 1, -1), many.unflatten(0, (cores, -1)).mT).flatten()[None]
 
 
 GEMMA_NAMES: Renaming = [  # from our names to those of `transformers`

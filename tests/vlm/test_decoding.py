@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS
 from helpers.layers.attention import kept_maps
 from helpers.vlm.decoding import Reading, choose, generate
-from helpers.vlm.gemma import Rotation
+from helpers.vlm.gemma import Gemma, GemmaConfig, Linear, Rotation
 from helpers.vlm.paligemma import positions, prefix_lm_mask
 from helpers.vlm.processor import Tokenizer
 
@@ -66,6 +67,29 @@ def test_asking_for_some_states_spares_the_rest_and_changes_nothing(untaught):
         hook.remove()
     torch.testing.assert_close(*seen)
     assert work == [batch.ids.numel(), int(only.sum())]
+
+
+@pytest.mark.parametrize("vocabulary", [10_002, 10_003])  # the second cannot be dealt out to two cores
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_a_long_table_meets_few_states_as_it_meets_many(vocabulary, rows):
+    gemma = Gemma(GemmaConfig(vocabulary, width=8, layers=1, heads=1, head_width=4, mlp=8))
+    states = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    logits, plain = gemma.logits(states), F.linear(states, gemma.tokens.weight)
+    torch.testing.assert_close(logits, plain)
+    slopes = (torch.autograd.grad(out.square().mean(), states)[0] for out in (logits, plain))
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-6)
+
+
+def test_hooks_of_light_modules_are_called():
+    layer, called = Linear(2, 3), []
+    hooks = [layer.register_forward_hook(lambda *_: called.append("after")),
+             layer.register_forward_pre_hook(lambda *_: called.append("before")),
+             layer.register_full_backward_hook(lambda *_: called.append("back"))]  # fmt: skip
+    for hook in hooks:
+        layer(torch.randn(1, 2, requires_grad=True)).sum().backward()
+        hook.remove()
+    layer(torch.randn(1, 2)).sum().backward()
+    assert called == ["before", "after", "back", "before", "back", "back"]
 
 
 def test_a_row_that_has_ended_gets_padding(untaught):
