@@ -21,6 +21,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "autoencoders": "benchmarks.autoencoders",
     "tiny_sd": "benchmarks.tiny_sd",
     "paligemma": "benchmarks.paligemma",
+    "exercises": "benchmarks.exercises",
 }
 
 

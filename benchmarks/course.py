@@ -69,7 +69,8 @@ def times_table(record: Path = RECORD) -> list[str]:
         return []
     known = json.loads(record.read_text())
     machine = known["measured_with"]
-    rows = [f"| [{name}](notebooks/{name}.ipynb) | {seconds:.0f} s |" for name, seconds in known["seconds"].items()]
+    rows = [f"| [{name}](notebooks/{name}.ipynb) | {seconds:.0f} s |" for name, seconds in known["seconds"].items()
+            if not name.endswith("_solutions")]  # fmt: skip
     foot = f"Measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, torch {machine['torch']}."
     return ["| notebook | time |", "|---|---:|", *rows, "", foot]
 

@@ -18,6 +18,7 @@ from pages.execute import NOTEBOOKS, ROOT, notebooks
 
 HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
+PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
 TEXTS = ("index.md", "notation.md", "glossary.md", "references.md")
 
@@ -78,7 +79,7 @@ def build(folder: Path = NOTEBOOKS, strict: bool = False) -> int:
         print(f"No local copy of {', '.join(without)} (npm fetches them): the pages load them from {vendor.CDN}")
     found = gather(folder)
     shutil.rmtree(HTML, ignore_errors=True)
-    arguments = ["-q", "-b", "html", "-E", "-c", str(HERE), str(SOURCE), str(HTML)]
+    arguments = ["-q", "-b", "html", "-E", "-d", str(PARSED), "-c", str(HERE), str(SOURCE), str(HTML)]
     status = build_main([*(["-W", "--keep-going"] if strict else []), *arguments])
     if status == 0:
         print(f"{len(found)} notebooks rendered. Open {HTML / 'index.html'}")

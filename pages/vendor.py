@@ -4,6 +4,7 @@ MathJax draws the formulas; require.js and the widgets' html-manager move the sl
 npm where it is installed; without them the pages name the same versions on a public content network.
 """
 
+import re
 import shutil
 import subprocess
 import tarfile
@@ -12,11 +13,12 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "_static" / "vendor"
 CDN = "https://cdn.jsdelivr.net/npm"
-PACKAGES = {  # folder -> (npm package, what of it is needed, the script a page loads)
-    "mathjax": ("mathjax@3.2.2", "es5", "es5/tex-mml-chtml.js"),
-    "requirejs": ("requirejs@2.3.8", "require.js", "require.js"),
-    "html-manager": ("@jupyter-widgets/html-manager@1.0.15", "dist", "dist/embed-amd.js"),
-}
+PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the script a page loads)
+    "mathjax": ("mathjax@3.2.2", r"es5/(tex-mml-chtml\.js|(a11y|input|output|ui)/.+)", "es5/tex-mml-chtml.js"),
+    "requirejs": ("requirejs@2.3.8", r"require\.js", "require.js"),
+    "html-manager": ("@jupyter-widgets/html-manager@1.0.15", r"dist/(embed-amd\.js|[0-9a-f]+\.(woff2?|ttf))",
+                     "dist/embed-amd.js"),
+}  # fmt: skip
 
 
 def script(folder: str) -> str:
@@ -46,11 +48,11 @@ def fetch() -> list[str]:
 
 
 def _unpack(archive: Path, wanted: str, target: Path) -> None:
-    """Take `wanted` (a file or a folder) and the licence out of an npm archive, whole or not at all."""
+    """Take what is called as `wanted` says, and the licence, out of an npm archive, whole or not at all."""
     unfinished = target.with_name(target.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     with tarfile.open(archive) as packed:
-        names = [m for m in packed.getmembers() if m.name.startswith((f"package/{wanted}", "package/LICENSE"))]
+        names = [m for m in packed.getmembers() if re.fullmatch(rf"package/({wanted}|LICENSE.*)", m.name)]
         packed.extractall(unfinished, members=names, filter="data")
     shutil.rmtree(target, ignore_errors=True)
     (unfinished / "package").replace(target)

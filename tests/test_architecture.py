@@ -30,6 +30,7 @@ MIDDLE = {"text", "autoencoders"}
 SYSTEMS = {"sd1", "sd3", "vlm", "tiny_sd"}
 ALLOWED |= {name: set(ALLOWED) for name in MIDDLE}
 ALLOWED |= {name: set(ALLOWED) | MIDDLE for name in SYSTEMS}
+ALLOWED["exercises"] = set(ALLOWED)  # the roof: judges may ask any system
 
 MODULES = sorted(HELPERS.rglob("*.py"))
 

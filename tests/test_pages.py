@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import nbformat
@@ -137,6 +138,20 @@ def test_fetching_without_npm_is_no_failure(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(vendor, "FOLDER", tmp_path)
     monkeypatch.setenv("PATH", "")
     assert vendor.fetch() == list(vendor.PACKAGES)
+
+
+def test_of_a_package_only_what_is_needed_is_taken(tmp_path: Path) -> None:
+    names = ["LICENSE", "dist/embed-amd.js", "dist/embed.js.map", "dist/0a1b.woff2", "dist/0a1b.svg"]
+    for name in names:
+        file = tmp_path / "package" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    with tarfile.open(tmp_path / "packed.tgz", "w:gz") as packed:
+        packed.add(tmp_path / "package", "package")
+    vendor._unpack(tmp_path / "packed.tgz", vendor.PACKAGES["html-manager"][1], tmp_path / "there")
+    there = tmp_path / "there"
+    taken = sorted(str(path.relative_to(there)) for path in there.rglob("*") if path.is_file())
+    assert taken == ["LICENSE", "dist/0a1b.woff2", "dist/embed-amd.js"]
 
 
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Exercises: does every blank fail, does every solution pass, and is every typical mistake told what is wrong?
+
+    python -m benchmarks check exercises    # a minute: answers are judged anew, the pages rendered and weighed
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from benchmarks.report import Row, at_least, at_most, true
+from helpers.exercises.checking import Exercise, Verdict, exercises
+from helpers.exercises.checking import check as judged
+from pages.build import HTML
+from pages.execute import NOTEBOOKS, ROOT, notebooks
+
+LEAST, LEAST_MISTAKES = 50, 2
+PAGE, SITE = 3, 60  # megabytes at most
+PICTURE = re.compile(r'src="([^"]+/_images/[^"]+)"')
+CHECKED = re.compile(r'^check\("(\d\d\.\d+)", \w+\)$', re.MULTILINE)
+
+
+def check() -> list[Row]:
+    """One line per exercise, how many there are, and what the pages weigh."""
+    rows = [_row(found, blank, solution) for found, blank, solution in every_exercise()]
+    return [*rows, at_least("exercises", len(rows), LEAST), *_weights()]
+
+
+def every_exercise() -> Iterator[tuple[Exercise, Verdict | None, Verdict | None]]:
+    """Each with what is said of its blank in the notebook, and of its solution; None where there is no such cell."""
+    for path in notebooks():
+        number = path.stem[:2]
+        if path.parent == NOTEBOOKS and (blanks := answers(path)):
+            blank = verdicts(list(blanks.values()))
+            solved = verdicts(code(NOTEBOOKS / "solutions" / f"{number}_solutions.ipynb"))
+            for name, found in exercises(number).items():
+                yield found, blank.get(name), solved.get(name)
+
+
+def code(path: Path) -> list[str]:
+    """A notebook's code cells; none where there is no notebook."""
+    cells = nbformat.read(path, as_version=4).cells if path.exists() else []
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def answers(path: Path) -> dict[str, str]:
+    """The cells of a notebook that end in a check, by the exercise's number."""
+    return {found[1]: source for source in code(path) if (found := CHECKED.search(source))}
+
+
+def verdicts(cells: list[str]) -> dict[str, Verdict]:
+    """Run cells one after another, in one place of their own, and keep what is said of each answer."""
+    space: dict[str, Any] = {"check": judged}
+    said = {}
+    for source in cells:
+        *body, last = ast.parse(source).body
+        exec(compile(ast.Module(body, []), "<cell>", "exec"), space)
+        if found := CHECKED.search(source):
+            said[found[1]] = eval(compile(ast.Expression(last.value), "<cell>", "eval"), space)
+        else:
+            exec(compile(ast.Module([last], []), "<cell>", "exec"), space)
+    return said
+
+
+def told_apart(found: Exercise) -> list[bool]:
+    """Of every typical mistake: is it refused, with the words meant for it?"""
+    said = {words: judged(found.number, answer) for words, answer in found.mistakes.items()}
+    return [verdict.state == "wrong" and words in verdict.text for words, verdict in said.items()]
+
+
+def _row(found: Exercise, blank: Verdict | None, solution: Verdict | None) -> Row:
+    caught = told_apart(found)
+    fails, passes = blank is not None and blank.state == "blank", solution is not None and solution.state == "right"
+    measured = f"{'yes' if fails else 'no'}, {'yes' if passes else 'no'}, {sum(caught)} of {len(caught)}"
+    enough = fails and passes and all(caught) and len(caught) >= LEAST_MISTAKES
+    return true(f"{found.number}: blank fails, solution passes, mistakes caught", measured, "yes, yes, all", enough)
+
+
+def _weights() -> list[Row]:
+    """Of the heaviest page, without the scripts that all pages share, and of the whole site."""
+    subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True, capture_output=True)
+    pages = {path: weight(path) / 1e6 for path in HTML.rglob("*.html")}
+    heaviest = max(pages, key=pages.__getitem__)
+    site = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
+    return [at_most(f"heaviest page ({heaviest.stem}), text and pictures", pages[heaviest], PAGE, "MB"),
+            at_most("the whole site", site, SITE, "MB")]  # fmt: skip
+
+
+def weight(page: Path) -> int:
+    """Bytes of a page's text and of the pictures that it loads."""
+    text = page.read_text()
+    pictures = {(page.parent / name).resolve() for name in PICTURE.findall(text)}
+    return len(text.encode()) + sum(picture.stat().st_size for picture in pictures)
