@@ -15,6 +15,7 @@ from sphinx.cmd.build import build_main
 
 from pages import vendor
 from pages.execute import NOTEBOOKS, ROOT, notebooks
+from pages.lighter import lighten
 
 HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
@@ -82,6 +83,7 @@ def build(folder: Path = NOTEBOOKS, strict: bool = False) -> int:
     arguments = ["-q", "-b", "html", "-E", "-d", str(PARSED), "-c", str(HERE), str(SOURCE), str(HTML)]
     status = build_main([*(["-W", "--keep-going"] if strict else []), *arguments])
     if status == 0:
+        lighten(HTML)
         print(f"{len(found)} notebooks rendered. Open {HTML / 'index.html'}")
         print(f"or serve it: {sys.executable} -m http.server --directory {HTML.relative_to(ROOT)} 8000")
         print("and open http://localhost:8000 (formulas and sliders work best that way)")

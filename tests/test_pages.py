@@ -1,17 +1,22 @@
 """Executing and rendering notebooks: stable bytes, clear failures, and the map of the course."""
 
+import base64
+import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
-from pages import build, execute, vendor
+from pages import build, execute, lighter, vendor
 
 FIGURE = """import numpy as np
 from matplotlib import pyplot as plt
@@ -152,6 +157,23 @@ def test_of_a_package_only_what_is_needed_is_taken(tmp_path: Path) -> None:
     there = tmp_path / "there"
     taken = sorted(str(path.relative_to(there)) for path in there.rglob("*") if path.is_file())
     assert taken == ["LICENSE", "dist/0a1b.woff2", "dist/embed-amd.js"]
+
+
+def test_pictures_of_pages_become_smaller_and_are_found(tmp_path: Path) -> None:
+    (tmp_path / "_images").mkdir()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    noise.save(tmp_path / "_images" / "noise.png")
+    dot = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(dot, "PNG", compress_level=0)
+    data = base64.b64encode(dot.getvalue()).decode()
+    page = tmp_path / "page.html"
+    page.write_text(f'<img src="_images/noise.png"><img src="data:image/png;base64,{data}">')
+    lighter.lighten(tmp_path)
+    assert [path.name for path in (tmp_path / "_images").iterdir()] == ["noise.webp"]
+    first, second = re.findall(r'src="([^"]+)"', page.read_text())
+    assert first == "_images/noise.webp" and len(second) < len(data)
+    found = Image.open(io.BytesIO(base64.b64decode(second.removeprefix("data:image/webp;base64,"))))
+    assert found.convert("RGB").getpixel((0, 0)) == (255, 0, 0)  # lossless where it is small
 
 
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def opened(request: pytest.FixtureRequest, browser: Any, site: str) -> Iterator[
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     trouble = watch(page)
     page.goto(f"{site}/{request.param}", wait_until="networkidle")
+    page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")  # a busy machine draws formulas later
     yield page, trouble
     page.close()
 

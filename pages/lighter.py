@@ -1,0 +1,51 @@
+"""Makes rendered pages light: every PNG that a page shows becomes a WebP, which all browsers of the last years read.
+
+Lossless where that is small (curves, diagrams), else with losses that nobody sees (walls of faces).
+"""
+
+import base64
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+SMALL, QUALITY = 50_000, 90  # bytes up to which a picture stays as it is, pixel by pixel; of WebP, of 100
+INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders show stands in the page itself
+
+
+def lighten(site: Path) -> None:
+    """Replace the pictures of a rendered site: files in `_images`, and those that stand in its pages."""
+    pictures, pages = sorted((site / "_images").glob("*.png")), sorted(site.rglob("*.html"))
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    inside = sorted({found for text in texts.values() for found in INSIDE.findall(text)})
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(pictures, pool.map(lambda path: webp(path.read_bytes()), pictures), strict=True))
+        frames = dict(zip(inside, pool.map(lambda data: webp(base64.b64decode(data)), inside), strict=True))
+    for page, text in texts.items():
+        lighter = INSIDE.sub(lambda found: _inside(frames[found[1]]) or found[0], text)
+        for path, smaller in files.items():
+            lighter = lighter.replace(f"_images/{path.name}", f"_images/{path.stem}.webp") if smaller else lighter
+        if lighter != text:
+            page.write_text(lighter, encoding="utf-8")
+    for path, smaller in files.items():
+        if smaller:
+            path.with_suffix(".webp").write_bytes(smaller)
+            path.unlink()
+
+
+def webp(png: bytes) -> bytes:
+    """A PNG as WebP; nothing where that would be larger."""
+    image = Image.open(io.BytesIO(png))
+    image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+    made = io.BytesIO()
+    image.save(made, "WEBP", lossless=True, quality=40, method=2)
+    if made.tell() > SMALL:
+        made = io.BytesIO()
+        image.save(made, "WEBP", quality=QUALITY, method=4)
+    return made.getvalue() if made.tell() < len(png) else b""
+
+
+def _inside(picture: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}" if picture else ""
