@@ -20,7 +20,7 @@ class Wrong(Exception):  # noqa: N818  a judge reads as a sentence: raise Wrong(
 
 
 class Blank(Exception):  # noqa: N818
-    """Three dots, or nothing, where an answer was wanted."""
+    """Three dots where an answer was wanted."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def ask(function: Any, *given: Any) -> Any:
     """What a learner's function answers.
 
     Raises:
-        Blank: for three dots, or no answer at all.
-        Wrong: if it is no function, or stops with an error.
+        Blank: for three dots.
+        Wrong: if it is no function, stops with an error, or gives nothing back.
     """
     if not callable(function):
         raise Wrong(f"This exercise wants a function, without brackets behind its name; it got {_told(function)}.")

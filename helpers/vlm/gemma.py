@@ -43,7 +43,7 @@ def scalar(value: float, device: torch.device, dtype: torch.dtype = torch.float3
 
 
 class Light:
-    """A module that is called straight away where it has no hooks: nn.Module's look round costs a tenth of a token."""
+    """A module that is called straight away where it has no hooks of its own: looking costs a tenth of a token."""
 
     def __call__(self, x: Tensor) -> Tensor:
         hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
