@@ -3,11 +3,11 @@
 `python -m benchmarks.course` refreshes what the README shows of it: the parts' pictures and the notebooks' times.
 """
 
-import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +20,8 @@ from packaging.utils import canonicalize_name
 from benchmarks.report import Row, at_most, true
 from pages.browser import addresses, chromium, find_chromium, serve, visit
 from pages.build import HTML, IMAGES, PARTS
-from pages.execute import RECORD, ROOT, notebooks
+from pages.execute import NOTEBOOKS, notebooks
+from pages.record import RECORD, ROOT, keep, outputs_digest, read, table
 
 NOTEBOOK_SECONDS, TEST_SECONDS = 120, 15 * 60
 
@@ -31,14 +32,34 @@ def check() -> list[Row]:
 
 
 def run() -> None:
-    """Execute every notebook in place, run the whole test suite, and record the seconds and the README's table."""
+    """Execute every notebook in place, then once more elsewhere; run the whole test suite; record what came out.
+
+    Recorded: seconds and memory of each notebook, what both executions showed (where they agree in every byte), and
+    the seconds of the suite. The README's table is filled anew.
+    """
     subprocess.run([sys.executable, "-m", "pages.execute", "--in-place", "--record"], cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory() as again:
+        subprocess.run([sys.executable, "-m", "pages.execute", "--into", again], cwd=ROOT, check=True)
+        same = [path for path in notebooks() if path.read_bytes() == _twin(path, Path(again)).read_bytes()]
+    keep({**read(), "twice_the_same": {path.stem: _digest(path) for path in same}})
     start = time.perf_counter()
     subprocess.run(["make", "test"], cwd=ROOT, check=True)
-    known = json.loads(RECORD.read_text())
-    known["make_test_seconds"] = round(time.perf_counter() - start)
-    RECORD.write_text(json.dumps(known, indent=2) + "\n")
+    keep({**read(), "make_test_seconds": round(time.perf_counter() - start)})
     refresh()
+
+
+def reproduced() -> list[str]:
+    """The notebooks whose stored outputs are those that two executions agreed on, byte by byte."""
+    known = read().get("twice_the_same", {})
+    return [path.stem for path in notebooks() if known.get(path.stem) == _digest(path)]
+
+
+def _twin(path: Path, folder: Path) -> Path:
+    return folder / path.relative_to(NOTEBOOKS)
+
+
+def _digest(path: Path) -> str:
+    return outputs_digest(nbformat.read(path, as_version=4))
 
 
 def refresh(readme: Path = ROOT / "README.md", record: Path = RECORD) -> None:
@@ -48,7 +69,7 @@ def refresh(readme: Path = ROOT / "README.md", record: Path = RECORD) -> None:
         ValueError: if the README lacks the marks.
     """
     text = readme.read_text()
-    for name, filling in (("pictures", pictures()), ("times", times_table(record))):
+    for name, filling in (("pictures", pictures()), ("times", table(record))):
         marks = re.compile(rf"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
         if not marks.search(text):
             raise ValueError(f"{readme} has no <!-- {name} --> ... <!-- /{name} --> to fill")
@@ -61,18 +82,6 @@ def pictures() -> list[str]:
     """One line of Markdown for each part of the course whose picture exists."""
     there = [part for part in PARTS.values() if (IMAGES / part.picture).is_file()]
     return [f"![{part.alt}]({(IMAGES / part.picture).relative_to(ROOT)})\n" for part in there]
-
-
-def times_table(record: Path = RECORD) -> list[str]:
-    """The recorded seconds as lines of a Markdown table; none where nothing was recorded."""
-    if not record.exists():
-        return []
-    known = json.loads(record.read_text())
-    machine = known["measured_with"]
-    rows = [f"| [{name}](notebooks/{name}.ipynb) | {seconds:.0f} s |" for name, seconds in known["seconds"].items()
-            if not name.endswith("_solutions")]  # fmt: skip
-    foot = f"Measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, torch {machine['torch']}."
-    return ["| notebook | time |", "|---|---:|", *rows, "", foot]
 
 
 def disagreements(root: Path = ROOT) -> list[str]:
@@ -107,17 +116,21 @@ def _is_executed(path: Path) -> bool:
 
 
 def _times() -> Iterator[Row]:
-    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    known = read()
     seconds, names = known.get("seconds", {}), [path.stem for path in notebooks()]
     timed = [name for name in names if name in seconds]
     yield true("course: notebooks timed", f"{len(timed)} of {len(names)}", "every one", bool(names) and timed == names)
     if timed:
         slowest = max(timed, key=seconds.__getitem__)
         yield at_most(f"course: slowest notebook ({slowest})", seconds[slowest], NOTEBOOK_SECONDS, "s")
-    if "make_test_seconds" in known:
-        yield at_most("course: make test", known["make_test_seconds"], TEST_SECONDS, "s")
-    else:
-        yield true("course: make test", "not recorded yet", f"<= {TEST_SECONDS} s", False)
+    yield test_seconds()
+
+
+def test_seconds() -> Row:
+    """Of the last recorded `make test`."""
+    if (seconds := read().get("make_test_seconds")) is None:
+        return true("course: make test", "not recorded yet", f"<= {TEST_SECONDS} s", False)
+    return at_most("course: make test", seconds, TEST_SECONDS, "s")
 
 
 def _versions() -> Iterator[Row]:

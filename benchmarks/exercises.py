@@ -1,6 +1,8 @@
-"""Exercises: does every blank fail, does every solution pass, and is every typical mistake told what is wrong?
+"""Exercises, and the course around them: blanks fail, solutions pass, mistakes are told apart; pages light and quick.
 
-    python -m benchmarks check exercises    # a minute: answers are judged anew, the pages rendered and weighed
+    python -m benchmarks check exercises    # two minutes: answers are judged anew, pages rendered, weighed and timed
+
+What takes an hour, `python -m benchmarks.course` measures and records: two executions of all notebooks, `make test`.
 """
 
 import ast
@@ -13,22 +15,26 @@ from typing import Any
 
 import nbformat
 
+from benchmarks.course import reproduced, test_seconds
 from benchmarks.report import Row, at_least, at_most, true
 from helpers.exercises.checking import Exercise, Verdict, exercises
 from helpers.exercises.checking import check as judged
+from pages.browser import addresses, chromium, find_chromium, first_picture, serve
 from pages.build import HTML
-from pages.execute import NOTEBOOKS, ROOT, notebooks
+from pages.execute import NOTEBOOKS, notebooks
+from pages.record import ROOT
 
 LEAST, LEAST_MISTAKES = 50, 2
-PAGE, SITE = 3, 60  # megabytes at most
+PAGE, SITE = 3, 60    # megabytes at most
+FIRST_PICTURE = 1000  # milliseconds at most, from asking for a page to its first picture
 PICTURE = re.compile(r'src="([^"]+/_images/[^"]+)"')
 CHECKED = re.compile(r'^check\("(\d\d\.\d+)", \w+\)$', re.MULTILINE)
 
 
 def check() -> list[Row]:
-    """One line per exercise, how many there are, and what the pages weigh."""
+    """One line per exercise, how many there are, what the pages weigh and wait, and what is on record."""
     rows = [_row(found, blank, solution) for found, blank, solution in every_exercise()]
-    return [*rows, at_least("exercises", len(rows), LEAST), *_weights()]
+    return [*rows, at_least("exercises", len(rows), LEAST), *_weights(), *_first_pictures(), *_recorded()]
 
 
 def every_exercise() -> Iterator[tuple[Exercise, Verdict | None, Verdict | None]]:
@@ -89,6 +95,26 @@ def _weights() -> list[Row]:
     site = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
     return [at_most(f"heaviest page ({heaviest.stem}), text and pictures", pages[heaviest], PAGE, "MB"),
             at_most("the whole site", site, SITE, "MB")]  # fmt: skip
+
+
+def _first_pictures() -> Iterator[Row]:
+    """Of the page that lets its reader wait longest; every page is opened in a browser that has seen none before."""
+    if find_chromium() is None:
+        print("not checked here: the first picture of a page (no Chromium; CHROMIUM names one)", file=sys.stderr)
+        return
+    with serve(HTML) as url, chromium() as browser:
+        waits = {path: first_picture(browser, f"{url}/{path}") for path in addresses(HTML)}
+    shown = {path: wait for path, wait in waits.items() if wait is not None}
+    slowest = max(shown, key=shown.__getitem__)
+    yield at_most(f"first picture, slowest of {len(shown)} pages ({Path(slowest).stem})", shown[slowest], FIRST_PICTURE,
+                  "ms")  # fmt: skip
+
+
+def _recorded() -> Iterator[Row]:
+    same, every = reproduced(), notebooks()
+    yield true("notebooks whose stored outputs two executions gave, byte by byte", f"{len(same)} of {len(every)}",
+               "every one", len(same) == len(every))  # fmt: skip
+    yield test_seconds()
 
 
 def weight(page: Path) -> int:

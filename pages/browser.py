@@ -20,6 +20,15 @@ QUIET = (  # no sandbox inside containers, and no requests of the browser's own
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
+NOTE_PICTURES = """
+document.addEventListener("load", (event) => {
+  if (event.target.matches?.("main img") && window.firstPicture === undefined) {
+    window.firstPicture = null;  // loaded; on the screen with the next frame
+    requestAnimationFrame(() => setTimeout(() => { window.firstPicture = performance.now(); }));
+  }
+}, true);
+"""
+
 
 @dataclass
 class Trouble:
@@ -106,6 +115,22 @@ def visit(browser: "Browser", url: str) -> Trouble:
     page.goto(url, wait_until="networkidle")
     page.close()
     return trouble
+
+
+def first_picture(browser: "Browser", url: str) -> float | None:
+    """Milliseconds from asking for a page until its first picture is on the screen; None where it has none.
+
+    Nothing is cached: every call is a reader who comes for the first time.
+    """
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(NOTE_PICTURES)
+    page.goto(url, wait_until="load")
+    if page.locator("main img").count():
+        page.wait_for_function("typeof window.firstPicture === 'number'", timeout=30_000)
+    waited = page.evaluate("window.firstPicture")
+    context.close()
+    return waited
 
 
 class _Silent(SimpleHTTPRequestHandler):

@@ -13,15 +13,16 @@ from typing import NamedTuple
 import nbformat
 from sphinx.cmd.build import build_main
 
-from pages import vendor
-from pages.execute import NOTEBOOKS, ROOT, notebooks
+from pages import launch, vendor
+from pages.execute import NOTEBOOKS, notebooks, write
 from pages.lighter import lighten
+from pages.record import ROOT, table
 
 HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
-TEXTS = ("index.md", "notation.md", "glossary.md", "references.md")
+TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "references.md")
 
 
 class Part(NamedTuple):
@@ -43,21 +44,31 @@ PARTS = {
 
 
 def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
-    """Lay the sources out for Sphinx: texts, pictures, and the notebooks of `folder`; returns the notebooks."""
+    """Lay the sources out for Sphinx as they lie in the repository, so that their links to one another hold.
+
+    Each notebook comes twice: as a page, with a line to launch it, and without outputs, to download.
+
+    Returns:
+        The notebooks of `folder`.
+    """
     shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks").mkdir(parents=True)
-    found = notebooks(folder=folder)
+    found, where = notebooks(folder=folder), launch.repository()
     for path in found:
-        target = source / "notebooks" / path.relative_to(folder)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, target)
-    for name in TEXTS:
-        shutil.copyfile(HERE / name, source / name)
+        place, notebook = Path("notebooks") / path.relative_to(folder), nbformat.read(path, as_version=4)
+        download = Path(*[".."] * (len(place.parts) - 1), "downloads", path.name)
+        write(launch.launchable(notebook, place, download, where), source / place)
+        write(launch.without_outputs(notebook), source / "downloads" / path.name)
     if IMAGES.is_dir():
-        shutil.copytree(IMAGES, source / "00_assets" / "image")  # where notebooks look for them: ../00_assets/image
-    index = source / "index.md"
-    index.write_text(index.read_text().replace("<!-- contents -->", contents(found, source)))
+        shutil.copytree(IMAGES, source / "00_assets" / "image")
+    _fill(HERE / "index.md", source / "index.md", "contents", contents(found, source))
+    for name in TEXTS:
+        _fill(HERE / name, source / "pages" / name, "times", "\n".join(table(folder="../notebooks")))
     return found
+
+
+def _fill(text: Path, target: Path, mark: str, filling: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text.read_text().replace(f"<!-- {mark} -->", filling))
 
 
 def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:

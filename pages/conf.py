@@ -8,7 +8,8 @@ from myst_nb.core.render import NbElementRenderer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pages import vendor
+from pages import launch, vendor
+from pages.record import stamp
 
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
@@ -28,6 +29,8 @@ nb_ipywidgets_js = {
 
 mathjax_path = vendor.script("mathjax")
 
+repository = launch.repository()
+
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
@@ -37,13 +40,16 @@ html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None
+exclude_patterns = ["downloads"]
 html_context = {"default_mode": "auto"}  # as the reader's system has it
 html_theme_options = {
     "navbar_persistent": [],          # the sidebar has the search already
-    "use_download_button": False,     # a page's download would lack the package beside it
+    "use_download_button": False,     # the line under each title has it, without 35 MB of outputs
     "use_fullscreen_button": False,
     "show_toc_level": 2,
     "home_page_in_toc": True,
+    "extra_footer": f"<p>{stamp()}</p>" if stamp() else "",
+    **({"repository_url": f"https://github.com/{repository}", "use_repository_button": True} if repository else {}),
 }
 
 

@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -21,9 +20,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages.record import RECORD, ROOT, Run, record
+
 NOTEBOOKS = ROOT / "notebooks"
-RECORD = ROOT / "00_assets" / "results" / "course.json"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 RATE = re.compile(r" ?\[\d+:\d\d(?::\d\d)?(?:&lt;|<)[^\]]*\]")  # tqdm's [00:03&lt;00:00, 412.1it/s]
 
@@ -41,7 +40,7 @@ def notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]
     return [path for path in found if not names or path.stem.startswith(tuple(names))]
 
 
-def execute(path: Path, timeout: int = 600) -> tuple[NotebookNode, float]:
+def execute(path: Path, timeout: int = 600) -> tuple[NotebookNode, Run]:
     """Run every cell in a fresh kernel, in the notebook's folder.
 
     Args:
@@ -49,14 +48,14 @@ def execute(path: Path, timeout: int = 600) -> tuple[NotebookNode, float]:
         timeout: seconds that one cell may take.
 
     Returns:
-        The notebook with stable outputs, and the seconds it took, kernel start included.
+        The notebook with stable outputs, and what it took.
 
     Raises:
         CellExecutionError: if a cell fails; the message shows the cell and the error.
     """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("widgets", None)  # nbclient leaves an earlier run's where no widget is made now
-    client = NotebookClient(
+    client = _Client(
         notebook,
         timeout=timeout,
         kernel_name="python3",
@@ -68,7 +67,21 @@ def execute(path: Path, timeout: int = 600) -> tuple[NotebookNode, float]:
     )
     start = time.perf_counter()
     client.execute()
-    return stable(notebook), time.perf_counter() - start
+    return stable(notebook), Run(time.perf_counter() - start, client.memory)
+
+
+class _Client(NotebookClient):
+    """Asks, before the kernel ends, how much memory it needed at most."""
+
+    memory: float | None = None
+
+    def set_widgets_metadata(self) -> None:
+        """The last step while the kernel lives."""
+        super().set_widgets_metadata()
+        status = Path(f"/proc/{self.km.provisioner.pid}/status")
+        if status.exists():  # Linux
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+            self.memory = int(peak[1]) * 1024 / 1e9 if peak else None
 
 
 def stable(notebook: NotebookNode) -> NotebookNode:
@@ -124,23 +137,6 @@ def _cell_ids(cells: Sequence[NotebookNode]) -> Iterator[str]:
         yield digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
-def record(seconds: dict[str, float], path: Path = RECORD) -> None:
-    """Keep the measured seconds per notebook, beside those measured earlier, with the machine they were measured on."""
-    import torch
-
-    known = json.loads(path.read_text()) if path.exists() else {}
-    measured = {name: round(value, 1) for name, value in seconds.items()}
-    known["seconds"] = dict(sorted({**known.get("seconds", {}), **measured}.items()))
-    known["measured_with"] = {
-        "profile": os.environ.get("COURSE_PROFILE", "cpu"),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__.partition("+")[0],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=2) + "\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Execute, print the seconds of each notebook, and say which cell failed where one did."""
     parser = argparse.ArgumentParser(prog="python -m pages.execute", description="Execute the course's notebooks.")
@@ -157,20 +153,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.into and not options.names:
         shutil.rmtree(options.into, ignore_errors=True)  # no copy of a notebook that is gone
-    seconds, failed = {}, []
+    runs, failed = {}, []
     for path in paths:
         print(f"{path.stem:40}", end="", flush=True)
         try:
-            notebook, seconds[path.stem] = execute(path)
+            notebook, runs[path.stem] = execute(path)
         except CellExecutionError as error:
             failed.append(path.stem)
             print(f"FAILED\n{error}")
             continue
         write(notebook, path if options.in_place else options.into / path.relative_to(NOTEBOOKS))
-        print(f"{seconds[path.stem]:6.1f} s", flush=True)
-    print(f"{len(seconds)} notebooks executed in {sum(seconds.values()):.0f} s" if paths else "no notebook yet")
-    if options.record and seconds:
-        record(seconds)
+        print(f"{runs[path.stem].seconds:6.1f} s", flush=True)
+    print(f"{len(runs)} notebooks executed in {sum(run.seconds for run in runs.values()):.0f} s")
+    if options.record and runs:
+        record(runs)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

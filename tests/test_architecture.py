@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pages.execute import ROOT
+from pages.record import ROOT
 
 HELPERS = ROOT / "helpers"
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 320

@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from pages import build, execute, lighter, vendor
+from pages import build, execute, launch, lighter, record, vendor
 
 FIGURE = """import numpy as np
 from matplotlib import pyplot as plt
@@ -44,10 +44,10 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     path = _notebook(tmp_path_factory.mktemp("notebooks") / "01_small.ipynb", FIGURE, SLIDER, PROGRESS)
     stored = []
     for _ in range(2):
-        notebook, seconds = execute.execute(path)
+        notebook, run = execute.execute(path)
         execute.write(notebook, path)
         stored.append(path.read_bytes())
-        assert 0 < seconds < 120
+        assert 0 < run.seconds < 120 and (run.memory is None or 0.03 < run.memory < 2)
     return stored
 
 
@@ -75,7 +75,7 @@ def test_nbval_agrees_with_what_is_stored_and_notices_another_number(twice: list
     wrong = new_notebook(cells=[new_code_cell("print(0.25)", execution_count=1)])
     wrong.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text="0.26\n")]
     nbformat.write(wrong, tmp_path / "02_wrong.ipynb")
-    config = execute.ROOT / "tests" / "nbval_sanitize.cfg"
+    config = record.ROOT / "tests" / "nbval_sanitize.cfg"
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
     command += ["--nbval-sanitize-with", str(config), str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False).stdout
@@ -178,7 +178,43 @@ def test_pictures_of_pages_become_smaller_and_are_found(tmp_path: Path) -> None:
 
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "results" / "course.json"
-    execute.record({"02_b": 3.21}, path)
-    execute.record({"01_a": 1.0}, path)
+    record.record({"02_b": record.Run(3.21, 0.5)}, path)
+    record.record({"01_a": record.Run(1.0), "01_solutions": record.Run(2.0)}, path)
     known = json.loads(path.read_text())
-    assert known["seconds"] == {"01_a": 1.0, "02_b": 3.2} and known["measured_with"]["cores"] >= 1
+    assert known["seconds"] == {"01_a": 1.0, "01_solutions": 2.0, "02_b": 3.2} and known["memory"] == {"02_b": 0.5}
+    lines = record.table(path)
+    assert lines[2] == "| [01_a](notebooks/01_a.ipynb) | 1 s |  |"
+    assert lines[3] == "| [02_b](notebooks/02_b.ipynb) | 3 s | 0.5 GB |"
+    assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
+    assert record.stamp(tmp_path / "nothing.json") == "" and record.table(tmp_path / "nothing.json") == []
+
+
+def test_the_fingerprint_sees_outputs_and_code_not_prose() -> None:
+    def digest(prose: str = "", code: str = "1", said: str = "1") -> str:
+        cell = new_code_cell(code, outputs=[nbformat.v4.new_output("stream", text=said)])
+        return record.outputs_digest(new_notebook(cells=[new_markdown_cell(prose), cell]))
+
+    assert digest() == digest(prose="other") and len({digest(), digest(code="2"), digest(said="2")}) == 3
+
+
+def test_a_page_can_be_downloaded_and_opened_in_colab_where_the_course_is_on_github(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _notebook(tmp_path / "notebooks" / "01_data.ipynb", "1 + 1")
+    for address, there in (("https://github.com/someone/course.git", True), ("", False)):
+        monkeypatch.setenv("COURSE_REPOSITORY", address)
+        if not address:
+            monkeypatch.setattr(launch, "repository", lambda: None)
+        build.gather(tmp_path / "notebooks", tmp_path / "src")
+        first = nbformat.read(tmp_path / "src" / "notebooks" / "01_data.ipynb", as_version=4).cells[0].source
+        assert first.startswith("# A small notebook\n\n{download}`Download this notebook <../downloads/01_data.ipynb>`")
+        link = "(https://colab.research.google.com/github/someone/course/blob/main/notebooks/01_data.ipynb)"
+        assert (link in first) == there and ("git clone" in first) == there
+    (code,) = nbformat.read(tmp_path / "src" / "downloads" / "01_data.ipynb", as_version=4).cells[1:]
+    assert code.source == "1 + 1" and code.outputs == [] and code.execution_count is None
+
+
+def test_an_address_that_is_no_repository_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
+    with pytest.raises(ValueError, match="should read like https://github.com/owner/name"):
+        launch.repository()

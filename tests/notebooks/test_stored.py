@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from benchmarks.course import _is_executed
-from pages.execute import ROOT, notebooks
+from pages.execute import notebooks
+from pages.record import ROOT
 
 PATHS = notebooks()
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

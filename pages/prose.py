@@ -1,0 +1,111 @@
+"""Reads the course as text: its words, numbers and links, and how its notebooks are made up."""
+
+import ast
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from nbformat import NotebookNode
+
+from pages.execute import notebooks
+from pages.record import ROOT
+
+CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)")
+TAG = re.compile(r"<[^<>]*>")
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\d.]*\w)")
+SHOWS = re.compile(r"\b(show|table|image_slider|print|check|assert_close)\(|\bassert\b|\bgrid\(|\bcompare\(")
+
+
+class Makeup(NamedTuple):
+    """How a notebook is made up: what design asks of it."""
+
+    cells: int       # of code
+    lines: int       # of code
+    median: float    # lines of a cell
+    tenth: float     # one cell in ten is longer than this
+    longest: int
+    words: float     # of prose, per line of code
+    silent: int      # code cells in a row that show and check nothing, at most
+
+
+def texts() -> dict[str, str]:
+    """Everything that is read as prose: each notebook's (by its name), the pages', and the README's."""
+    found = {path.stem: "\n\n".join(_cells(path, "markdown")) for path in notebooks()}
+    others = [ROOT / "README.md", *sorted((ROOT / "pages").glob("*.md"))]
+    return found | {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in others}
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Of every module, class and function: where it stands, and what it says."""
+    for path in sorted(file for folder in ("helpers", "benchmarks", "pages") for file in (ROOT / folder).rglob("*.py")):
+        if "_build" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (said := ast.get_docstring(node)):
+                yield str(path.relative_to(ROOT)), said
+
+
+def plain(text: str) -> str:
+    """Prose without code, formulas, tags and the addresses of links."""
+    without = FORMULA.sub(" ", CODE.sub(" ", text))
+    return re.sub(r"https?://\S+", " ", TAG.sub(" ", LINK.sub(r"\2 ", without)))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, as they are written."""
+    return WORD.findall(plain(text))
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers that a text states, as they are written; headings and names of links are left out."""
+    return NUMBER.findall(plain(re.sub(r"^#+ .*$", " ", LINK.sub(" ", text), flags=re.MULTILINE)))
+
+
+def links(text: str) -> list[str]:
+    """Where the links and pictures of a text lead."""
+    return [found[3] for found in LINK.finditer(CODE.sub(" ", text))]
+
+
+def computed(path: Path) -> str:
+    """A notebook's code and all that it printed, as one text."""
+    notebook = nbformat.read(path, as_version=4)
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            parts += [cell.source, *(_said(output) for output in cell.outputs)]
+    return "\n".join(parts)
+
+
+def makeup(path: Path) -> Makeup:
+    """Measure one notebook."""
+    code = _cells(path, "code")
+    lines = [len(source.splitlines()) for source in code]
+    prose = sum(len(words(source)) for source in _cells(path, "markdown"))
+    silent = longest = 0
+    for source in code:
+        silent = 0 if SHOWS.search(source) else silent + 1
+        longest = max(longest, silent)
+    return Makeup(len(code), sum(lines), statistics.median(lines), statistics.quantiles(lines, n=10)[-1], max(lines),
+                  prose / sum(lines), longest)  # fmt: skip
+
+
+def anchor(heading: str) -> str:
+    """What GitHub and the pages make of a heading, for links to it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _cells(path: Path, kind: str) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == kind and cell.source.strip()]
+
+
+def _said(output: NotebookNode) -> str:
+    data = output.get("data", {})
+    shown = [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
+    return "\n".join([*shown, TAG.sub(" ", data.get("text/html", ""))])

@@ -1,0 +1,87 @@
+"""What was measured of the notebooks: seconds, memory, on which machine, with which versions, and what they showed.
+
+`pages/execute.py` writes it; README, the page on time and memory, and every page's foot read it.
+"""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "00_assets" / "results" / "course.json"
+VERSIONS = ("torch", "torchvision", "diffusers", "transformers", "numpy", "matplotlib", "jupyterlab", "ipywidgets")
+
+
+class Run(NamedTuple):
+    """One execution of a notebook: seconds, kernel start included; the kernel's largest memory in GB, where known."""
+
+    seconds: float
+    memory: float | None = None
+
+
+def record(runs: dict[str, Run], path: Path = RECORD) -> None:
+    """Keep what was measured of each notebook, beside what was measured earlier, with the machine and the versions."""
+    known = read(path)
+    seconds = {name: round(run.seconds, 1) for name, run in runs.items()}
+    memory = {name: round(run.memory, 2) for name, run in runs.items() if run.memory is not None}
+    known["seconds"] = dict(sorted({**known.get("seconds", {}), **seconds}.items()))
+    known["memory"] = dict(sorted({**known.get("memory", {}), **memory}.items()))
+    known["measured_with"] = {
+        "date": datetime.date.today().isoformat(),
+        "profile": os.environ.get("COURSE_PROFILE", "cpu"),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name).partition("+")[0] for name in VERSIONS},
+    }
+    keep(known, path)
+
+
+def read(path: Path = RECORD) -> dict[str, Any]:
+    """Everything recorded so far; nothing where nothing was."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def keep(known: dict[str, Any], path: Path = RECORD) -> None:
+    """Write the record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def table(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
+    """Seconds and gigabytes as lines of a Markdown table whose links start with `folder`; none without a record."""
+    known = read(path)
+    if not known:
+        return []
+    rows = [f"| [{name}]({folder}/{name}.ipynb) | {seconds:.0f} s | {_gigabytes(known, name)} |"
+            for name, seconds in known["seconds"].items() if not name.endswith("_solutions")]  # fmt: skip
+    machine = known["measured_with"]
+    foot = f"Measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, torch {machine['torch']}."
+    return ["| notebook | time | memory |", "|---|---:|---:|", *rows, "", foot]
+
+
+def stamp(path: Path = RECORD) -> str:
+    """When the notebooks were last executed from the top, and with which versions; empty without a record."""
+    machine = read(path).get("measured_with", {})
+    if "date" not in machine:
+        return ""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "diffusers", "transformers", "jupyterlab"))
+    return f"Last verified on {machine['date']} with Python {machine['python']}, {versions}."
+
+
+def outputs_digest(notebook: NotebookNode) -> str:
+    """A fingerprint of the code and of all that it showed, sliders included; prose may change without changing it."""
+    cells = [(cell.source, cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    shown = json.dumps([cells, notebook.metadata.get("widgets", {})], sort_keys=True)
+    return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+
+def _gigabytes(known: dict[str, Any], name: str) -> str:
+    memory = known.get("memory", {}).get(name)
+    return f"{memory:.1f} GB" if memory is not None else ""
