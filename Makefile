@@ -16,7 +16,7 @@ export COURSE_PROFILE ?= cpu
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab pages execute bench clean lint strict-pages suite
+.PHONY: help course test lab pages execute bench clean lint suite
 
 help:  ## this list
 	@echo "make course    install, execute every notebook, render the course pages: start here"
@@ -66,7 +66,7 @@ endef
 
 test: $(STAMP)
 	@rm -f $(TIMES)
-	@status=0; for step in lint strict-pages suite; do \
+	@status=0; for step in lint suite; do \
 	  echo "== $$step"; $(MAKE) --no-print-directory $$step || { status=1; echo "== $$step FAILED"; }; \
 	done; \
 	echo "== seconds"; awk '{printf "%6d  %s\n", $$2, $$1; all += $$2} END {printf "%6d  in all\n", all}' $(TIMES); \
@@ -74,9 +74,6 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(call timed,lint,$(RUN) -m ruff check .)
-
-strict-pages: $(STAMP)
-	$(call timed,strict-pages,$(RUN) -m pages.build --strict)
 
 suite: $(STAMP)
 	$(call timed,suite,OMP_NUM_THREADS=1 $(RUN) -m pytest -q --durations=15 $(LANES) $(NBVAL) notebooks tests)

@@ -20,6 +20,7 @@ QUIET = (  # no sandbox inside containers, and no requests of the browser's own
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
+CONTRAST = Path(__file__).with_name("contrast.js")
 NOTE_PICTURES = """
 document.addEventListener("load", (event) => {
   if (event.target.matches?.("main img") && window.firstPicture === undefined) {
@@ -131,6 +132,14 @@ def first_picture(browser: "Browser", url: str) -> float | None:
     waited = page.evaluate("window.firstPicture")
     context.close()
     return waited
+
+
+def faint(page: "Page") -> list[str]:
+    """The texts in sight whose colour stands out too little from what is behind them, each with its ratio.
+
+    4.5 to 1 is asked for, 3 to 1 of large letters (Web Content Accessibility Guidelines 2.1, level AA).
+    """
+    return page.evaluate(CONTRAST.read_text(encoding="utf-8"))
 
 
 class _Silent(SimpleHTTPRequestHandler):

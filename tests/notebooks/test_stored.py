@@ -1,11 +1,14 @@
 """The stored notebooks: executed from the top, every picture described, cells short enough to read."""
 
 import ast
+import base64
+import io
 import statistics
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from benchmarks.course import _is_executed
 from pages.execute import notebooks
@@ -31,6 +34,17 @@ def test_every_picture_is_described(path: Path) -> None:
             for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
                 alt = output.metadata.get(kind, {}).get("alt", "")
                 assert len(alt) > 10, f'end this cell in show(figure, alt="..."):\n{cell.source}'
+
+
+@each
+def test_figures_bring_their_own_paper(path: Path) -> None:
+    """Opaque, on white where there are words: as legible on a dark page as on a light one."""
+    for output in (output for cell in _code(path) for output in cell.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            picture = Image.open(io.BytesIO(base64.b64decode(png)))
+            assert picture.convert("RGBA").getextrema()[3] == (255, 255), "a transparent figure vanishes on a dark page"
+            if "widget-view" not in str(output.data):  # a slider's frame may be a bare picture, edge to edge
+                assert min(picture.convert("RGB").getpixel((0, 0))) > 240, "words need light paper behind them"
 
 
 @each
