@@ -32,20 +32,26 @@ def check() -> list[Row]:
 
 
 def run() -> None:
-    """Execute every notebook in place, then once more elsewhere; run the whole test suite; record what came out.
+    """Execute every notebook in place, then once more elsewhere; run the whole test suite; record what came out."""
+    execute_twice()
+    time_tests()
+    refresh()
 
-    Recorded: seconds and memory of each notebook, what both executions showed (where they agree in every byte), and
-    the seconds of the suite. The README's table is filled anew.
-    """
+
+def execute_twice() -> None:
+    """Record seconds and memory of each notebook, and what both executions showed, where they agree in every byte."""
     subprocess.run([sys.executable, "-m", "pages.execute", "--in-place", "--record"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as again:
         subprocess.run([sys.executable, "-m", "pages.execute", "--into", again], cwd=ROOT, check=True)
         same = [path for path in notebooks() if path.read_bytes() == _twin(path, Path(again)).read_bytes()]
     keep({**read(), "twice_the_same": {path.stem: _digest(path) for path in same}})
+
+
+def time_tests() -> None:
+    """Record the seconds of `make test`, if it passes."""
     start = time.perf_counter()
     subprocess.run(["make", "test"], cwd=ROOT, check=True)
     keep({**read(), "make_test_seconds": round(time.perf_counter() - start)})
-    refresh()
 
 
 def reproduced() -> list[str]:

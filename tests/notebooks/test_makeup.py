@@ -1,11 +1,15 @@
 """Notebooks stay readable: short cells, prose in measure, and never long without something to see or a check."""
 
+from pathlib import Path
+
+import nbformat
 import pytest
 
 from pages.execute import NOTEBOOKS, notebooks
-from pages.prose import Makeup, makeup
+from pages.prose import Makeup, computed, makeup
 
 LESSONS = [path for path in notebooks() if path.parent == NOTEBOOKS]
+SOON = 4  # code cells after a formula, of which one checks it
 HEAD = f"{'':28}{'cells':>6}{'lines':>7}{'median':>8}{'9 of 10':>9}{'longest':>9}{'words/line':>12}{'silent':>8}"
 
 
@@ -25,3 +29,17 @@ def test_cells_are_short_and_prose_is_in_measure(name: str, measured: dict[str, 
     assert found.tenth <= 25 and found.longest <= 40, "one cell in ten may have more than 25 lines, none more than 40"
     assert 5 <= found.words <= 9, "words of prose per line of code"
     assert found.silent <= 2, "of three code cells one at least shows something or checks it"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_formula_is_checked_by_one_of_the_next_cells(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "markdown" and "$$" in cell.source:
+            following = [one.source for one in cells[place:] if one.cell_type == "code"][:SOON]
+            assert any("assert" in source for source in following), f"nothing checks {cell.source[-200:]}"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_notebook_has_a_slider(path: Path) -> None:
+    assert "image_slider(" in computed(path)
