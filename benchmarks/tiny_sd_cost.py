@@ -1,5 +1,10 @@
-"""What an update of each method costs, and whether a cache of latents keeps its promises; measured now, in minutes."""
+"""What an update and a picture of each method cost, and whether a cache of latents keeps its promises.
 
+    python -m benchmarks.tiny_sd_cost    # two minutes; writes 00_assets/results/tiny_sd_cost.json
+"""
+
+import json
+import platform
 import statistics
 import tempfile
 import time
@@ -11,10 +16,12 @@ import numpy as np
 import torch
 
 from benchmarks.report import Row, at_most, true
+from helpers.course import repository_root
 from helpers.weights import weights_path
 
 SHIPPED = ("tiny_sd_pixels", "tiny_sd_pretrained", "tiny_sd_own")
-ROUNDS, STEPS, BATCH = 5, 6, 32
+ROUNDS, STEPS, BATCH, PICTURES = 5, 6, 32, 16
+RECORD = repository_root() / "00_assets" / "results" / "tiny_sd_cost.json"
 
 
 def check() -> list[Row]:
@@ -118,7 +125,32 @@ def _cache() -> list[Row]:
                  strangers == 8)]  # fmt: skip
 
 
+def sampling() -> dict[str, dict[str, list[float]]]:
+    """Core seconds per picture of each method, in every round: a generation in all, and its decoding alone."""
+    from helpers.tiny_sd.model import TinySD
+
+    systems = {name.removeprefix("tiny_sd_"): TinySD.from_weights(name) for name in SHIPPED}
+    labels, spent = ["cat"] * PICTURES, {method: {"in all": [], "decoding": []} for method in systems}
+    for turn in range(ROUNDS + 1):  # the first is a warm-up
+        for method, system in systems.items():
+            *_, last = system.walk(labels, steps=1)
+            works = {"in all": lambda s=system: s.generate(labels, steps=12),
+                     "decoding": lambda s=system, x=last.x: s.codec.decode(x)}  # fmt: skip
+            for part, work in works.items():
+                start = time.process_time()
+                work()
+                if turn:
+                    spent[method][part].append(round((time.process_time() - start) / PICTURES, 4))
+    return spent
+
+
 def run() -> None:
-    """Print the ratios."""
+    """Print the ratios of training; record what a picture costs, which notebook 10 draws."""
     for method, found in ratios().items():
         print(f"{method}: {statistics.median(found):.2f} of Method 1's compute ({min(found):.2f} to {max(found):.2f})")
+    hardware = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    RECORD.write_text(json.dumps({"hardware": hardware, "sampling": sampling()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run()
