@@ -23,8 +23,9 @@ nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables and formulas in Markdown that a cell shows
 nb_ipywidgets_js = {
-    vendor.script("requirejs"): {},
-    vendor.script("html-manager"): {"data-jupyter-widgets-cdn": f"{vendor.CDN}/", "crossorigin": "anonymous"},
+    vendor.script("requirejs"): {"defer": "defer"},  # text and pictures first
+    vendor.script("html-manager"): {"data-jupyter-widgets-cdn": f"{vendor.CDN}/", "crossorigin": "anonymous",
+                                    "defer": "defer"},
 }
 
 mathjax_path = vendor.script("mathjax")

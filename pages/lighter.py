@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 SMALL, QUALITY = 50_000, 90  # bytes up to which a picture stays as it is, pixel by pixel; of WebP, of 100
+HOPELESS = 80_000            # bytes of a PNG that is never as small as that without losses: not worth the attempt
 INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders show stands in the page itself
 
 
@@ -40,8 +41,9 @@ def webp(png: bytes) -> bytes:
     image = Image.open(io.BytesIO(png))
     image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
     made = io.BytesIO()
-    image.save(made, "WEBP", lossless=True, quality=40, method=2)
-    if made.tell() > SMALL:
+    if len(png) <= HOPELESS:
+        image.save(made, "WEBP", lossless=True, quality=40, method=2)
+    if not 0 < made.tell() <= SMALL:
         made = io.BytesIO()
         image.save(made, "WEBP", quality=QUALITY, method=4)
     return made.getvalue() if made.tell() < len(png) else b""

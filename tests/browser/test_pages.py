@@ -43,6 +43,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def reader(browser: Any) -> Any:
+    """One reader for all pages: the scripts that they share are fetched once."""
+    return browser.new_context(viewport=SCREEN, color_scheme="light")
+
+
+@pytest.fixture(scope="module")
 def site(rendered: Path) -> Iterator[str]:
     if vendor.missing():
         pytest.skip("no local MathJax and widgets: npm fetches them, where it is installed")
@@ -51,9 +57,9 @@ def site(rendered: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=PAGES)
-def opened(request: pytest.FixtureRequest, browser: Any, site: str) -> Iterator[tuple[str, Any, Any]]:
+def opened(request: pytest.FixtureRequest, reader: Any, site: str) -> Iterator[tuple[str, Any, Any]]:
     """A page's address, the page, and what went wrong; one visit for all that is asked of it below."""
-    page = browser.new_page(viewport=SCREEN, color_scheme="light")
+    page = reader.new_page()
     trouble = watch(page)
     page.goto(f"{site}/{request.param}", wait_until="networkidle")
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")  # a busy machine draws formulas later
