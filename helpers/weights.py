@@ -1,6 +1,7 @@
 """Trained weights as small files that say where they come from: fp16 safetensors, checked when written and when read.
 
-A file's metadata holds its training command, seed, time and scores, and a checksum of the tensors.
+A file's metadata holds its training command, seed, time and scores, a checksum of the tensors, which is the name that
+other files know it by, and one of the metadata itself: a flipped digit in a network's description would go unnoticed.
 """
 
 import hashlib
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from helpers.course import repository_root
 
 Config = TypeVar("Config")
+
+SEAL = "sha256_metadata"  # the checksum of all other metadata
+SUMS = "SHA256SUMS"  # beside shipped weights that are older than the seal: the checksum of each file (sha256sum -c)
 
 # name of a file in 00_assets/weights -> the command that trains it
 TRAINED_BY = {
@@ -77,7 +81,8 @@ def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write contiguous CPU tensors as they are, checksummed and atomically; training checkpoints are such files too."""
-    data = save(dict(tensors), {**metadata, "sha256": checksum(tensors)})
+    told = {name: text for name, text in metadata.items() if name != SEAL} | {"sha256": checksum(tensors)}
+    data = save(dict(tensors), {**told, SEAL: _seal(told)})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -104,6 +109,11 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _seal(metadata: Mapping[str, str]) -> str:
+    told = {name: text for name, text in metadata.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> dict[str, str]:
@@ -204,4 +214,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} carries no checksum: it was not written by helpers.weights")
     if checksum(tensors) != metadata["sha256"]:
         raise ValueError(f"{path} is damaged, {advice}: its tensors do not have the checksum that it promises")
+    if metadata.get(SEAL) != _seal(metadata) and not _is_listed(path):
+        raise ValueError(f"{path} is damaged, {advice}: what it says of itself does not have the checksum it promises")
     return tensors, metadata
+
+
+def _is_listed(path: Path) -> bool:
+    """Whether the list beside a file knows these very bytes."""
+    try:
+        listed = (path.parent / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in listed

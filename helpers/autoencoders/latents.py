@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def encode_once(
         one = autoencoder.to_latents(faces.tensor(slice(0, 1), next(autoencoder.parameters()).device))
     shape, per_batch = (len(faces), 2, *one.shape[1:]), max(1, PIXELS // faces.size**2)
     recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces), "shape": list(shape),
-              "batch": per_batch, "version": 1}  # fmt: skip
+              "batch": per_batch, "version": 2}  # fmt: skip
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     store = _Store(folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin", recipe)
@@ -157,7 +157,7 @@ class _Store:
     def missing(self, warn: bool = False) -> list[int]:
         """The batches that must be encoded: never entered in the journal, or other than it says."""
         entries = self._entries()
-        good = [i for i in entries if hashlib.sha256(self._bytes(i)).hexdigest() == entries[i]["sha256"]]
+        good = [i for i in entries if _seal(self._bytes(i), entries[i]) == entries[i]["sha256"]]
         if warn and len(good) < len(entries):
             warnings.warn(f"{self.path} is damaged in {len(entries) - len(good)} of {len(self.batches)} batches; they "
                           "are encoded anew", stacklevel=3)  # fmt: skip
@@ -185,8 +185,8 @@ class _Store:
     def put(self, i: int, make: Callable[[], np.ndarray]) -> None:
         """Make a batch, write it, and enter it in the journal. Raises OSError, e.g. on a full disk."""
         start, values = time.process_time(), make()
-        entry = {"batch": i, "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
-                 "core_seconds": round(time.process_time() - start, 3)}  # fmt: skip
+        entry = {"batch": i, "core_seconds": round(time.process_time() - start, 3)}
+        entry["sha256"] = _seal(values.tobytes(), entry)
         with open(self.path, "r+b") as file:
             file.seek(self.batches[i].start * self.row)
             file.write(values.tobytes())
@@ -210,10 +210,16 @@ class _Store:
                 return {}
             for line in lines[1:]:
                 entry = json.loads(line)
-                found[entry["batch"]] = {name: entry[name] for name in ("batch", "sha256", "core_seconds")}
+                if entry["batch"] in range(len(self.batches)):
+                    found[entry["batch"]] = {name: entry[name] for name in ("batch", "sha256", "core_seconds")}
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
         return found
+
+
+def _seal(values: bytes, entry: Mapping) -> str:
+    """The checksum of a batch and of what its line says of it."""
+    return hashlib.sha256(values + json.dumps([entry["batch"], entry["core_seconds"]]).encode()).hexdigest()
 
 
 def _bar(batches: list[int], progress: bool):

@@ -14,6 +14,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -82,12 +83,15 @@ def read(path: Path, recipe: dict) -> tuple[np.ndarray, dict]:
         description = json.loads(description_path.read_text(encoding="utf-8"))
         images = np.load(path, mmap_mode="r")
         shape, checksum, details = (description[key] for key in ("shape", "sha256", "details"))
+        told = description.pop("seal")
     except FileNotFoundError as missing:
         raise DamagedCacheError(f"{Path(missing.filename).name} is missing: half-written") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DamagedCacheError(f"{type(error).__name__}: {error}") from None
     if description.get("recipe") != recipe:
         raise DamagedCacheError(f"{description_path.name} describes other pictures")
+    if told != _seal(description):
+        raise DamagedCacheError(f"{description_path.name} does not have the checksum it promises")
     if images.dtype != np.uint8 or list(images.shape) != shape:
         raise DamagedCacheError(f"it holds {images.dtype} {list(images.shape)}, not uint8 {shape}")
     if images.nbytes < CHECKSUM_LIMIT and _sha256(path) != checksum:
@@ -107,13 +111,16 @@ def write(path: Path, recipe: dict, build: Build) -> None:
             file = open(temporary, "xb")
         except OSError as error:
             raise _WriteError(_why(error)) from error
-        with file:
+        try:
             details: dict = {}
             shape = _write_pieces(file, build(details))
+        finally:
+            with suppress(OSError):  # a full disk fails once more here, and was told already
+                file.close()
         description = {"recipe": recipe, "shape": shape, "sha256": _sha256(temporary), "details": details}
         try:
             os.replace(temporary, path)
-            temporary.write_text(json.dumps(description), encoding="utf-8")
+            temporary.write_text(json.dumps(description | {"seal": _seal(description)}), encoding="utf-8")
             os.replace(temporary, path.with_suffix(".json"))
         except OSError as error:
             raise _WriteError(_why(error)) from error
@@ -169,6 +176,11 @@ def _in_memory(build: Build, trouble: str) -> tuple[np.ndarray, dict]:
             raise OSError(f"more than {MEMORY_LIMIT / 2**30:g} GiB of pictures, too many to keep in memory, "
                           f"and the cache cannot be written: {trouble}")
     return np.concatenate(pieces) if pieces else np.empty((0, 3, 1, 1), np.uint8), details
+
+
+def _seal(description: dict) -> str:
+    """The checksum of a description: what was skipped, and why, is believed as well."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
