@@ -71,6 +71,13 @@ def _mixed(seed: int, step: int) -> int:
     return (z ^ (z >> 31)) & (2**63 - 1)
 
 
+def _seed_dropout(seed: int, on_gpu: bool) -> None:
+    """What `torch.manual_seed` does, without the millisecond for which that one notes where it was called from."""
+    torch.default_generator.manual_seed(seed)
+    if on_gpu:
+        torch.cuda.manual_seed(seed)
+
+
 def train(
     model: nn.Module,
     losses: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]],
@@ -88,15 +95,15 @@ def train(
         losses: given the model and the step's random generator, returns this process's losses (B,) and any details.
             Under several processes each draws the whole batch's randomness and computes its own share of it.
         config: how long and how fast.
-        optimizer, ema: made from `config` where absent; given when resuming.
+        optimizer: made from `config` where absent; given when resuming.
+        ema: an average that follows; None: there is none.
         accelerator: an `accelerate.Accelerator`, which brings several processes and mixed precision; None: neither.
         first_step: how many steps were made before.
 
     Raises:
-        FloatingPointError: when the loss is not finite; it names the step, and nothing has been updated by it.
+        FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it.
     """
     optimizer = optimizer or config.optimizer(model)
-    ema = ema or EMA(model, config.ema)
     wrapped = model
     if accelerator is not None:
         wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -106,17 +113,22 @@ def train(
             group["lr"] = config.rate(step)
         model.train()  # sampling in between may have called eval()
         with torch.random.fork_rng(devices):  # dropout: from (seed, step) too
-            torch.manual_seed(_mixed(config.seed + 1, step))
+            _seed_dropout(_mixed(config.seed + 1, step), on_gpu=bool(devices))
             with accelerator.autocast() if accelerator else nullcontext():
                 values, details = losses(wrapped, step_generator(config.seed, step))
             loss = values.float().mean()
-            mean = accelerator.reduce(loss.detach(), "mean").item() if accelerator else loss.item()
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss of step {step + 1} is {mean}: nothing was updated by it; "
-                                         "resume from the last checkpoint with a smaller --learning-rate")  # fmt: skip
             accelerator.backward(loss) if accelerator else loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        mean = accelerator.reduce(loss.detach(), "mean") if accelerator else loss.detach()
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        mean, norm = torch.stack([mean, norm.to(mean)]).tolist()
+        if not math.isfinite(mean + norm):  # one infinite gradient would make NaN of every weight
+            optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(f"at step {step + 1} the loss is {mean} and its gradient {norm}: nothing "
+                                     "was updated by it")  # fmt: skip
+        if norm > config.clip:
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.clip, torch.tensor(norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(model, step + 1)
+        if ema is not None:
+            ema.update(model, step + 1)
         yield TrainState(step + 1, mean, config.rate(step), details)

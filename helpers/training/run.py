@@ -6,6 +6,7 @@ under `accelerate launch`. What is learned is a `Task`; the course's training co
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -117,6 +118,7 @@ class Run:
         if options.compile:
             (self.task.compiled or self.model).compile()
         self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
+        self.saved = 0  # the step of the last checkpoint
 
     def start(self) -> int:
         """The step to go on from: 0, or the checkpoint's."""
@@ -127,13 +129,15 @@ class Run:
                                  "or --out another folder")  # fmt: skip
             return 0
         checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
-        step = checkpoint.step if checkpoint else 0
+        step = self.saved = checkpoint.step if checkpoint else 0
         if checkpoint:
             self._same_training(checkpoint.description)
             self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
         if self.main and self.log.exists():  # what was logged after the checkpoint will be logged again
             lines = [line for line in self.log.read_text().splitlines(True) if line.endswith("\n")]
-            self.log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            fresh = self.log.with_suffix(".new")
+            fresh.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            os.replace(fresh, self.log)
         return step
 
     def _same_training(self, description: dict) -> None:
@@ -156,6 +160,7 @@ class Run:
             description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
                            "model": self.task.description}  # fmt: skip
             save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
+        self.saved = step
 
     def write_log(self, state: TrainState, rate: float) -> None:
         with open(self.log, "a") as file:
@@ -182,7 +187,26 @@ class Run:
         return path
 
     def __call__(self) -> bool:
-        """Train to the end, or until interrupted; is it finished?"""
+        """Train to the end, or until interrupted; is it finished?
+
+        Raises:
+            SystemExit: saying what stopped it and which checkpoint is there, for a full disk or a loss that is no
+                number.
+        """
+        try:
+            return self._train()
+        except FloatingPointError as trouble:
+            advice = f"try a smaller --learning-rate than {self.options.learning_rate:g} in another folder"
+            raise SystemExit(f"stopped: {trouble}. {self._kept()}; {advice}") from trouble
+        except OSError as trouble:
+            why = trouble.strerror or trouble
+            raise SystemExit(f"stopped: {self.folder} cannot be written ({why}). {self._kept()}: make room, then "
+                             "--resume") from trouble  # fmt: skip
+
+    def _kept(self) -> str:
+        return f"The checkpoint of step {self.saved} is whole" if self.saved else "No checkpoint was saved yet"
+
+    def _train(self) -> bool:
         from tqdm.auto import tqdm
 
         first = self.start()
@@ -263,12 +287,17 @@ def train_command(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, make_task: Callable[[argparse.Namespace, Any], Task],
     more: bool = False,
 ) -> int:  # fmt: skip
-    """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted and saved.
+    """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted.
 
     `more`: another training follows in this process, so several processes stay connected.
     """
-    run = Run(parser, parser.parse_args(argv), make_task)
-    finished = run()
+    options = parser.parse_args(argv)
+    try:
+        run = Run(parser, options, make_task)
+        finished = run()
+    except KeyboardInterrupt:  # while pictures are prepared, or a second time while training
+        print("stopped at once; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
     if not more:
         run.accelerator.end_training()
     return 0 if finished else 130

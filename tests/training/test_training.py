@@ -85,10 +85,21 @@ def test_a_loss_that_is_not_a_number_stops_the_training_and_changes_nothing():
         values, details = losses(model, generator)
         return (values * float("nan") if len(kept) == 3 else values), details
 
-    with pytest.raises(FloatingPointError, match="step 4 is nan"):
+    with pytest.raises(FloatingPointError, match="at step 4 the loss is nan"):
         for _ in train(model, spoiled, TrainConfig(steps=9)):
             kept.append(weights(model))
     assert len(kept) == 3 and same(kept[-1], weights(model))
+
+
+def test_an_infinite_gradient_of_a_finite_loss_does_the_same():
+    """Clipping would turn it into NaN, and every weight with it; the loss would tell one step too late."""
+    model = nn.Linear(1, 1)
+    steep = lambda m, g: (m(torch.zeros(4, 1)).square().flatten().sqrt() + 1, None)  # noqa: E731
+    nn.init.zeros_(model.bias)
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="at step 1 the loss is 1.0 and its gradient nan"):
+        list(train(model, steep, TrainConfig(steps=1)))
+    assert same(before, weights(model)) and model.bias.grad is None
 
 
 def test_gradients_are_clipped():
