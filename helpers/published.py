@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,27 @@ def _nature(path: Path) -> str:
     return "damaged or no checkpoint"
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """What a config.json (or model_index.json) tells: JSON, and never code.
+
+    Raises:
+        ValueError: for a damaged one, and one that asks for code that came with it: `auto_map` (transformers), or a
+            class in a module of its own (diffusers).
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(told).__name__}, not names and values")
+    asks = [name for name in ("auto_map", "trust_remote_code") if told.get(name)]
+    asks += [name for name in ("_class_name", "model_type") if not isinstance(told.get(name, ""), str)]
+    if asks:
+        raise ValueError(f"{path} is refused: it asks to run code of its own ({', '.join(asks)}), and the course runs "
+                         "no code that comes with weights; look for a copy without")  # fmt: skip
+    return told
+
+
 def modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An autoencoder's tensors under the names that diffusers gives them since 2023."""
     old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -130,9 +152,11 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
             index = folder / part / f"{stem}.safetensors.index{dot}.json"
             if index.is_file():
                 try:
-                    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                    files = sorted(set(read_config(index)["weight_map"].values()))
                 except (ValueError, KeyError, AttributeError) as error:
                     raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
+                if outside := [file for file in files if Path(file).name != file]:
+                    raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")
                 absent = [file for file in files if not (folder / part / file).is_file()]
                 if absent:
                     raise FileNotFoundError(f"{index} lists {', '.join(absent)}, which {folder / part} lacks: "

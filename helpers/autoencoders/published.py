@@ -4,7 +4,6 @@ The arithmetic is float32 whatever the file holds: in float16 the decoder of Sta
 overflows (its "fp16-fix" is a copy fine-tuned not to).
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from helpers.autoencoders import kl, tiny
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.autoencoders.vq import VQAutoencoder
-from helpers.published import fetch, fit, folder_part, modern_attention, read_tensors
+from helpers.published import fetch, fit, folder_part, modern_attention, read_config, read_tensors
 from helpers.weights import TRAINED_BY, description, weights_path
 
 SDXL = "stabilityai/sdxl-vae"  # or madebyollin/sdxl-vae-fp16-fix
@@ -87,7 +86,7 @@ def _from_folder(folder: Path) -> nn.Module:
 
 
 def _from_diffusers(folder: Path) -> nn.Module:
-    told = json.loads((folder / "config.json").read_text())
+    told = read_config(folder / "config.json")
     kind = told.get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "

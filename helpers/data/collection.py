@@ -69,7 +69,7 @@ class Collection:
 
 
 class ZipCollection(Collection):
-    """The files of a zip, read in place: nothing is unpacked, so names like `../x` lead nowhere."""
+    """The files of a zip, read in place: nothing is unpacked. One with names that would lead out of it is refused."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -79,6 +79,9 @@ class ZipCollection(Collection):
         super().__init__(path)
 
     def _list(self) -> None:
+        if outside := [name for name in self.zip.NameToInfo if name.startswith("/") or ".." in name.split("/")]:
+            raise ValueError(f"{self.path} is refused: it holds names that lead out of it, such as {outside[0]!r}, "
+                             "which no honest zip does; get it anew from where it was published")
         for name, info in sorted(self.zip.NameToInfo.items()):  # of two of one name, the last: as unpacking does
             if any(map(_is_litter, name.split("/"))):
                 continue

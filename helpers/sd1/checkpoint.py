@@ -4,7 +4,6 @@ Three layouts are in use: a diffusers folder (or the hub repository it came from
 safetensors or as a pickle.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, folder_part, modern_attention, read_tensors
+from helpers.published import Renaming, cause_among, fetch, folder_part, modern_attention, read_config, read_tensors
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -80,10 +79,10 @@ def _download(repo: str, variant: str | None) -> Path:
 def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> Published:
     index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
-        pipeline = json.loads(index.read_text()).get("_class_name", "")
+        pipeline = read_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 1")
-    kind = json.loads(scheduler.read_text()).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    kind = read_config(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
     if kind not in PREDICTIONS:
         raise ValueError(f"{scheduler} says prediction_type {kind!r}; the course knows {', '.join(PREDICTIONS)}")
     parts = {name: read_tensors(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}

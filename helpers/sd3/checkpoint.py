@@ -4,7 +4,6 @@ Two layouts are in use: a diffusers folder (or its hub repository), and Stabilit
 text encoders. They disagree in one thing beside names: which half of the last modulations shifts and which scales.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, folder_tensors, read_tensors
+from helpers.published import Renaming, cause_among, fetch, folder_tensors, read_config, read_tensors
 from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -97,10 +96,10 @@ def _in_variant(folder: Path, part: str, variant: str | None) -> str | None:
 def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | None) -> Published:
     index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
-        pipeline = json.loads(index.read_text()).get("_class_name", "")
+        pipeline = read_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion3"):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 3")
-    shift = json.loads(scheduler.read_text()).get("shift", 3.0) if scheduler.is_file() else 3.0
+    shift = read_config(scheduler).get("shift", 3.0) if scheduler.is_file() else 3.0
     t5 = t5 and (folder / PARTS["t5"][0]).is_dir()
     chosen = {part: _in_variant(folder, part, variant) for part in PARTS if t5 or part != "t5"}
     if variant and not any(chosen.values()):

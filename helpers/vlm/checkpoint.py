@@ -3,16 +3,15 @@
 `transformers` has named the same tensors in three ways; here all get one. Alphabet: none, names only.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, fit, folder_tensors, renamed
+from helpers.published import Renaming, cause_among, fetch, fit, folder_tensors, read_config, renamed
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
@@ -66,10 +65,7 @@ def config_of(folder: Path) -> PaliGemmaConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: is it a PaliGemma folder?")
-    try:
-        told: dict[str, Any] = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    told = read_config(file)
     if told.get("model_type") != "paligemma":
         raise ValueError(f"{folder} holds a {told.get('model_type', 'model without a name')!r}, not a PaliGemma")
     if "quantization_config" in told:

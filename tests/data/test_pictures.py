@@ -74,10 +74,10 @@ def test_every_mode_keeps_its_colour(data: bytes, colour: tuple[int, int, int]) 
 
 
 def bomb() -> bytes:
-    """A PNG header that promises 30,000 x 30,000 pixels."""
+    """A PNG header that promises 60,000 x 60,000 pixels."""
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
