@@ -176,6 +176,13 @@ def test_pictures_of_pages_become_smaller_and_are_found(tmp_path: Path) -> None:
     assert found.convert("RGB").getpixel((0, 0)) == (255, 0, 0)  # lossless where it is small
 
 
+def test_what_sliders_show_comes_after_what_is_read() -> None:
+    state = '<script type="application/vnd.jupyter.widget-state+json">{"state": {}}</script>'
+    page = f"<html><head>{state}<title>x</title></head><body><p>read</p></body></html>"
+    assert lighter.sliders_last(page) == f"<html><head><title>x</title></head><body><p>read</p>{state}\n</body></html>"
+    assert lighter.sliders_last("<body>none</body>") == "<body>none</body>"
+
+
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "results" / "course.json"
     record.record({"02_b": record.Run(3.21, 0.5)}, path)
