@@ -6,7 +6,7 @@ import statistics
 import time
 
 from benchmarks.report import Row, at_most, true
-from helpers.autoencoders.zoo import BATCH_SIZE, CONFIG, VARIANTS, made, scores, train_variant
+from helpers.autoencoders.zoo import BATCH_SIZE, CONFIG, VARIANTS, Judge, made, train_variant
 from helpers.course import repository_root
 from helpers.data import load_faces
 
@@ -31,7 +31,7 @@ def _as_recorded(record: dict, name: str = "VAE") -> Row:
     """One entry trained anew: another machine rounds otherwise, so the spread of the seeds is the measure."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
     told = record["variants"][name]["psnr"]
-    apart = abs(_trained(name, 0, faces, unseen)["psnr"] - told["seeds"][0])
+    apart = abs(_trained(name, 0, faces, Judge(unseen))["psnr"] - told["seeds"][0])
     return at_most(f"{name} trained anew: PSNR away from the table's", apart, 0.2, "dB")
 
 
@@ -42,9 +42,9 @@ def _training() -> list[int]:
 def run() -> None:
     """Train every variant three times, write the table."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
-    variants = {}
+    variants, judge = {}, Judge(unseen)
     for name in VARIANTS:
-        found = [_trained(name, seed, faces, unseen) for seed in range(SEEDS)]
+        found = [_trained(name, seed, faces, judge) for seed in range(SEEDS)]
         variants[name] = {key: _spread([one[key] for one in found]) for key in found[0]}
         print(name, {key: entry["mean"] for key, entry in variants[name].items()}, flush=True)
     record = {"training": _training(), "seeds": SEEDS, "faces": len(unseen), "variants": variants}
@@ -52,11 +52,11 @@ def run() -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _trained(name: str, seed: int, faces, unseen) -> dict[str, float]:
+def _trained(name: str, seed: int, faces, judge: Judge) -> dict[str, float]:
     model, start = made(name, seed), time.process_time()
     for _ in train_variant(model, faces, CONFIG):
         pass
-    return {"core_seconds": time.process_time() - start} | scores(model, unseen, seed)
+    return {"core_seconds": time.process_time() - start} | judge(model, seed)
 
 
 def _spread(values: list[float]) -> dict:

@@ -82,26 +82,33 @@ def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iter
     model.eval()
 
 
-@torch.no_grad()
-def scores(model: AE, faces: Faces, seed: int = 0) -> dict[str, float]:
-    """What a trained variant is worth, on faces it has not seen.
+class Judge:
+    """Faces that no variant has seen, and what of them is the same for every variant."""
 
-    Returns:
-        psnr (dB) and ssim of reconstructions; rate (nats) and active units of the code; frechet: distance of as many
-        pictures from the prior to these faces, in the features of the course's reader; mig, sap, and dci's
-        disentanglement, completeness and informativeness of the codes' means against the known attributes.
-    """
-    generator, pictures = torch.Generator().manual_seed(seed), faces.tensor()
-    batch = Batch(pictures, torch.from_numpy(faces.labels), generator, count=len(faces))
-    reader, codes = load_reader(), model.variables(batch)
-    again = model.again(batch)
-    drawn = model.generate(len(faces), generator)
-    known = torch.tensor([[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()]
-                          for face in faces.attributes])  # fmt: skip
-    disentangled, complete, informative = dci(codes, known)
-    distance = frechet_distance(reader.features(drawn.clamp(-1, 1)), reader.features(pictures))
-    return {
-        "psnr": psnr(pictures, again), "ssim": ssim(pictures, again), "rate": model.rate(batch).mean().item(),
-        "active": active_units(codes), "frechet": distance.value, "mig": mig(codes, known), "sap": sap(codes, known),
-        "disentangled": disentangled, "complete": complete, "informative": informative,
-    }  # fmt: skip
+    def __init__(self, faces: Faces):
+        self.pictures, self.labels = faces.tensor(), torch.from_numpy(faces.labels)
+        self.reader = load_reader()
+        self.features = self.reader.features(self.pictures)
+        self.known = torch.tensor([[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()]
+                                   for face in faces.attributes])  # fmt: skip
+
+    @torch.no_grad()
+    def __call__(self, model: AE, seed: int = 0) -> dict[str, float]:
+        """What a trained variant is worth.
+
+        Returns:
+            psnr (dB) and ssim of reconstructions; rate (nats) and active units of the code; frechet: distance of as
+            many pictures from the prior to these faces, in the features of the course's reader; mig, sap, and dci's
+            disentanglement, completeness and informativeness of the codes' means against the known attributes.
+        """
+        generator, pictures, known = torch.Generator().manual_seed(seed), self.pictures, self.known
+        batch = Batch(pictures, self.labels, generator, count=len(pictures))
+        codes, again = model.variables(batch), model.again(batch)
+        drawn = self.reader.features(model.generate(len(pictures), generator).clamp(-1, 1))
+        disentangled, complete, informative = dci(codes, known)
+        return {
+            "psnr": psnr(pictures, again), "ssim": ssim(pictures, again), "rate": model.rate(batch).mean().item(),
+            "active": active_units(codes), "frechet": frechet_distance(drawn, self.features).value,
+            "mig": mig(codes, known), "sap": sap(codes, known),
+            "disentangled": disentangled, "complete": complete, "informative": informative,
+        }  # fmt: skip
