@@ -1,0 +1,67 @@
+"""Faults: what becomes of trainings, files and caches when something goes wrong, tried anew each time.
+
+    python -m benchmarks check faults    # minutes: kills, full disks, damaged files, hostile files, two processes
+    python -m benchmarks faults          # the same, and writes the table
+"""
+
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from benchmarks import faults_files, faults_hostile, faults_processes, faults_training
+from benchmarks.faults_training import Outcome
+from benchmarks.report import Row, at_most, true
+from helpers.course import repository_root
+
+RECORD = "00_assets/results/faults.json"
+KILLS, DAMAGES, TRIES = 20, 40, 5
+
+
+def check() -> list[Row]:
+    """Try every fault, and compare two processes with one."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        apart = faults_processes.curves(home)
+        outcomes = [*tried(), faults_processes.dead_worker(home)]
+    rows = [true(one.fault, f"{one.noticed} of {one.tried} as promised; lost: {one.lost}", f"all {one.tried}",
+                 one.noticed == one.tried) for one in outcomes]  # fmt: skip
+    return [*rows, at_most("loss of two processes (torchrun), away from one's", apart, 1e-4)]
+
+
+def tried() -> Iterator[Outcome]:
+    """What each fault did, all but those of several processes."""
+    with faults_training.playground() as ground, tqdm(desc="faults", unit=" kind", leave=False) as bar:
+        for outcome in _single(ground):
+            bar.update()
+            yield outcome
+
+
+def _single(ground: faults_training.Playground) -> Iterator[Outcome]:
+    yield faults_training.killed(ground, KILLS)
+    yield faults_training.killed(ground, KILLS, signal.SIGINT, seed=1)
+    yield faults_training.disk_full(ground, TRIES)
+    yield faults_training.not_a_number(ground, TRIES)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from faults_files.all_damaged(Path(folder), DAMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        yield faults_files.full_disk(Path(folder), TRIES)
+    yield faults_files.built_at_once(TRIES)
+    with tempfile.TemporaryDirectory() as folder:
+        if (outcome := faults_files.read_only_checkout(Path(folder))) is not None:
+            yield outcome
+        else:
+            print("not checked here: a checkout mounted read-only (no right to mount)", file=sys.stderr)
+    yield from faults_hostile.hostile()
+
+
+def run() -> None:
+    """Write the table of what was tried, how often it ended as promised, and what it cost."""
+    rows = check()
+    record = [{"fault": row.name, "found": row.measured, "wanted": row.wanted, "ok": row.ok} for row in rows]
+    (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))

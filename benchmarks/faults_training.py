@@ -1,0 +1,242 @@
+"""Trainings that are killed, interrupted, starved of disk or driven to NaN, each beside one that nothing disturbed.
+
+They run in processes forked from one that has imported everything: twenty of them start in the time of one.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from safetensors.torch import load_file
+
+from helpers.tiny_sd import batches, train
+from helpers.weights import read_metadata
+
+STEPS, EVERY = 40, 4  # of the training that is disturbed; it saves a checkpoint so often
+TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--log-every", "1",
+        "--sample-every", "0", "--steps", str(STEPS), "--checkpoint-every", str(EVERY)]  # fmt: skip
+PATIENCE = 120  # seconds without a step after which a training hangs
+
+
+class Outcome(NamedTuple):
+    """What a fault did, over all tries."""
+
+    fault: str
+    tried: int
+    noticed: int  # how often it ended as promised
+    lost: str  # what work was lost, at most
+
+
+@contextmanager
+def playground() -> Iterator["Playground"]:
+    """A folder for trainings, with one in it that nothing disturbed."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield Playground(Path(folder))
+
+
+class Playground:
+    """Starts trainings that share a home, and compares how they end with one that nothing disturbed."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["accelerate", "torch._dynamo", __name__])
+        for _ in range(2):  # the first process waits until everything is imported
+            self.whole, start = self.fresh(), time.perf_counter()
+            process = self.start(self.whole)
+            self.wait_for_step(process, self.whole, 1)
+            self.start_up = time.perf_counter() - start  # seconds
+            if self.ended(process, self.whole)[0]:
+                raise RuntimeError(f"the training fails without any fault: {self.said(self.whole)}")
+
+    def fresh(self) -> Path:
+        """A new run's folder, which does not exist yet."""
+        self.count += 1
+        return self.folder / f"run{self.count:03}"
+
+    def start(self, run: Path, *more: str, nan_at: int | None = None, most_bytes: int | None = None) -> BaseProcess:
+        """Begin or go on with a training; `nan_at`: a step whose loss is spoiled, `most_bytes`: a file may have."""
+        argv = [*TINY, "--out", str(run), *more]
+        process = self.context.Process(target=_train, args=(argv, self.folder, run.name, nan_at, most_bytes))
+        process.start()
+        return process
+
+    def wait_for_step(self, process: BaseProcess, run: Path, step: int) -> None:
+        """Return when this step is in the log, or the training is over."""
+        until = time.monotonic() + PATIENCE
+        while process.is_alive() and last_step(run) < step:
+            if time.monotonic() > until:
+                raise TimeoutError(f"no step {step} in {PATIENCE} s: {self.said(run)}")
+            time.sleep(0.002)
+
+    def ended(self, process: BaseProcess, run: Path) -> tuple[int, str]:
+        """The exit status, and what stood on the standard error beside the progress bar."""
+        process.join(PATIENCE)
+        return process.exitcode, self.said(run)
+
+    def said(self, run: Path) -> str:
+        lines = (self.folder / f"{run.name}.err").read_text().replace("\r", "\n").splitlines()
+        return "\n".join(line for line in lines if line.strip() and "step/s" not in line and "?step" not in line)
+
+    def goes_on(self, run: Path) -> bool:
+        """Resume, undisturbed: does it end as the one that nothing disturbed, bit by bit?"""
+        status, _ = self.ended(self.start(run, "--resume"), run)
+        return status == 0 and same_run(run, self.whole)
+
+
+def _train(argv: list[str], home: Path, name: str, nan_at: int | None, most_bytes: int | None) -> None:
+    """In a process of its own: the training command with its errors in a file."""
+    os.environ["COURSE_HOME"] = str(home / "home")
+    with open(home / f"{name}.err", "w") as errors:
+        os.dup2(errors.fileno(), 2)
+        os.dup2(errors.fileno(), 1)
+    torch.set_num_threads(1)
+    if most_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    with mock.patch.object(batches.Batches, "losses", _spoiled(batches.Batches.losses, nan_at)):
+        sys.exit(train.main(argv))
+
+
+def _spoiled(losses: Callable, nan_at: int | None) -> Callable:
+    calls = iter(range(1, sys.maxsize))
+
+    def wrapped(self, model, generator):
+        values, details = losses(self, model, generator)
+        return (values * float("nan") if next(calls) == nan_at else values), details
+
+    return wrapped if nan_at else losses
+
+
+def last_step(run: Path) -> int:
+    """The last step that is completely logged; 0: none."""
+    try:
+        lines = (run / "log.jsonl").read_text().splitlines(True)
+    except FileNotFoundError:
+        return 0
+    whole = [line for line in lines if line.endswith("\n")]
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def saved_step(run: Path) -> int:
+    """The step of the newest checkpoint; 0: none."""
+    names = ("checkpoint.safetensors", "checkpoint.previous.safetensors")
+    return max((int(read_metadata(run / name)["step"]) for name in names if (run / name).exists()), default=0)
+
+
+def same_run(one: Path, other: Path) -> bool:
+    """Whether weights, last checkpoint and every logged loss are the same, bit by bit."""
+    for name in ("weights.safetensors", "checkpoint.safetensors"):
+        a, b = load_file(one / name), load_file(other / name)
+        if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
+            return False
+    losses = [[(row["step"], row["loss"]) for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
+              for run in (one, other)]  # fmt: skip
+    return losses[0] == losses[1]
+
+
+# --- the faults -----------------------------------------------------------------------------------------------------
+
+
+def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: int = 0) -> Outcome:
+    """One training, hit by a signal at as many random moments, and resumed each time."""
+    moments, run, lost, good, hit = random.Random(seed), ground.fresh(), 0, 0, 0
+    while hit < tries:
+        process, ahead = ground.start(run, *(["--resume"] if run.exists() else [])), moments.randrange(7)
+        if ahead:
+            ground.wait_for_step(process, run, last_step(run) + ahead)
+        time.sleep(moments.uniform(0, 0.05 if ahead else ground.start_up))
+        if process.is_alive():
+            os.kill(process.pid, number)
+        status, _ = ground.ended(process, run)
+        if status == 0:  # it came to its end before: begin another
+            good, run = good if same_run(run, ground.whole) else -tries, ground.fresh()
+            continue
+        hit += 1
+        good += status == (-number if number == signal.SIGKILL else 130)
+        lost = max(lost, last_step(run) - saved_step(run))
+    good = good if ground.goes_on(run) else 0
+    what = {signal.SIGKILL: "training killed (SIGKILL)", signal.SIGINT: "training interrupted (Ctrl-C)"}[number]
+    return Outcome(f"{what} at random moments, resumed", tries, good, f"{lost} steps of {EVERY} between checkpoints")
+
+
+def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
+    """The disk has no room for the next checkpoint: a clear end, the last one whole, and a resumed training."""
+    good, room = 0, random.Random(seed)
+    with small_disk(ground) as disk:
+        for _ in range(tries):
+            run = disk.folder / ground.fresh().name
+            process = ground.start(run)
+            ground.wait_for_step(process, run, 2 * EVERY)
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            before, size = saved_step(run), (run / "checkpoint.safetensors").stat().st_size
+            with disk.nearly_full(room.randrange(size // 8, size)) as limit:
+                status, said = ground.ended(ground.start(run, "--resume", most_bytes=limit), run)
+            clear = f"cannot be written ({disk.error})" in said and f"checkpoint of step {before} is whole" in said
+            good += status == 1 and clear and saved_step(run) == before and ground.goes_on(run)
+            shutil.rmtree(run)
+    return Outcome(f"disk full while a checkpoint is saved ({disk.kind})", tries, good, f"up to {EVERY} steps")
+
+
+class Disk(NamedTuple):
+    """A folder that can be filled."""
+
+    folder: Path
+    kind: str
+    error: str  # what the system says when it is full
+
+    @contextmanager
+    def nearly_full(self, left: int) -> Iterator[int | None]:
+        """So much room and no more; yields a limit for each file where the disk itself cannot be filled."""
+        if "stand-in" in self.kind:
+            yield left
+            return
+        filler = self.folder / "filler"
+        with open(filler, "wb") as file:
+            file.write(bytes(max(0, shutil.disk_usage(self.folder).free - left)))
+        yield None
+        filler.unlink()
+
+
+@contextmanager
+def small_disk(ground: Playground, size: int = 32 * 2**20) -> Iterator[Disk]:
+    """A disk in memory where mounting one is allowed; else a limit on the size of a file stands in."""
+    folder = ground.fresh()
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    if not mounted:
+        yield Disk(folder, "a limit on file sizes as a stand-in", "File too large")
+        return
+    try:
+        yield Disk(folder, f"{size // 2**20} MiB in memory", "No space left on device")
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+def not_a_number(ground: Playground, tries: int, seed: int = 0) -> Outcome:
+    """A loss is NaN: the step is named, nothing was updated by it, the last checkpoint is good."""
+    good, steps = 0, random.Random(seed)
+    for _ in range(tries):
+        run, step = ground.fresh(), steps.randrange(2, STEPS)
+        status, said = ground.ended(ground.start(run, nan_at=step), run)
+        clear = f"at step {step} the loss is nan" in said and (saved_step(run) == 0) == ("No checkpoint" in said)
+        good += status == 1 and clear and saved_step(run) == (step - 1) // EVERY * EVERY and ground.goes_on(run)
+    return Outcome("loss is NaN", tries, good, f"up to {EVERY} steps")
