@@ -16,7 +16,7 @@ export COURSE_PROFILE ?= cpu
 export PYTHONHASHSEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab pages execute bench clean lint suite
+.PHONY: help course test lab pages execute bench check lowest clean lint suite
 
 help:  ## this list
 	@echo "make course    install, execute every notebook, render the course pages: start here"
@@ -24,7 +24,9 @@ help:  ## this list
 	@echo "make lab       open the course in JupyterLab"
 	@echo "make pages     render the pages from the notebooks as they are stored"
 	@echo "make execute   execute the notebooks and store their outputs in place"
-	@echo "make bench     recompute the figures that the course claims"
+	@echo "make bench     time the course beside other libraries: 25 minutes"
+	@echo "make check     recompute the figures that the course claims"
+	@echo "make lowest    the unit tests on the oldest versions that pyproject.toml allows"
 	@echo "make clean     remove what was built (the virtual environment stays)"
 	@echo
 	@echo "Needs Python 3.11 or later. COURSE_PROFILE=gpu runs the same notebooks at full size on a GPU."
@@ -57,7 +59,19 @@ lab: $(STAMP)
 	@$(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
 bench: $(STAMP)
+	@$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(RUN) -m benchmarks all
+
+check: $(STAMP)
 	@$(RUN) -m benchmarks check
+
+# Another virtual environment beside the first, with every lower bound of pyproject.toml as the version.
+lowest: OLD := $(VENV)-lowest
+lowest:
+	@"$(PYTHON)" -m venv "$(OLD)"
+	@"$(PYTHON)" -m tests.lowest > $(OLD)/versions.txt
+	@$(OLD)/bin/python -m pip install -q --disable-pip-version-check -c $(OLD)/versions.txt -e '.[pages,test]'
+	@OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q $(LANES) tests --ignore tests/browser --ignore tests/notebooks
 
 # One step of `make test`: run it, and note its wall time whether it passes or not.
 define timed

@@ -6,11 +6,17 @@
 
 from benchmarks import vae_variants, vq
 from benchmarks.report import Row
+from benchmarks.side_by_side import Comparison
 
 
 def check() -> list[Row]:
     """Recompute the claims about autoencoders."""
     return [*vae_variants.check(), *vq.check()]
+
+
+def comparisons() -> list[Comparison]:
+    """What the record of the quantiser beside a library's says."""
+    return vq.comparisons()
 
 
 def run() -> None:

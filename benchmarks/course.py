@@ -81,12 +81,16 @@ def refresh(readme: Path = ROOT / "README.md", record: Path = RECORD) -> None:
     """
     text = readme.read_text()
     for name, filling in (("pictures", pictures()), ("times", table(record))):
-        marks = re.compile(rf"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
-        if not marks.search(text):
-            raise ValueError(f"{readme} has no <!-- {name} --> ... <!-- /{name} --> to fill")
-        filled = "\n".join([f"<!-- {name} -->", *filling, f"<!-- /{name} -->"])
-        text = marks.sub(lambda _, filled=filled: filled, text)
+        text = filled(text, name, filling)
     readme.write_text(text)
+
+
+def filled(text: str, name: str, filling: Iterable[str]) -> str:
+    """A text with these lines between its marks of this name. Raises ValueError if it lacks the marks."""
+    marks = re.compile(rf"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"the README has no <!-- {name} --> ... <!-- /{name} --> to fill")
+    return marks.sub(lambda _: "\n".join([f"<!-- {name} -->", *filling, f"<!-- /{name} -->"]), text)
 
 
 def pictures() -> list[str]:

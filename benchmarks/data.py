@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from benchmarks import data_path
 from benchmarks.report import Row, at_least
 from helpers.data.faces import CLASS_NAMES, Faces, load_faces
 from helpers.data.pictures import decode
@@ -39,7 +40,13 @@ def check() -> list[Row]:
         at_least("drawn faces of 64 px, per core", _rate(lambda one: draw_face(one, 64), faces), 150, "faces/s"),
         Row("kinds of bad input handled" + "".join(f"; not {kind}" for kind in missed), f"{handled}",
             f"{len(verdicts)}", not missed),
+        *(one.row() for one in data_path.comparisons()),
     ]
+
+
+def run() -> None:
+    """Time the way from JPEGs to batches beside torchvision's."""
+    data_path.run()
 
 
 def _rate(work: Callable, items: Sequence, rounds: int = 5) -> float:

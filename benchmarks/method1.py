@@ -9,7 +9,6 @@ contenders run in one process, in turn, on the same faces.
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks import real_faces
 from benchmarks.report import Row, at_least, at_most
+from benchmarks.side_by_side import Comparison, hardware
 from helpers.course import repository_root
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
@@ -68,13 +68,7 @@ def _race() -> list[Row]:
     if not results_path().exists():
         return [Row("race beside two libraries", "never run", "python -m benchmarks method1", False)]
     record = json.loads(results_path().read_text())
-    wanted = {"ratio": ("images/s over the better peer's, in the course's shape", 50),
-              "ratio_same_stem": ("images/s over the better peer's, with our stem", 1.2),
-              "ratio_documented_shape": ("images/s over the better peer's, in its documented shape", 50)}  # fmt: skip
-    rows = [
-        at_least(name, record[key], least, "x") if key in record else Row(name, "not measured", f">= {least} x", False)
-        for key, (name, least) in wanted.items()
-    ]
+    rows = [one.row() for one in comparisons()]
     for minutes in (2, 5, 20):
         at = [entry for entry in record["agreement"] if entry["minutes"] == minutes]
         own = [entry["species"] for entry in at if entry["name"] == "this course"]
@@ -85,6 +79,16 @@ def _race() -> list[Row]:
         else:
             rows.append(Row(f"species agreement after {minutes} min", "not measured", "clearly ahead", False))
     return rows
+
+
+def comparisons() -> list[Comparison]:
+    """What the record says of speed."""
+    wanted = {"ratio": ("in the course's shape", 50), "ratio_same_stem": ("with our stem", 1.2),
+              "ratio_documented_shape": ("in its documented shape", 50)}  # fmt: skip
+    record = json.loads(results_path().read_text()) if results_path().exists() else {}
+    what, peer = "Method 1, training: images/s", "the better of two libraries"
+    return [Comparison(what, f"{peer}, {shape}", record.get(key), record.get(f"{key}_spread"), least, more=True)
+            for key, (shape, least) in wanted.items()]  # fmt: skip
 
 
 def contenders(faces, steps: int) -> list[tuple[str, Callable]]:
@@ -135,11 +139,17 @@ def judge(racer) -> float:
     return load_reader().agreement(pictures, {"species": ["cat", "dog", "wild"] * (PICTURES // 3)})["species"]
 
 
-def run() -> None:
+def beside() -> None:
+    """The speeds alone: minutes."""
+    run(minutes="0")
+
+
+def run(minutes: str | None = None) -> None:
     """Race for BENCH_MINUTES (default 2,5,20) and write the record after every judgement."""
     from helpers.data import load_faces
 
-    marks = sorted(float(text) for text in os.environ.get("BENCH_MINUTES", "2,5,20").split(",") if float(text) > 0)
+    minutes = minutes or os.environ.get("BENCH_MINUTES", "2,5,20")
+    marks = sorted(float(text) for text in minutes.split(",") if float(text) > 0)
     faces = load_faces("toy-faces", "train", 64)
     racers = {name: make() for name, make in contenders(faces, steps=10_000)}
     rates = speeds(racers)
@@ -186,7 +196,7 @@ def summary(racers: dict[str, object], rates: dict[str, list[float]]) -> dict:
         for name, racer in racers.items()
     ]  # fmt: skip
     return {
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "hardware": hardware(),
         "size": 64,
         **figures,
         "speed": speed,

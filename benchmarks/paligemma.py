@@ -5,7 +5,6 @@
 """
 
 import json
-import platform
 import statistics
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
 from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1_peers import difference
-from benchmarks.side_by_side import alternating, compared, peak_tensors
+from benchmarks.side_by_side import Comparison, alternating, compared, hardware, peak_tensors
 from helpers.course import repository_root
 from helpers.vlm.decoding import Reading, generate
 from helpers.vlm.gemma import GemmaConfig
@@ -98,21 +97,32 @@ def _timings() -> list[Row]:
     path = repository_root() / RESULTS
     if not path.exists():
         return [Row("speed and memory beside transformers", "never run", "python -m benchmarks paligemma", False)]
-    rows = []
+    rows = [one.row() for one in comparisons()]
     for entry in json.loads(path.read_text())["sizes"]:
-        name, reading, writing = entry["size"], entry["reading"], entry["writing"]
-        least = 2.0 if name == "smallest" else 1.0
-        rows += [
-            at_most(f"{name}: time to read a prompt beside transformers'", reading["time_ratio"], 1.0, "x"),
-            at_most(f"{name}: peak of tensors in reading beside transformers'", reading["tensors_ratio"], 1.0, "x"),
-            at_least(f"{name}: tokens a second beside transformers'", writing["speed_ratio"], least, "x"),
-            at_most(f"{name}: difference of the two answers", reading["difference"], 1e-4),
-            true(f"{name}: the tokens written", writing["same"], "the same", writing["same"] == "the same"),
-        ]
-        if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
-            rows.append(at_most(f"{name}: peak memory of the process in reading beside transformers'",
-                                reading["memory_ratio"], 1.0, "x"))  # fmt: skip
+        name, same = entry["size"], entry["writing"]["same"]
+        rows += [at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
+                 true(f"{name}: the tokens written", same, "the same", same == "the same")]  # fmt: skip
     return rows
+
+
+def comparisons() -> list[Comparison]:
+    """What the record says of reading a prompt and of writing an answer."""
+    path, found, peer = repository_root() / RESULTS, [], "transformers"
+    if not path.exists():
+        return [Comparison("PaliGemma: speed and memory", peer, None)]
+    for entry in json.loads(path.read_text())["sizes"]:
+        name, reading, writing = f"PaliGemma, {entry['size']}", entry["reading"], entry["writing"]
+        least = 2.0 if entry["size"] == "smallest" else 1.0
+        found += [
+            Comparison(f"{name}: time to read a prompt", peer, reading["time_ratio"], reading["time_ratio_spread"], 1),
+            Comparison(f"{name}: peak of tensors in reading", peer, reading["tensors_ratio"], None, 1),
+            Comparison(f"{name}: tokens a second", peer, writing["speed_ratio"], writing["speed_ratio_spread"], least,
+                       more=True),
+        ]  # fmt: skip
+        if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
+            found.append(Comparison(f"{name}: peak memory of the process in reading", peer, reading["memory_ratio"],
+                                    None, 1))  # fmt: skip
+    return found
 
 
 # --- beside transformers --------------------------------------------------------------------------------------------
@@ -121,7 +131,7 @@ def _timings() -> list[Row]:
 def run() -> None:
     """Time reading and writing in two sizes; write the record."""
     record = {
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "hardware": hardware(),
         "sizes": [measured(name) for name in SIZES],
     }
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")

@@ -5,7 +5,6 @@
 """
 
 import json
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -15,7 +14,16 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, at_least, at_most, code_lines, true
 from benchmarks.sd1_peers import SMALL, difference, reference, write_layouts
-from benchmarks.side_by_side import ROUNDS, alternating, compared, compared_rows, peak_memory
+from benchmarks.side_by_side import (
+    ROUNDS,
+    Comparison,
+    alternating,
+    compared,
+    compared_rows,
+    hardware,
+    network_comparisons,
+    peak_memory,
+)
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
@@ -32,12 +40,13 @@ RESULTS = "00_assets/results/sd1.json"
 NAME, PROMPTS = "sd1", 200
 FILES = ("clip", "autoencoder", NAME)  # what the tiny system is made of
 SIZES = {"text encoder": 123_060_480, "U-Net": 859_520_964, "autoencoder": 83_653_863}
+POOL = 999_983  # random numbers that full-size weights are filled from, a prime: a billion draws would take longer
 CODE = ("helpers/sd1/*.py", "helpers/text/bpe.py", "helpers/text/clip.py", "helpers/autoencoders/kl.py")
 
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 1."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, "python -m benchmarks sd1"), *_faults(),
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS), *_faults(),
             at_most("lines of code", _lines(), 900)]  # fmt: skip
 
 
@@ -146,9 +155,13 @@ def filled(module: nn.Module) -> nn.Module:
     if next(module.parameters()).is_meta:
         module.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
+    pool = torch.empty(POOL).uniform_(-1, 1, generator=generator).repeat(2)
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
-            parameter.uniform_(-1, 1, generator=generator).mul_((3 / parameter[0].numel()) ** 0.5)
+            start = int(torch.randint(POOL, (), generator=generator))  # no two of one shape are alike
+            for piece in parameter.view(-1).split(POOL):
+                piece.copy_(pool[start : start + len(piece)])
+            parameter.mul_((3 / parameter[0].numel()) ** 0.5)
         else:
             parameter.normal_(0, 0.1, generator=generator).add_(1.0 if "norm" in name and "weight" in name else 0.0)
     return module
@@ -182,13 +195,18 @@ def _drawn() -> list[Row]:
 # --- speed and memory -----------------------------------------------------------------------------------------------
 
 
+def comparisons() -> list[Comparison]:
+    """What the record says."""
+    return network_comparisons(RESULTS)
+
+
 def run() -> None:
     """Time and weigh the full-size networks at 512x512 pixels, and the variants of attention; write the record."""
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
     networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in dtypes]
     record = {
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "pixels": 512, "rounds": ROUNDS, "networks": networks, "attention": attention_variants(),
+        "hardware": hardware(), "pixels": 512, "rounds": ROUNDS, "networks": networks,
+        "attention": attention_variants(),
     }  # fmt: skip
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))

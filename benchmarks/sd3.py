@@ -5,7 +5,6 @@
 """
 
 import json
-import platform
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1 import filled
 from benchmarks.sd1_peers import difference
 from benchmarks.sd3_peers import SMALL, SMALL_3_5, reference, stability_tensors, transformer_reference, write_layouts
-from benchmarks.side_by_side import compared, compared_rows
+from benchmarks.side_by_side import Comparison, compared, compared_rows, hardware, network_comparisons
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
 from helpers.published import fit
@@ -42,7 +41,7 @@ NETWORKS = {
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 3."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, "python -m benchmarks sd3")]
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS)]
 
 
 # --- sizes, parity, refusals ----------------------------------------------------------------------------------------
@@ -167,14 +166,16 @@ def _drawn() -> list[Row]:
 # --- speed and memory -----------------------------------------------------------------------------------------------
 
 
+def comparisons() -> list[Comparison]:
+    """What the record says."""
+    return network_comparisons(RESULTS)
+
+
 def run() -> None:
     """Time and weigh the transformer in two sizes; write the record."""
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
     networks = [measured(name, dtype) for name in NETWORKS for dtype in dtypes]
-    record = {
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "networks": networks,
-    }  # fmt: skip
+    record = {"hardware": hardware(), "networks": networks}
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 

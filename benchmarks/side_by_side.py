@@ -3,21 +3,60 @@
 import ctypes
 import gc
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.report import Row, at_most
+from benchmarks.report import Row, at_least, at_most
 from benchmarks.sd1_peers import difference
 from helpers.course import repository_root
 
 ROUNDS = 5  # alternating turns
 Call = Callable[[], Tensor]
+
+
+class Comparison(NamedTuple):
+    """Something of the course beside a peer, measured in one process on the same weights and input."""
+
+    what: str
+    peer: str
+    ratio: float | None  # the course's figure over the peer's, median of the rounds; None: never measured
+    spread: Sequence[float] | None = None  # the smallest and the largest
+    wanted: float | None = None  # None: reported, and nothing promised
+    more: bool = False  # whether a larger ratio is better
+
+    def row(self) -> Row:
+        """As a claim."""
+        name = f"{self.what}, beside {self.peer}"
+        if self.ratio is None:
+            return Row(name, "never measured", "python -m benchmarks all", False)
+        if self.wanted is None:
+            return Row(name, f"{self.ratio:.3g} x", "no promise", True)
+        return (at_least if self.more else at_most)(name, self.ratio, self.wanted, "x")
+
+
+def spread_of(ratios: Sequence[float]) -> list[float]:
+    """The smallest and the largest."""
+    return [round(min(ratios), 3), round(max(ratios), 3)]
+
+
+def hardware() -> str:
+    """What the figures of a record were measured on."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    kind = names[0] if names else platform.processor() or platform.machine()
+    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
@@ -28,8 +67,9 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
     """
     calls = ours, theirs
     seconds = alternating([lambda call=call: [call() for _ in range(repeat)] for call in calls])
-    memory = [statistics.median(sizes) for sizes in zip(*([peak_memory(call) for call in calls] for _ in range(ROUNDS)),
-                                                        strict=True)]  # fmt: skip
+    weighed = ROUNDS if max(map(max, seconds)) < 2 * repeat else 1  # a large call's pages drown what the heap holds
+    sizes = [[peak_memory(call) for call in calls] for _ in range(weighed)]
+    memory = [statistics.median(some) for some in zip(*sizes, strict=True)]
     ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
     return {
         "seconds": [round(statistics.median(times), 3) for times in seconds],
@@ -41,18 +81,27 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
     }
 
 
-def compared_rows(results: str, command: str) -> list[Row]:
-    """What a record says of every network: nowhere slower, nowhere larger than the peer."""
+def network_comparisons(results: str, peer: str = "diffusers") -> list[Comparison]:
+    """What a record of `compared` networks says: nowhere slower, nowhere larger than the peer."""
     path = repository_root() / results
     if not path.exists():
-        return [Row("speed and memory beside diffusers", "never run", command, False)]
-    rows = []
+        return [Comparison("speed and memory", peer, None)]
+    found = []
     for entry in json.loads(path.read_text())["networks"]:
         name = f"{entry['network']}, {entry['dtype']}"
-        rows.append(at_most(f"{name}: time beside diffusers'", entry["time_ratio"], 1.0, "x"))
-        rows.append(at_most(f"{name}: peak memory beside diffusers'", entry["memory_ratio"], 1.0, "x"))
-        same = 1e-4 if entry["dtype"] == "float32" else 2e-2  # the same thing was timed; parity has rows of its own
-        rows.append(at_most(f"{name}: difference of the two answers", entry["difference"], same))
+        found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0))
+        found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0))
+    return found
+
+
+def compared_rows(results: str) -> list[Row]:
+    """The same as claims, and that the same thing was timed; parity has rows of its own."""
+    rows = [one.row() for one in network_comparisons(results)]
+    path = repository_root() / results
+    for entry in json.loads(path.read_text())["networks"] if path.exists() else []:
+        same = 1e-4 if entry["dtype"] == "float32" else 2e-2
+        rows.append(at_most(f"{entry['network']}, {entry['dtype']}: difference of the two answers",
+                            entry["difference"], same))  # fmt: skip
     return rows
 
 

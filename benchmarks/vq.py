@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.sd1_peers import difference, randomised
-from benchmarks.side_by_side import alternating, peak_memory
+from benchmarks.side_by_side import Comparison, alternating, hardware, peak_memory
 from helpers.autoencoders.code_prior import CodePrior
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.quantizers import nearest
@@ -117,11 +117,17 @@ def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
 
 
 def _speed() -> list[Row]:
+    return [one.row() for one in comparisons()]
+
+
+def comparisons() -> list[Comparison]:
+    """What the record says of training with our quantiser and with theirs."""
     path = repository_root() / SPEED
     if not path.exists():
-        return [Row("training beside vector-quantize-pytorch", "never run", "python -m benchmarks autoencoders", False)]
-    return [at_least(f"training, images/s beside vector-quantize-pytorch, {entry['network']}", entry["ratio"], 1.0, "x")
-            for entry in json.loads(path.read_text())["networks"]]  # fmt: skip
+        return [Comparison("VQ training", "vector-quantize-pytorch", None)]
+    record = json.loads(path.read_text())
+    return [Comparison(f"VQ training, {entry['network']}: images/s", record["peer"], entry["ratio"], entry["spread"],
+                       1.0, more=True) for entry in record["networks"]]  # fmt: skip
 
 
 def _memory(vectors: int = 8192, K: int = 8192) -> Row:
@@ -192,8 +198,7 @@ def run(batch_size: int = 16, updates: int = 8) -> None:
         networks.append(entry)
         print(entry, flush=True)
     peer = f"vector-quantize-pytorch {version('vector-quantize-pytorch')}"
-    record = {"batch_size": batch_size, "threads": torch.get_num_threads(), "torch": torch.__version__, "peer": peer,
-              "networks": networks}  # fmt: skip
+    record = {"hardware": hardware(), "batch_size": batch_size, "peer": peer, "networks": networks}
     (repository_root() / SPEED).write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,0 +1,79 @@
+"""Everything of the course that has a peer, timed beside it in one go: `python -m benchmarks all`, or `make bench`.
+
+Each part runs in a process of its own, both contenders in turns within it, and writes its record; then one table is
+printed, and filled into the README. Where there is a GPU, training on it is measured as well.
+"""
+
+import importlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from benchmarks import cuda
+from benchmarks.course import filled
+from benchmarks.report import lines
+from benchmarks.side_by_side import Comparison, hardware
+from helpers.course import repository_root
+
+
+class Part(NamedTuple):
+    """What is timed: a module with `comparisons()`, and its function that measures."""
+
+    module: str
+    measure: str
+
+
+PARTS = tuple(map(Part._make, (
+    ("benchmarks.startup", "run"), ("benchmarks.data_path", "run"), ("benchmarks.method1", "beside"),
+    ("benchmarks.sd1", "run"), ("benchmarks.sd3", "run"), ("benchmarks.vq", "run"), ("benchmarks.paligemma", "run"),
+)))  # fmt: skip
+
+
+def main() -> int:
+    """Measure, print and record; 1 where a ratio is short of what is promised."""
+    start = time.perf_counter()
+    for part in PARTS:
+        _measure(part)
+    told = cuda.run()
+    rows = [one.row() for one in comparisons()]
+    print(lines(rows))
+    print(told)
+    print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes on {hardware()}")
+    fill()
+    return 0 if all(row.ok for row in rows) else 1
+
+
+def _measure(part: Part) -> None:
+    start = time.perf_counter()
+    print(f"== {part.module.removeprefix('benchmarks.')}", flush=True)
+    code = f"import {part.module} as part; part.{part.measure}()"
+    subprocess.run([sys.executable, "-c", code], cwd=repository_root(), check=True)
+    print(f"== {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def comparisons() -> list[Comparison]:
+    """What the records say, in the order of the parts."""
+    return [one for part in PARTS for one in importlib.import_module(part.module).comparisons()]
+
+
+def fill() -> None:
+    """Put the table of the records between the README's marks."""
+    readme = repository_root() / "README.md"
+    readme.write_text(filled(readme.read_text(), "beside", table(comparisons())))
+
+
+def table(found: list[Comparison]) -> list[str]:
+    """Lines of Markdown: what, beside whom, the ratio with its spread, what is promised."""
+    rows = ["| | beside | ratio | of five rounds | promised |", "|---|---|---:|---:|---:|"]
+    for one in found:
+        spread = "" if one.spread is None else f"{one.spread[0]:.2f} to {one.spread[1]:.2f}"
+        ratio = "not measured" if one.ratio is None else f"{one.ratio:.2f}"
+        promised = "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}"
+        short = "" if one.row().ok else " (short)"
+        rows.append(f"| {one.what} | {one.peer} | {ratio}{short} | {spread} | {promised} |")
+    return rows
+
+
+if __name__ == "__main__":
+    fill()
