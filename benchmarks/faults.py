@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import faults_files, faults_hostile, faults_processes, faults_training
 from benchmarks.faults_training import Outcome
-from benchmarks.report import Row, at_most, true
+from benchmarks.report import Row, at_most, lines, true
 from helpers.course import repository_root
 
 RECORD = "00_assets/results/faults.json"
@@ -24,10 +24,17 @@ KILLS, DAMAGES, TRIES = 20, 40, 5
 
 def check() -> list[Row]:
     """Try every fault, and compare two processes with one."""
+    return _rows(*_all())
+
+
+def _all() -> tuple[list[Outcome], float]:
+    """What every fault did, and how far the losses of two processes are from those of one."""
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        apart = faults_processes.curves(home)
-        outcomes = [*tried(), faults_processes.dead_worker(home)]
+        apart = faults_processes.curves(Path(folder))
+        return [*tried(), faults_processes.dead_worker(Path(folder))], apart
+
+
+def _rows(outcomes: list[Outcome], apart: float) -> list[Row]:
     rows = [true(one.fault, f"{one.noticed} of {one.tried} as promised; lost: {one.lost}", f"all {one.tried}",
                  one.noticed == one.tried) for one in outcomes]  # fmt: skip
     return [*rows, at_most("loss of two processes (torchrun), away from one's", apart, 1e-4)]
@@ -61,7 +68,7 @@ def _single(ground: faults_training.Playground) -> Iterator[Outcome]:
 
 def run() -> None:
     """Write the table of what was tried, how often it ended as promised, and what it cost."""
-    rows = check()
-    record = [{"fault": row.name, "found": row.measured, "wanted": row.wanted, "ok": row.ok} for row in rows]
+    outcomes, apart = _all()
+    print(lines(_rows(outcomes, apart)))
+    record = {"two_processes_apart": apart, "faults": [outcome._asdict() for outcome in outcomes]}
     (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))

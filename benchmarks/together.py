@@ -5,6 +5,7 @@ printed, and filled into the README. Where there is a GPU, training on it is mea
 """
 
 import importlib
+import json
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from benchmarks.course import filled
 from benchmarks.report import lines
 from benchmarks.side_by_side import Comparison, hardware
 from helpers.course import repository_root
+from pages import evidence
 
 
 class Part(NamedTuple):
@@ -58,21 +60,13 @@ def comparisons() -> list[Comparison]:
 
 
 def fill() -> None:
-    """Put the table of the records between the README's marks."""
+    """Keep the table of all records for the pages, and put it between the README's marks."""
+    rows = [{"what": one.what, "peer": one.peer, "ratio": one.ratio, "spread": one.spread, "ok": one.row().ok,
+             "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}"}
+            for one in comparisons() if one.ratio is not None]  # fmt: skip
+    evidence.BESIDE.write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
     readme = repository_root() / "README.md"
-    readme.write_text(filled(readme.read_text(), "beside", table(comparisons())))
-
-
-def table(found: list[Comparison]) -> list[str]:
-    """Lines of Markdown: what, beside whom, the ratio with its spread, what is promised."""
-    rows = ["| | beside | ratio | of five rounds | promised |", "|---|---|---:|---:|---:|"]
-    for one in found:
-        spread = "" if one.spread is None else f"{one.spread[0]:.2f} to {one.spread[1]:.2f}"
-        ratio = "not measured" if one.ratio is None else f"{one.ratio:.2f}"
-        promised = "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}"
-        short = "" if one.row().ok else " (short)"
-        rows.append(f"| {one.what} | {one.peer} | {ratio}{short} | {spread} | {promised} |")
-    return rows
+    readme.write_text(filled(readme.read_text(), "beside", evidence.beside()))
 
 
 if __name__ == "__main__":

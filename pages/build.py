@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nbformat
 from sphinx.cmd.build import build_main
 
-from pages import launch, vendor
+from pages import evidence, launch, vendor
 from pages.execute import NOTEBOOKS, notebooks, write
 from pages.lighter import lighten
 from pages.record import ROOT, table
@@ -22,7 +22,7 @@ HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
-TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "references.md")
+TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "evidence.md", "references.md")
 
 
 class Part(NamedTuple):
@@ -60,15 +60,15 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
         write(launch.without_outputs(notebook), source / "downloads" / path.name)
     if IMAGES.is_dir():
         shutil.copytree(IMAGES, source / "00_assets" / "image")
-    _fill(HERE / "index.md", source / "index.md", "contents", contents(found, source))
-    for name in TEXTS:
-        _fill(HERE / name, source / "pages" / name, "times", "\n".join(table(folder="../notebooks")))
+    fillings = {"contents": [contents(found, source)], "times": table(folder="../notebooks"),
+                "beside": evidence.beside(), "faults": evidence.faults()}  # fmt: skip
+    for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
+        text = (ROOT / name if "/" in name else HERE / name).read_text()
+        for mark, lines in fillings.items():
+            text = text.replace(f"<!-- {mark} -->", "\n".join(lines))
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
     return found
-
-
-def _fill(text: Path, target: Path, mark: str, filling: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text.read_text().replace(f"<!-- {mark} -->", filling))
 
 
 def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:
