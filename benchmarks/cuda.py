@@ -62,7 +62,7 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
         next(walk)
     return {
         "images_per_second": round(options.batch_size / seconds, 1), "peak_gib": round(peak / 2**30, 2),
-        "teraflops": round(counter.get_total_flops() / seconds / 1e12, 4),
+        "teraflops": round(counter.get_total_flops() / seconds / 1e12, 6),
         "precision": training.accelerator.mixed_precision,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
     }  # fmt: skip

@@ -23,7 +23,7 @@ from helpers.course import repository_root
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
 NAME, RESULTS = "tiny_sd_pixels", "00_assets/results/method1.json"
-ROUNDS, ROUND_SECONDS = 5, 10  # of the speed race: alternating turns
+ROUNDS, ROUND_SECONDS = 5, 6  # of the speed race: alternating turns
 PICTURES = 30  # generated to judge a contender
 PEERS = 4  # who must have raced at least: two libraries in the course's shape, each without and with our stem
 

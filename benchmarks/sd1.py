@@ -23,7 +23,8 @@ from benchmarks.side_by_side import (
     hardware,
     network_comparisons,
     peak_memory,
-)
+    with_earlier,
+)  # fmt: skip
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
@@ -205,7 +206,7 @@ def run() -> None:
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
     networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in dtypes]
     record = {
-        "hardware": hardware(), "pixels": 512, "rounds": ROUNDS, "networks": networks,
+        "hardware": hardware(), "pixels": 512, "rounds": ROUNDS, "networks": with_earlier(networks, RESULTS),
         "attention": attention_variants(),
     }  # fmt: skip
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")

@@ -16,7 +16,7 @@ from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1 import filled
 from benchmarks.sd1_peers import difference
 from benchmarks.sd3_peers import SMALL, SMALL_3_5, reference, stability_tensors, transformer_reference, write_layouts
-from benchmarks.side_by_side import Comparison, compared, compared_rows, hardware, network_comparisons
+from benchmarks.side_by_side import Comparison, compared, compared_rows, hardware, network_comparisons, with_earlier
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
 from helpers.published import fit
@@ -175,7 +175,7 @@ def run() -> None:
     """Time and weigh the transformer in two sizes; write the record."""
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
     networks = [measured(name, dtype) for name in NETWORKS for dtype in dtypes]
-    record = {"hardware": hardware(), "networks": networks}
+    record = {"hardware": hardware(), "networks": with_earlier(networks, RESULTS)}
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 

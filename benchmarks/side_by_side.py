@@ -88,10 +88,19 @@ def network_comparisons(results: str, peer: str = "diffusers") -> list[Compariso
         return [Comparison("speed and memory", peer, None)]
     found = []
     for entry in json.loads(path.read_text())["networks"]:
-        name = f"{entry['network']}, {entry['dtype']}"
+        name = f"{entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
         found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0))
         found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0))
     return found
+
+
+def with_earlier(networks: list[dict], results: str) -> list[dict]:
+    """What was measured now, and what a record has of number formats that this processor does not compute in."""
+    path = repository_root() / results
+    earlier = json.loads(path.read_text()) if path.exists() else {"networks": [], "hardware": ""}
+    formats = {entry["dtype"] for entry in networks}
+    kept = [{"hardware": earlier["hardware"]} | entry for entry in earlier["networks"] if entry["dtype"] not in formats]
+    return networks + kept
 
 
 def compared_rows(results: str) -> list[Row]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import course, real_faces, report, tiny_sd, tiny_sd_real, vq
+from benchmarks import course, real_faces, report, tiny_sd, tiny_sd_real, together, vq
 from benchmarks import tiny_sd_trainings as trainings
-from benchmarks.side_by_side import peak_tensors
+from benchmarks.side_by_side import Comparison, peak_tensors
 
 
 def test_rows_compare_both_ways() -> None:
@@ -64,6 +64,29 @@ def test_the_readme_has_the_marks_that_are_filled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no <!-- pictures -->"):
         (tmp_path / "bare.md").write_text("nothing")
         course.refresh(tmp_path / "bare.md", record)
+
+
+def test_every_record_beside_a_peer_is_in_the_readme() -> None:
+    """`make bench` fills the table; a record that changed without it would show."""
+    told = (course.ROOT / "README.md").read_text()
+    for one in together.comparisons():
+        assert one.ratio is not None and f"| {one.what} | {one.peer} | {one.ratio:.2f}" in told, one
+
+
+def test_a_comparison_is_a_claim_in_its_direction() -> None:
+    assert Comparison("time", "it", 0.9, None, 1.0).row().ok and not Comparison("time", "it", 1.1, None, 1.0).row().ok
+    assert Comparison("speed", "it", 1.1, None, 1.0, more=True).row().ok
+    assert not Comparison("speed", "it", 0.9, None, 1.0, more=True).row().ok
+    assert Comparison("first batch", "it", 7.0).row().ok and not Comparison("speed", "it", None).row().ok
+
+
+def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, capfd) -> None:
+    parts = (together.Part("benchmarks.report", "nothing_of_this_name"), together.Part("benchmarks.report", "lines"))
+    monkeypatch.setattr(together, "PARTS", parts)
+    assert [together._measured(part) for part in parts] == [False, False]
+    assert "has no attribute 'nothing_of_this_name'" in capfd.readouterr().err
+    monkeypatch.setattr(together, "PEERS", ("nothing_of_this_name",))
+    assert together.main() == 2 and "pip install -e '.[bench]'" in capfd.readouterr().err
 
 
 def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:

@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from pages import build, execute, launch, lighter, record, vendor
+from pages import build, evidence, execute, launch, lighter, record, vendor
 
 FIGURE = """import numpy as np
 from matplotlib import pyplot as plt
@@ -194,6 +194,19 @@ def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     assert lines[3] == "| [02_b](notebooks/02_b.ipynb) | 3 s | 0.5 GB |"
     assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
     assert record.stamp(tmp_path / "nothing.json") == "" and record.table(tmp_path / "nothing.json") == []
+
+
+def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
+    time = {"what": "time", "peer": "a library", "ratio": 0.913, "spread": [0.88, 0.96], "ok": True, "promised": "<= 1"}
+    rows = [time, time | {"what": "memory", "ratio": 1.2, "spread": None, "ok": False}]
+    (tmp_path / "beside.json").write_text(json.dumps({"hardware": "a computer", "rows": rows}))
+    lines = evidence.beside(tmp_path / "beside.json")
+    assert lines[2:4] == ["| time | a library | 0.91 | 0.88 to 0.96 | <= 1 |",
+                          "| memory | a library | 1.20 (short) |  | <= 1 |"] and "a computer" in lines[-1]
+    fault = {"fault": "killed", "tried": 20, "noticed": 20, "lost": "4 steps"}
+    (tmp_path / "faults.json").write_text(json.dumps({"faults": [fault]}))
+    assert evidence.faults(tmp_path / "faults.json")[2:] == ["| killed | 20 | 20 | 4 steps |"]
+    assert evidence.beside(tmp_path / "none.json") == evidence.faults(tmp_path / "none.json") == []
 
 
 def test_the_fingerprint_sees_outputs_and_code_not_prose() -> None:

@@ -86,7 +86,9 @@ def read(path: Path, recipe: dict) -> tuple[np.ndarray, dict]:
         told = description.pop("seal")
     except FileNotFoundError as missing:
         raise DamagedCacheError(f"{Path(missing.filename).name} is missing: half-written") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except KeyError as missing:
+        raise DamagedCacheError(f"{description_path.name} lacks {missing}, or an older version wrote it") from None
+    except (OSError, EOFError, ValueError, TypeError) as error:
         raise DamagedCacheError(f"{type(error).__name__}: {error}") from None
     if description.get("recipe") != recipe:
         raise DamagedCacheError(f"{description_path.name} describes other pictures")
