@@ -37,7 +37,7 @@ from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
 from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
-RESULTS = "00_assets/results/sd1.json"
+RESULTS, SYSTEM = "00_assets/results/sd1.json", "Stable Diffusion 1"
 NAME, PROMPTS = "sd1", 200
 FILES = ("clip", "autoencoder", NAME)  # what the tiny system is made of
 SIZES = {"text encoder": 123_060_480, "U-Net": 859_520_964, "autoencoder": 83_653_863}
@@ -47,7 +47,7 @@ CODE = ("helpers/sd1/*.py", "helpers/text/bpe.py", "helpers/text/clip.py", "help
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 1."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS), *_faults(),
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, SYSTEM), *_faults(),
             at_most("lines of code", _lines(), 900)]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def _drawn() -> list[Row]:
 
 def comparisons() -> list[Comparison]:
     """What the record says."""
-    return network_comparisons(RESULTS)
+    return network_comparisons(RESULTS, SYSTEM)
 
 
 def run() -> None:

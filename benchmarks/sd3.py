@@ -29,7 +29,7 @@ from helpers.text.t5 import T5Config, T5Encoder
 from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, weights_path
 
-RESULTS = "00_assets/results/sd3.json"
+RESULTS, SYSTEM = "00_assets/results/sd3.json", "Stable Diffusion 3"
 NAME, PROMPTS, STEPS = "sd3", 200, 20
 FILES = ("autoencoder_16", NAME)  # what the tiny system is made of, beside Stable Diffusion 1's tiny CLIP
 PROMPT, NEGATIVE = "a striped orange cat", "a grey dog"
@@ -41,7 +41,7 @@ NETWORKS = {
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 3."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS)]
+    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, SYSTEM)]
 
 
 # --- sizes, parity, refusals ----------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def _drawn() -> list[Row]:
 
 def comparisons() -> list[Comparison]:
     """What the record says."""
-    return network_comparisons(RESULTS)
+    return network_comparisons(RESULTS, SYSTEM)
 
 
 def run() -> None:

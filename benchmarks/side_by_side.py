@@ -81,14 +81,14 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
     }
 
 
-def network_comparisons(results: str, peer: str = "diffusers") -> list[Comparison]:
-    """What a record of `compared` networks says: nowhere slower, nowhere larger than the peer."""
-    path = repository_root() / results
+def network_comparisons(results: str, system: str) -> list[Comparison]:
+    """What a record of a system's `compared` networks says: nowhere slower, nowhere larger than diffusers'."""
+    path, peer = repository_root() / results, "diffusers"
     if not path.exists():
-        return [Comparison("speed and memory", peer, None)]
+        return [Comparison(f"{system}, speed and memory", peer, None)]
     found = []
     for entry in json.loads(path.read_text())["networks"]:
-        name = f"{entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
+        name = f"{system}, {entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
         found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0))
         found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0))
     return found
@@ -103,9 +103,9 @@ def with_earlier(networks: list[dict], results: str) -> list[dict]:
     return networks + kept
 
 
-def compared_rows(results: str) -> list[Row]:
+def compared_rows(results: str, system: str) -> list[Row]:
     """The same as claims, and that the same thing was timed; parity has rows of its own."""
-    rows = [one.row() for one in network_comparisons(results)]
+    rows = [one.row() for one in network_comparisons(results, system)]
     path = repository_root() / results
     for entry in json.loads(path.read_text())["networks"] if path.exists() else []:
         same = 1e-4 if entry["dtype"] == "float32" else 2e-2
