@@ -88,7 +88,7 @@ def read(path: Path, recipe: dict) -> tuple[np.ndarray, dict]:
         raise DamagedCacheError(f"{Path(missing.filename).name} is missing: half-written") from None
     except KeyError as missing:
         raise DamagedCacheError(f"{description_path.name} lacks {missing}, or an older version wrote it") from None
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except Exception as error:  # of a spoilt header NumPy raises nearly anything, tokenize.TokenError among it
         raise DamagedCacheError(f"{type(error).__name__}: {error}") from None
     if description.get("recipe") != recipe:
         raise DamagedCacheError(f"{description_path.name} describes other pictures")
