@@ -73,26 +73,23 @@ def _same(one: dict, other: dict) -> bool:
 def _weights(folder: Path, tries: int) -> Outcome:
     path = folder / "mine.safetensors"
     save_weights(nn.Linear(20, 30), path, {"command": "python -m here", "model": '{"width": 20, "heads": 4}'})
-    tensors, told = read_tensors(path)
-
-    def intact() -> bool:
-        again, said = read_tensors(path)
-        return _same(again, tensors) and said == told
-
-    return damaged("weights", path, intact, tries, "nothing: refused")
+    return _read_back("weights", path, tries)
 
 
 def _shipped(folder: Path, tries: int) -> Outcome:
-    path = folder / weights_path("masks").name
     for source in (weights_path("masks"), weights_path("masks").with_name(SUMS)):
         shutil.copy(source, folder)
+    return _read_back("shipped weights", folder / weights_path("masks").name, tries)
+
+
+def _read_back(what: str, path: Path, tries: int) -> Outcome:
     tensors, told = read_tensors(path)
 
     def intact() -> bool:
         again, said = read_tensors(path)
         return _same(again, tensors) and said == told
 
-    return damaged("shipped weights", path, intact, tries, "nothing: refused")
+    return damaged(what, path, intact, tries, "nothing: refused")
 
 
 def _checkpoint(folder: Path, tries: int) -> Outcome:
