@@ -58,7 +58,7 @@ class FlowPath(Path):
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=torch.float32)
-        t = self.shift * t / (1 + (self.shift - 1) * t)
+        t = (self.shift * t / (1 + (self.shift - 1) * t)).clamp(max=1)  # rounding may pass the end by a bit
         return 1 - t, t
 
 
