@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.side_by_side import Comparison, alternating, hardware, spread_of
+from benchmarks.side_by_side import Comparison, alternating, hardware, recorded, spread_of
 from helpers.course import cpu_count, repository_root
 from helpers.data import load_faces
 from helpers.data.faces import CLASS_NAMES
@@ -29,10 +29,8 @@ WANTED = {"first batch": None, "first epoch": 1.0, "later epoch": 1.0}  # the fi
 
 def comparisons() -> list[Comparison]:
     """What the record says."""
-    path = repository_root() / RESULTS
-    if not path.exists():
+    if not (record := recorded(RESULTS)):
         return [Comparison("JPEGs to batches", "ImageFolder + DataLoader", None)]
-    record = json.loads(path.read_text())
     return [Comparison(f"512 px JPEGs to 64 px: {what}, time", record["peer"], entry["ratio"], entry["spread"],
                        WANTED[what], more=False) for what, entry in record["times"].items()]  # fmt: skip
 

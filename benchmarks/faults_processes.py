@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from benchmarks.faults_training import EVERY, Outcome, last_step, same_run, saved_step
+from benchmarks.faults_training import EVERY, TINY, Outcome, last_step, same_run, saved_step
 from helpers.course import repository_root
 from helpers.tiny_sd import train
 from helpers.weights import read_metadata
 
 STEPS = 16
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--log-every", "1",
-        "--sample-every", "0", "--steps", str(STEPS), "--checkpoint-every", str(EVERY)]  # fmt: skip
 PATIENCE = 300  # seconds
 
 
@@ -30,7 +28,7 @@ PATIENCE = 300  # seconds
 def launched(home: Path, run: Path, processes: int, *more: str) -> Iterator[subprocess.Popen]:
     """`torchrun --nproc_per_node N -m helpers.tiny_sd.train ...` on the CPU, its words in a file."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-               "-m", "helpers.tiny_sd.train", *TINY, "--out", str(run), *more]  # fmt: skip
+               "-m", "helpers.tiny_sd.train", *TINY, "--steps", str(STEPS), "--out", str(run), *more]  # fmt: skip
     surroundings = os.environ | {"COURSE_HOME": str(home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run.parent / f"{run.name}.said").open("w") as said:
         process = subprocess.Popen(command, cwd=repository_root(), env=surroundings, stdout=said, stderr=said,
@@ -56,7 +54,7 @@ def losses(run: Path) -> list[float]:
 def curves(home: Path) -> float:
     """The largest difference between the losses of two processes and of one."""
     with mock.patch.dict(os.environ, {"COURSE_HOME": str(home)}):
-        train.main([*TINY, "--out", str(home / "by1")])
+        train.main([*TINY, "--steps", str(STEPS), "--out", str(home / "by1")])
     with launched(home, home / "by2", 2) as process:
         if process.wait(PATIENCE):
             raise RuntimeError(f"two processes do not train:\n{said(home / 'by2')[-2000:]}")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from helpers.weights import read_metadata
 
 STEPS, EVERY = 40, 4  # of the training that is disturbed; it saves a checkpoint so often
 TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--log-every", "1",
-        "--sample-every", "0", "--steps", str(STEPS), "--checkpoint-every", str(EVERY)]  # fmt: skip
+        "--sample-every", "0", "--checkpoint-every", str(EVERY)]  # fmt: skip
 PATIENCE = 120  # seconds without a step after which a training hangs
 
 
@@ -43,8 +44,6 @@ class Outcome(NamedTuple):
 @contextmanager
 def playground() -> Iterator["Playground"]:
     """A folder for trainings, with one in it that nothing disturbed."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         yield Playground(Path(folder))
 
@@ -71,7 +70,7 @@ class Playground:
 
     def start(self, run: Path, *more: str, nan_at: int | None = None, most_bytes: int | None = None) -> BaseProcess:
         """Begin or go on with a training; `nan_at`: a step whose loss is spoiled, `most_bytes`: a file may have."""
-        argv = [*TINY, "--out", str(run), *more]
+        argv = [*TINY, "--steps", str(STEPS), "--out", str(run), *more]
         process = self.context.Process(target=_train, args=(argv, self.folder, run.name, nan_at, most_bytes))
         process.start()
         return process
@@ -201,11 +200,12 @@ class Disk(NamedTuple):
     folder: Path
     kind: str
     error: str  # what the system says when it is full
+    can_be_filled: bool
 
     @contextmanager
     def nearly_full(self, left: int) -> Iterator[int | None]:
         """So much room and no more; yields a limit for each file where the disk itself cannot be filled."""
-        if "stand-in" in self.kind:
+        if not self.can_be_filled:
             yield left
             return
         filler = self.folder / "filler"
@@ -223,10 +223,10 @@ def small_disk(ground: Playground, size: int = 32 * 2**20) -> Iterator[Disk]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False).returncode == 0
     if not mounted:
-        yield Disk(folder, "a limit on file sizes as a stand-in", "File too large")
+        yield Disk(folder, "a limit on file sizes as a stand-in", "File too large", can_be_filled=False)
         return
     try:
-        yield Disk(folder, f"{size // 2**20} MiB in memory", "No space left on device")
+        yield Disk(folder, f"{size // 2**20} MiB in memory", "No space left on device", can_be_filled=True)
     finally:
         subprocess.run(["umount", str(folder)], check=False)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
 from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1_peers import difference
-from benchmarks.side_by_side import Comparison, alternating, compared, hardware, peak_tensors
+from benchmarks.side_by_side import Comparison, alternating, compared, hardware, peak_tensors, recorded
 from helpers.course import repository_root
 from helpers.vlm.decoding import Reading, generate
 from helpers.vlm.gemma import GemmaConfig
@@ -94,11 +94,8 @@ def _answers() -> list[Row]:
 
 
 def _timings() -> list[Row]:
-    path = repository_root() / RESULTS
-    if not path.exists():
-        return [Row("speed and memory beside transformers", "never run", "python -m benchmarks paligemma", False)]
     rows = [one.row() for one in comparisons()]
-    for entry in json.loads(path.read_text())["sizes"]:
+    for entry in recorded(RESULTS).get("sizes", []):
         name, same = entry["size"], entry["writing"]["same"]
         rows += [at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
                  true(f"{name}: the tokens written", same, "the same", same == "the same")]  # fmt: skip
@@ -107,10 +104,10 @@ def _timings() -> list[Row]:
 
 def comparisons() -> list[Comparison]:
     """What the record says of reading a prompt and of writing an answer."""
-    path, found, peer = repository_root() / RESULTS, [], "transformers"
-    if not path.exists():
+    record, found, peer = recorded(RESULTS), [], "transformers"
+    if not record:
         return [Comparison("PaliGemma: speed and memory", peer, None)]
-    for entry in json.loads(path.read_text())["sizes"]:
+    for entry in record["sizes"]:
         name, reading, writing = f"PaliGemma, {entry['size']}", entry["reading"], entry["writing"]
         least = 2.0 if entry["size"] == "smallest" else 1.0
         found += [

@@ -48,6 +48,12 @@ def spread_of(ratios: Sequence[float]) -> list[float]:
     return [round(min(ratios), 3), round(max(ratios), 3)]
 
 
+def recorded(results: str) -> dict:
+    """What was measured, from 00_assets/results; nothing where nothing was."""
+    path = repository_root() / results
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def hardware() -> str:
     """What the figures of a record were measured on."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -83,11 +89,11 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
 
 def network_comparisons(results: str, system: str) -> list[Comparison]:
     """What a record of a system's `compared` networks says: nowhere slower, nowhere larger than diffusers'."""
-    path, peer = repository_root() / results, "diffusers"
-    if not path.exists():
+    record, peer = recorded(results), "diffusers"
+    if not record:
         return [Comparison(f"{system}, speed and memory", peer, None)]
     found = []
-    for entry in json.loads(path.read_text())["networks"]:
+    for entry in record["networks"]:
         name = f"{system}, {entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
         found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0))
         found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0))
@@ -96,8 +102,7 @@ def network_comparisons(results: str, system: str) -> list[Comparison]:
 
 def with_earlier(networks: list[dict], results: str) -> list[dict]:
     """What was measured now, and what a record has of number formats that this processor does not compute in."""
-    path = repository_root() / results
-    earlier = json.loads(path.read_text()) if path.exists() else {"networks": [], "hardware": ""}
+    earlier = recorded(results) or {"networks": [], "hardware": ""}
     formats = {entry["dtype"] for entry in networks}
     kept = [{"hardware": earlier["hardware"]} | entry for entry in earlier["networks"] if entry["dtype"] not in formats]
     return networks + kept
@@ -106,8 +111,7 @@ def with_earlier(networks: list[dict], results: str) -> list[dict]:
 def compared_rows(results: str, system: str) -> list[Row]:
     """The same as claims, and that the same thing was timed; parity has rows of its own."""
     rows = [one.row() for one in network_comparisons(results, system)]
-    path = repository_root() / results
-    for entry in json.loads(path.read_text())["networks"] if path.exists() else []:
+    for entry in recorded(results).get("networks", []):
         same = 1e-4 if entry["dtype"] == "float32" else 2e-2
         rows.append(at_most(f"{entry['network']}, {entry['dtype']}: difference of the two answers",
                             entry["difference"], same))  # fmt: skip

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from benchmarks.report import Row, at_most
-from benchmarks.side_by_side import ROUNDS, Comparison, hardware, spread_of
+from benchmarks.side_by_side import ROUNDS, Comparison, hardware, recorded, spread_of
 from helpers.course import repository_root
 
 RESULTS = "00_assets/results/startup.json"
@@ -32,11 +32,10 @@ def check() -> list[Row]:
 
 def comparisons() -> list[Comparison]:
     """What the record says."""
-    path = repository_root() / RESULTS
-    if not path.exists():
+    if not (record := recorded(RESULTS)):
         return [Comparison("import", "diffusers", None)]
     return [Comparison(entry["what"], entry["peer"], entry["ratio"], entry["spread"], 1.0, more=False)
-            for entry in json.loads(path.read_text())["imports"]]  # fmt: skip
+            for entry in record["imports"]]  # fmt: skip
 
 
 def run() -> None:

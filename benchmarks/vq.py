@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.sd1_peers import difference, randomised
-from benchmarks.side_by_side import Comparison, alternating, hardware, peak_memory
+from benchmarks.side_by_side import Comparison, alternating, hardware, peak_memory, recorded
 from helpers.autoencoders.code_prior import CodePrior
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.quantizers import nearest
@@ -122,10 +122,8 @@ def _speed() -> list[Row]:
 
 def comparisons() -> list[Comparison]:
     """What the record says of training with our quantiser and with theirs."""
-    path = repository_root() / SPEED
-    if not path.exists():
+    if not (record := recorded(SPEED)):
         return [Comparison("VQ training", "vector-quantize-pytorch", None)]
-    record = json.loads(path.read_text())
     return [Comparison(f"VQ training, {entry['network']}: images/s", record["peer"], entry["ratio"], entry["spread"],
                        1.0, more=True) for entry in record["networks"]]  # fmt: skip
 
