@@ -74,7 +74,7 @@ def encode_once(
         one = autoencoder.to_latents(faces.tensor(slice(0, 1), next(autoencoder.parameters()).device))
     shape, per_batch = (len(faces), 2, *one.shape[1:]), max(1, PIXELS // faces.size**2)
     recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces), "shape": list(shape),
-              "batch": per_batch, "version": 2}  # fmt: skip
+              "batch": per_batch, "version": 3}  # fmt: skip
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     store = _Store(folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin", recipe)

@@ -1,9 +1,10 @@
 """The cache of pictures: one uint8 `.npy` file, made once, checked, and read through a memory map.
 
 A cache is two files, `NAME-DIGEST.npy` and `NAME-DIGEST.json`. DIGEST belongs to the recipe (source, split, size, file
-list, decoder version), so a cache never has to be invalidated: other pictures have another name. Both are written under
-a temporary name and renamed, the description last, so a reader sees a whole cache or none, and any number of
-processes may build the same one at once.
+list, decoder version) and to the format of the files, so a cache never has to be invalidated: other pictures have
+another name, and what an older version of the course wrote is never opened. Both are written under a temporary name and
+renamed, the description last, so a reader sees a whole cache or none, and any number of processes may build the same
+one at once.
 """
 
 import errno
@@ -22,6 +23,7 @@ import numpy as np
 
 CHECKSUM_LIMIT = 512 * 2**20  # bytes; above that only header and length are checked: hashing would cost seconds
 MEMORY_LIMIT = 2 * 2**30      # bytes; a cache that cannot be written is kept in memory up to here
+FORMAT = 2                    # of the two files; 1 had no seal. Another number is another name
 ABANDONED = 3600              # seconds without a write after which a temporary file belongs to nobody
 
 Build = Callable[[dict], Iterator[np.ndarray]]  # yields uint8 (n, 3, H, W); fills in the details as it goes
@@ -37,15 +39,16 @@ class _WriteError(Exception):
 
 def cache_path(folder: Path, name: str, recipe: dict) -> Path:
     """Where the pictures of this recipe are or would be; the description lies beside it, with suffix .json."""
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode()).hexdigest()[:16]
     return Path(folder) / f"{name}-{digest}.npy"
 
 
 def load_or_build(folder: Path, name: str, recipe: dict, build: Build) -> tuple[np.ndarray, dict]:
     """The pictures of `recipe`: from the cache where there is a good one, otherwise built and cached.
 
-    A damaged or half-written cache is rebuilt, with a warning that names it. Where the folder cannot be written (read
-    only, disk full), the pictures are built in memory, with a warning.
+    A damaged cache is rebuilt, with a warning that names it; one without its description is being written by another
+    process, or was when it was killed, and is written anew. Where the folder cannot be written (read only, disk full),
+    the pictures are built in memory, with a warning.
 
     Args:
         folder: of the cache; made when needed.
@@ -61,7 +64,7 @@ def load_or_build(folder: Path, name: str, recipe: dict, build: Build) -> tuple[
         OSError: if the folder cannot be written and the pictures are too many for memory.
     """
     path = cache_path(folder, name, recipe)
-    if path.exists() or path.with_suffix(".json").exists():
+    if path.exists() and path.with_suffix(".json").exists():
         try:
             return read(path, recipe)
         except DamagedCacheError as damage:
@@ -87,7 +90,7 @@ def read(path: Path, recipe: dict) -> tuple[np.ndarray, dict]:
     except FileNotFoundError as missing:
         raise DamagedCacheError(f"{Path(missing.filename).name} is missing: half-written") from None
     except KeyError as missing:
-        raise DamagedCacheError(f"{description_path.name} lacks {missing}, or an older version wrote it") from None
+        raise DamagedCacheError(f"{description_path.name} lacks {missing}") from None
     except Exception as error:  # of a spoilt header NumPy raises nearly anything, tokenize.TokenError among it
         raise DamagedCacheError(f"{type(error).__name__}: {error}") from None
     if description.get("recipe") != recipe:

@@ -63,8 +63,6 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "another array": lambda path: np.save(path, np.zeros(3)),
     "a pickle": lambda path: np.save(path, np.array([{}], dtype=object)),
-    "no pixels": lambda path: path.unlink(),
-    "no description": lambda path: path.with_suffix(".json").unlink(),
     "half a description": lambda path: path.with_suffix(".json").write_text('{"recipe": {"so'),
     "an empty description": lambda path: path.with_suffix(".json").write_text("[]"),
     "another's description": lambda path: path.with_suffix(".json").write_text(
@@ -81,6 +79,28 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path, damage) -> None:
         images, _ = cache.load_or_build(tmp_path, "faces", RECIPE, build)
     assert np.array_equal(images, PIXELS)
     assert np.array_equal(cache.read(path, RECIPE)[0], PIXELS)
+
+
+@pytest.mark.parametrize("missing", [".npy", ".json"])
+def test_half_a_cache_is_no_damage_somebody_may_be_writing_it(tmp_path: Path, missing: str) -> None:
+    cache.load_or_build(tmp_path, "faces", RECIPE, build)
+    path = cache.cache_path(tmp_path, "faces", RECIPE)
+    path.with_suffix(missing).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images, _ = cache.load_or_build(tmp_path, "faces", RECIPE, build)
+    assert np.array_equal(images, PIXELS) and np.array_equal(cache.read(path, RECIPE)[0], PIXELS)
+
+
+def test_what_another_version_wrote_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT - 1)
+    cache.load_or_build(tmp_path, "faces", RECIPE, build)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"as nobody writes it today")
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(cache.load_or_build(tmp_path, "faces", RECIPE, build)[0], PIXELS)
 
 
 def test_above_the_limit_the_checksum_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
