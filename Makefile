@@ -70,9 +70,12 @@ lowest: OLD := $(VENV)-lowest
 lowest:
 	@"$(PYTHON)" -m venv "$(OLD)"
 	@"$(PYTHON)" -m tests.lowest > $(OLD)/versions.txt
-	@if $(OLD)/bin/python -m pip install -q --disable-pip-version-check -c $(OLD)/versions.txt -e '.[pages,test]'; then \
+	@if $(OLD)/bin/python -m pip install -q --disable-pip-version-check -c $(OLD)/versions.txt -e '.[pages,test]' \
+	    2> $(OLD)/trouble.txt; then \
 	  OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q $(LANES) tests --ignore tests/browser --ignore tests/notebooks; \
-	else echo "The oldest versions cannot be installed here: not tested."; fi
+	elif cat $(OLD)/trouble.txt; grep -q ResolutionImpossible $(OLD)/trouble.txt; then \
+	  echo "The lower bounds of pyproject.toml contradict one another: raise one."; exit 1; \
+	else echo "The oldest versions cannot be had here: not tested."; fi
 
 # One step of `make test`: run it, and note its wall time whether it passes or not.
 define timed

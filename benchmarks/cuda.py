@@ -24,10 +24,11 @@ METHODS = {"pixels": [], "pretrained": ["--patch", "1"], "own": ["--autoencoder"
 WARM, STEPS = 10, 40  # updates before the clock starts, and on it
 
 
-def run() -> str:
-    """Measure every method and write the record; returns what to tell."""
+def run() -> None:
+    """Measure every method, print it and write the record."""
     if not torch.cuda.is_available():
-        return "not measured here: training on a GPU (torch sees no CUDA device)"
+        print("not measured here: training on a GPU (torch sees no CUDA device)")
+        return
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
     peak = matmul_speed()
@@ -38,7 +39,7 @@ def run() -> str:
     record = {"hardware": f"{torch.cuda.get_device_name(0)}, {hardware()}", "cap_gib": CAP / 2**30,
               "matrix_product_teraflops": round(peak, 1), "trainings": entries}  # fmt: skip
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
-    return "\n".join(map(str, entries))
+    print(*entries, sep="\n")
 
 
 def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int = STEPS, warm: int = WARM) -> dict:
@@ -93,4 +94,4 @@ def matmul_speed(side: int = 8192, times: int = 50) -> float:
 
 
 if __name__ == "__main__":
-    print(run())
+    run()

@@ -31,13 +31,18 @@ def _all() -> tuple[list[Outcome], float]:
     """What every fault did, and how far the losses of two processes are from those of one."""
     with tempfile.TemporaryDirectory() as folder:
         apart = faults_processes.curves(Path(folder))
-        return [*tried(), faults_processes.dead_worker(Path(folder))], apart
+        return [*tried(), *faults_processes.hit(Path(folder), TRIES)], apart
 
 
 def _rows(outcomes: list[Outcome], apart: float) -> list[Row]:
-    rows = [true(one.fault, f"{one.noticed} of {one.tried} as promised; lost: {one.lost}", f"all {one.tried}",
+    rows = [true(one.fault, f"{one.noticed} of {one.tried} as promised; lost: {lost_of(one)}", f"all {one.tried}",
                  one.noticed == one.tried) for one in outcomes]  # fmt: skip
     return [*rows, at_most("loss of two processes (torchrun), away from one's", apart, 1e-4)]
+
+
+def lost_of(outcome: Outcome) -> str:
+    """What was lost; unknown where a try did not end as promised."""
+    return outcome.lost if outcome.noticed == outcome.tried else "unknown"
 
 
 def tried() -> Iterator[Outcome]:
@@ -70,5 +75,5 @@ def run() -> None:
     """Write the table of what was tried, how often it ended as promised, and what it cost."""
     outcomes, apart = _all()
     print(lines(_rows(outcomes, apart)))
-    record = {"two_processes_apart": apart, "faults": [outcome._asdict() for outcome in outcomes]}
+    record = {"two_processes_apart": apart, "faults": [one._asdict() | {"lost": lost_of(one)} for one in outcomes]}
     (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")

@@ -38,7 +38,7 @@ def hostile() -> list[Outcome]:
     """Every one of them, tried once."""
     with tempfile.TemporaryDirectory() as folder:
         kinds = {"pickle that runs code": pickles, "zip that writes elsewhere or swells": zips,
-                 "safetensors header that lies": headers, "configuration that brings code": configurations,
+                 "safetensors header that lies": headers, "configuration that brings code, or nonsense": configurations,
                  "picture of 60,000 x 60,000 pixels": pictures}  # fmt: skip
         outcomes = []
         for name, make in kinds.items():
@@ -90,7 +90,24 @@ def zips(into: Path) -> dict[str, Fault]:
         "upwards from within": Fault(packed("within.zip", "afhq/train/../../../escaped.png", b"x"), out),
         "a bomb": Fault(packed("bomb.zip", "afhq/train/cat/bomb.png", bytes(65 * 2**20)), "bomb.png: 65 MiB, more than",
                         UserWarning),
+        "a checkpoint that swells": Fault(lambda: read_tensors(_squeezed(into)), "unpack to .*, as weights never do"),
+        "an .npz that swells": Fault(lambda: MaskAutoencoder.from_published(_swelling(into)), "as weights never do"),
     }  # fmt: skip
+
+
+def _squeezed(into: Path) -> Path:
+    """What torch.save wrote, compressed: 40 MB of zeros in 40 kB."""
+    torch.save({"a": torch.zeros(10**7)}, into / "large.pth")
+    with (zipfile.ZipFile(into / "large.pth") as large,
+          zipfile.ZipFile(into / "small.pth", "w", zipfile.ZIP_DEFLATED) as small):
+        for entry in large.infolist():
+            small.writestr(entry.filename, large.read(entry))
+    return into / "small.pth"
+
+
+def _swelling(into: Path) -> Path:
+    np.savez_compressed(into / "zeros.npz", a=np.zeros(10**7))
+    return into / "zeros.npz"
 
 
 def _painted(light: int) -> bytes:
@@ -150,6 +167,10 @@ def configurations(into: Path) -> dict[str, Fault]:
     vae = folder("vae", "config.json", _class_name="AutoencoderKL", auto_map=remote)
     own = folder("own", "config.json", _class_name=["evil", "Autoencoder"])
     pipelines = {name: folder(name, "model_index.json", _class_name=["evil", "Pipeline"]) for name in ("sd1", "sd3")}
+    deep = folder("deep", "config.json")
+    (deep / "config.json").write_text("[" * 100_000)
+    nonsense = {str(value): folder(f"nonsense{i}", "unet/model.safetensors.index.json", weight_map=value)
+                for i, value in enumerate(({"a": 1}, {"a": {"b": 1}}, {"a": None}, ["a"], 3))}  # fmt: skip
     index = folder("index", "unet/model.safetensors.index.json", weight_map={"a": "../../secret.safetensors"})
     return {
         "PaliGemma": Fault(lambda: config_of(vlm), CODE),
@@ -158,6 +179,10 @@ def configurations(into: Path) -> dict[str, Fault]:
         "a pipeline for Stable Diffusion 1": Fault(lambda: read_sd1(pipelines["sd1"]), CODE),
         "a pipeline for Stable Diffusion 3": Fault(lambda: read_sd3(pipelines["sd3"]), CODE),
         "an index of files elsewhere": Fault(lambda: folder_tensors(index, "unet", ("model",)), "outside its folder"),
+        "brackets without end": Fault(lambda: config_of(deep), "is damaged"),
+    } | {
+        f"an index of {value}": Fault(lambda path=path: folder_tensors(path, "unet", ("model",)), "it should list")
+        for value, path in nonsense.items()
     }
 
 

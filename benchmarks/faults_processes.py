@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from benchmarks.faults_training import EVERY, TINY, Outcome, last_step, same_run, saved_step
+import torch
+
+from benchmarks.faults_training import EVERY, TINY, Outcome, last_step, same_run, saved_step, steps_of
 from helpers.course import repository_root
 from helpers.tiny_sd import train
 from helpers.weights import read_metadata
 
-STEPS = 16
+STEPS = 40
 PATIENCE = 300  # seconds
 
 
@@ -53,7 +55,8 @@ def losses(run: Path) -> list[float]:
 
 def curves(home: Path) -> float:
     """The largest difference between the losses of two processes and of one."""
-    with mock.patch.dict(os.environ, {"COURSE_HOME": str(home)}):
+    with (mock.patch.dict(os.environ, {"COURSE_HOME": str(home)}),
+          mock.patch.object(torch.cuda, "is_available", return_value=False)):
         train.main([*TINY, "--steps", str(STEPS), "--out", str(home / "by1")])
     with launched(home, home / "by2", 2) as process:
         if process.wait(PATIENCE):
@@ -66,27 +69,36 @@ def curves(home: Path) -> float:
     return max(abs(a - b) for a, b in zip(one, two, strict=True))
 
 
-def dead_worker(home: Path, tries: int = 1) -> Outcome:
-    """One of two processes is killed: the launch ends, and resumed it ends as the run that nothing disturbed.
+def hit(home: Path, interrupts: int) -> list[Outcome]:
+    """One of two processes is killed; later Ctrl-C reaches the launcher and both, as often. Resumed each time.
 
-    Needs `curves` to have run in this home: its two processes are what the result is compared with.
+    Needs `curves` to have run in this home: the run must end as its two processes did, whom nothing disturbed.
     """
-    good, lost = 0, 0
-    for attempt in range(tries):
-        run = home / f"dead{attempt}"
-        with launched(home, run, 2) as process:
-            until = time.monotonic() + PATIENCE
-            while last_step(run) < EVERY + 2 + attempt:
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"two processes do not train:\n{said(run)[-2000:]}")
-                time.sleep(0.01)
-            os.kill(worker(process, rank=1), signal.SIGKILL)
-            failed = process.wait(PATIENCE) != 0
-        lost = max(lost, last_step(run) - saved_step(run))
-        with launched(home, run, 2, "--resume") as process:
-            resumed = process.wait(PATIENCE) == 0
-        good += failed and resumed and same_run(run, home / "by2")
-    return Outcome("one of two processes killed", tries, good, f"{lost} steps of {EVERY} between checkpoints")
+    run, ended, lost = home / "hit", {"killed": 0, "interrupted": 0}, {"killed": 0, "interrupted": 0}
+    for attempt in range(1 + interrupts):
+        what = "interrupted" if attempt else "killed"
+        with launched(home, run, 2, *(["--resume"] if attempt else [])) as process:
+            _wait_for_step(process, run, max(EVERY, last_step(run)) + 2)
+            if what == "killed":
+                os.kill(worker(process, rank=1), signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGINT)
+            ended[what] += process.wait(PATIENCE) != 0 and saved_step(run) > 0
+        lost[what] = max(lost[what], last_step(run) - saved_step(run))
+    with launched(home, run, 2, "--resume") as process:
+        same = process.wait(PATIENCE) == 0 and same_run(run, home / "by2")
+    tried = {"one of two processes killed, resumed": ("killed", 1),
+             "two processes interrupted (Ctrl-C), resumed": ("interrupted", interrupts)}  # fmt: skip
+    return [Outcome(name, times, ended[what] if same else 0, steps_of(lost[what]))
+            for name, (what, times) in tried.items()]  # fmt: skip
+
+
+def _wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
+    until = time.monotonic() + PATIENCE
+    while last_step(run) < step:
+        if process.poll() is not None or time.monotonic() > until:
+            raise RuntimeError(f"two processes do not train:\n{said(run)[-2000:]}")
+        time.sleep(0.01)
 
 
 def worker(launch: subprocess.Popen, rank: int) -> int:

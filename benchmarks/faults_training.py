@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.tiny_sd import batches, train
+from helpers.training import run as training
 from helpers.weights import read_metadata
 
 STEPS, EVERY = 40, 4  # of the training that is disturbed; it saves a checkpoint so often
@@ -71,9 +72,18 @@ class Playground:
     def start(self, run: Path, *more: str, nan_at: int | None = None, most_bytes: int | None = None) -> BaseProcess:
         """Begin or go on with a training; `nan_at`: a step whose loss is spoiled, `most_bytes`: a file may have."""
         argv = [*TINY, "--steps", str(STEPS), "--out", str(run), *more]
+        (self.folder / f"{run.name}.err").unlink(missing_ok=True)
         process = self.context.Process(target=_train, args=(argv, self.folder, run.name, nan_at, most_bytes))
         process.start()
         return process
+
+    def wait_until_it_runs(self, run: Path) -> None:
+        """Return when a training that was started is more than a process."""
+        until = time.monotonic() + PATIENCE
+        while not (self.folder / f"{run.name}.err").exists():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{run.name} has not begun in {PATIENCE} s")
+            time.sleep(0.002)
 
     def wait_for_step(self, process: BaseProcess, run: Path, step: int) -> None:
         """Return when this step is in the log, or the training is over."""
@@ -99,8 +109,9 @@ class Playground:
 
 
 def _train(argv: list[str], home: Path, name: str, nan_at: int | None, most_bytes: int | None) -> None:
-    """In a process of its own: the training command with its errors in a file."""
-    os.environ["COURSE_HOME"] = str(home / "home")
+    """In a process of its own, on the CPU: the training command with its errors in a file."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a Ctrl-C before the command begins waits for it
+    os.environ |= {"COURSE_HOME": str(home / "home"), "CUDA_VISIBLE_DEVICES": ""}
     with open(home / f"{name}.err", "w") as errors:
         os.dup2(errors.fileno(), 2)
         os.dup2(errors.fileno(), 1)
@@ -109,8 +120,17 @@ def _train(argv: list[str], home: Path, name: str, nan_at: int | None, most_byte
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    with mock.patch.object(batches.Batches, "losses", _spoiled(batches.Batches.losses, nan_at)):
+    with (mock.patch.object(batches.Batches, "losses", _spoiled(batches.Batches.losses, nan_at)),
+          mock.patch.object(training.Run, "__init__", _begun(training.Run.__init__))):
         sys.exit(train.main(argv))
+
+
+def _begun(begin: Callable) -> Callable:
+    def wrapped(self, *arguments):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        begin(self, *arguments)
+
+    return wrapped
 
 
 def _spoiled(losses: Callable, nan_at: int | None) -> Callable:
@@ -154,30 +174,40 @@ def same_run(one: Path, other: Path) -> bool:
 
 
 def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: int = 0) -> Outcome:
-    """One training, hit by a signal at as many random moments, and resumed each time."""
+    """One training, hit by a signal at as many random moments, and resumed each time.
+
+    Every third time it is hit while it starts, or soon after, otherwise one to six steps further on.
+    """
     moments, run, lost, good, hit = random.Random(seed), ground.fresh(), 0, 0, 0
     while hit < tries:
-        process, ahead = ground.start(run, *(["--resume"] if run.exists() else [])), moments.randrange(7)
-        if ahead:
-            ground.wait_for_step(process, run, last_step(run) + ahead)
-        time.sleep(moments.uniform(0, 0.05 if ahead else ground.start_up))
-        if process.is_alive():
+        process = ground.start(run, *(["--resume"] if run.exists() else []))
+        if hit % 3:
+            ground.wait_for_step(process, run, last_step(run) + moments.randint(1, 6))
+        else:
+            ground.wait_until_it_runs(run)
+        time.sleep(moments.uniform(0, 0.05 if hit % 3 else ground.start_up))
+        with suppress(ProcessLookupError):  # it may have ended by itself
             os.kill(process.pid, number)
         status, _ = ground.ended(process, run)
-        if status == 0:  # it came to its end before: begin another
+        if (run / "weights.safetensors").exists():  # it came to its end before: begin another
             good, run = good if same_run(run, ground.whole) else -tries, ground.fresh()
             continue
         hit += 1
         good += status == (-number if number == signal.SIGKILL else 130)
         lost = max(lost, last_step(run) - saved_step(run))
-    good = good if ground.goes_on(run) else 0
+    good = good if ground.goes_on(run) and not list(run.glob(".*")) else 0  # and nothing half-written is left
     what = {signal.SIGKILL: "training killed (SIGKILL)", signal.SIGINT: "training interrupted (Ctrl-C)"}[number]
-    return Outcome(f"{what} at random moments, resumed", tries, good, f"{lost} steps of {EVERY} between checkpoints")
+    return Outcome(f"{what} at random moments, resumed", tries, good, steps_of(lost))
+
+
+def steps_of(lost: int) -> str:
+    """The most steps that had to be made again."""
+    return f"{lost} steps of {EVERY} between checkpoints"
 
 
 def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
     """The disk has no room for the next checkpoint: a clear end, the last one whole, and a resumed training."""
-    good, room = 0, random.Random(seed)
+    good, lost, room = 0, 0, random.Random(seed)
     with small_disk(ground) as disk:
         for _ in range(tries):
             run = disk.folder / ground.fresh().name
@@ -188,10 +218,11 @@ def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
             before, size = saved_step(run), (run / "checkpoint.safetensors").stat().st_size
             with disk.nearly_full(room.randrange(size // 8, size)) as limit:
                 status, said = ground.ended(ground.start(run, "--resume", most_bytes=limit), run)
+            lost = max(lost, last_step(run) - saved_step(run))
             clear = f"cannot be written ({disk.error})" in said and f"checkpoint of step {before} is whole" in said
             good += status == 1 and clear and saved_step(run) == before and ground.goes_on(run)
             shutil.rmtree(run)
-    return Outcome(f"disk full while a checkpoint is saved ({disk.kind})", tries, good, f"up to {EVERY} steps")
+    return Outcome(f"disk full while a checkpoint is saved ({disk.kind})", tries, good, steps_of(lost))
 
 
 class Disk(NamedTuple):
@@ -233,10 +264,11 @@ def small_disk(ground: Playground, size: int = 32 * 2**20) -> Iterator[Disk]:
 
 def not_a_number(ground: Playground, tries: int, seed: int = 0) -> Outcome:
     """A loss is NaN: the step is named, nothing was updated by it, the last checkpoint is good."""
-    good, steps = 0, random.Random(seed)
+    good, lost, steps = 0, 0, random.Random(seed)
     for _ in range(tries):
         run, step = ground.fresh(), steps.randrange(2, STEPS)
         status, said = ground.ended(ground.start(run, nan_at=step), run)
+        lost = max(lost, step - 1 - saved_step(run))
         clear = f"at step {step} the loss is nan" in said and (saved_step(run) == 0) == ("No checkpoint" in said)
         good += status == 1 and clear and saved_step(run) == (step - 1) // EVERY * EVERY and ground.goes_on(run)
-    return Outcome("loss is NaN", tries, good, f"up to {EVERY} steps")
+    return Outcome("loss is NaN", tries, good, steps_of(lost))

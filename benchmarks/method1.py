@@ -155,8 +155,9 @@ def run(minutes: str | None = None) -> None:
     rates = speeds(racers)
     record = summary(racers, rates)
     if results_path().exists():  # keep what an earlier race measured at other marks
-        earlier = json.loads(results_path().read_text())["agreement"]
-        record["agreement"] = [entry for entry in earlier if entry["minutes"] not in marks]
+        earlier = json.loads(results_path().read_text())
+        record["agreement"] = [{"hardware": earlier["hardware"]} | entry for entry in earlier["agreement"]
+                               if entry["minutes"] not in marks]  # fmt: skip
     write(record)
     if not marks:
         return

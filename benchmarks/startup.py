@@ -15,7 +15,12 @@ from benchmarks.side_by_side import ROUNDS, Comparison, hardware, recorded, spre
 from helpers.course import repository_root
 
 RESULTS = "00_assets/results/startup.json"
-MOST = 0.3  # seconds for `import helpers` on top of PyTorch
+MOST = 0.3  # seconds on top of PyTorch
+LIGHT = {
+    "import helpers": "import helpers",
+    "pictures, a network and training, import": "from helpers.data import load_faces; from helpers.training import "
+                                                "train; from helpers.tiny_sd.model import TinySD",
+}  # fmt: skip
 PAIRS = {  # what is timed -> (ours, theirs, the peer's name)
     "Stable Diffusion 1, import": ("from helpers.sd1.pipeline import StableDiffusion1",
                                    "from diffusers import StableDiffusionPipeline", "diffusers"),
@@ -25,8 +30,8 @@ PAIRS = {  # what is timed -> (ours, theirs, the peer's name)
 
 
 def check() -> list[Row]:
-    """Time `import helpers` now; read what was measured beside the libraries."""
-    return [at_most("import helpers, on top of torch", _median("import helpers"), MOST, "s"),
+    """Time what every notebook imports now; read what was measured beside the libraries."""
+    return [*(at_most(f"{what}, on top of torch", spent, MOST, "s") for what, spent in _light().items()),
             *(one.row() for one in comparisons())]  # fmt: skip
 
 
@@ -42,23 +47,40 @@ def run() -> None:
     """Import both in processes of their own, in turns; write the record."""
     entries = []
     for what, (ours, theirs, peer) in PAIRS.items():
-        rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS + 1)][1:]  # the first is warm-up
-        own, other = zip(*rounds, strict=True)
+        own, other = seconds([ours, theirs], ROUNDS)
         ratios = [a / b for a, b in zip(own, other, strict=True)]
         entries.append({"what": what, "peer": peer, "seconds": [round(statistics.median(t), 2) for t in (own, other)],
                         "ratio": round(statistics.median(ratios), 3), "spread": spread_of(ratios)})  # fmt: skip
         print(entries[-1], flush=True)
-    record = {"hardware": hardware(), "import_helpers_seconds": round(_median("import helpers"), 3), "imports": entries}
+    light = {what: round(spent, 3) for what, spent in _light().items()}
+    record = {"hardware": hardware(), "seconds": light, "imports": entries}
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def seconds(statement: str) -> float:
-    """Of one import on top of PyTorch, in a process of its own."""
-    code = f"import time, torch\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=repository_root(), capture_output=True, text=True,
-                          check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
-    return float(said.stdout.split()[-1])
+IMPORTS = """
+import json, os, sys, time, torch
+statements, rounds = json.loads(sys.argv[1])
+for statement in statements * rounds:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        start = time.perf_counter()
+        exec(statement)
+        os.write(write, str(time.perf_counter() - start).encode())
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"failed: {statement}")
+    os.close(write)
+    print(os.read(read, 100).decode(), flush=True)
+"""
 
 
-def _median(statement: str, times: int = 5) -> float:
-    return statistics.median(seconds(statement) for _ in range(times))
+def seconds(statements: list[str], rounds: int) -> list[list[float]]:
+    """Of imports on top of PyTorch, in turns, after one round of warm-up; each in a process forked from one with it."""
+    said = subprocess.run([sys.executable, "-c", IMPORTS, json.dumps([statements, rounds + 1])], cwd=repository_root(),
+                          capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    times = list(map(float, said.stdout.split()))
+    return [times[i :: len(statements)][1:] for i in range(len(statements))]
+
+
+def _light() -> dict[str, float]:
+    return dict(zip(LIGHT, map(statistics.median, seconds(list(LIGHT.values()), ROUNDS)), strict=True))

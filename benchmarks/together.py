@@ -11,25 +11,29 @@ import sys
 import time
 from typing import NamedTuple
 
-from benchmarks import cuda
 from benchmarks.course import filled
 from benchmarks.report import lines
-from benchmarks.side_by_side import Comparison, hardware
+from benchmarks.side_by_side import Comparison, hardware, recorded
 from helpers.course import repository_root
 from pages import evidence
 
 
 class Part(NamedTuple):
-    """What is timed: a module with `comparisons()`, and its function that measures."""
+    """What is timed: a module with `comparisons()`, its function that measures, and the record that this writes."""
 
     module: str
     measure: str
+    record: str
+
+    def comparisons(self) -> list[Comparison]:
+        return importlib.import_module(self.module).comparisons()
 
 
-PARTS = tuple(map(Part._make, (
-    ("benchmarks.startup", "run"), ("benchmarks.data_path", "run"), ("benchmarks.method1", "beside"),
-    ("benchmarks.sd1", "run"), ("benchmarks.sd3", "run"), ("benchmarks.vq", "run"), ("benchmarks.paligemma", "run"),
-)))  # fmt: skip
+PARTS = tuple(Part(f"benchmarks.{module}", measure, f"00_assets/results/{record}.json") for module, measure, record in (
+    ("startup", "run", "startup"), ("data_path", "run", "data"), ("method1", "beside", "method1"),
+    ("sd1", "run", "sd1"), ("sd3", "run", "sd3"), ("vq", "run", "vq"), ("paligemma", "run", "paligemma"),
+))  # fmt: skip
+ON_A_GPU = Part("benchmarks.cuda", "run", "00_assets/results/cuda.json")  # alone: no peer beside it
 PEERS = ("denoising_diffusion_pytorch", "vector_quantize_pytorch", "diffusers", "transformers")
 
 
@@ -39,11 +43,9 @@ def main() -> int:
         print(f"not installed: {', '.join(absent)}. pip install -e '.[bench]' (make bench does)", file=sys.stderr)
         return 2
     start = time.perf_counter()
-    failed = [part.module for part in PARTS if not _measured(part)]
-    told = cuda.run()
+    failed = [part.module for part in (*PARTS, ON_A_GPU) if not _measured(part)]
     rows = [one.row() for one in comparisons()]
     print(lines(rows))
-    print(told)
     print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes on {hardware()}")
     fill()
     if failed:
@@ -62,15 +64,16 @@ def _measured(part: Part) -> bool:
 
 def comparisons() -> list[Comparison]:
     """What the records say, in the order of the parts."""
-    return [one for part in PARTS for one in importlib.import_module(part.module).comparisons()]
+    return [one for part in PARTS for one in part.comparisons()]
 
 
 def fill() -> None:
     """Keep the table of all records for the pages, and put it between the README's marks."""
     rows = [{"what": one.what, "peer": one.peer, "ratio": one.ratio, "spread": one.spread, "ok": one.row().ok,
-             "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}"}
-            for one in comparisons() if one.ratio is not None]  # fmt: skip
-    evidence.BESIDE.write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
+             "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
+             "hardware": recorded(part.record)["hardware"]}
+            for part in PARTS for one in part.comparisons() if one.ratio is not None]  # fmt: skip
+    evidence.BESIDE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     readme = repository_root() / "README.md"
     readme.write_text(filled(readme.read_text(), "beside", evidence.beside()))
 

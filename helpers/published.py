@@ -7,6 +7,7 @@ over or of another shape is reported together; nothing is loaded then.
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "num
 
 def _pickled(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        check_zip(path)
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,13 +77,31 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
         raise ValueError(f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
                          "may; look for a .safetensors file of it") from error  # fmt: skip
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a spoilt pickle makes PyTorch raise nearly anything
         raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a table of named tensors")
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def check_zip(path: Path) -> None:
+    """Checkpoints and .npz files are zip archives: refuse one that swells, or whose parts lost their checksums.
+
+    Raises:
+        ValueError: for both; numbers that were trained hardly shrink, so ten times the size is no file of weights.
+    """
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > 10 * size + 2**20:
+                raise ValueError(f"{path} is refused: its {size} bytes unpack to {unpacked}, as weights never do")
+            if damaged := archive.testzip():
+                raise ValueError(f"{path} is damaged: {damaged} does not have its checksum; download it again")
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise ValueError(f"{path} ({size} bytes) is damaged, download it again: {error}") from error
 
 
 def _nature(path: Path) -> str:
@@ -102,7 +123,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(told, dict):
         raise ValueError(f"{path} is damaged: it holds a {type(told).__name__}, not names and values")
@@ -153,7 +174,9 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
             if index.is_file():
                 try:
                     files = sorted(set(read_config(index)["weight_map"].values()))
-                except (ValueError, KeyError, AttributeError) as error:
+                    if not all(isinstance(file, str) for file in files):
+                        raise TypeError("a file's name is no text")
+                except (ValueError, KeyError, AttributeError, TypeError) as error:
                     raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
                 if outside := [file for file in files if Path(file).name != file]:
                     raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")

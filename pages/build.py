@@ -61,7 +61,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
     if IMAGES.is_dir():
         shutil.copytree(IMAGES, source / "00_assets" / "image")
     fillings = {"contents": [contents(found, source)], "times": table(folder="../notebooks"),
-                "beside": evidence.beside(), "faults": evidence.faults()}  # fmt: skip
+                "beside": evidence.beside(), "faults": evidence.faults(), "cuda": evidence.cuda()}  # fmt: skip
     for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
         text = (ROOT / name if "/" in name else HERE / name).read_text()
         for mark, lines in fillings.items():

@@ -1,4 +1,4 @@
-"""Two tables: what was measured beside other libraries, and what was tried against the course and what it cost.
+"""Tables: what was measured beside other libraries and on a GPU; what was tried against the course and what it cost.
 
 `python -m benchmarks all` and `python -m benchmarks faults` write the records.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from pages.record import ROOT
 
 RESULTS = ROOT / "00_assets" / "results"
-BESIDE, FAULTS = RESULTS / "beside.json", RESULTS / "faults.json"
+BESIDE, FAULTS, CUDA = RESULTS / "beside.json", RESULTS / "faults.json", RESULTS / "cuda.json"
 
 
 def beside(path: Path = BESIDE) -> list[str]:
@@ -22,7 +22,19 @@ def beside(path: Path = BESIDE) -> list[str]:
         spread = " to ".join(f"{ratio:.2f}" for ratio in row["spread"] or [])
         short = "" if row["ok"] else " (short)"
         lines.append(f"| {row['what']} | {row['peer']} | {row['ratio']:.2f}{short} | {spread} | {row['promised']} |")
-    return [*lines, "", f"Both in one process, in turns, the course's figure over the other's: {record['hardware']}."]
+    machines = "; ".join(dict.fromkeys(row["hardware"] for row in record["rows"]))
+    return [*lines, "", "In turns, in one process (imports: each in its own), the course's figure over the other's. "
+            f"Measured on {machines}."]  # fmt: skip
+
+
+def cuda(path: Path = CUDA) -> list[str]:
+    """Lines of Markdown: what training reaches on a GPU; that nothing was measured, without a record."""
+    if not (record := _read(path)):
+        return ["On a GPU nothing has been measured yet."]
+    lines = [f"On a GPU ({record['hardware']}), under a cap of {record['cap_gib']:g} GiB:", "",
+             "| method | compiled | images/s | peak GiB | of the card's arithmetic |", "|---|---|---:|---:|---:|"]
+    return lines + [f"| {row['method']} | {'yes' if row['compiled'] else 'no'} | {row['images_per_second']:.0f} | "
+                    f"{row['peak_gib']:.1f} | {row['utilisation']:.0%} |" for row in record["trainings"]]  # fmt: skip
 
 
 def faults(path: Path = FAULTS) -> list[str]:

@@ -21,12 +21,22 @@ def repository() -> str | None:
         ValueError: if COURSE_REPOSITORY is no address of a repository on GitHub.
     """
     asked = os.environ.get("COURSE_REPOSITORY", "")
-    command = ["git", "remote", "get-url", "origin"]
-    origin = "" if asked else subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    found = GITHUB.search(asked or origin.strip())
+    found = GITHUB.search(asked or _origin())
     if asked and not found:
         raise ValueError(f"COURSE_REPOSITORY is {asked!r}; it should read like https://github.com/owner/name")
     return f"{found['owner']}/{found['name']}" if found else None
+
+
+def _origin() -> str:
+    """Where this clone comes from; "" for a copy without git, or one that lies in another repository's folder."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        top = git("rev-parse", "--show-toplevel")
+        return git("remote", "get-url", "origin") if top and Path(top).resolve() == ROOT.resolve() else ""
+    except OSError:  # there is no git here
+        return ""
 
 
 def launchable(notebook: NotebookNode, path: Path, target: Path, where: str | None) -> NotebookNode:

@@ -81,7 +81,7 @@ def test_a_comparison_is_a_claim_in_its_direction() -> None:
 
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, capfd) -> None:
-    parts = (together.Part("benchmarks.report", "nothing_of_this_name"), together.Part("benchmarks.report", "lines"))
+    parts = [together.Part("benchmarks.report", measure, "") for measure in ("nothing_of_this_name", "lines")]
     monkeypatch.setattr(together, "PARTS", parts)
     assert [together._measured(part) for part in parts] == [False, False]
     assert "has no attribute 'nothing_of_this_name'" in capfd.readouterr().err

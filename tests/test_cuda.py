@@ -14,9 +14,10 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
 
 
-def test_without_a_gpu_it_says_so(monkeypatch):
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "not measured here" in cuda.run()
+    cuda.run()
+    assert "not measured here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", cuda.METHODS)

@@ -30,12 +30,19 @@ def test_neither_do_those_it_starts() -> None:
 
 
 def test_a_notebook_neither_reaches_out_nor_writes_into_the_checkout(tmp_path: Path) -> None:
+    inside = f"open({str(ROOT / 'written')!r}, 'w')"
     cells = {
         f"import socket; socket.create_connection({FAR}, timeout=1)": "reach no other machine",
-        f"open({str(ROOT / 'written')!r}, 'w')": "must not write into the checkout",
+        inside: "must not write into the checkout",
         f"import os; os.mkdir({str(ROOT / 'made')!r})": "must not write into the checkout",
+        f"open({str(tmp_path / 'link' / 'written')!r}, 'w')": "must not write into the checkout",
+        f"os.rename({str(ROOT / 'README.md')!r}, {str(tmp_path / 'away')!r})": "must not write into the checkout",
+        f"import subprocess, sys; code = {inside!r}\n"
+        "said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
+        "raise OSError(said.stderr)": "must not write into the checkout",
         f"open({str(tmp_path / 'elsewhere')!r}, 'w').close()": "",
     }
+    (tmp_path / "link").symlink_to(ROOT)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
     NotebookClient(notebook, allow_errors=True, kernel_name="python3").execute()
     for cell, message in zip(notebook.cells, cells.values(), strict=True):

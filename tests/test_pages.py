@@ -197,9 +197,10 @@ def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
-    time = {"what": "time", "peer": "a library", "ratio": 0.913, "spread": [0.88, 0.96], "ok": True, "promised": "<= 1"}
+    time = {"what": "time", "peer": "a library", "ratio": 0.913, "spread": [0.88, 0.96], "ok": True, "promised": "<= 1",
+            "hardware": "a computer"}  # fmt: skip
     rows = [time, time | {"what": "memory", "ratio": 1.2, "spread": None, "ok": False}]
-    (tmp_path / "beside.json").write_text(json.dumps({"hardware": "a computer", "rows": rows}))
+    (tmp_path / "beside.json").write_text(json.dumps({"rows": rows}))
     lines = evidence.beside(tmp_path / "beside.json")
     assert lines[2:4] == ["| time | a library | 0.91 | 0.88 to 0.96 | <= 1 |",
                           "| memory | a library | 1.20 (short) |  | <= 1 |"] and "a computer" in lines[-1]
@@ -207,6 +208,11 @@ def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
     (tmp_path / "faults.json").write_text(json.dumps({"faults": [fault]}))
     assert evidence.faults(tmp_path / "faults.json")[2:] == ["| killed | 20 | 20 | 4 steps |"]
     assert evidence.beside(tmp_path / "none.json") == evidence.faults(tmp_path / "none.json") == []
+    training = {"method": "own", "compiled": True, "images_per_second": 99.6, "peak_gib": 3.21, "utilisation": 0.414}
+    told = {"hardware": "a card", "cap_gib": 16.0, "trainings": [training]}
+    (tmp_path / "cuda.json").write_text(json.dumps(told))
+    assert evidence.cuda(tmp_path / "cuda.json")[-1] == "| own | yes | 100 | 3.2 | 41% |"
+    assert "nothing has been measured" in evidence.cuda(tmp_path / "none.json")[0]
 
 
 def test_the_fingerprint_sees_outputs_and_code_not_prose() -> None:
@@ -232,6 +238,22 @@ def test_a_page_can_be_downloaded_and_opened_in_colab_where_the_course_is_on_git
         assert (link in first) == there and ("git clone" in first) == there
     (code,) = nbformat.read(tmp_path / "src" / "downloads" / "01_data.ipynb", as_version=4).cells[1:]
     assert code.source == "1 + 1" and code.outputs == [] and code.execution_count is None
+
+
+@pytest.mark.parametrize("clone", [True, False])
+def test_without_git_or_inside_another_repository_there_is_no_link(monkeypatch, tmp_path: Path, clone: bool) -> None:
+    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+    outer = tmp_path / "outer"
+    for words in (["init", "-q", str(outer)], ["-C", str(outer), "remote", "add", "origin", "https://github.com/a/b"]):
+        subprocess.run(["git", *words], check=True)
+    (outer / "course").mkdir()
+    monkeypatch.setattr(launch, "ROOT", outer)
+    assert launch.repository() == "a/b"
+    if clone:
+        monkeypatch.setattr(launch, "ROOT", outer / "course")
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch.repository() is None
 
 
 def test_an_address_that_is_no_repository_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """Files of weights: what goes in comes out, and nothing damaged or ill-fitting gets in unnoticed."""
 
+import hashlib
 import json
 import struct
+import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from helpers import weights
@@ -103,8 +106,37 @@ def test_damaged_files_are_refused_and_the_module_stays_as_it_was(damage, saved)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+def unsealed(path):
+    """As the course wrote files before their metadata had a checksum."""
+    tensors, told = weights.read_tensors(path)
+    del told[weights.SEAL]
+    save_file(tensors, path, told)
+    return told
+
+
+def test_files_of_an_older_version_are_taken_with_a_warning(saved):
+    told = unsealed(saved)
+    with pytest.warns(UserWarning, match="older version of the course"):
+        assert load_weights(network(8), saved) == told
+
+
+@pytest.mark.parametrize("line", ["{right}  {name}", "{wrong}  {name}", "{right}  other", "\udcff"])
+def test_a_list_of_checksums_vouches_for_older_files(saved, line):
+    unsealed(saved)
+    right = hashlib.sha256(saved.read_bytes()).hexdigest()
+    text = line.format(right=right, wrong="0" * 64, name=saved.name)
+    saved.with_name(weights.SUMS).write_bytes(text.encode(errors="surrogateescape"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if "wrong" in line:
+            with pytest.raises(ValueError, match="is damaged"):
+                load_weights(network(8), saved)
+        else:
+            load_weights(network(8), saved)
+    assert len(caught) == (line not in ("{right}  {name}", "{wrong}  {name}"))
+
+
 def test_a_file_without_a_checksum_is_refused(tmp_path):
-    from safetensors.torch import save_file
     save_file({"a": torch.ones(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="no checksum"):
         load_weights(network(), tmp_path / "foreign.safetensors")

@@ -103,7 +103,8 @@ def _in_memory(store: "_Store", encoded: Callable[[int], np.ndarray], trouble: O
     values = np.empty(store.shape, np.float16)
     for i in _bar(list(range(len(store.batches))), progress):
         values[store.batches[i]] = encoded(i) if i in missing else store.get(i)
-    return Latents(values, *_mean_and_std(values, store.batches), time.process_time() - start)
+    spent = store.core_seconds() + time.process_time() - start
+    return Latents(values, *_mean_and_std(values, store.batches), spent)
 
 
 def fingerprint(autoencoder: nn.Module) -> str:
@@ -177,8 +178,11 @@ class _Store:
         with FileLock(self.path.with_suffix(".lock")):
             lines = [{"recipe": self.recipe}, *self._entries().values()]  # without a line that a kill tore
             fresh = self.journal.with_suffix(f".{secrets.token_hex(4)}")
-            fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            os.replace(fresh, self.journal)
+            try:
+                fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
+                os.replace(fresh, self.journal)
+            finally:
+                fresh.unlink(missing_ok=True)
             self.path.touch()
             yield
 

@@ -19,7 +19,8 @@ from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
 from helpers.data import Faces, load_faces
 from helpers.data.patterns import load_patterns
-from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
+from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.run import Task, train_command
 
 Autoencoder = TypeVar("Autoencoder", bound=nn.Module)  # with a config that has a scale, and to_latents
 KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the picture's numbers

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
-from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
+from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
 ANY = 0.1  # share of the faces whose species the prior is not told

@@ -19,7 +19,8 @@ from helpers.autoencoders.quantizers import usage
 from helpers.autoencoders.train import drawn_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 from helpers.data import load_faces
-from helpers.training.run import Task, add_face_arguments, add_run_arguments, train_command
+from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.run import Task, train_command
 
 
 def tiny_config(K: int = 1024) -> VQConfig:

@@ -20,7 +20,8 @@ from helpers.diffusion import DDPMPath, Objective
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
 WORDINGS = 4  # captions per face: the full one, and three that leave details out

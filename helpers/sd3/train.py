@@ -26,7 +26,8 @@ from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TextTower, TowerConfig
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5Config, T5Encoder, learned_t5_tokenizer
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
 WORDINGS = 4  # captions per face: the full one, and three that leave details out

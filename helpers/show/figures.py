@@ -20,7 +20,9 @@ from PIL import Image
 
 from helpers.show.tables import table
 
-__all__ = ["STYLE", "bars", "compare", "grid", "png_bytes", "save_png", "show", "style", "table", "to_uint8"]
+__all__ = [
+    "STYLE", "bar_table", "bars", "compare", "grid", "png_bytes", "save_png", "show", "style", "table", "to_uint8",
+]  # fmt: skip
 
 Images = Any  # np.ndarray or torch.Tensor: torch is not imported here, so that showing stays light
 
@@ -157,6 +159,41 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str, form: str = "{:.
     axes.grid(visible=False, axis="y")
     if len(series) > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderaxespad=0.2)
+    return figure
+
+
+def bar_table(
+    columns: Mapping[str, Mapping[str, float]], form: str = "{:.3g}", most: float | None = None,
+) -> Figure:  # fmt: skip
+    """A table that is seen before it is read: a row for every name, in every column a bar with its number.
+
+    What a training gave is drawn and not printed: another processor rounds otherwise.
+
+    Args:
+        columns: heading -> {name of the row: value}; the same rows in all, values not negative; NaN has no bar.
+        form: of a value.
+        most: the value of a whole bar; None: the largest of each column.
+
+    Raises:
+        ValueError: if there is no column, or if columns have other rows than the first.
+    """
+    if not columns:
+        raise ValueError("bar_table needs at least one column, got none")
+    rows = list(next(iter(columns.values())))
+    for heading, values in columns.items():
+        if list(values) != rows:
+            raise ValueError(f"every column needs the rows {rows}, {heading!r} has {list(values)}")
+    figure, all_axes = plt.subplots(1, len(columns), figsize=(7.2, 0.6 + 0.19 * len(rows)), sharey=True, squeeze=False)
+    for axes, (heading, values) in zip(all_axes[0], columns.items(), strict=True):
+        known = [0.0 if math.isnan(value) else value for value in values.values()]
+        drawn = axes.barh(range(len(rows)), known, height=0.75)
+        axes.bar_label(drawn, [form.format(value) for value in values.values()], padding=2, fontsize=8)
+        axes.set(title=heading, xlim=(0, 1.6 * (most or max(known, default=0) or 1)), xticks=[])
+        axes.set_ylim(len(rows) - 0.4, -0.6)  # from the top
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
     return figure
 
 

@@ -16,7 +16,8 @@ from helpers.data.captions import wordings
 from helpers.text.bpe import BytePairTokenizer, Pair, glued, letters, split_words
 from helpers.text.clip import TowerConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
 
 WORDINGS = 4  # captions per face: the full one, and three that leave details out
 LENGTH = 24  # tokens: the longest caption has 15, start and end come on top

@@ -22,7 +22,8 @@ from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.run import FREE, Task, add_face_arguments, add_run_arguments, command, train_command
+from helpers.training.arguments import FREE, add_face_arguments, add_run_arguments, command
+from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
 OWN_AUTOENCODER = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute

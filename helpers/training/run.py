@@ -5,14 +5,14 @@ under `accelerate launch`. What is learned is a `Task`; the course's training co
 """
 
 import argparse
+import errno
 import json
 import os
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from helpers.course import course_home
+from helpers.training.arguments import FREE, command
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
 from helpers.training.loop import TrainConfig, TrainState, train
 from helpers.training.precision import computes_bf16
 
-FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in a quota, for so large a file
 
 
 @dataclass
@@ -42,44 +43,6 @@ class Task:
     description: Any = None  # plain JSON values, kept in checkpoints
     compiled: nn.Module | None = None  # the part that --compile compiles; None: the model
     told: dict[str, str] = field(default_factory=dict)  # more for the weights' metadata
-
-
-def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
-    """The options that every training command has, with its defaults."""
-    add = parser.add_argument
-    add("--steps", type=int, default=steps, help="updates")
-    add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
-    add("--learning-rate", type=float, default=learning_rate, help="at the top of the cosine")
-    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
-    add("--seed", type=int, default=0)
-    add("--precision", choices=["auto", "fp32", "bf16"], default="auto",
-        help="auto: bf16 on a GPU that has it; fp32 wherever bf16 would only be imitated")
-    add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
-    add("--out", type=Path, help="folder of the run (default: in the course's home)")
-    add("--resume", action="store_true", help="go on from the folder's checkpoint")
-    add("--checkpoint-every", type=int, default=500, metavar="STEPS")
-    add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
-    add("--log-every", type=int, default=50, metavar="STEPS")
-    add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
-
-
-def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
-    """The options that say which pictures a training learns from; `more` names sources beside the faces."""
-    add = parser.add_argument
-    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--limit", type=int, help="use this many training pictures at most")
-
-
-def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
-    """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
-    usual, words = vars(parser.parse_args([])), []
-    for name, value in settings.items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            texts = (Path(text).name if Path(text).exists() else text for text in map(str, values))
-            words += [f"--{name.replace('_', '-')}", *texts]
-    return shlex.join([*parser.prog.split(), *words])
 
 
 class Run:
@@ -106,7 +69,9 @@ class Run:
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
         self.folder = options.out or course_home() / "runs" / self.task.name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.folder, "--out")
+        if options.export:
+            _make_folder(options.export.parent, "--export")  # not only after hours of training
         self.checkpoint, self.log = self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
         self.model = self.task.model.to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
@@ -128,17 +93,26 @@ class Run:
                 raise SystemExit(f"{self.folder} holds a training already: add --resume to go on with it, "
                                  "or --out another folder")  # fmt: skip
             return 0
-        checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
+        try:
+            checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
+        except ValueError as none_fits:
+            raise SystemExit(str(none_fits)) from none_fits
         step = self.saved = checkpoint.step if checkpoint else 0
         if checkpoint:
             self._same_training(checkpoint.description)
             self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
-        if self.main and self.log.exists():  # what was logged after the checkpoint will be logged again
-            lines = [line for line in self.log.read_text().splitlines(True) if line.endswith("\n")]
-            fresh = self.log.with_suffix(".new")
-            fresh.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
-            os.replace(fresh, self.log)
+        if self.main:
+            self._tidy(step)
         return step
+
+    def _tidy(self, step: int) -> None:
+        """Take away what was logged after the checkpoint, to be logged again, and what a kill left half-written."""
+        for half in self.folder.glob(".*.safetensors.*"):
+            half.unlink()
+        if self.log.exists():
+            fresh = self.log.with_suffix(".new")
+            fresh.write_text("".join(json.dumps(row) + "\n" for row in read_log(self.log) if row["step"] <= step))
+            os.replace(fresh, self.log)
 
     def _same_training(self, description: dict) -> None:
         """Going on with other numbers would be a different training under the same name."""
@@ -190,8 +164,8 @@ class Run:
         """Train to the end, or until interrupted; is it finished?
 
         Raises:
-            SystemExit: saying what stopped it and which checkpoint is there, for a full disk or a loss that is no
-                number.
+            SystemExit: saying what stopped it and which checkpoint is there, for a full disk, another file that makes
+                trouble, or a loss that is no number.
         """
         try:
             return self._train()
@@ -199,8 +173,11 @@ class Run:
             advice = f"try a smaller --learning-rate than {self.options.learning_rate:g} in another folder"
             raise SystemExit(f"stopped: {trouble}. {self._kept()}; {advice}") from trouble
         except OSError as trouble:
-            why = trouble.strerror or trouble
-            raise SystemExit(f"stopped: {self.folder} cannot be written ({why}). {self._kept()}: make room, then "
+            where, why = trouble.filename or self.folder, trouble.strerror or trouble
+            if trouble.errno in FULL:
+                raise SystemExit(f"stopped: {where} cannot be written ({why}). {self._kept()}: make room, then "
+                                 "--resume") from trouble  # fmt: skip
+            raise SystemExit(f"stopped by trouble with {where}: {why}. {self._kept()}: mend it, then "
                              "--resume") from trouble  # fmt: skip
 
     def _kept(self) -> str:
@@ -214,7 +191,8 @@ class Run:
                       accelerator=self.accelerator, first_step=first)  # fmt: skip
         bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
         rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
-        with interruptible() as interrupted, bar:
+        together = self.accelerator.num_processes > 1
+        with interruptible(again_stops=not together) as interrupted, bar:
             for state in steps:
                 now = time.perf_counter()
                 self.seconds, last = self.seconds + now - last, now
@@ -222,7 +200,7 @@ class Run:
                 self.core_seconds, spent = self.core_seconds + now - spent, now
                 rate = self._meter(rate, state.step, first)
                 self._report(bar, state, rate)
-                if interrupted():
+                if self._one_of_us(interrupted()):
                     break
                 if self._sampled(state.step):  # pictures to look at are not training: off the clocks
                     last, spent = time.perf_counter(), time.process_time()
@@ -235,6 +213,13 @@ class Run:
             path = self.finish()
             print(f"trained {self.config.steps} steps in {self.seconds / 60:.1f} minutes; weights: {path}")
         return True
+
+    def _one_of_us(self, yes: bool) -> bool:
+        """Whether any process says so: one that left alone would take the others' last steps with it."""
+        if self.accelerator.num_processes == 1:
+            return yes
+        votes = torch.tensor(float(yes), device=self.accelerator.device)
+        return self.accelerator.reduce(votes, "sum").item() > 0
 
     def _meter(self, rate: float, step: int, first: int) -> float:
         """Images a second, smoothed."""
@@ -264,16 +249,40 @@ class Run:
         return True
 
 
+def _make_folder(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as trouble:
+        raise SystemExit(f"the folder {folder} cannot be made ({trouble.strerror or trouble}): "
+                         f"choose another {option}") from trouble  # fmt: skip
+
+
+def read_log(path: Path) -> list[dict]:
+    """The rows of a log, without what a kill or a crash of the computer left of its last ones."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines(True):
+        with suppress(ValueError):
+            row = json.loads(line) if line.endswith("\n") else None
+            rows += [row] if isinstance(row, dict) and "step" in row else []
+    return rows
+
+
 @contextmanager
-def interruptible():
-    """Turn the first Ctrl-C (or a polite kill) into a flag, read between two steps; a second one stops at once."""
+def interruptible(again_stops: bool = True):
+    """Turn the first Ctrl-C (or a polite kill) into a flag, read between two steps.
+
+    Args:
+        again_stops: a second one stops at once. False under a launcher, which passes on what every process got.
+    """
     caught: list[int] = []
 
     def note(number, frame):
-        if caught:
+        if caught and again_stops:
             raise KeyboardInterrupt
+        if not caught:
+            again = " (Ctrl-C again: at once, without saving)" if again_stops else ""
+            print(f"\nstopping after this step{again}", file=sys.stderr)
         caught.append(number)
-        print("\nstopping after this step (Ctrl-C again: at once, without saving)", file=sys.stderr)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,7 +6,6 @@ batch, K codes, D width of a code.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.quantizers import EMAQuantizer
+from helpers.published import check_zip
 from helpers.weights import described, load_weights, save_described
 
 SIDE = 64  # pixels of a mask
@@ -111,9 +111,10 @@ class MaskAutoencoder(nn.Module):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no mask decoder at {path}: it is gs://big_vision/paligemma/vae-oid.npz")
         try:
+            check_zip(Path(path))
             with np.load(path, allow_pickle=False) as file:
                 read = {name: torch.from_numpy(file[name]) for name in file.files}
-        except (ValueError, OSError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+        except Exception as error:  # of a spoilt file NumPy raises nearly anything
             raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
         model = cls(MaskConfig(clips=True))
         ours = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from helpers.data import Faces, load_faces
 from helpers.data.questions import several
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
 from helpers.vlm.boxes import Box
 from helpers.vlm.exam import boxes_in, examine
 from helpers.vlm.lessons import Lesson, all_texts, mask_codes, some_counting, some_lessons

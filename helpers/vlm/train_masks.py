@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data.drawing import attributes_of
-from helpers.training.run import Task, add_run_arguments, train_command
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
 from helpers.vlm.lessons import cut_masks
 from helpers.vlm.mask_codes import MaskAutoencoder, MaskConfig
 

@@ -1,5 +1,6 @@
 """The cache of latents: made once, gone on with, mended, and never taken for another's."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -194,12 +195,26 @@ def test_a_disk_that_fills_up_loses_nothing(faces, tmp_path, counted, monkeypatc
         real(store, i, make)
 
     monkeypatch.setattr(module._Store, "put", full)
+    monkeypatch.setattr(module.time, "process_time", itertools.count().__next__)
     with pytest.warns(UserWarning, match="No space left on device"):
         latents = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert counted == [0, 5, 10, 15, 20], "nothing twice"
+    assert latents.core_seconds == 3 + 1, "a second for each batch that was kept, and one for the others"
     monkeypatch.setattr(module._Store, "put", real)
     fresh = encode_once(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
     assert np.array_equal(latents.values, np.array(fresh.values))
+
+
+def test_a_disk_without_room_for_the_journal_gets_no_litter(faces, tmp_path, monkeypatch):
+    def full(path, text):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="No space left on device"):
+            encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_two_trainings_at_once_encode_once(faces, tmp_path, counted):

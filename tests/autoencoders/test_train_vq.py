@@ -25,6 +25,9 @@ def test_trains_resumes_and_says_so(tmp_path):
     real = training.interruptible
 
     class Stop:
+        def __init__(self, **_):
+            pass
+
         def __enter__(self):
             self.inner = real()
             self.inner.__enter__()

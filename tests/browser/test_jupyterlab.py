@@ -36,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     folders = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
                "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-               "JUPYTER_PLATFORM_DIRS": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # fmt: skip
+               "JUPYTER_PLATFORM_DIRS": "1", "PYTHONPATH": _with_root(), "OMP_NUM_THREADS": "1"}  # fmt: skip
     with (home / "log").open("w") as log:
         server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
     try:
@@ -44,6 +44,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(30)
+
+
+def _with_root() -> str:
+    return os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])  # the tests' guard stays on it
 
 
 def _address(server: subprocess.Popen, home: Path) -> str:

@@ -87,7 +87,8 @@ def test_a_script_without_a_main_guard_is_run_once(tmp_path: Path) -> None:
                       "attributes = drawing.attributes_of('train', 70, seed=0)\n"
                       "print(sum(map(len, drawing.draw_all(attributes, 16, progress=False))))\n")  # fmt: skip
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(repository_root())})  # fmt: skip
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(
+                              filter(None, [str(repository_root()), os.environ.get("PYTHONPATH")]))})  # fmt: skip
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["70"], "")
 
 

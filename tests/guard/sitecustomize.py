@@ -1,6 +1,7 @@
 """Loaded by every Python that the tests start: no other machine is reached, and no notebook writes into the checkout.
 
 `conftest.py` puts this folder on PYTHONPATH. A RuntimeError, not an OSError: nobody takes it for a bad connection.
+Python's own calls are watched; compiled code that opens files or connections by itself is not.
 """
 
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 ROOT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 HERE = ("127.", "::1", "localhost", "0.0.0.0")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-IN_A_NOTEBOOK = any("ipykernel_launcher" in word for word in sys.orig_argv)
+MARK = "COURSE_TESTS_IN_A_NOTEBOOK"  # of what a notebook's kernel starts
+IN_A_NOTEBOOK = MARK in os.environ or any("ipykernel_launcher" in word for word in sys.orig_argv)
 
 
 def _is_here(host: object) -> bool:
@@ -34,19 +36,21 @@ def _refuse_network(event: str, arguments: tuple) -> None:
 def _refuse_writing(event: str, arguments: tuple) -> None:
     if event == "open":
         path, mode, flags = arguments
-        if not (flags & WRITES if isinstance(flags, int) else set(mode or "") & set("wax+")):
-            return
-    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
-        path = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
+        paths = (path,) if (flags & WRITES if isinstance(flags, int) else set(mode or "") & set("wax+")) else ()
+    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate"):
+        paths = arguments[:1]
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        paths = arguments[:2] if event == "os.rename" else arguments[1:2]
     else:
         return
-    if not isinstance(path, str | bytes | os.PathLike):
-        return
-    path = os.path.abspath(os.fsdecode(path))
-    if path.startswith(ROOT) and "__pycache__" not in path:
-        raise RuntimeError(f"a notebook must not write into the checkout: {path}")
+    for path in paths:
+        if isinstance(path, str | bytes | os.PathLike):
+            path = os.path.realpath(os.fsdecode(path))
+            if path.startswith(ROOT) and "__pycache__" not in path:
+                raise RuntimeError(f"a notebook must not write into the checkout: {path}")
 
 
 sys.addaudithook(_refuse_network)
 if IN_A_NOTEBOOK:
+    os.environ[MARK] = "1"
     sys.addaudithook(_refuse_writing)

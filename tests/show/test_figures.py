@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,19 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from helpers.show import figures
-from helpers.show.figures import PALETTE, STYLE, bars, compare, grid, png_bytes, save_png, show, style, to_uint8
+from helpers.show.figures import (
+    PALETTE,
+    STYLE,
+    bar_table,
+    bars,
+    compare,
+    grid,
+    png_bytes,
+    save_png,
+    show,
+    style,
+    to_uint8,
+)  # fmt: skip
 from helpers.show.tables import table
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 5), dtype=np.uint8)
@@ -98,6 +111,22 @@ def test_bars_say_what_is_missing() -> None:
         bars({}, "share")
     with pytest.raises(ValueError, match="'theirs' has \\['eyes'\\]"):
         bars({"ours": {"fur": 0.5}, "theirs": {"eyes": 0.5}}, "share")
+
+
+def test_a_table_of_bars_has_every_number_in_its_row() -> None:
+    drawn = bar_table({"dB": {"VAE": 19.26, "AE": 20.0}, "nats": {"VAE": 57.44, "AE": math.nan}})
+    decibels, nats = drawn.axes
+    assert [bar.get_width() for bar in decibels.patches] == [19.26, 20.0]
+    assert [text.get_text() for text in decibels.texts + nats.texts] == ["19.3", "20", "57.4", "nan"]
+    assert [bar.get_width() for bar in nats.patches] == [57.44, 0] and decibels.yaxis_inverted()
+    assert [label.get_text() for label in decibels.get_yticklabels()] == ["VAE", "AE"]
+    assert nats.get_xlim()[1] == pytest.approx(1.6 * 57.44)
+    assert [axes.get_title() for axes in drawn.axes] == ["dB", "nats"]
+    plt.close(drawn)
+    with pytest.raises(ValueError, match="at least one column"):
+        bar_table({})
+    with pytest.raises(ValueError, match="'nats' has \\['AE'\\]"):
+        bar_table({"dB": {"VAE": 1.0}, "nats": {"AE": 1.0}})
 
 
 def test_grids_warn_of_nothing_in_the_course_style(recwarn: pytest.WarningsRecorder) -> None:

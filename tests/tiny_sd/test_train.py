@@ -1,6 +1,8 @@
 """The training command as a person uses it; killed, interrupted and on two processes it is in test_faults.py."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.train import main
+from helpers.training.run import interruptible
 from helpers.weights import read_metadata
 
 STEPS = 24
@@ -68,6 +71,43 @@ def test_a_folder_that_is_in_use_is_not_overwritten(whole):
 def test_resuming_with_other_options_is_refused(whole):
     with pytest.raises(SystemExit, match="--batch-size was 8, is 16"):
         main([*TINY, "--batch-size", "16", "--out", str(whole), "--resume"])
+
+
+def test_what_a_crash_left_of_log_and_files_is_no_obstacle(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "weights.safetensors").unlink()
+    (run / ".checkpoint.new.safetensors.0123abcd").write_bytes(bytes(100))
+    rows = (run / "log.jsonl").read_text().splitlines(True)
+    (run / "log.jsonl").write_text("".join(rows[:5]) + 40 * "\0" + "\n3\n" + "".join(rows[5:]) + '{"step": 9')
+    assert main([*TINY, "--out", str(run), "--resume"]) == 0
+    assert losses(run) == losses(whole) and not list(run.glob(".*"))
+
+
+def test_folders_that_cannot_be_made_are_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    for option, path in (("--out", tmp_path / "file"), ("--export", tmp_path / "file" / "mine.safetensors")):
+        with pytest.raises(SystemExit, match=f"{tmp_path / 'file'} cannot be made.*choose another {option}"):
+            main([*TINY, "--out", str(tmp_path / "run"), option, str(path)])
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_an_unusable_checkpoint_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"spoilt")
+    with pytest.warns(UserWarning, match="passing over"), pytest.raises(SystemExit, match="start afresh"):
+        main([*TINY, "--out", str(tmp_path), "--resume"])
+
+
+def test_a_second_signal_stops_at_once_but_not_under_a_launcher():
+    with interruptible() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    with interruptible(again_stops=False) as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupted()
 
 
 def test_both_objectives_train(tmp_path):

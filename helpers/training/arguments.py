@@ -1,0 +1,47 @@
+"""The options that the training commands share, and the command line that a weights file remembers."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
+    """The options that every training command has, with its defaults."""
+    add = parser.add_argument
+    add("--steps", type=int, default=steps, help="updates")
+    add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
+    add("--learning-rate", type=float, default=learning_rate, help="at the top of the cosine")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    add("--seed", type=int, default=0)
+    add("--precision", choices=["auto", "fp32", "bf16"], default="auto",
+        help="auto: bf16 on a GPU that has it; fp32 wherever bf16 would only be imitated")
+    add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
+    add("--out", type=Path, help="folder of the run (default: in the course's home)")
+    add("--resume", action="store_true", help="go on from the folder's checkpoint")
+    add("--checkpoint-every", type=int, default=500, metavar="STEPS")
+    add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
+    add("--log-every", type=int, default=50, metavar="STEPS")
+    add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
+
+
+def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
+    """The options that say which pictures a training learns from; `more` names sources beside the faces."""
+    add = parser.add_argument
+    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="pictures to learn from")
+    add("--size", type=int, default=64, help="pixels a side")
+    add("--limit", type=int, help="use this many training pictures at most")
+
+
+def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
+    """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
+    usual, words = vars(parser.parse_args([])), []
+    for name, value in settings.items():
+        if value != usual[name]:
+            values = value if isinstance(value, list) else [value]
+            texts = (Path(text).name if Path(text).exists() else text for text in map(str, values))
+            words += [f"--{name.replace('_', '-')}", *texts]
+    return shlex.join([*parser.prog.split(), *words])
