@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
+import psutil
 import torch
 
 from benchmarks.faults_training import EVERY, TINY, Outcome, last_step, same_run, saved_step, steps_of
@@ -38,8 +39,8 @@ def launched(home: Path, run: Path, processes: int, *more: str) -> Iterator[subp
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        for one in [*workers(process), process] if process.poll() is None else []:
+            os.kill(one.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -70,7 +71,10 @@ def curves(home: Path) -> float:
 
 
 def hit(home: Path, interrupts: int) -> list[Outcome]:
-    """One of two processes is killed; later Ctrl-C reaches the launcher and both, as often. Resumed each time.
+    """One of two processes is killed; later all are interrupted, as often. Resumed each time.
+
+    The launcher's workers are sessions of their own: Ctrl-C reaches it alone and is passed on. A cluster's scheduler
+    signals every process, and the launcher does so again: every second time that is tried.
 
     Needs `curves` to have run in this home: the run must end as its two processes did, whom nothing disturbed.
     """
@@ -80,9 +84,10 @@ def hit(home: Path, interrupts: int) -> list[Outcome]:
         with launched(home, run, 2, *(["--resume"] if attempt else [])) as process:
             _wait_for_step(process, run, max(EVERY, last_step(run)) + 2)
             if what == "killed":
-                os.kill(worker(process, rank=1), signal.SIGKILL)
+                os.kill(next(one.pid for one in workers(process) if rank_of(one) == "1"), signal.SIGKILL)
             else:
-                os.killpg(process.pid, signal.SIGINT)
+                for one in [*(workers(process) if attempt % 2 else []), process]:
+                    os.kill(one.pid, signal.SIGINT)
             ended[what] += process.wait(PATIENCE) != 0 and saved_step(run) > 0
         lost[what] = max(lost[what], last_step(run) - saved_step(run))
     with launched(home, run, 2, "--resume") as process:
@@ -101,11 +106,13 @@ def _wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def worker(launch: subprocess.Popen, rank: int) -> int:
-    """The process of this rank below a launch."""
-    import psutil
+def workers(launch: subprocess.Popen) -> list[psutil.Process]:
+    """The training processes below a launch."""
+    return [child for child in psutil.Process(launch.pid).children(recursive=True) if rank_of(child)]
 
-    for child in psutil.Process(launch.pid).children(recursive=True):
-        if child.environ().get("LOCAL_RANK") == str(rank):
-            return child.pid
-    raise RuntimeError(f"the launch has no process of rank {rank}")
+
+def rank_of(process: psutil.Process) -> str | None:
+    """"0", "1", ...; None for a process that does not train."""
+    with suppress(psutil.Error):  # it may be gone by now
+        return process.environ().get("LOCAL_RANK")
+    return None

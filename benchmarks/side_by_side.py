@@ -32,6 +32,7 @@ class Comparison(NamedTuple):
     spread: Sequence[float] | None = None  # the smallest and the largest
     wanted: float | None = None  # None: reported, and nothing promised
     more: bool = False  # whether a larger ratio is better
+    hardware: str | None = None  # where another computer than the record's measured it
 
     def row(self) -> Row:
         """As a claim."""
@@ -95,8 +96,10 @@ def network_comparisons(results: str, system: str) -> list[Comparison]:
     found = []
     for entry in record["networks"]:
         name = f"{system}, {entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
-        found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0))
-        found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0))
+        found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0,
+                                hardware=entry.get("hardware")))  # fmt: skip
+        found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0,
+                                hardware=entry.get("hardware")))  # fmt: skip
     return found
 
 

@@ -71,7 +71,7 @@ def fill() -> None:
     """Keep the table of all records for the pages, and put it between the README's marks."""
     rows = [{"what": one.what, "peer": one.peer, "ratio": one.ratio, "spread": one.spread, "ok": one.row().ok,
              "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
-             "hardware": recorded(part.record)["hardware"]}
+             "hardware": one.hardware or recorded(part.record)["hardware"]}
             for part in PARTS for one in part.comparisons() if one.ratio is not None]  # fmt: skip
     evidence.BESIDE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     readme = repository_root() / "README.md"

@@ -66,8 +66,7 @@ HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "num
 
 def _pickled(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        check_zip(path)
+    check_zip(path)
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,6 +76,8 @@ def _pickled(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
         raise ValueError(f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
                          "may; look for a .safetensors file of it") from error  # fmt: skip
+    except MemoryError:
+        raise
     except Exception as error:  # a spoilt pickle makes PyTorch raise nearly anything
         raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -87,21 +88,28 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def check_zip(path: Path) -> None:
-    """Checkpoints and .npz files are zip archives: refuse one that swells, or whose parts lost their checksums.
+    """Checkpoints and .npz files are zip archives, but for old ones: refuse one that swells or is damaged.
 
     Raises:
         ValueError: for both; numbers that were trained hardly shrink, so ten times the size is no file of weights.
     """
     size = path.stat().st_size
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > 10 * size + 2**20:
-                raise ValueError(f"{path} is refused: its {size} bytes unpack to {unpacked}, as weights never do")
-            if damaged := archive.testzip():
-                raise ValueError(f"{path} is damaged: {damaged} does not have its checksum; download it again")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+            swells = unpacked > 10 * size + 2**20
+            damaged = None if swells else archive.testzip()
+    except MemoryError:
+        raise
+    except Exception as error:  # of a spoilt archive zipfile raises nearly anything
         raise ValueError(f"{path} ({size} bytes) is damaged, download it again: {error}") from error
+    if swells:
+        raise ValueError(f"{path} is refused: its {size} bytes unpack to {unpacked}, as weights never do")
+    if damaged:
+        raise ValueError(f"{path} is damaged, download it again: {damaged} does not have its checksum (if it was "
+                         "written without checksums, torch.save it anew with them)")  # fmt: skip
 
 
 def _nature(path: Path) -> str:

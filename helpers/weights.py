@@ -93,6 +93,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as trouble:
+        if trouble.errno and not trouble.filename:
+            trouble.filename = str(path)  # a full disk does not say which file it had no room for
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

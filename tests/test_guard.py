@@ -36,7 +36,7 @@ def test_a_notebook_neither_reaches_out_nor_writes_into_the_checkout(tmp_path: P
         inside: "must not write into the checkout",
         f"import os; os.mkdir({str(ROOT / 'made')!r})": "must not write into the checkout",
         f"open({str(tmp_path / 'link' / 'written')!r}, 'w')": "must not write into the checkout",
-        f"os.rename({str(ROOT / 'README.md')!r}, {str(tmp_path / 'away')!r})": "must not write into the checkout",
+        f"os.rename({str(ROOT / 'not there')!r}, {str(tmp_path / 'away')!r})": "must not write into the checkout",
         f"import subprocess, sys; code = {inside!r}\n"
         "said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
         "raise OSError(said.stderr)": "must not write into the checkout",

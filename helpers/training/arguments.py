@@ -1,6 +1,7 @@
 """The options that the training commands share, and the command line that a weights file remembers."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,17 @@ def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()
     add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="pictures to learn from")
     add("--size", type=int, default=64, help="pixels a side")
     add("--limit", type=int, help="use this many training pictures at most")
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Raises SystemExit for one that cannot be made or written, before anything is trained for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK) else "no right to write"
+    except OSError as trouble:
+        why = trouble.strerror or str(trouble)
+    if why:
+        raise SystemExit(f"the folder {folder} cannot be made or written ({why}): choose another {option}")
 
 
 def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:

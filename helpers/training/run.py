@@ -8,10 +8,9 @@ import argparse
 import errno
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from helpers.course import course_home
-from helpers.training.arguments import FREE, command
+from helpers.training.arguments import FREE, command, make_folder
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
+from helpers.training.interrupt import interruptible, quietly
 from helpers.training.loop import TrainConfig, TrainState, train
 from helpers.training.precision import computes_bf16
 
@@ -57,6 +58,9 @@ class Run:
         wanted = options.precision == "bf16" or (options.precision == "auto" and kind == "cuda")
         bf16 = wanted and computes_bf16(kind)
         self.parser, self.options = parser, options
+        for path, option in ((options.out, "--out"), (options.export and options.export.parent, "--export")):
+            if path:  # now, and not after hours of training
+                make_folder(path, option)
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the main one encodes pictures
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=kind == "cpu",
                                        kwargs_handlers=[patience])  # fmt: skip
@@ -69,9 +73,7 @@ class Run:
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
         self.folder = options.out or course_home() / "runs" / self.task.name
-        _make_folder(self.folder, "--out")
-        if options.export:
-            _make_folder(options.export.parent, "--export")  # not only after hours of training
+        make_folder(self.folder, "--out")
         self.checkpoint, self.log = self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
         self.model = self.task.model.to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
@@ -108,7 +110,7 @@ class Run:
     def _tidy(self, step: int) -> None:
         """Take away what was logged after the checkpoint, to be logged again, and what a kill left half-written."""
         for half in self.folder.glob(".*.safetensors.*"):
-            half.unlink()
+            half.unlink(missing_ok=True)
         if self.log.exists():
             fresh = self.log.with_suffix(".new")
             fresh.write_text("".join(json.dumps(row) + "\n" for row in read_log(self.log) if row["step"] <= step))
@@ -168,7 +170,8 @@ class Run:
                 trouble, or a loss that is no number.
         """
         try:
-            return self._train()
+            with self._alone():
+                return self._train()
         except FloatingPointError as trouble:
             advice = f"try a smaller --learning-rate than {self.options.learning_rate:g} in another folder"
             raise SystemExit(f"stopped: {trouble}. {self._kept()}; {advice}") from trouble
@@ -179,6 +182,21 @@ class Run:
                                  "--resume") from trouble  # fmt: skip
             raise SystemExit(f"stopped by trouble with {where}: {why}. {self._kept()}: mend it, then "
                              "--resume") from trouble  # fmt: skip
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two trainings would write over each other's checkpoints."""
+        lock = FileLock(self.folder / "lock")
+        if self.main:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise SystemExit(f"another training is running in {self.folder}: wait for it, or choose another --out"
+                                 ) from None  # fmt: skip
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _kept(self) -> str:
         return f"The checkpoint of step {self.saved} is whole" if self.saved else "No checkpoint was saved yet"
@@ -204,15 +222,16 @@ class Run:
                     break
                 if self._sampled(state.step):  # pictures to look at are not training: off the clocks
                     last, spent = time.perf_counter(), time.process_time()
-        if state is not None and state.step < self.config.steps:
-            self.save(state.step)
-            if self.main:
-                print(f"stopped after step {state.step} and saved; add --resume to go on")
-            return False
-        if self.main:
-            path = self.finish()
-            print(f"trained {self.config.steps} steps in {self.seconds / 60:.1f} minutes; weights: {path}")
-        return True
+            stopped = state is not None and state.step < self.config.steps
+            if stopped:
+                self.save(state.step)
+                self.accelerator.wait_for_everyone()  # a launcher ends all when the first is gone
+        if stopped and self.main:
+            quietly(print, f"stopped after step {state.step} and saved; add --resume to go on", flush=True)
+        elif self.main:
+            path, minutes = self.finish(), self.seconds / 60
+            quietly(print, f"trained {self.config.steps} steps in {minutes:.1f} minutes; weights: {path}", flush=True)
+        return not stopped
 
     def _one_of_us(self, yes: bool) -> bool:
         """Whether any process says so: one that left alone would take the others' last steps with it."""
@@ -233,8 +252,8 @@ class Run:
     def _report(self, bar, state: TrainState, rate: float) -> None:
         last = state.step == self.config.steps
         if self.main:
-            bar.update()
-            bar.set_postfix(loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
+            quietly(bar.update)
+            quietly(bar.set_postfix, loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
             if state.step % self.options.log_every == 0 or last or state.step == 1:
                 self.write_log(state, rate)
         if state.step % self.options.checkpoint_every == 0 or last:
@@ -249,14 +268,6 @@ class Run:
         return True
 
 
-def _make_folder(folder: Path, option: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as trouble:
-        raise SystemExit(f"the folder {folder} cannot be made ({trouble.strerror or trouble}): "
-                         f"choose another {option}") from trouble  # fmt: skip
-
-
 def read_log(path: Path) -> list[dict]:
     """The rows of a log, without what a kill or a crash of the computer left of its last ones."""
     rows = []
@@ -265,31 +276,6 @@ def read_log(path: Path) -> list[dict]:
             row = json.loads(line) if line.endswith("\n") else None
             rows += [row] if isinstance(row, dict) and "step" in row else []
     return rows
-
-
-@contextmanager
-def interruptible(again_stops: bool = True):
-    """Turn the first Ctrl-C (or a polite kill) into a flag, read between two steps.
-
-    Args:
-        again_stops: a second one stops at once. False under a launcher, which passes on what every process got.
-    """
-    caught: list[int] = []
-
-    def note(number, frame):
-        if caught and again_stops:
-            raise KeyboardInterrupt
-        if not caught:
-            again = " (Ctrl-C again: at once, without saving)" if again_stops else ""
-            print(f"\nstopping after this step{again}", file=sys.stderr)
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train_command(

@@ -110,10 +110,12 @@ class MaskAutoencoder(nn.Module):
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no mask decoder at {path}: it is gs://big_vision/paligemma/vae-oid.npz")
+        check_zip(Path(path))
         try:
-            check_zip(Path(path))
             with np.load(path, allow_pickle=False) as file:
                 read = {name: torch.from_numpy(file[name]) for name in file.files}
+        except MemoryError:
+            raise
         except Exception as error:  # of a spoilt file NumPy raises nearly anything
             raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from error
         model = cls(MaskConfig(clips=True))

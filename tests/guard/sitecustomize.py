@@ -12,6 +12,11 @@ from pathlib import Path
 ROOT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 HERE = ("127.", "::1", "localhost", "0.0.0.0")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {  # event -> which of its arguments are paths, and which are open folders (-1: none)
+    "os.mkdir": (slice(1), slice(2, 3)), "os.remove": (slice(1), slice(1, 2)), "os.rmdir": (slice(1), slice(1, 2)),
+    "os.truncate": (slice(1), slice(0)), "os.rename": (slice(2), slice(2, 4)), "os.link": (slice(1, 2), slice(2, 4)),
+    "os.symlink": (slice(1, 2), slice(2, 3)),
+}  # fmt: skip
 MARK = "COURSE_TESTS_IN_A_NOTEBOOK"  # of what a notebook's kernel starts
 IN_A_NOTEBOOK = MARK in os.environ or any("ipykernel_launcher" in word for word in sys.orig_argv)
 
@@ -36,18 +41,23 @@ def _refuse_network(event: str, arguments: tuple) -> None:
 def _refuse_writing(event: str, arguments: tuple) -> None:
     if event == "open":
         path, mode, flags = arguments
-        paths = (path,) if (flags & WRITES if isinstance(flags, int) else set(mode or "") & set("wax+")) else ()
-    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate"):
-        paths = arguments[:1]
-    elif event in ("os.rename", "os.link", "os.symlink"):
-        paths = arguments[:2] if event == "os.rename" else arguments[1:2]
-    else:
-        return
-    for path in paths:
-        if isinstance(path, str | bytes | os.PathLike):
-            path = os.path.realpath(os.fsdecode(path))
-            if path.startswith(ROOT) and "__pycache__" not in path:
-                raise RuntimeError(f"a notebook must not write into the checkout: {path}")
+        writes = flags & WRITES if isinstance(flags, int) else set(mode or "") & set("wax+")
+        if writes and isinstance(path, str | bytes | os.PathLike):
+            _refuse(os.path.realpath(os.fsdecode(path)))
+    elif event in CHANGES:
+        named, open_folders = CHANGES[event]
+        if any(folder != -1 for folder in arguments[open_folders]):
+            return  # a name within an open folder: the name alone says nothing
+        for path in arguments[named]:
+            if not isinstance(path, str | bytes | os.PathLike):
+                continue  # an open file
+            folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+            _refuse(os.path.join(os.path.realpath(folder), name))  # a link is changed itself, not what it leads to
+
+
+def _refuse(path: str) -> None:
+    if path.startswith(ROOT) and "__pycache__" not in path:
+        raise RuntimeError(f"a notebook must not write into the checkout: {path}")
 
 
 sys.addaudithook(_refuse_network)

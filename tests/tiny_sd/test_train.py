@@ -1,17 +1,22 @@
 """The training command as a person uses it; killed, interrupted and on two processes it is in test_faults.py."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
+from helpers.course import repository_root
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.train import main
-from helpers.training.run import interruptible
+from helpers.training.interrupt import interruptible
 from helpers.weights import read_metadata
 
 STEPS = 24
@@ -86,7 +91,7 @@ def test_what_a_crash_left_of_log_and_files_is_no_obstacle(whole, tmp_path):
 def test_folders_that_cannot_be_made_are_told_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     for option, path in (("--out", tmp_path / "file"), ("--export", tmp_path / "file" / "mine.safetensors")):
-        with pytest.raises(SystemExit, match=f"{tmp_path / 'file'} cannot be made.*choose another {option}"):
+        with pytest.raises(SystemExit, match=f"{tmp_path / 'file'} cannot be made .*choose another {option}"):
             main([*TINY, "--out", str(tmp_path / "run"), option, str(path)])
     assert not list(tmp_path.glob("run/*"))
 
@@ -108,6 +113,42 @@ def test_a_second_signal_stops_at_once_but_not_under_a_launcher():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert interrupted()
+
+
+def test_a_folder_is_trained_in_by_one_at_a_time(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    with FileLock(run / "lock"), pytest.raises(SystemExit, match="another training is running in"):
+        main([*TINY, "--out", str(run), "--resume"])
+    assert main([*TINY, "--out", str(run), "--resume"]) == 0
+
+
+def test_no_room_for_the_export_is_told_of_the_export(whole, tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    run = shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(os, "fsync", full)
+    (run / "weights.safetensors").unlink()
+    with pytest.raises(SystemExit, match="run/weights.safetensors cannot be written .No space left.*step 24 is whole"):
+        main([*TINY, "--out", str(run), "--resume"])
+
+
+def test_a_signal_is_heard_where_nobody_reads_what_is_said_of_it():
+    """`python -m ... 2>&1 | tee log`: Ctrl-C ends tee too."""
+    code = """
+import signal, sys
+from helpers.training.interrupt import interruptible, quietly
+with interruptible() as interrupted:
+    signal.raise_signal(signal.SIGINT)
+    quietly(print, "step", flush=True)
+    print("more", file=sys.stderr)
+sys.exit(7 if interrupted() else 1)
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    status = subprocess.call([sys.executable, "-c", code], stdout=writing, stderr=writing, cwd=repository_root())
+    os.close(writing)
+    assert status == 7
 
 
 def test_both_objectives_train(tmp_path):
