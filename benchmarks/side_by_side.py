@@ -19,7 +19,7 @@ from benchmarks.report import Row, at_least, at_most
 from benchmarks.sd1_peers import difference
 from helpers.course import repository_root
 
-ROUNDS = 5  # alternating turns
+ROUNDS, MOST_ROUNDS, ENOUGH = 5, 25, 10  # alternating turns: at least, at most, and the seconds for more than these
 Call = Callable[[], Tensor]
 
 
@@ -122,9 +122,14 @@ def compared_rows(results: str, system: str) -> list[Row]:
 
 
 def alternating(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
-    """Seconds of every call in every round, after one round of warm-up; who goes first alternates too."""
+    """Seconds of every call in every round, after one round of warm-up; who goes first alternates too.
+
+    Short calls get more rounds: on a computer with neighbours, five of a third of a second tell little.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(ROUNDS + 1):
+    for turn in range(MOST_ROUNDS + 1):
+        if turn > ROUNDS and sum(map(sum, seconds)) > ENOUGH:
+            break
         order = range(len(calls)) if turn % 2 else reversed(range(len(calls)))
         for i in order:
             start = time.perf_counter()

@@ -17,13 +17,14 @@ def beside(path: Path = BESIDE) -> list[str]:
     """Lines of Markdown: what, beside whom, the ratio with its spread, what is promised; none without a record."""
     if not (record := _read(path)):
         return []
-    lines = ["| | beside | ratio | of five rounds | promised |", "|---|---|---:|---:|---:|"]
+    lines = ["| | beside | ratio | smallest to largest | promised |", "|---|---|---:|---:|---:|"]
     for row in record["rows"]:
         spread = " to ".join(f"{ratio:.2f}" for ratio in row["spread"] or [])
         short = "" if row["ok"] else " (short)"
         lines.append(f"| {row['what']} | {row['peer']} | {row['ratio']:.2f}{short} | {spread} | {row['promised']} |")
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in record["rows"]))
-    return [*lines, "", "In turns, in one process (imports: each in its own), the course's figure over the other's. "
+    return [*lines, "", "In turns, in one process (imports: each in its own), the course's figure over the other's: "
+            "the median of five rounds, of up to 25 where they are short. "
             f"Measured on {machines}."]  # fmt: skip
 
 

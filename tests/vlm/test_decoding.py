@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS
 from helpers.layers.attention import kept_maps
+from helpers.vlm import gemma as module
 from helpers.vlm.decoding import Reading, choose, generate
 from helpers.vlm.gemma import Gemma, GemmaConfig, Linear, Rotation
 from helpers.vlm.paligemma import positions, prefix_lm_mask
@@ -71,11 +72,15 @@ def test_asking_for_some_states_spares_the_rest_and_changes_nothing(untaught):
 
 @pytest.mark.parametrize("vocabulary", [10_002, 10_003])  # the second cannot be dealt out to two cores
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_a_long_table_meets_few_states_as_it_meets_many(vocabulary, rows):
+@pytest.mark.parametrize("faster", [F.linear, module._few_by_many])
+def test_a_long_table_meets_few_states_as_it_meets_many(vocabulary, rows, faster, monkeypatch):
+    monkeypatch.setattr(module, "_FASTEST", {})
+    monkeypatch.setattr(module, "_seconds", lambda way, *_: 1.0 if way is faster else 2.0)
     gemma = Gemma(GemmaConfig(vocabulary, width=8, layers=1, heads=1, head_width=4, mlp=8))
     states = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     logits, plain = gemma.logits(states), F.linear(states, gemma.tokens.weight)
     torch.testing.assert_close(logits, plain)
+    assert list(module._FASTEST.values()) == ([faster] if rows < 40 else [])
     slopes = (torch.autograd.grad(out.square().mean(), states)[0] for out in (logits, plain))
     torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-6)
 
