@@ -142,12 +142,7 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str, form: str = "{:.
     Raises:
         ValueError: if there is no series, or if series have other groups than the first.
     """
-    if not series:
-        raise ValueError("bars needs at least one series, got none")
-    groups = list(next(iter(series.values())))
-    for name, values in series.items():
-        if list(values) != groups:
-            raise ValueError(f"every series needs the groups {groups}, {name!r} has {list(values)}")
+    groups = _names(series, "bars", "series", "groups")
     thick, largest = 0.8 / len(series), max(value for values in series.values() for value in values.values())
     figure, axes = plt.subplots(figsize=(7.2, 0.8 + 0.2 * len(groups) * (len(series) + 0.6)))
     for i, (name, values) in enumerate(series.items()):
@@ -177,12 +172,7 @@ def bar_table(
     Raises:
         ValueError: if there is no column, or if columns have other rows than the first.
     """
-    if not columns:
-        raise ValueError("bar_table needs at least one column, got none")
-    rows = list(next(iter(columns.values())))
-    for heading, values in columns.items():
-        if list(values) != rows:
-            raise ValueError(f"every column needs the rows {rows}, {heading!r} has {list(values)}")
+    rows = _names(columns, "bar_table", "column", "rows")
     figure, all_axes = plt.subplots(1, len(columns), figsize=(7.2, 0.6 + 0.19 * len(rows)), sharey=True, squeeze=False)
     for axes, (heading, values) in zip(all_axes[0], columns.items(), strict=True):
         known = [0.0 if math.isnan(value) else value for value in values.values()]
@@ -258,6 +248,17 @@ def save_png(figure: Figure, path: str | Path) -> Path:
     unfinished.replace(path)
     plt.close(figure)
     return path
+
+
+def _names(series: Mapping[str, Mapping[str, float]], function: str, one: str, parts: str) -> list[str]:
+    """What every series has a value for."""
+    if not series:
+        raise ValueError(f"{function} needs at least one {one}, got none")
+    names = list(next(iter(series.values())))
+    for name, values in series.items():
+        if list(values) != names:
+            raise ValueError(f"every {one} needs the {parts} {names}, {name!r} has {list(values)}")
+    return names
 
 
 def _is_float_tensor(images: Images) -> bool:
