@@ -7,8 +7,9 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 py
 RUN   := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TIMES := $(VENV)/.times
-# Two files at a time with a core each take less time than one after the other with both cores.
-WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
+# Several files at a time with a core each take less time than one after the other with all cores; one more than there
+# are cores works while others wait for a browser.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 LANES := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
