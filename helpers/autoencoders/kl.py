@@ -29,6 +29,7 @@ class KLConfig:
     patch: int = 1  # pixels a side that are folded into one position first; published: 1, and 2 is four times as fast
     scale: float = 0.18215  # latents are multiplied by it: about unit variance, as the noise schedule expects
     shift: float = 0.0  # and this is taken off before
+    latents_of: str = ""  # of a distilled autoencoder: the fingerprint of the one whose latents it reproduces
 
     @property
     def factor(self) -> int:

@@ -7,6 +7,7 @@ C latent channels, h w their height and width.
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from helpers.course import course_home
 from helpers.data import Faces
+from helpers.scoring.reconstruction import psnr
+from helpers.training.precision import computes_bf16
 from helpers.weights import checksum
 
 PIXELS = 2**18  # encoded at once: 64 pictures of 64x64, one of 512x512
@@ -76,11 +79,14 @@ def encode_once(
     recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces), "shape": list(shape),
               "batch": per_batch, "version": 3}  # fmt: skip
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
-    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    store = _Store(folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin", recipe)
+    store = _store(folder, faces, recipe)
+    bf16 = not store.journal.exists() and encodes_as_well_in_bf16(autoencoder, faces.tensor(slice(0, per_batch)))
+    if bf16:
+        store = _store(folder, faces, recipe | {"precision": "bf16"})
 
     def encoded(i: int) -> np.ndarray:
-        return _encoded(autoencoder, faces, store.batches[i])
+        with torch.autocast(next(autoencoder.parameters()).device.type, torch.bfloat16, enabled=bf16):
+            return _encoded(autoencoder, faces, store.batches[i])
 
     if missing := store.missing():
         try:
@@ -92,6 +98,33 @@ def encode_once(
             return _in_memory(store, encoded, trouble, progress)
     values = np.memmap(store.path, np.float16, "r", shape=shape)
     return Latents(values, *_mean_and_std(values, store.batches), store.core_seconds())
+
+
+def _store(folder: Path, faces: Faces, recipe: dict) -> "_Store":
+    """The file of these latents; its name follows from all that decides its content."""
+    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return _Store(folder / f"latents-{faces.source or 'pictures'}-{faces.size}-{name}.bin", recipe)
+
+
+@torch.no_grad()
+def encodes_as_well_in_bf16(autoencoder: nn.Module, images: Tensor) -> bool:
+    """Whether bf16 encodes these images faster, and the reconstructions keep their PSNR within 0.02 dB.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1], one batch.
+    """
+    device = next(autoencoder.parameters()).device
+    if not computes_bf16(device.type):
+        return False
+    images, seconds, quality = images.to(device), {}, {}
+    for bf16 in (False, True, False, True):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            latents = autoencoder.to_latents(images).float()
+        seconds[bf16] = min(time.perf_counter() - start, seconds.get(bf16, math.inf))
+        if bf16 not in quality:
+            quality[bf16] = psnr(images, autoencoder.to_pictures(latents))
+    return seconds[True] < seconds[False] and abs(quality[True] - quality[False]) < 0.02
 
 
 def _in_memory(store: "_Store", encoded: Callable[[int], np.ndarray], trouble: OSError, progress: bool) -> Latents:
@@ -109,9 +142,18 @@ def _in_memory(store: "_Store", encoded: Callable[[int], np.ndarray], trouble: O
 
 def fingerprint(autoencoder: nn.Module) -> str:
     """What tells one autoencoder from another: sha256 over its sizes, with its scale, and its weights."""
-    told = json.dumps([type(autoencoder).__name__, asdict(autoencoder.config)])
+    config = {name: value for name, value in asdict(autoencoder.config).items() if name != "latents_of"}
+    told = json.dumps([type(autoencoder).__name__, config])
     weights = checksum({name: tensor.detach().cpu() for name, tensor in autoencoder.state_dict().items()})
     return hashlib.sha256((told + weights).encode()).hexdigest()
+
+
+def latent_space(autoencoder: nn.Module) -> str:
+    """The fingerprint of the autoencoder whose latents these are: its own, or that of the one it was distilled from.
+
+    Autoencoders of one latent space can decode each other's latents.
+    """
+    return getattr(autoencoder.config, "latents_of", "") or fingerprint(autoencoder)
 
 
 def _digest(faces: Faces) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.latents import fingerprint, normalised
+from helpers.autoencoders.latents import latent_space, normalised
 from helpers.autoencoders.published import load_autoencoder
 
 PIXELS = 2**20  # decoded at once, so that a batch of large pictures fits a small card
@@ -98,7 +98,7 @@ class LatentCodec:
         return torch.cat([self.autoencoder.to_pictures(part) for part in latents.split(per_part)])
 
     def describe(self) -> dict[str, Any]:
-        return {"method": self.name, "autoencoder": self.source, "fingerprint": fingerprint(self.autoencoder),
+        return {"method": self.name, "autoencoder": self.source, "fingerprint": latent_space(self.autoencoder),
                 "mean": self.mean.tolist(), "std": self.std.tolist()}  # fmt: skip
 
     def to(self, device: torch.device | str) -> "LatentCodec":
@@ -143,7 +143,7 @@ def described_codec(described: Any, autoencoder: str | Path | None = None) -> Co
         found = load_autoencoder(source)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
-    if fingerprint(found) != described["fingerprint"]:
+    if latent_space(found) != described["fingerprint"]:
         raise ValueError(f"the autoencoder {source} is not the one this network was trained with: its latents mean "
                          "something else. Pass the right one as autoencoder=, or train the network again")  # fmt: skip
     return CODECS[method](found, torch.tensor(described["mean"]), torch.tensor(described["std"]), source)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.training.loop import SCHEDULES
+
 FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
 
 
@@ -15,11 +17,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add = parser.add_argument
     add("--steps", type=int, default=steps, help="updates")
     add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
-    add("--learning-rate", type=float, default=learning_rate, help="at the top of the cosine")
+    add("--learning-rate", type=float, default=learning_rate, help="the largest, after the warm-up")
+    add("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate: cosine ends at --steps; "
+        "inverse-sqrt does not depend on --steps, so that --resume may prolong a training")
     add("--ema", type=float, default=0.999, help="decay of the averaged weights")
     add("--seed", type=int, default=0)
     add("--precision", choices=["auto", "fp32", "bf16"], default="auto",
-        help="auto: bf16 on a GPU that has it; fp32 wherever bf16 would only be imitated")
+        help="auto: bf16 on a GPU that has it; on a CPU what is faster for this network, measured when it starts")
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's home)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")

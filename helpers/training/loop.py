@@ -7,7 +7,6 @@ a batch over several processes, does not change a number.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,12 +15,14 @@ from torch import Tensor, nn
 
 from helpers.training.ema import EMA
 
+SCHEDULES = ("cosine", "inverse-sqrt")  # of the learning rate
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to walk; the defaults suit the course's tiny networks."""
 
-    steps: int = 1000  # updates in all; the learning rate's cosine ends here
+    steps: int = 1000  # updates in all; the cosine schedule ends here
     learning_rate: float = 1e-3  # at the top of the cosine
     warmup: int = 200  # steps of linear growth before it: Adam's first estimates are poor
     betas: tuple[float, float] = (0.9, 0.99)  # a shorter memory than Adam's 0.999: losses change fast early on
@@ -29,15 +30,26 @@ class TrainConfig:
     clip: float = 1.0  # largest norm of the gradient: one bad batch must not undo an hour
     ema: float = 0.999  # of the average that samples are made with
     seed: int = 0
+    schedule: str = "cosine"  # to zero at `steps`; or "inverse-sqrt", which does not depend on `steps`
+    decay_from: int = 2000  # of "inverse-sqrt": the learning rate is constant up to this step
 
     def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
         if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.clip <= 0:
             raise ValueError(f"steps, learning_rate and clip must be positive and warmup not negative, got {self}")
 
     def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ...: linear warm-up, a half cosine to zero (Loshchilov & Hutter 2017)."""
+        """The learning rate of step 0, 1, ...: linear warm-up, then one of two schedules.
+
+        "cosine": half a cosine to zero at the last step (Loshchilov & Hutter 2017).
+        "inverse-sqrt": constant up to step `decay_from`, then proportional to 1 / sqrt(step) (EDM2,
+        Karras et al. 2024). It needs no last step, so a training can be prolonged.
+        """
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "inverse-sqrt":
+            return self.learning_rate / math.sqrt(max(1.0, step / self.decay_from))
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
@@ -87,6 +99,7 @@ def train(
     ema: EMA | None = None,
     accelerator: Any = None,
     first_step: int = 0,
+    bf16: bool = False,
 ) -> Iterator[TrainState]:
     """Train, and yield after every step.
 
@@ -97,8 +110,9 @@ def train(
         config: how long and how fast.
         optimizer: made from `config` where absent; given when resuming.
         ema: an average that follows; None: there is none.
-        accelerator: an `accelerate.Accelerator`, which brings several processes and mixed precision; None: neither.
+        accelerator: an `accelerate.Accelerator`, which brings several processes; None: there is one.
         first_step: how many steps were made before.
+        bf16: compute losses under autocast to bfloat16; weights, gradients and optimiser stay float32.
 
     Raises:
         FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it.
@@ -107,14 +121,15 @@ def train(
     wrapped = model
     if accelerator is not None:
         wrapped, optimizer = accelerator.prepare(model, optimizer)
-    devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
+    kind = next(model.parameters()).device.type
+    devices = [torch.cuda.current_device()] if kind == "cuda" else []
     for step in range(first_step, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
         model.train()  # sampling in between may have called eval()
         with torch.random.fork_rng(devices):  # dropout: from (seed, step) too
             _seed_dropout(_mixed(config.seed + 1, step), on_gpu=bool(devices))
-            with accelerator.autocast() if accelerator else nullcontext():
+            with torch.autocast(kind, torch.bfloat16, enabled=bf16):
                 values, details = losses(wrapped, step_generator(config.seed, step))
             loss = values.float().mean()
             accelerator.backward(loss) if accelerator else loss.backward()

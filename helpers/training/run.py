@@ -27,7 +27,7 @@ from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
 from helpers.training.interrupt import interruptible, quietly
 from helpers.training.loop import TrainConfig, TrainState, train
-from helpers.training.precision import computes_bf16
+from helpers.training.precision import computes_bf16, measure_step
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in a quota, for so large a file
 
@@ -55,21 +55,16 @@ class Run:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-        wanted = options.precision == "bf16" or (options.precision == "auto" and kind == "cuda")
-        bf16 = wanted and computes_bf16(kind)
         self.parser, self.options = parser, options
         for path, option in ((options.out, "--out"), (options.export and options.export.parent, "--export")):
             if path:  # now, and not after hours of training
                 make_folder(path, option)
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the main one encodes pictures
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=kind == "cpu",
-                                       kwargs_handlers=[patience])  # fmt: skip
+        self.accelerator = Accelerator(cpu=kind == "cpu", kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
         if options.batch_size % self.accelerator.num_processes:
             raise SystemExit(f"--batch-size {options.batch_size} cannot be shared evenly by "
                              f"{self.accelerator.num_processes} processes: choose a multiple")  # fmt: skip
-        if self.main and options.precision == "bf16" and not bf16:
-            print("this processor only imitates bf16, far slower than fp32: computing in fp32", file=sys.stderr)
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
         self.folder = options.out or course_home() / "runs" / self.task.name
@@ -79,13 +74,37 @@ class Run:
         if self.accelerator.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.config = TrainConfig(steps=options.steps, learning_rate=options.learning_rate, ema=options.ema,
-                                  warmup=min(200, options.steps // 10), seed=options.seed)  # fmt: skip
+                                  warmup=self._warmup(), seed=options.seed, schedule=options.schedule)  # fmt: skip
         self.ema = EMA(self.model, options.ema)
         self.optimizer = self.config.optimizer(self.model)
         if options.compile:
             (self.task.compiled or self.model).compile()
         self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
         self.saved = 0  # the step of the last checkpoint
+        self.precision: str | None = None  # "fp32" or "bf16"; chosen when the training starts or goes on
+        self.precision_reason = ""
+
+    def _choose_precision(self) -> str:
+        """--precision, or for "auto" what is faster for this network on this machine."""
+        kind, asked = self.accelerator.device.type, self.options.precision
+        if asked == "fp32" or not computes_bf16(kind):
+            if asked == "bf16" and self.main:
+                print("this processor only imitates bf16, far slower than fp32: computing in fp32", file=sys.stderr)
+            return "fp32"
+        if asked == "bf16" or kind == "cuda":
+            return "bf16"
+        measured = measure_step(self.model, self.task.losses, self.options.seed)
+        votes = self.accelerator.reduce(torch.tensor(float(measured.faster == "bf16")), "mean")
+        chosen = "bf16" if votes > 0.5 else "fp32"  # several processes must agree
+        self.precision_reason = str(measured)
+        if self.main:
+            quietly(print, f"--precision auto: {measured}; training in {chosen}", flush=True)
+        return chosen
+
+    def _warmup(self) -> int:
+        """Steps of warm-up; where a training may be prolonged they cannot depend on its length."""
+        open_ended = self.options.schedule == "inverse-sqrt"
+        return 200 if open_ended else min(200, self.options.steps // 10)
 
     def start(self) -> int:
         """The step to go on from: 0, or the checkpoint's."""
@@ -94,6 +113,7 @@ class Run:
             if there and self.main:
                 raise SystemExit(f"{self.folder} holds a training already: add --resume to go on with it, "
                                  "or --out another folder")  # fmt: skip
+            self.precision = self._choose_precision()
             return 0
         try:
             checkpoint = load_checkpoint(self.checkpoint, self.model, self.ema.module, self.optimizer)
@@ -103,6 +123,10 @@ class Run:
         if checkpoint:
             self._same_training(checkpoint.description)
             self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
+            if self.options.precision == "auto":  # the numbers must not change with the machine that goes on
+                self.precision = checkpoint.description.get("precision")
+                self.precision_reason = checkpoint.description.get("precision_reason", "")
+        self.precision = self.precision or self._choose_precision()
         if self.main:
             self._tidy(step)
         return step
@@ -122,7 +146,10 @@ class Run:
             raise SystemExit(f"{self.folder} holds a training of another model, or of one with other parts: "
                              "choose --out another folder")  # fmt: skip
         now = self.settings()
-        changed = {name: (old, now[name]) for name, old in description["settings"].items() if now.get(name) != old}
+        old_settings = {"schedule": "cosine"} | description["settings"]  # older checkpoints knew one schedule only
+        changed = {name: (old, now[name]) for name, old in old_settings.items() if now.get(name) != old}
+        if now["schedule"] == "inverse-sqrt":  # no number depends on how long it will go on
+            changed.pop("steps", None)
         if changed:
             told = ", ".join(f"--{name.replace('_', '-')} was {old}, is {new}" for name, (old, new) in changed.items())
             raise SystemExit(f"{self.folder} holds another training ({told}): same options, or --out another folder")
@@ -134,7 +161,8 @@ class Run:
     def save(self, step: int) -> None:
         if self.main:
             description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
-                           "model": self.task.description}  # fmt: skip
+                           "model": self.task.description, "precision": self.precision,
+                           "precision_reason": self.precision_reason}  # fmt: skip
             save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
         self.saved = step
 
@@ -156,7 +184,8 @@ class Run:
             "threads": str(torch.get_num_threads()),
             "processes": str(self.accelerator.num_processes),
             "torch": torch.__version__,
-            "precision": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
+            "precision": self.precision,
+            "precision_reason": self.precision_reason or f"--precision {self.options.precision}",
         } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
@@ -206,7 +235,7 @@ class Run:
 
         first = self.start()
         steps = train(self.model, self.task.losses, self.config, optimizer=self.optimizer, ema=self.ema,
-                      accelerator=self.accelerator, first_step=first)  # fmt: skip
+                      accelerator=self.accelerator, first_step=first, bf16=self.precision == "bf16")  # fmt: skip
         bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
         rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
         together = self.accelerator.num_processes > 1

@@ -14,7 +14,7 @@ import torch
 
 from helpers.autoencoders import latents as module
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once, fingerprint
+from helpers.autoencoders.latents import encode_once, encodes_as_well_in_bf16, fingerprint, latent_space
 from helpers.data import load_faces
 
 ROOT = Path(__file__).parents[2]
@@ -236,3 +236,39 @@ def test_the_fingerprint_knows_weights_and_scale():
     one = fingerprint(autoencoder())
     assert one == fingerprint(autoencoder())
     assert one != fingerprint(autoencoder(1)) and one != fingerprint(autoencoder(0, replace(CONFIG, scale=1.8)))
+
+
+def test_a_distilled_autoencoder_belongs_to_its_teachers_latent_space():
+    teacher = autoencoder()
+    student = autoencoder(1, replace(CONFIG, latents_of=fingerprint(teacher)))
+    assert latent_space(student) == latent_space(teacher) == fingerprint(teacher)
+    assert latent_space(autoencoder(1)) != latent_space(teacher)
+
+
+def test_bf16_encodes_only_where_it_is_faster_and_as_good(faces, monkeypatch):
+    model, images = autoencoder(), faces.tensor(slice(0, 5))
+    clock = iter(range(100))  # every encoding takes one second
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module, "computes_bf16", lambda kind: True)
+    assert not encodes_as_well_in_bf16(model, images), "as slow"
+    seconds = iter([0, 2, 2, 3, 3, 5, 5, 6] * 3)  # two seconds in fp32, one in bf16
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))
+    assert encodes_as_well_in_bf16(model, images)
+    decibels = iter([30.0, 29.9])
+    monkeypatch.setattr(module, "psnr", lambda *_: next(decibels))
+    assert not encodes_as_well_in_bf16(model, images), "worse by a tenth of a decibel"
+    monkeypatch.setattr(module, "computes_bf16", lambda kind: False)
+    assert not encodes_as_well_in_bf16(model, images), "imitated"
+
+
+def test_latents_of_each_precision_have_a_file_of_their_own_and_whole_ones_are_kept(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: True)
+    coarse = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: False)
+    fine = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    assert len(list((tmp_path / "new").glob("*.bin"))) == 2
+    assert not np.array_equal(coarse.values, fine.values)
+    np.testing.assert_allclose(coarse.values, fine.values, atol=0.1)
+    monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: True)
+    reused = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    assert np.array_equal(reused.values, fine.values), "fp32 latents that are there are used"

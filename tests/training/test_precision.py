@@ -1,13 +1,16 @@
 """bfloat16 where the machine computes in it, and nowhere else."""
 
+import pytest
 import torch
+from torch import nn
 
 from helpers.tiny_sd.train import main
 from helpers.training import precision, run
+from helpers.training.precision import StepSeconds, measure_step
 from helpers.weights import read_metadata
 
 TINY = ["--size", "16", "--limit", "12", "--widths", "8", "16", "--steps", "1", "--batch-size", "4",
-        "--sample-every", "0"]  # fmt: skip
+        "--sample-every", "0", "--schedule", "inverse-sqrt"]  # fmt: skip
 
 
 def clocked(monkeypatch, seconds: dict[torch.dtype, float]) -> bool:
@@ -31,3 +34,58 @@ def test_imitated_bf16_is_not_used_and_that_is_said(tmp_path, monkeypatch, capfd
     assert "computing in fp32" in capfd.readouterr().err
     metadata = read_metadata(tmp_path / "weights.safetensors")
     assert metadata["precision"] == "fp32" and "--precision bf16" in metadata["command"]
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [
+    (StepSeconds(fp32=0.3, bf16=0.1), "bf16"),
+    (StepSeconds(fp32=0.3, bf16=0.29), "fp32"),  # not worth the rounding
+    (StepSeconds(fp32=0.1, bf16=0.9), "fp32"),
+])  # fmt: skip
+def test_bf16_must_pay(seconds, faster):
+    assert seconds.faster == faster
+
+
+def test_measuring_changes_nothing_and_sees_both_precisions():
+    torch.manual_seed(0)
+    model, dtypes = nn.Linear(4, 4), []
+
+    def loss_fn(model, generator):
+        output = model(torch.randn(8, 4, generator=generator))
+        dtypes.append(output.dtype)
+        return output.square().mean(1), None
+
+    before, state = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    seconds = measure_step(model, loss_fn)
+    assert seconds.fp32 > 0 and seconds.bf16 > 0
+    assert set(dtypes) == {torch.float32, torch.bfloat16}
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters()) and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A processor with bf16 on which a step takes the given seconds; how often it was measured."""
+    calls = []
+
+    def set_up(seconds):
+        monkeypatch.setattr(run, "computes_bf16", lambda kind: True)
+        monkeypatch.setattr(run, "measure_step", lambda *_: calls.append(1) or seconds)
+        return calls
+
+    return set_up
+
+
+def test_auto_takes_the_faster_one_prints_it_and_records_it(tmp_path, machine, capsys):
+    machine(StepSeconds(fp32=0.3, bf16=0.1))
+    assert main([*TINY, "--out", str(tmp_path)]) == 0
+    assert "a step takes 0.3 s in fp32 and 0.1 s in bf16; training in bf16" in capsys.readouterr().out
+    metadata = read_metadata(tmp_path / "weights.safetensors")
+    assert metadata["precision"] == "bf16" and "0.1 s in bf16" in metadata["precision_reason"]
+
+
+def test_auto_is_kept_on_resume_whatever_the_next_machine_prefers(tmp_path, machine):
+    machine(StepSeconds(fp32=0.1, bf16=0.3))
+    assert main([*TINY, "--out", str(tmp_path)]) == 0
+    calls = machine(StepSeconds(fp32=0.3, bf16=0.1))
+    assert main([*TINY, "--steps", "2", "--resume", "--out", str(tmp_path)]) == 0
+    assert read_metadata(tmp_path / "weights.safetensors")["precision"] == "fp32" and len(calls) == 1

@@ -190,3 +190,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="must be positive"):
         TrainConfig(steps=0)
+
+
+def test_inverse_sqrt_knows_no_last_step():
+    short, long = (TrainConfig(steps=steps, warmup=10, schedule="inverse-sqrt", decay_from=100) for steps in (50, 5000))
+    assert [short.rate(step) for step in range(50)] == [long.rate(step) for step in range(50)]
+    assert long.rate(10) == long.rate(100) == long.learning_rate
+    assert long.rate(400) == pytest.approx(long.learning_rate / 2) and long.rate(4999) > 0
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="inverse-sqrt"):
+        TrainConfig(schedule="linear")

@@ -1,0 +1,162 @@
+"""Distil a pretrained autoencoder into a smaller one: `python -m helpers.autoencoders.distill --help`.
+
+The student learns two regressions from the teacher, without an adversarial loss: its encoder maps an image to the
+teacher's latent, its decoder maps the teacher's latent to the teacher's reconstruction. Both targets are functions
+of the input, so a plain error makes no blur where the teacher is sharp. TAESD (github.com/madebyollin/taesd) was made
+from Stable Diffusion's autoencoder in this way. A diffusion model trained on the teacher's latents can be decoded by
+the student, and the other way round.
+
+Alphabet: B batch, H W height and width of the image, C latent channels, h = H / factor, w = W / factor.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from helpers.autoencoders.kl import KLAutoencoder, KLConfig
+from helpers.autoencoders.latents import Latents, encode_once, latent_space
+from helpers.autoencoders.published import load_autoencoder
+from helpers.data import Faces, load_faces
+from helpers.data.patterns import load_patterns
+from helpers.training.arguments import add_run_arguments
+from helpers.training.run import Task, train_command
+
+SIZE = 64  # pixels per side of the images in most batches
+PATTERNS = 4000  # synthetic images with textures and edges that photographs of faces lack
+LARGE = 1200  # photographs of twice the size, so that the student works at more than one
+SHARES = {"photographs": 0.55, "large photographs": 0.25, "patterns": 0.2}  # of the batches
+
+
+def student_config(latent_channels: int, latents_of: str) -> KLConfig:
+    """Sizes of the student: 64x64 pixels become 8x8.
+
+    Patches of 4x4 pixels are rearranged into channels first, so that no layer works at more than 16x16 positions:
+    the student then decodes three times as fast on a CPU as a decoder that works at full resolution.
+    """
+    return KLConfig(width=96, multipliers=(1, 2), blocks=1, groups=16, latent_channels=latent_channels,
+                    quant_convs=False, patch=4, scale=1.0, latents_of=latents_of)  # fmt: skip
+
+
+class TeacherData(NamedTuple):
+    """Images of one kind with the teacher's latents."""
+
+    images: Faces
+    latents: Latents
+    share: float  # of the batches that are made of these images
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1], half of them mirrored, and their latents (B, C, h, w).
+
+        A batch holds the same number of pixels whatever the size of the images: fewer large ones.
+        """
+        count = max(1, batch_size * SIZE**2 // self.images.size**2)
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        images = self.images.tensor(chosen.numpy())
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        latents = torch.from_numpy(self.latents.values[chosen.numpy(), mirrored.long().numpy()]).float()
+        return images, latents
+
+
+class Distillation(nn.Module):
+    """The student's training losses; the teacher is neither trained nor saved with it."""
+
+    def __init__(self, student: KLAutoencoder, teacher: nn.Module):
+        super().__init__()
+        self.student = student
+        self.teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of this module
+
+    def forward(self, images: Tensor, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] and the teacher's latents (B, C, h, w) -> losses (B,).
+
+        The encoder's squared error is divided by the latents' variance, so that predicting the mean costs 1.
+        """
+        with torch.no_grad():
+            target = self.teacher[0].to_pictures(latents)                    # (B, 3, H, W)
+        encoded = self.student.encode(images).mean.float()                   # (B, C, h, w)
+        decoded = self.student.decode(latents).float()                       # (B, 3, H, W)
+        encoder_loss = (encoded - latents).square().flatten(1).mean(1) / latents.var()
+        decoder_loss = (decoded - target).abs().flatten(1).mean(1)
+        return encoder_loss + 4 * decoder_loss
+
+
+def teacher_data(teacher: nn.Module, options: argparse.Namespace, progress: bool) -> list[TeacherData]:
+    """The images that the student learns from, encoded by the teacher once."""
+    images = {"patterns": load_patterns("train", SIZE, limit=PATTERNS, progress=progress)}
+    if options.source != "patterns":
+        images["photographs"] = load_faces(options.source, "train", SIZE, limit=options.limit, progress=progress)
+        large = min(LARGE, options.limit or LARGE)
+        images["large photographs"] = load_faces(options.source, "train", 2 * SIZE, limit=large, progress=progress)
+    total = sum(SHARES[name] for name in images)
+    return [TeacherData(faces, encode_once(teacher, faces, progress=progress), SHARES[name] / total)
+            for name, faces in images.items()]  # fmt: skip
+
+
+def task(options: argparse.Namespace, accelerator: Any) -> Task:
+    """What these options train."""
+    device = accelerator.device
+    teacher = load_autoencoder(options.teacher).to(device)
+    sources = teacher_data(teacher, options, progress=accelerator.is_main_process)
+    config = student_config(sources[0].latents.values.shape[2], latent_space(teacher))
+    if teacher.config.factor != config.factor:
+        raise SystemExit(f"--teacher must make images {config.factor} times smaller per side, this one makes them "
+                         f"{teacher.config.factor} times smaller")  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = Distillation(KLAutoencoder(config), teacher).to(memory_format=torch.channels_last)
+    shares = torch.tensor([source.share for source in sources])
+
+    def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
+        source = sources[torch.multinomial(shares, 1, generator=generator).item()]
+        images, latents = source.batch(options.batch_size, generator)
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        images = images[mine].to(device, memory_format=torch.channels_last)
+        return model(images, latents[mine].to(device)), None
+
+    def save(average: Distillation, path: Path, metadata: dict[str, str]) -> None:
+        average.student.save(path, metadata | {"teacher": Path(options.teacher).name})
+
+    def sample(average: Distillation, path: Path) -> None:
+        """Held-out images, the teacher's reconstructions, the student's, and each decoder on the other's latents."""
+        from helpers.show.figures import compare, save_png
+
+        split = "val" if options.source != "patterns" else "train"
+        load = load_patterns if options.source == "patterns" else lambda *a, **k: load_faces(options.source, *a, **k)
+        images = load(split, 2 * SIZE, limit=9, progress=False).tensor(device=device)
+        with torch.no_grad():
+            latents = teacher.to_latents(images)
+            rows = {"image": images, "teacher": teacher.to_pictures(latents),
+                    "student": average.student.to_pictures(average.student.to_latents(images)),
+                    "student's decoder": average.student.to_pictures(latents),
+                    "student's encoder": teacher.to_pictures(average.student.to_latents(images))}  # fmt: skip
+        save_png(compare(rows), path)
+
+    return Task(f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--help` prints it."""
+    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.distill", description=__doc__,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    add = made.add_argument
+    add("--teacher", default="taef2",
+        help="a name, file, folder or hub repository, see helpers.autoencoders.published")
+    add("--source", choices=["animal-faces", "patterns"], default="animal-faces", help="images to learn from, "
+        f"beside {PATTERNS:,} patterns; photographs also at {2 * SIZE} pixels")
+    add("--limit", type=int, help="use this many training photographs at most")
+    add_run_arguments(made, steps=6000, batch_size=8, learning_rate=1e-3)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    return train_command(parser(), argv, task)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
