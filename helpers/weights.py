@@ -42,6 +42,9 @@ TRAINED_BY = {
     "faces_autoencoder": "python -m helpers.autoencoders.train --patch 4 "
                          "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
                          "--export 00_assets/weights/faces_autoencoder.safetensors",
+    "distilled_autoencoder": "python -m helpers.autoencoders.distill --teacher taef2 --steps 6000 "
+                             "--schedule inverse-sqrt --ema 0.9995 "
+                             "--export 00_assets/weights/distilled_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
                           "--export 00_assets/weights/tiny_sd_pretrained.safetensors",

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.latents import latent_space, normalised
 from helpers.autoencoders.published import load_autoencoder
+from helpers.weights import description, weights_path
 
+DISTILLED = ("distilled_autoencoder",)  # shipped autoencoders that reproduce the latents of another one
 PIXELS = 2**20  # decoded at once, so that a batch of large pictures fits a small card
 
 
@@ -131,7 +133,7 @@ def described_codec(described: Any, autoencoder: str | Path | None = None) -> Co
     Raises:
         ValueError: for a codec nobody knows, and for another autoencoder than the network was trained with: its latents
             would mean something else.
-        FileNotFoundError: if the autoencoder is not where it was.
+        FileNotFoundError: if the autoencoder is not where it was, and none that ships has the same latents.
     """
     method = described if isinstance(described, str) else described["method"]
     if method not in CODECS:
@@ -142,8 +144,22 @@ def described_codec(described: Any, autoencoder: str | Path | None = None) -> Co
     try:
         found = load_autoencoder(source)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
+        stand_in = None if autoencoder else shipped_autoencoder(described["fingerprint"])
+        if stand_in is None:
+            raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
+        source, found = stand_in, load_autoencoder(stand_in)
     if latent_space(found) != described["fingerprint"]:
         raise ValueError(f"the autoencoder {source} is not the one this network was trained with: its latents mean "
                          "something else. Pass the right one as autoencoder=, or train the network again")  # fmt: skip
     return CODECS[method](found, torch.tensor(described["mean"]), torch.tensor(described["std"]), source)
+
+
+def shipped_autoencoder(latents_of: str) -> str | None:
+    """The name of the shipped autoencoder that was distilled from the one with this fingerprint, if there is one.
+
+    A network that was trained on the latents of a large autoencoder can so be used where that one cannot be had.
+    """
+    for name in DISTILLED:
+        if weights_path(name).is_file() and description(name).get("latents_of") == latents_of:
+            return name
+    return None

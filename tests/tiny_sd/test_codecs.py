@@ -1,16 +1,21 @@
 """The one object that the three methods differ in."""
 
 import copy
+import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from helpers.autoencoders import published
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once
+from helpers.autoencoders.latents import encode_once, fingerprint
+from helpers.tiny_sd import codecs
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, PixelCodec, PretrainedCodec, TrainedCodec, described_codec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
+from helpers.weights import description
 
 from .conftest import SIZE, SMALL
 
@@ -112,6 +117,25 @@ def test_an_autoencoder_that_is_gone_says_what_to_pass(system, saved, tmp_path):
     system.codec.source = str(copy_of)
     system.save(tmp_path / "w.safetensors", {})
     copy_of.unlink()
+    with pytest.raises(FileNotFoundError, match="pass autoencoder="):
+        TinySD.from_weights(tmp_path / "w.safetensors")
+
+
+def test_a_distilled_autoencoder_that_ships_takes_the_place_of_its_absent_teacher(system, saved, tmp_path, monkeypatch):
+    system.codec.source = "large-autoencoder"  # a name that nothing is found by
+    system.save(tmp_path / "w.safetensors", {})
+    teacher = KLAutoencoder.from_weights(saved)
+    torch.manual_seed(4)
+    student = KLAutoencoder(replace(CONFIG, width=4, groups=2, latents_of=fingerprint(teacher)))
+    shipped = tmp_path / "distilled_autoencoder.safetensors"
+    student.save(shipped, {})
+    for module in (codecs, published):
+        monkeypatch.setattr(module, "weights_path", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(codecs, "description", lambda name: description(tmp_path / f"{name}.safetensors"))
+    loaded = TinySD.from_weights(tmp_path / "w.safetensors")
+    assert loaded.codec.source == "distilled_autoencoder" and loaded.codec.autoencoder.config.width == 4
+    assert loaded.codec.describe()["fingerprint"] == fingerprint(teacher), "saved anew, it still names the latent space"
+    student.save(shipped, {"model": json.dumps(vars(replace(CONFIG, width=4, groups=2)))})
     with pytest.raises(FileNotFoundError, match="pass autoencoder="):
         TinySD.from_weights(tmp_path / "w.safetensors")
 
