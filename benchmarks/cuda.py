@@ -50,8 +50,9 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
         options = parser().parse_args(argv)
         training = Run(parser(), options, task)
     training.start()
+    bf16 = training.precision.name == "bf16"
     walk = train(training.model, training.task.losses, training.config, optimizer=training.optimizer,
-                 ema=training.ema, accelerator=training.accelerator, bf16=training.precision == "bf16")  # fmt: skip
+                 ema=training.ema, accelerator=training.accelerator, bf16=bf16)  # fmt: skip
     for _ in range(warm):
         next(walk)
     _settle(reset=True)
@@ -65,7 +66,7 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
     return {
         "images_per_second": round(options.batch_size / seconds, 1), "peak_gib": round(peak / 2**30, 2),
         "teraflops": round(counter.get_total_flops() / seconds / 1e12, 6),
-        "precision": training.precision,
+        "precision": training.precision.name,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import Latents, encode_once, latent_space
 from helpers.autoencoders.published import load_autoencoder
 from helpers.data import Faces, load_faces
+from helpers.data.animal_faces import weights_metadata
 from helpers.data.patterns import load_patterns
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
@@ -136,7 +137,8 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
                     "student's encoder": teacher.to_pictures(average.student.to_latents(images))}  # fmt: skip
         save_png(compare(rows), path)
 
-    return Task(f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config))
+    licence = {} if options.source == "patterns" else weights_metadata(sources[1].images)
+    return Task(f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config), told=licence)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
 from helpers.data import Faces, load_faces
+from helpers.data.animal_faces import weights_metadata
 from helpers.data.patterns import load_patterns
 from helpers.training.arguments import add_face_arguments, add_run_arguments
 from helpers.training.run import Task, train_command
@@ -85,7 +86,8 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
     folded = f"-patch-{options.patch}" if options.patch > 1 else ""
     name = f"autoencoder-{options.latent_channels}{folded}-{options.source}-{options.size}"
-    return Task(name, model, losses, save, sample, asdict(config) | {"compared_by": model.loss.sees})
+    description = asdict(config) | {"compared_by": model.loss.sees}
+    return Task(name, model, losses, save, sample, description, told=weights_metadata(faces))
 
 
 def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:

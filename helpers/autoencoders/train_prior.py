@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
+from helpers.data.animal_faces import weights_metadata
 from helpers.training.arguments import add_face_arguments, add_run_arguments
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
@@ -69,7 +70,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         average.prior.save(path, told | {"autoencoder_sha256": book})
 
     return Task(f"vq-prior-{options.source}-{options.size}", model, losses, save, sample,
-                asdict(config) | {"autoencoder_sha256": book})  # fmt: skip
+                asdict(config) | {"autoencoder_sha256": book}, told=weights_metadata(faces))  # fmt: skip
 
 
 @torch.no_grad()

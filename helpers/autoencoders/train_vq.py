@@ -19,6 +19,7 @@ from helpers.autoencoders.quantizers import usage
 from helpers.autoencoders.train import drawn_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 from helpers.data import load_faces
+from helpers.data.animal_faces import weights_metadata
 from helpers.training.arguments import add_face_arguments, add_run_arguments
 from helpers.training.run import Task, train_command
 
@@ -70,7 +71,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         save_png(compare({"picture": pictures, "decoded": again}), path)
 
     return Task(f"vq-{options.source}-{options.size}", model, losses, save, sample,
-                asdict(config) | {"compared_by": model.loss.sees})  # fmt: skip
+                asdict(config) | {"compared_by": model.loss.sees}, told=weights_metadata(faces))  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,10 +21,20 @@ from helpers.data.faces import CLASS_NAMES, Faces, Skipped
 from helpers.data.pictures import DECODER_VERSION, BadPictureError, Entry, decode_all, native_size
 
 CREDIT = "Animal Faces-HQ (AFHQ), Choi et al., StarGAN v2, CVPR 2020. CC BY-NC 4.0: non-commercial use, with credit."
+WEIGHTS_LICENCE = ("trained on photographs (AFHQ's are CC BY-NC 4.0, those of other collections for research); "
+                   "non-commercial use only")
 MOST_SKIPPED = 0.1  # of a class; with more missing, the data set is not what its name says
 HELP = (f"To get the pictures: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
         "ANIMAL_FACES_DIR to the zip or to the folder it unpacks to. "
         "Or use the drawn faces, source='toy-faces', which need no download.")
+
+
+def weights_metadata(faces: Faces) -> dict[str, str]:
+    """What weights that were trained on these images must say of them: composition and licence; nothing where drawn."""
+    if faces.source != "animal-faces":
+        return {}
+    composition = ", ".join(f"{count} {name}" for name, count in faces.counts.items())
+    return {"photographs": composition, "licence": WEIGHTS_LICENCE}
 
 
 class NotHereError(Exception):

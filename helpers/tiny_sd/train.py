@@ -18,6 +18,7 @@ from helpers.autoencoders.latents import Latents, encode_once
 from helpers.autoencoders.published import load_autoencoder
 from helpers.course import course_home
 from helpers.data import Faces, load_faces
+from helpers.data.animal_faces import weights_metadata
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
@@ -122,8 +123,10 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     description = model.describe()
     if latents is not None:  # what tells one training from another; not where the autoencoder lies
         description["codec"] = {name: description["codec"][name] for name in ("method", "fingerprint")}
-    told = {} if latents is None else {"encoding_core_minutes": f"{latents.core_seconds / 60:.1f}"}
-    return Task(run_name(options), model, batches.losses, TinySD.save, sample, description, model.unet, told)
+    metadata = weights_metadata(faces)
+    if latents is not None:
+        metadata["encoding_core_minutes"] = f"{latents.core_seconds / 60:.1f}"
+    return Task(run_name(options), model, batches.losses, TinySD.save, sample, description, model.unet, metadata)
 
 
 def train_own_autoencoder(options: argparse.Namespace) -> int:

@@ -54,6 +54,40 @@ class StepSeconds(NamedTuple):
         return f"a step takes {self.fp32:.3g} s in fp32 and {self.bf16:.3g} s in bf16"
 
 
+class Precision(NamedTuple):
+    """What a training computes in, and why."""
+
+    name: str  # "fp32" or "bf16"
+    reason: str
+
+    @classmethod
+    def kept(cls, description: dict) -> "Precision | None":
+        """The one that a checkpoint's training was begun in; None in older checkpoints."""
+        found = description.get("precision")
+        return cls(*found) if isinstance(found, list) else None
+
+
+def choose_precision(
+    asked: str, model: nn.Module, loss_fn: Callable[[nn.Module, torch.Generator], tuple[Tensor, object]], seed: int = 0
+) -> Precision:
+    """What to train in: what was asked for if the machine computes in it, and for "auto" what is faster.
+
+    Args:
+        asked: "fp32", "bf16" or "auto".
+        model, loss_fn, seed: as for `measure_step`.
+    """
+    device = next(model.parameters()).device.type
+    if asked == "fp32":
+        return Precision("fp32", "computing in fp32, as --precision says")
+    if not computes_bf16(device):
+        imitated = "computing in fp32: this processor only imitates bf16, far slower"
+        return Precision("fp32", imitated)
+    if asked == "bf16" or device == "cuda":
+        return Precision("bf16", f"computing in bf16: --precision {asked} on {device}")
+    measured = measure_step(model, loss_fn, seed)
+    return Precision(measured.faster, f"computing in {measured.faster}: {measured}")
+
+
 def measure_step(
     model: nn.Module, loss_fn: Callable[[nn.Module, torch.Generator], tuple[Tensor, object]], seed: int = 0
 ) -> StepSeconds:

@@ -27,7 +27,7 @@ from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
 from helpers.training.interrupt import interruptible, quietly
 from helpers.training.loop import TrainConfig, TrainState, train
-from helpers.training.precision import computes_bf16, measure_step
+from helpers.training.precision import Precision, choose_precision
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in a quota, for so large a file
 
@@ -81,25 +81,16 @@ class Run:
             (self.task.compiled or self.model).compile()
         self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
         self.saved = 0  # the step of the last checkpoint
-        self.precision: str | None = None  # "fp32" or "bf16"; chosen when the training starts or goes on
-        self.precision_reason = ""
+        self.precision: Precision | None = None  # chosen when the training starts, kept when it goes on
 
-    def _choose_precision(self) -> str:
-        """--precision, or for "auto" what is faster for this network on this machine."""
-        kind, asked = self.accelerator.device.type, self.options.precision
-        if asked == "fp32" or not computes_bf16(kind):
-            if asked == "bf16" and self.main:
-                print("this processor only imitates bf16, far slower than fp32: computing in fp32", file=sys.stderr)
-            return "fp32"
-        if asked == "bf16" or kind == "cuda":
-            return "bf16"
-        measured = measure_step(self.model, self.task.losses, self.options.seed)
-        votes = self.accelerator.reduce(torch.tensor(float(measured.faster == "bf16")), "mean")
-        chosen = "bf16" if votes > 0.5 else "fp32"  # several processes must agree
-        self.precision_reason = str(measured)
+    def _choose_precision(self) -> Precision:
+        """What --precision asks for, if the machine has it; the main process decides for all."""
+        from accelerate.utils import broadcast_object_list
+
+        chosen = choose_precision(self.options.precision, self.model, self.task.losses, self.options.seed)
         if self.main:
-            quietly(print, f"--precision auto: {measured}; training in {chosen}", flush=True)
-        return chosen
+            quietly(print, chosen.reason, file=sys.stderr, flush=True)
+        return Precision(*broadcast_object_list(list(chosen)))
 
     def _warmup(self) -> int:
         """Steps of warm-up; where a training may be prolonged they cannot depend on its length."""
@@ -124,8 +115,7 @@ class Run:
             self._same_training(checkpoint.description)
             self.seconds, self.core_seconds = (checkpoint.description[name] for name in ("seconds", "core_seconds"))
             if self.options.precision == "auto":  # the numbers must not change with the machine that goes on
-                self.precision = checkpoint.description.get("precision")
-                self.precision_reason = checkpoint.description.get("precision_reason", "")
+                self.precision = Precision.kept(checkpoint.description)
         self.precision = self.precision or self._choose_precision()
         if self.main:
             self._tidy(step)
@@ -161,8 +151,7 @@ class Run:
     def save(self, step: int) -> None:
         if self.main:
             description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
-                           "model": self.task.description, "precision": self.precision,
-                           "precision_reason": self.precision_reason}  # fmt: skip
+                           "model": self.task.description, "precision": self.precision}  # fmt: skip
             save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
         self.saved = step
 
@@ -184,8 +173,8 @@ class Run:
             "threads": str(torch.get_num_threads()),
             "processes": str(self.accelerator.num_processes),
             "torch": torch.__version__,
-            "precision": self.precision,
-            "precision_reason": self.precision_reason or f"--precision {self.options.precision}",
+            "precision": self.precision.name,
+            "precision_reason": self.precision.reason,
         } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
@@ -235,7 +224,7 @@ class Run:
 
         first = self.start()
         steps = train(self.model, self.task.losses, self.config, optimizer=self.optimizer, ema=self.ema,
-                      accelerator=self.accelerator, first_step=first, bf16=self.precision == "bf16")  # fmt: skip
+                      accelerator=self.accelerator, first_step=first, bf16=self.precision.name == "bf16")  # fmt: skip
         bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
         rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
         together = self.accelerator.num_processes > 1

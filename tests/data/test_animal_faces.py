@@ -308,3 +308,17 @@ def test_the_real_pictures(tmp_path: Path) -> None:
     x = val.tensor()
     assert x.min() == -1 and x.max() == 1 and abs(x.mean()) < 0.3
     assert np.array_equal(load(Path(REAL), "val", 64).images, val.images)
+
+
+def test_weights_trained_on_photographs_say_so_and_what_may_be_done_with_them(tree: Path, tmp_path: Path, monkeypatch):
+    from helpers.tiny_sd.train import main
+    from helpers.weights import read_metadata
+
+    monkeypatch.setenv("ANIMAL_FACES_DIR", str(tree))
+    tiny = ["--size", "16", "--widths", "8", "16", "--steps", "1", "--batch-size", "3", "--sample-every", "0"]
+    assert main([*tiny, "--source", "animal-faces", "--out", str(tmp_path / "photographs")]) == 0
+    metadata = read_metadata(tmp_path / "photographs" / "weights.safetensors")
+    assert metadata["photographs"] == "11 cat, 11 dog, 11 wild"
+    assert "CC BY-NC 4.0" in metadata["licence"] and "non-commercial use only" in metadata["licence"]
+    assert main([*tiny, "--limit", "9", "--out", str(tmp_path / "synthetic")]) == 0
+    assert "licence" not in read_metadata(tmp_path / "synthetic" / "weights.safetensors")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from helpers.tiny_sd.train import main
-from helpers.training import precision, run
+from helpers.training import precision
 from helpers.training.precision import StepSeconds, measure_step
 from helpers.weights import read_metadata
 
@@ -29,7 +29,7 @@ def test_the_clock_reads_something():
 
 
 def test_imitated_bf16_is_not_used_and_that_is_said(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(run, "computes_bf16", lambda kind: False)
+    monkeypatch.setattr(precision, "computes_bf16", lambda kind: False)
     assert main([*TINY, "--precision", "bf16", "--out", str(tmp_path)]) == 0
     assert "computing in fp32" in capfd.readouterr().err
     metadata = read_metadata(tmp_path / "weights.safetensors")
@@ -68,8 +68,8 @@ def machine(monkeypatch):
     calls = []
 
     def set_up(seconds):
-        monkeypatch.setattr(run, "computes_bf16", lambda kind: True)
-        monkeypatch.setattr(run, "measure_step", lambda *_: calls.append(1) or seconds)
+        monkeypatch.setattr(precision, "computes_bf16", lambda kind: True)
+        monkeypatch.setattr(precision, "measure_step", lambda *_: calls.append(1) or seconds)
         return calls
 
     return set_up
@@ -78,7 +78,7 @@ def machine(monkeypatch):
 def test_auto_takes_the_faster_one_prints_it_and_records_it(tmp_path, machine, capsys):
     machine(StepSeconds(fp32=0.3, bf16=0.1))
     assert main([*TINY, "--out", str(tmp_path)]) == 0
-    assert "a step takes 0.3 s in fp32 and 0.1 s in bf16; training in bf16" in capsys.readouterr().out
+    assert "computing in bf16: a step takes 0.3 s in fp32 and 0.1 s in bf16" in capsys.readouterr().err
     metadata = read_metadata(tmp_path / "weights.safetensors")
     assert metadata["precision"] == "bf16" and "0.1 s in bf16" in metadata["precision_reason"]
 
