@@ -13,8 +13,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from helpers.autoencoders.latents import Latents, encode_once, latent_space
 from helpers.autoencoders.published import load_autoencoder
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.data.faces import to_float, to_uint8
 from helpers.data.patterns import load_patterns
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
@@ -43,46 +45,65 @@ def student_config(latent_channels: int, latents_of: str) -> KLConfig:
                     quant_convs=False, patch=4, scale=1.0, latents_of=latents_of)  # fmt: skip
 
 
-class TeacherData(NamedTuple):
-    """Images of one kind with the teacher's latents."""
+class TeacherData:
+    """Images of one kind, with what the teacher makes of them.
 
-    images: Faces
-    latents: Latents
-    share: float  # of the batches that are made of these images
+    Latents are cached on disk. Reconstructions are decoded when they are first needed and then kept in memory, one
+    byte per value: the teacher's decoder costs nearly as much as the student's training step.
+    """
 
-    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) in [-1, 1], half of them mirrored, and their latents (B, C, h, w).
+    def __init__(self, images: Faces, latents: Latents, teacher: nn.Module, share: float):
+        """`share`: of the batches that are made of these images."""
+        self.images, self.latents, self.teacher, self.share = images, latents, teacher, share
+        self.reconstructions = np.zeros((len(images), 2, 3, images.size, images.size), np.uint8)
+        self.decoded = np.zeros((len(images), 2), bool)
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, half of them mirrored, their latents and their reconstructions.
 
         A batch holds the same number of pixels whatever the size of the images: fewer large ones.
+
+        Returns:
+            (B, 3, H, W) in [-1, 1], (B, C, h, w), and (B, 3, H, W) in [-1, 1].
         """
         count = max(1, batch_size * SIZE**2 // self.images.size**2)
         chosen = torch.randint(len(self.images), (count,), generator=generator)
         mirrored = torch.rand(count, generator=generator) < 0.5
         images = self.images.tensor(chosen.numpy())
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        latents = torch.from_numpy(self.latents.values[chosen.numpy(), mirrored.long().numpy()]).float()
-        return images, latents
+        index = (chosen.numpy(), mirrored.long().numpy())
+        latents = torch.from_numpy(self.latents.values[index]).float()
+        self._decode(*index)
+        return images, latents, to_float(self.reconstructions[index])
+
+    @torch.no_grad()
+    def _decode(self, rows: np.ndarray, mirrored: np.ndarray) -> None:
+        missing = ~self.decoded[rows, mirrored]
+        if missing.any():
+            index = (rows[missing], mirrored[missing])
+            latents = torch.from_numpy(self.latents.values[index]).float()
+            images = self.teacher.to_pictures(latents.to(next(self.teacher.parameters()).device))
+            self.reconstructions[index] = to_uint8(images).cpu().numpy()
+            self.decoded[index] = True
 
 
 class Distillation(nn.Module):
-    """The student's training losses; the teacher is neither trained nor saved with it."""
+    """The student as a training sees it: the teacher's data in, losses out."""
 
-    def __init__(self, student: KLAutoencoder, teacher: nn.Module):
+    def __init__(self, student: KLAutoencoder):
         super().__init__()
         self.student = student
-        self.teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of this module
 
-    def forward(self, images: Tensor, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] and the teacher's latents (B, C, h, w) -> losses (B,).
+    def forward(self, images: Tensor, latents: Tensor, reconstructions: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], (B, C, h, w) and (B, 3, H, W) -> losses (B,).
 
-        The encoder's squared error is divided by the latents' variance, so that predicting the mean costs 1.
+        The encoder's squared error is divided by the latents' variance, so that predicting their mean costs 1. The
+        decoder's absolute error weighs four times as much, which makes both about equal at the start.
         """
-        with torch.no_grad():
-            target = self.teacher[0].to_pictures(latents)                    # (B, 3, H, W)
         encoded = self.student.encode(images).mean.float()                   # (B, C, h, w)
         decoded = self.student.decode(latents).float()                       # (B, 3, H, W)
         encoder_loss = (encoded - latents).square().flatten(1).mean(1) / latents.var()
-        decoder_loss = (decoded - target).abs().flatten(1).mean(1)
+        decoder_loss = (decoded - reconstructions).abs().flatten(1).mean(1)
         return encoder_loss + 4 * decoder_loss
 
 
@@ -94,14 +115,14 @@ def teacher_data(teacher: nn.Module, options: argparse.Namespace, progress: bool
         large = min(LARGE, options.limit or LARGE)
         images["large photographs"] = load_faces(options.source, "train", 2 * SIZE, limit=large, progress=progress)
     total = sum(SHARES[name] for name in images)
-    return [TeacherData(faces, encode_once(teacher, faces, progress=progress), SHARES[name] / total)
+    return [TeacherData(faces, encode_once(teacher, faces, progress=progress), teacher, SHARES[name] / total)
             for name, faces in images.items()]  # fmt: skip
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     device = accelerator.device
-    teacher = load_autoencoder(options.teacher).to(device)
+    teacher = load_autoencoder(options.teacher).to(device).eval().requires_grad_(False)
     sources = teacher_data(teacher, options, progress=accelerator.is_main_process)
     config = student_config(sources[0].latents.values.shape[2], latent_space(teacher))
     if teacher.config.factor != config.factor:
@@ -109,15 +130,14 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
                          f"{teacher.config.factor} times smaller")  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Distillation(KLAutoencoder(config), teacher).to(memory_format=torch.channels_last)
+        model = Distillation(KLAutoencoder(config)).to(memory_format=torch.channels_last)
     shares = torch.tensor([source.share for source in sources])
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         source = sources[torch.multinomial(shares, 1, generator=generator).item()]
-        images, latents = source.batch(options.batch_size, generator)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        images = images[mine].to(device, memory_format=torch.channels_last)
-        return model(images, latents[mine].to(device)), None
+        images, latents, reconstructions = (x[mine].to(device) for x in source.batch(options.batch_size, generator))
+        return model(images.contiguous(memory_format=torch.channels_last), latents, reconstructions), None
 
     def save(average: Distillation, path: Path, metadata: dict[str, str]) -> None:
         average.student.save(path, metadata | {"teacher": Path(options.teacher).name})

@@ -8,8 +8,9 @@ import torch
 
 from helpers.autoencoders import distill
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import fingerprint
+from helpers.autoencoders.latents import encode_once, fingerprint
 from helpers.autoencoders.published import load_autoencoder
+from helpers.data.patterns import load_patterns
 from helpers.weights import read_metadata
 
 TEACHER = KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=5, patch=4, quant_convs=False)
@@ -41,11 +42,13 @@ def test_a_perfect_student_has_no_loss_and_one_that_predicts_the_mean_latent_cos
     with torch.no_grad():
         teacher.decoder.head.weight.mul_(0.1)  # no value is clipped
         latents = teacher.to_latents(images)
-        torch.testing.assert_close(distill.Distillation(teacher, teacher)(images, latents), torch.zeros(3))
+        reconstructions = teacher.to_pictures(latents)
+        perfect = distill.Distillation(teacher)(images, latents, reconstructions)
+        torch.testing.assert_close(perfect, torch.zeros(3), atol=1e-5, rtol=0)
         constant = copy.deepcopy(teacher)
         constant.encoder.head.weight.zero_()
         constant.encoder.head.bias.copy_(torch.cat([latents.mean((0, 2, 3)), torch.zeros(5)]))
-        loss = distill.Distillation(constant, teacher)(images, latents).mean().item()
+        loss = distill.Distillation(constant)(images, latents, reconstructions).mean().item()
     within_channels = (latents - latents.mean((0, 2, 3), keepdim=True)).square().mean() / latents.var()
     assert loss == pytest.approx(within_channels.item(), rel=1e-3)
 
@@ -55,3 +58,17 @@ def test_a_teacher_of_another_size_is_refused(tmp_path, monkeypatch):
     KLAutoencoder(KLConfig(width=8, multipliers=(1,), blocks=1, groups=4, patch=4)).save(tmp_path / "t.safetensors", {})
     with pytest.raises(SystemExit, match="8 times smaller per side, this one makes them 4"):
         distill.main([*TINY, "--teacher", str(tmp_path / "t.safetensors"), "--out", str(tmp_path / "run")])
+
+
+def test_reconstructions_are_decoded_once_each(teacher, monkeypatch):
+    model = load_autoencoder(teacher)
+    images = load_patterns("train", 64, limit=12, progress=False)
+    data = distill.TeacherData(images, encode_once(model, images, progress=False), model, share=1.0)
+    decode, counts = model.to_pictures, []
+    monkeypatch.setattr(model, "to_pictures", lambda latents: counts.append(len(latents)) or decode(latents))
+    for step in range(60):
+        x, latents, reconstructions = data.batch(4, torch.Generator().manual_seed(step))
+        with torch.no_grad():
+            torch.testing.assert_close(reconstructions, decode(latents), atol=1 / 127, rtol=0)
+            torch.testing.assert_close(latents, model.to_latents(x), atol=5e-3, rtol=0)
+    assert sum(counts) == data.decoded.sum() <= 24 and data.decoded.mean() > 0.9
