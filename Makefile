@@ -15,6 +15,10 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-w
 
 export COURSE_PROFILE ?= cpu
 export PYTHONHASHSEED ?= 0
+# How PyTorch's threads wait for one another: see helpers/__init__.py. Whoever has set a value keeps it.
+ifeq ($(origin OMP_WAIT_POLICY)$(origin GOMP_SPINCOUNT),undefinedundefined)
+export GOMP_SPINCOUNT := 1000
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help course test lab pages execute bench check lowest clean lint suite

@@ -24,6 +24,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "paligemma": "benchmarks.paligemma",
     "exercises": "benchmarks.exercises",
     "startup": "benchmarks.startup",
+    "threads": "benchmarks.threads",
     "faults": "benchmarks.faults",
 }
 

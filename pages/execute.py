@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+import helpers  # noqa: F401  kernels inherit its setting of how PyTorch's threads wait
 from pages.record import RECORD, ROOT, Run, record
 
 NOTEBOOKS = ROOT / "notebooks"
