@@ -24,7 +24,7 @@ endif
 .PHONY: help course test lab pages execute bench check lowest clean lint suite
 
 help:  ## this list
-	@echo "make course    install, execute every notebook, render the course pages: start here"
+	@echo "make course    install, render the course pages, execute every notebook: start here"
 	@echo "make test      install, then lint, pages, unit tests and the notebooks' stored outputs"
 	@echo "make lab       open the course in JupyterLab"
 	@echo "make pages     render the pages from the notebooks as they are stored"
@@ -50,9 +50,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[pages,test]'
 	@touch $@
 
+# What was executed is kept: after Ctrl-C the next call continues. NOTEBOOKS="01 08" executes only these.
 course: $(STAMP)
-	@$(RUN) -m pages.execute --into pages/_build/executed
-	@$(RUN) -m pages.build --notebooks pages/_build/executed
+	@$(RUN) -m pages.course $(NOTEBOOKS)
 
 pages: $(STAMP)
 	@$(RUN) -m pages.build

@@ -1,6 +1,6 @@
 """Renders the course pages from executed notebooks.
 
-    python -m pages.build [--strict] [--notebooks FOLDER]
+    python -m pages.build [--strict] [--quick] [--executed FOLDER]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pages.record import ROOT, table
 
 HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
+UNFINISHED = HERE / "_build" / "html.part"  # until it is whole, the pages of before can be read
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
 TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "evidence.md", "references.md")
@@ -43,10 +44,15 @@ PARTS = {
 }
 
 
-def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
+def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | None = None) -> list[Path]:
     """Lay the sources out for Sphinx as they lie in the repository, so that their links to one another hold.
 
     Each notebook comes twice: as a page, with a line to launch it, and without outputs, to download.
+
+    Args:
+        folder: of the notebooks.
+        source: where the sources go.
+        executed: a folder of executed copies: a notebook that has one there is shown with the copy's outputs.
 
     Returns:
         The notebooks of `folder`.
@@ -54,7 +60,8 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE) -> list[Path]:
     shutil.rmtree(source, ignore_errors=True)
     found, where = notebooks(folder=folder), launch.repository()
     for path in found:
-        place, notebook = Path("notebooks") / path.relative_to(folder), nbformat.read(path, as_version=4)
+        place, copy = Path("notebooks") / path.relative_to(folder), executed and executed / path.relative_to(folder)
+        notebook = nbformat.read(copy if copy and copy.is_file() else path, as_version=4)
         download = Path(*[".."] * (len(place.parts) - 1), "downloads", path.name)
         write(launch.launchable(notebook, place, download, where), source / place)
         write(launch.without_outputs(notebook), source / "downloads" / path.name)
@@ -84,17 +91,30 @@ def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def build(folder: Path = NOTEBOOKS, strict: bool = False) -> int:
-    """Render the pages into `pages/_build/html`; returns Sphinx's exit status."""
-    without = vendor.fetch()
-    if without:
+def build(folder: Path = NOTEBOOKS, executed: Path | None = None, *, strict: bool = False, quick: bool = False) -> int:
+    """Render the pages into `pages/_build/html`.
+
+    Args:
+        folder: of the notebooks.
+        executed: a folder of executed copies, whose outputs are shown instead of the stored ones.
+        strict: a warning is an error.
+        quick: leave the images as large as they are, and don't wait long for scripts from the network.
+
+    Returns:
+        Sphinx's exit status; unless it is 0, the pages of before stay.
+    """
+    without = vendor.fetch(patience=15 if quick else 300)
+    if without and not quick:
         print(f"No local copy of {', '.join(without)} (npm fetches them): the pages load them from {vendor.CDN}")
-    found = gather(folder)
-    shutil.rmtree(HTML, ignore_errors=True)
-    arguments = ["-q", "-b", "html", "-E", "-d", str(PARSED), "-c", str(HERE), str(SOURCE), str(HTML)]
+    found = gather(folder, executed=executed)
+    shutil.rmtree(UNFINISHED, ignore_errors=True)
+    arguments = ["-q", "-b", "html", "-E", "-d", str(PARSED), "-c", str(HERE), str(SOURCE), str(UNFINISHED)]
     status = build_main([*(["-W", "--keep-going"] if strict else []), *arguments])
     if status == 0:
-        lighten(HTML)
+        if not quick:
+            lighten(UNFINISHED)
+        shutil.rmtree(HTML, ignore_errors=True)
+        UNFINISHED.replace(HTML)
         print(f"{len(found)} notebooks rendered. Open {HTML / 'index.html'}")
         print(f"or serve it: {sys.executable} -m http.server --directory {HTML.relative_to(ROOT)} 8000")
         print("and open http://localhost:8000 (formulas and sliders work best that way)")
@@ -124,10 +144,12 @@ def _toctree(caption: str, names: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build and say where to look."""
     parser = argparse.ArgumentParser(prog="python -m pages.build", description="Render the course pages.")
-    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help="folder of (executed) notebooks")
+    parser.add_argument("--executed", type=Path, help="folder of executed copies, shown where there is one")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    parser.add_argument("--quick", action="store_true", help="leave the images large: takes a third of the time less")
     options = parser.parse_args(arguments)
-    return build(options.notebooks.resolve(), options.strict)
+    executed = options.executed and options.executed.resolve()
+    return build(executed=executed, strict=options.strict, quick=options.quick)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "_static" / "vendor"
@@ -33,16 +34,23 @@ def missing() -> list[str]:
     return [folder for folder, (_, _, path) in PACKAGES.items() if not (FOLDER / folder / path).is_file()]
 
 
-def fetch() -> list[str]:
-    """Fetch what is missing with npm; returns what is still missing. Never fails: the pages work without."""
-    npm = shutil.which("npm")
+def fetch(patience: float = 300) -> list[str]:
+    """Fetch what is missing with npm, if it comes within `patience` seconds in all.
+
+    Returns:
+        What is still missing. Never fails: the pages work without.
+    """
+    npm, end = shutil.which("npm"), time.monotonic() + patience
     for folder in missing() if npm else []:
         package, wanted, _ = PACKAGES[folder]
         with tempfile.TemporaryDirectory() as scratch:
             command = [npm, "pack", package, "--pack-destination", scratch, "--silent"]
-            fetched = subprocess.run(command, capture_output=True, timeout=300, check=False, cwd=scratch)
-            archives = list(Path(scratch).glob("*.tgz"))
-            if fetched.returncode == 0 and archives:
+            try:
+                subprocess.run(command, capture_output=True, timeout=max(1, end - time.monotonic()), check=True,
+                               cwd=scratch)  # fmt: skip
+            except (subprocess.SubprocessError, OSError):
+                break  # what keeps one package away keeps the others away as well
+            if archives := list(Path(scratch).glob("*.tgz")):
                 _unpack(archives[0], wanted, FOLDER / folder)
     return missing()
 
