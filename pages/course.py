@@ -148,7 +148,7 @@ def run(
         waiting = [path for path in chosen if path not in done]
         if waiting:
             print("First the pages, from the outputs that are there:", flush=True)
-            status = rendered(folder, quick=True)
+            rendered(folder, quick=True)
             _announce(chosen, waiting)
             failures = execute_all(waiting, folder, source, Progress(waiting, len(chosen)))
             print("Now the pages again, with the new outputs:", flush=True)

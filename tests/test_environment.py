@@ -1,5 +1,6 @@
 """The three lists of versions agree: pyproject.toml (bounds), constraints.txt (lock), environment.yml (conda)."""
 
+import os
 import re
 import subprocess
 import sys
@@ -98,6 +99,26 @@ def test_make_alone_lists_the_commands() -> None:
     said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for command in ("course", "test", "lab", "pages", "execute", "bench", "clean"):
         assert f"make {command}" in said
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    commands = re.findall(r"^make (\w+) +#", (ROOT / "README.md").read_text(), re.MULTILINE)
+    steps = re.findall(r"^timeout (\d+)m make (\w+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert commands == ["course", "test"] and set(commands) <= {name for _, name in steps}
+    assert sum(int(minutes) for minutes, _ in steps) < 90
+
+
+@pytest.mark.parametrize(("fails", "status"), [("", 0), ("course", 1), ("lowest", 1)])
+def test_ci_goes_on_after_a_failure_and_reports_it(tmp_path: Path, fails: str, status: int) -> None:
+    tools = {"make": f'echo "$@" >> {tmp_path}/log; [ "$1" != "{fails}" ]', "chromium": "true"}
+    for name, script in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    said = subprocess.run([ROOT / ".ci" / "run"], env=os.environ | {"PATH": path}, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert said.returncode == status and (f"failed: make {fails}" in said.stderr) == bool(fails)
+    assert (tmp_path / "log").read_text().split() == ["course", "test", "lowest"]
 
 
 def test_python_is_new_enough() -> None:
