@@ -15,6 +15,7 @@ from PIL import Image
 
 from helpers.course import repository_root
 from helpers.data import Faces, fetch, load_faces
+from helpers.data.animal_faces import at_hand
 
 REAL = os.environ.get("ANIMAL_FACES_DIR")  # read before any test hides it
 
@@ -28,6 +29,23 @@ def pack(tree: Path, target: Path, prefix: str = "afhq/") -> Path:
         for file in sorted(tree.rglob("*.*")):
             archive.write(file, prefix + file.relative_to(tree).as_posix())
     return target
+
+
+def test_whether_they_are_at_hand_is_answered_without_fetching(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("from_kaggle", "from_hub"):
+        monkeypatch.setattr(fetch, name, lambda: pytest.fail("it fetches"))
+    assert not at_hand()
+    monkeypatch.setenv("ANIMAL_FACES_DIR", str(tmp_path / "gone"))
+    assert not at_hand()
+    (tmp_path / "zips").mkdir()
+    damaged = pack(tree, tmp_path / "zips" / "a.zip")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    monkeypatch.setenv("ANIMAL_FACES_DIR", str(damaged))
+    assert not at_hand()
+    monkeypatch.setenv("ANIMAL_FACES_DIR", str(tree))
+    assert at_hand()
 
 
 # Layouts
