@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.animals_scores import balanced
 from benchmarks.report import Row, at_least, at_most
 from helpers.course import repository_root
 
@@ -46,8 +47,11 @@ def check() -> list[Row]:
         rows.append(at_least(f"real faces, {other}: core minutes over those of Method 2", minutes, 0.95, "x"))
     for name, one in methods.items():
         seen = ", ".join(f"{kind} {100 * part['of three']:.0f}" for kind, part in one["agreement_by_class"].items())
-        rows.append(Row(f"real faces, {name}: seen as asked", f"{100 * one['agreement']['of three']:.0f} % ({seen}) in "
-                        f"{one['core_minutes']:.1f} core minutes", "printed", True))  # fmt: skip
+        if name == "pretrained":  # the rest is claimed above
+            rows.append(Row(f"real faces, {name}: seen as asked, by class", f"{seen} %", "printed", True))
+        else:
+            share = f"{100 * one['agreement']['of three']:.0f} % ({seen}) in {one['core_minutes']:.1f} core minutes"
+            rows.append(Row(f"real faces, {name}: seen as asked", share, "printed", True))
         kid = one["kernel_distance"]
         told = f"{kid['value']:.3g} ± {kid['spread']:.2g}, n = {kid['counts']}"
         rows.append(Row(f"real faces, {name}: kernel distance to held-out photographs", told, "printed", True))
@@ -58,12 +62,6 @@ def check() -> list[Row]:
 
 def grid_picture(method: str) -> str:
     return f"00_assets/image/real_faces_{method}_samples.png"
-
-
-def balanced(faces, count: int) -> np.ndarray:
-    """Positions of `count` pictures of every class, spread over the set."""
-    members = [np.flatnonzero(faces.labels == label) for label in range(len(faces.class_names))]
-    return np.concatenate([m[np.linspace(0, len(m) - 1, count).astype(int)] for m in members])
 
 
 def public(command: str) -> str:
