@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.training.loop import SCHEDULES
+from helpers.training.optimizers import OPTIMIZERS
 
 FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
 
@@ -20,6 +21,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--learning-rate", type=float, default=learning_rate, help="the largest, after the warm-up")
     add("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate: cosine ends at --steps; "
         "inverse-sqrt does not depend on --steps, so that --resume may prolong a training")
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: Muon for the weights of hidden layers, AdamW "
+        "for the rest")
     add("--ema", type=float, default=0.999, help="decay of the averaged weights")
     add("--seed", type=int, default=0)
     add("--precision", choices=["auto", "fp32", "bf16"], default="auto",

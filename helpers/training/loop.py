@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.training.ema import EMA
+from helpers.training.optimizers import OPTIMIZERS, make_optimizer
 
 SCHEDULES = ("cosine", "inverse-sqrt")  # of the learning rate
 
@@ -32,10 +33,13 @@ class TrainConfig:
     seed: int = 0
     schedule: str = "cosine"  # to zero at `steps`; or "inverse-sqrt", which does not depend on `steps`
     decay_from: int = 2000  # of "inverse-sqrt": the learning rate is constant up to this step
+    optimizer_name: str = "adamw"  # or "muon": see helpers.training.optimizers
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        if self.optimizer_name not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer_name!r}: choose one of {', '.join(OPTIMIZERS)}")
         if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.clip <= 0:
             raise ValueError(f"steps, learning_rate and clip must be positive and warmup not negative, got {self}")
 
@@ -53,12 +57,9 @@ class TrainConfig:
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
-    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
-        """AdamW, without weight decay on biases, norms and embeddings of one dimension."""
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW or Muon, without weight decay on biases, norms and embeddings of one dimension."""
+        return make_optimizer(self.optimizer_name, model, self.learning_rate, self.betas, self.weight_decay)
 
 
 class TrainState(NamedTuple):
@@ -112,7 +113,8 @@ def train(
         ema: an average that follows; None: there is none.
         accelerator: an `accelerate.Accelerator`, which brings several processes; None: there is one.
         first_step: how many steps were made before.
-        bf16: compute losses under autocast to bfloat16; weights, gradients and optimiser stay float32.
+        bf16: compute losses, and Muon's matrix products, under autocast to bfloat16; weights, gradients and the
+            optimiser's state stay float32.
 
     Raises:
         FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it.
@@ -142,7 +144,8 @@ def train(
                                      "was updated by it")  # fmt: skip
         if norm > config.clip:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.clip, torch.tensor(norm))
-        optimizer.step()
+        with torch.autocast(kind, torch.bfloat16, enabled=bf16):  # Muon multiplies matrices; AdamW is not affected
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:
             ema.update(model, step + 1)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from helpers.training.arguments import FREE, command, make_folder
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
 from helpers.training.interrupt import interruptible, quietly
+from helpers.training.log import read_log
 from helpers.training.loop import TrainConfig, TrainState, train
 from helpers.training.precision import Precision, choose_precision
 
@@ -74,7 +75,8 @@ class Run:
         if self.accelerator.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.config = TrainConfig(steps=options.steps, learning_rate=options.learning_rate, ema=options.ema,
-                                  warmup=self._warmup(), seed=options.seed, schedule=options.schedule)  # fmt: skip
+                                  warmup=self._warmup(), seed=options.seed, schedule=options.schedule,
+                                  optimizer_name=options.optimizer)  # fmt: skip
         self.ema = EMA(self.model, options.ema)
         self.optimizer = self.config.optimizer(self.model)
         if options.compile:
@@ -136,7 +138,8 @@ class Run:
             raise SystemExit(f"{self.folder} holds a training of another model, or of one with other parts: "
                              "choose --out another folder")  # fmt: skip
         now = self.settings()
-        old_settings = {"schedule": "cosine"} | description["settings"]  # older checkpoints knew one schedule only
+        unknown = {name: self.parser.get_default(name) for name in now}  # options that older checkpoints did not have
+        old_settings = unknown | description["settings"]
         changed = {name: (old, now[name]) for name, old in old_settings.items() if now.get(name) != old}
         if now["schedule"] == "inverse-sqrt":  # no number depends on how long it will go on
             changed.pop("steps", None)
@@ -284,16 +287,6 @@ class Run:
             return False
         self.task.sample(self.ema.module, self.folder / f"samples-{step:06d}.png")
         return True
-
-
-def read_log(path: Path) -> list[dict]:
-    """The rows of a log, without what a kill or a crash of the computer left of its last ones."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines(True):
-        with suppress(ValueError):
-            row = json.loads(line) if line.endswith("\n") else None
-            rows += [row] if isinstance(row, dict) and "step" in row else []
-    return rows
 
 
 def train_command(
