@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.latents import Latents
 from helpers.data import Faces
 from helpers.data.captions import encode, wordings
+from helpers.tiny_sd.augment import augmented, draw_augmentation
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
 
@@ -43,6 +44,7 @@ class Batches:
     drop: float = 0.1  # chance of an example to lose both class and caption (Ho & Salimans 2022, algorithm 1)
     drop_one: float = 0.1  # chance to lose the class alone, and again the caption alone
     flip: bool = True
+    augment: float = 0.0  # probability of each non-leaking augmentation of an image
     process: int = 0  # which process this is, of how many
     processes: int = 1
     latents: Latents | None = None  # of these faces, encoded once; None: the codec encodes every batch
@@ -50,6 +52,8 @@ class Batches:
     def __post_init__(self):
         if self.latents is not None and len(self.latents) != len(self.faces):
             raise ValueError(f"latents of {len(self.latents)} pictures, but {len(self.faces)} faces")
+        if self.latents is not None and self.augment:
+            raise ValueError("latents that were encoded before cannot be augmented: augment=0")
         if self.batch_size % self.processes:
             raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: "
                              "make it a multiple")  # fmt: skip
@@ -87,18 +91,25 @@ class Batches:
         labels, captions = self.conditions(chosen, generator)
         mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
         times = system.objective.draw_times(self.batch_size, generator)
-        codes = self.codes(system, chosen[share], mirrored[share], device)
+        augmentation = draw_augmentation(self.batch_size, self.augment, generator) if self.augment else None
+        codes = self.codes(system, chosen[share], mirrored[share], device,
+                           None if augmentation is None else augmentation[share])  # fmt: skip
         eps = torch.randn((self.batch_size, *codes.shape[1:]), generator=generator)
-        arguments = [eps, times, labels, captions]
+        arguments = [eps, times, labels, captions, augmentation]
         values = model(codes, *(None if a is None else a[share].to(device, non_blocking=True) for a in arguments))
         return values, Details(times[share], values.detach().float().cpu())
 
-    def codes(self, system: TinySD, chosen: Tensor, mirrored: Tensor, device: torch.device) -> Tensor:
-        """What is diffused of the chosen pictures, (B, C, h, w): looked up where they were encoded before."""
+    def codes(
+        self, system: TinySD, chosen: Tensor, mirrored: Tensor, device: torch.device, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """What is diffused of the chosen images, (B, C, h, w): looked up where they were encoded before."""
         if self.latents is not None:
             return self.latents.batch(chosen, mirrored).to(device, non_blocking=True)
-        pictures = self.faces.tensor(chosen.numpy(), device)
-        return system.codec.encode(torch.where(mirrored[:, None, None, None].to(device), pictures.flip(-1), pictures))
+        images = self.faces.tensor(chosen.numpy(), device)
+        images = torch.where(mirrored[:, None, None, None].to(device), images.flip(-1), images)
+        if augmentation is not None:
+            images = augmented(images, augmentation)
+        return system.codec.encode(images)
 
     def _share(self) -> slice:
         size = self.batch_size // self.processes

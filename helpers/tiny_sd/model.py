@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from helpers.data.captions import WORDS, encode
 from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, denoised, guided, timesteps
 from helpers.tiny_sd.codecs import Codec, PixelCodec, described_codec
+from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
 from helpers.weights import description, load_weights, save_described
 
@@ -37,10 +38,14 @@ class TinySD(nn.Module):
         self.unet, self.codec, self.size = TinyUNet(config), codec, size
         self.objective_name, self.objective = objective, Objective.named(objective)
         self.class_names = tuple(class_names)
+        self.perceptual: PerceptualLoss | None = None  # a training may set it
 
     def describe(self) -> dict[str, Any]:
         """What `from_description` needs to build it again, as plain JSON values."""
-        return {"config": asdict(self.unet.config), "objective": self.objective_name, "size": self.size,
+        config = asdict(self.unet.config)
+        if not config["augmentation"]:  # a field that older checkpoints do not have
+            del config["augmentation"]
+        return {"config": config, "objective": self.objective_name, "size": self.size,
                 "class_names": list(self.class_names), "codec": self.codec.describe()}  # fmt: skip
 
     @classmethod
@@ -69,26 +74,37 @@ class TinySD(nn.Module):
         return model.to(device).eval()
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "TinySD":
-        """What to(), cuda() and cpu() call: the codec, no part of the network, goes with it to another device."""
+        """What to(), cuda() and cpu() call: codec and perceptual loss, no parts of the network, go with it."""
         super()._apply(fn, recurse)
-        self.codec.to(next(self.parameters()).device)
+        device = next(self.parameters()).device
+        self.codec.to(device)
+        if self.perceptual is not None:
+            self.perceptual.to(device)
         return self
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the network's weights (fp16) with all that is needed to build it again."""
         save_described(self.unet, self.describe(), path, metadata)
 
-    def losses(self, codes: Tensor, eps: Tensor, t: Tensor, labels: Tensor, captions: Tensor | None) -> Tensor:
+    def losses(
+        self, codes: Tensor, eps: Tensor, t: Tensor, labels: Tensor, captions: Tensor | None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """(B,) training losses.
 
         Args:
             codes, eps: (B, C, H, W) what is diffused, and noise.
             t: (B,) times.
             labels: int64 (B,), NO_CLASS where dropped; captions: int64 (B, L), zeros where dropped, or None.
+            augmentation: (B, P) parameters of the augmentation that the images went through, or None.
         """
         x = self.objective.path.add_noise(codes, eps, t)
-        answer = self.unet(x, t, labels, captions)
-        return self.objective.losses(answer.float(), codes, eps, t)
+        answer = self.unet(x, t, labels, captions, augmentation).float()
+        values = self.objective.losses(answer, codes, eps, t)
+        if self.perceptual is None:
+            return values
+        x0 = denoised(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(t)).x0
+        return values + self.perceptual(x0, codes, t)
 
     def forward(self, *args: Tensor) -> Tensor:
         """`losses`: what several processes wrap and call."""

@@ -19,9 +19,11 @@ from helpers.autoencoders.published import load_autoencoder
 from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.tiny_sd.augment import PARAMETERS
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
+from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training.arguments import FREE, add_face_arguments, add_run_arguments, command
 from helpers.training.run import Task, train_command
@@ -49,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
         "and 8x8 of their latents")  # fmt: skip
     add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
     add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
+    add("--augment", type=float, default=0.0, metavar="PROBABILITY", help="of each non-leaking augmentation: scale, "
+        "rotation, shift, contrast, brightness (method 1)")
+    add("--perceptual", type=float, default=0.0, metavar="WEIGHT",
+        help="of a perceptual loss on the predicted image (method 1)")
+    add("--perceptual-encoder", help="autoencoder whose encoder compares the images: as for --autoencoder")
+    add("--perceptual-until", type=float, default=1.0, metavar="TIME",
+        help="noise level, from 0 to 1, up to which the perceptual loss counts")
+    add("--perceptual-crop", type=int, metavar="PIXELS", help="a side of the random square that it compares")
     add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
     return made
 
@@ -73,6 +83,7 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
         words=vocabulary_size() if faces.attributes is not None else 0,
         fine=UNetConfig.fine if pixels else 0,  # detail is the decoder's task
         dropout=options.dropout,
+        augmentation=PARAMETERS if options.augment else 0,
     )
 
 
@@ -81,7 +92,21 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
     config = unet_config(options, faces, codec)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        return TinySD(config, options.objective, faces.class_names, options.size, codec)
+        model = TinySD(config, options.objective, faces.class_names, options.size, codec)
+    if options.perceptual:
+        model.perceptual = PerceptualLoss(load_autoencoder(options.perceptual_encoder), options.perceptual,
+                                          options.perceptual_until, options.perceptual_crop)  # fmt: skip
+    return model
+
+
+def check_pixel_options(options: argparse.Namespace) -> None:
+    """Raises SystemExit for options of method 1 that these options cannot have."""
+    if (options.augment or options.perceptual) and options.method != PixelCodec.name:
+        raise SystemExit("--augment and --perceptual work on images: with --method pixels only")
+    if not 0 <= options.augment <= 1:
+        raise SystemExit(f"--augment is a probability, got {options.augment}")
+    if options.perceptual and not options.perceptual_encoder:
+        raise SystemExit("--perceptual needs --perceptual-encoder: a name, file, folder or hub repository")
 
 
 def sample(average: TinySD, path: Path) -> None:
@@ -117,7 +142,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     codec, latents = prepared(options, faces, accelerator)
-    batches = Batches(faces, options.batch_size, process=accelerator.process_index,
+    batches = Batches(faces, options.batch_size, augment=options.augment, process=accelerator.process_index,
                       processes=accelerator.num_processes, latents=latents)  # fmt: skip
     model = new_model(options, faces, codec)
     description = model.describe()
@@ -158,6 +183,7 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
     options = parser().parse_args(argv)
+    check_pixel_options(options)
     if options.method == "own" and not options.autoencoder and (status := train_own_autoencoder(options)):
         return status
     return train_command(parser(), argv, task)

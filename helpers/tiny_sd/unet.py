@@ -35,6 +35,7 @@ class UNetConfig:
     fine: int = 20  # channels of a thin level around the patches: what the stem cannot carry passes here; 0: none
     fine_patch: int = 2  # pixels per side folded in that level: at half size training is a third faster than at full
     dropout: float = 0.0  # 0.1 where pictures are few and training is long: small data sets are memorised
+    augmentation: int = 0  # how many numbers say how a training image was augmented; 0: none does
 
     def __post_init__(self):
         if len(self.attention) != len(self.widths):
@@ -87,6 +88,7 @@ class TinyUNet(nn.Module):
         self.time = TimeEmbedding(widths[0], condition)
         self.classes = nn.Embedding(config.classes + 1, condition)  # the last row stands for "any class"
         self.text = CaptionEncoder(config.words, config.caption_length, config.text_width) if config.words else None
+        self.augmentation = nn.Linear(config.augmentation, condition, bias=False) if config.augmentation else None
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
         for i, (width, attention) in enumerate(zip(widths, config.attention, strict=True)):
@@ -108,7 +110,10 @@ class TinyUNet(nn.Module):
         else:
             self.head = zero(nn.Conv2d(widths[0], folded, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, captions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, captions: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """One prediction.
 
         Args:
@@ -116,6 +121,7 @@ class TinyUNet(nn.Module):
             t: (B,) times in [0, 1].
             labels: int64 (B,) classes, NO_CLASS for "any"; None: any for all.
             captions: int64 (B, L) words, 0 padding; None: all padding, "anything".
+            augmentation: (B, config.augmentation) parameters of the images' augmentation; None: not augmented.
 
         Returns:
             (B, C, H, W), what the objective asks for.
@@ -125,7 +131,10 @@ class TinyUNet(nn.Module):
         """
         self._check(x)
         labels = x.new_full((len(x),), NO_CLASS, dtype=torch.long) if labels is None else labels
-        condition = F.silu(self.time(t) + self.classes(labels % (self.config.classes + 1)))
+        condition = self.time(t) + self.classes(labels % (self.config.classes + 1))
+        if augmentation is not None:  # without a bias, zeros and None are the same
+            condition = condition + self.augmentation(augmentation)
+        condition = F.silu(condition)
         context = self._context(captions, x)
         seen = x
         x = self.stem(F.pixel_unshuffle(x, self.config.patch))
