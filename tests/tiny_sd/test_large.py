@@ -1,6 +1,5 @@
-"""The commands that README gives for 256 and 512 pixels: shapes that fit, memory below a 16 GB card's; on paper."""
+"""The commands for 256 and 512 pixels: shapes that fit, memory below a 16 GB card's; on paper."""
 
-import re
 import shlex
 from types import SimpleNamespace
 
@@ -8,20 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.course import repository_root
 from helpers.data import Faces
+from helpers.tiny_sd.large_images import COMMANDS
 from helpers.tiny_sd.train import parser, unet_config
 from helpers.tiny_sd.unet import TinyUNet
 from helpers.training.memory import GIB, training_memory
 
 BUDGET = 14 * GIB  # of 16: the workspace of single operations and the CUDA context want the rest
-
-
-def commands() -> list[str]:
-    """Every training command of README for more than 64 pixels, one line each."""
-    text = (repository_root() / "README.md").read_text().replace("\\\n", " ")
-    found = re.findall(r"python -m helpers\.tiny_sd\.train[^\n#`]*", text)
-    return [" ".join(line.split()) for line in found if re.search(r"--size (256|512)\b", line)]
 
 
 def codec(options) -> SimpleNamespace:
@@ -31,7 +23,7 @@ def codec(options) -> SimpleNamespace:
 
 
 def test_both_latent_methods_have_a_command_for_both_sizes():
-    told = {(options.method, options.size) for options in map(parsed, commands())}
+    told = {(options.method, options.size) for options in map(parsed, COMMANDS)}
     assert told == {(method, size) for method in ("pretrained", "own") for size in (256, 512)}
 
 
@@ -39,7 +31,7 @@ def parsed(command: str):
     return parser().parse_args(shlex.split(command)[3:])
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_step_fits_a_16_gb_card(command):
     options = parsed(command)
     faces = Faces(np.zeros((3, 3, 8, 8), np.uint8), np.arange(3), source=options.source, split="train")
