@@ -1,10 +1,9 @@
 """The course as a whole: does it run, how long does it take, do its pages open, do its version lists agree?
 
-`python -m benchmarks.course` refreshes what the README shows of it: the parts' pictures and the notebooks' times.
+`pages.fill` shows what was recorded: in README and on the pages.
 """
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.report import Row, at_most, true
+from pages import fill
 from pages.browser import addresses, chromium, find_chromium, serve, visit
-from pages.build import HTML, IMAGES, PARTS
+from pages.build import HTML
 from pages.execute import NOTEBOOKS, notebooks
-from pages.record import RECORD, ROOT, keep, outputs_digest, read, table
+from pages.record import ROOT, keep, outputs_digest, read
 
 NOTEBOOK_SECONDS, TEST_SECONDS = 120, 15 * 60
 
@@ -35,7 +35,7 @@ def run() -> None:
     """Execute every notebook in place, then once more elsewhere; run the whole test suite; record what came out."""
     execute_twice()
     time_tests()
-    refresh()
+    fill.main()
 
 
 def execute_twice(*names: str) -> None:
@@ -71,32 +71,6 @@ def _twin(path: Path, folder: Path) -> Path:
 
 def _digest(path: Path) -> str:
     return outputs_digest(nbformat.read(path, as_version=4))
-
-
-def refresh(readme: Path = ROOT / "README.md", record: Path = RECORD) -> None:
-    """Fill the README's marks: one picture of each part that has one, and the recorded times.
-
-    Raises:
-        ValueError: if the README lacks the marks.
-    """
-    text = readme.read_text()
-    for name, filling in (("pictures", pictures()), ("times", table(record))):
-        text = filled(text, name, filling)
-    readme.write_text(text)
-
-
-def filled(text: str, name: str, filling: Iterable[str]) -> str:
-    """A text with these lines between its marks of this name. Raises ValueError if it lacks the marks."""
-    marks = re.compile(rf"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
-    if not marks.search(text):
-        raise ValueError(f"the README has no <!-- {name} --> ... <!-- /{name} --> to fill")
-    return marks.sub(lambda _: "\n".join([f"<!-- {name} -->", *filling, f"<!-- /{name} -->"]), text)
-
-
-def pictures() -> list[str]:
-    """One line of Markdown for each part of the course whose picture exists."""
-    there = [part for part in PARTS.values() if (IMAGES / part.picture).is_file()]
-    return [f"![{part.alt}]({(IMAGES / part.picture).relative_to(ROOT)})\n" for part in there]
 
 
 def disagreements(root: Path = ROOT) -> list[str]:
@@ -163,7 +137,3 @@ def _pages() -> Iterator[Row]:
     yield true("course: pages opened in a browser", len(visits), ">= 1", bool(visits))
     yield at_most("course: failed requests", sum(len(trouble.failed) for trouble in visits), 0)
     yield at_most("course: console errors", sum(len(trouble.errors) for trouble in visits), 0)
-
-
-if __name__ == "__main__":
-    refresh()

@@ -2,7 +2,7 @@
 
     python -m benchmarks check exercises    # two minutes: answers are judged anew, pages rendered, weighed and timed
 
-What takes an hour, `python -m benchmarks.course` measures and records: two executions of all notebooks, `make test`.
+What takes an hour, `python -m benchmarks course` measures and records: two executions of all notebooks, `make test`.
 """
 
 import ast

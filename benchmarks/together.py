@@ -1,7 +1,7 @@
 """Everything of the course that has a peer, timed beside it in one go: `python -m benchmarks all`, or `make bench`.
 
 Each part runs in a process of its own, both contenders in turns within it, and writes its record; then one table is
-printed, and filled into the README. Where there is a GPU, training on it is measured as well.
+printed, and filled into the page on what was measured. Where there is a GPU, training on it is measured as well.
 """
 
 import importlib.util
@@ -11,11 +11,10 @@ import sys
 import time
 from typing import NamedTuple
 
-from benchmarks.course import filled
 from benchmarks.report import lines
 from benchmarks.side_by_side import Comparison, hardware, recorded
 from helpers.course import repository_root
-from pages import evidence
+from pages import evidence, fill
 
 
 class Part(NamedTuple):
@@ -47,7 +46,7 @@ def main() -> int:
     rows = [one.row() for one in comparisons()]
     print(lines(rows))
     print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes on {hardware()}")
-    fill()
+    keep()
     if failed:
         print(f"failed, so the table shows earlier figures of: {', '.join(failed)}", file=sys.stderr)
     return 0 if all(row.ok for row in rows) and not failed else 1
@@ -67,16 +66,15 @@ def comparisons() -> list[Comparison]:
     return [one for part in PARTS for one in part.comparisons()]
 
 
-def fill() -> None:
-    """Keep the table of all records for the pages, and put it between the README's marks."""
+def keep() -> None:
+    """Keep the rows of all records, and fill the table into its page."""
     rows = [{"what": one.what, "peer": one.peer, "ratio": one.ratio, "spread": one.spread, "ok": one.row().ok,
              "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
              "hardware": one.hardware or recorded(part.record)["hardware"]}
             for part in PARTS for one in part.comparisons() if one.ratio is not None]  # fmt: skip
     evidence.BESIDE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    readme = repository_root() / "README.md"
-    readme.write_text(filled(readme.read_text(), "beside", evidence.beside()))
+    fill.main()
 
 
 if __name__ == "__main__":
-    fill()
+    keep()

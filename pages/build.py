@@ -13,17 +13,19 @@ from typing import NamedTuple
 import nbformat
 from sphinx.cmd.build import build_main
 
-from pages import evidence, launch, vendor
+from pages import launch, vendor
 from pages.execute import NOTEBOOKS, notebooks, write
+from pages.fill import up_to_date
 from pages.lighter import lighten
-from pages.record import ROOT, table
+from pages.record import ROOT
 
 HERE = ROOT / "pages"
 SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
 UNFINISHED = HERE / "_build" / "html.part"  # until it is whole, the pages of before can be read
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
-TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "evidence.md", "references.md")
+TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "training.md", "recipes.md", "evidence.md",
+         "references.md")  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -67,12 +69,9 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         write(launch.without_outputs(notebook), source / "downloads" / path.name)
     if IMAGES.is_dir():
         shutil.copytree(IMAGES, source / "00_assets" / "image")
-    fillings = {"contents": [contents(found, source)], "times": table(folder="../notebooks"),
-                "beside": evidence.beside(), "faults": evidence.faults(), "cuda": evidence.cuda()}  # fmt: skip
     for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
-        text = (ROOT / name if "/" in name else HERE / name).read_text()
-        for mark, lines in fillings.items():
-            text = text.replace(f"<!-- {mark} -->", "\n".join(lines))
+        text = up_to_date(ROOT / name if "/" in name else HERE / name)
+        text = text.replace("<!-- contents -->", contents(found, source))
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
     return found

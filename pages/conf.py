@@ -13,7 +13,8 @@ from pages.record import stamp
 
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
-copyright = "the course's authors: code MIT, pictures and texts CC BY 4.0"
+copyright = ("the course's authors: code MIT, pictures and texts CC BY 4.0, "
+             "weights trained on photographs: non-commercial use only")  # fmt: skip
 
 extensions = ["myst_nb"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]

@@ -1,9 +1,13 @@
-"""Tables: what was measured beside other libraries and on a GPU; what was tried against the course and what it cost.
+"""Tables: measured beside other libraries and on a GPU; what was tried against the course; what each change bought.
 
-`python -m benchmarks all` and `python -m benchmarks faults` write the records.
+`python -m benchmarks all` and `python -m benchmarks faults` write the records; what trained the shipped weights is
+read from their files.
 """
 
 import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,15 @@ from pages.record import ROOT
 
 RESULTS = ROOT / "00_assets" / "results"
 BESIDE, FAULTS, CUDA = RESULTS / "beside.json", RESULTS / "faults.json", RESULTS / "cuda.json"
+RECIPES = RESULTS / "recipes.json"
+WEIGHTS = ROOT / "00_assets" / "weights"
+JOINED = "\xa0"  # stands for the spaces of one option while a command is folded
+METHODS = {
+    "pixels": "Method 1: in pixels",
+    "pretrained": "Method 2: in the latents of a pretrained autoencoder",
+    "own": "Method 3: in the latents of an autoencoder of our own",
+}
+SOURCES = {"toy-faces": "synthetic faces", "animal-faces": "photographs", "patterns": "shapes and textures"}
 
 
 def beside(path: Path = BESIDE) -> list[str]:
@@ -46,5 +59,74 @@ def faults(path: Path = FAULTS) -> list[str]:
     return ["| fault | tried | as promised | lost |", "|---|---:|---:|---|", *rows]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def recipes(path: Path = RECIPES) -> list[str]:
+    """Lines of Markdown: for each method, every change that was tried and what it did; a sentence without a record.
+
+    The record is a list of rows: method ("pixels", "pretrained" or "own"), change, core_minutes, seeds, kid, kid_std
+    (None for one seed), judged (per cent), note, kept (did the change stay?) and processor.
+    """
+    rows = _read(path)
+    if not rows:
+        return ["The measurements are under way."]
+    lines = []
+    for method, title in METHODS.items():
+        if tried := [row for row in rows if row["method"] == method]:
+            lines += [f"## {title}", "", *_recipe_table(tried), ""]
+    processors = "; ".join(dict.fromkeys(row["processor"] for row in rows))
+    return [*lines, f"Measured on {processors}."]
+
+
+def _recipe_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = "| change | core-minutes | seeds | KID | judged correct | kept | note |"
+    lines = [head, "|---|---:|---:|---:|---:|---|---|"]
+    for row in rows:
+        deviation = "" if row["kid_std"] is None else f"\u00a0±\u00a0{row['kid_std']:.3f}"
+        cells = [row["change"], f"{row['core_minutes']:g}", str(row["seeds"]), f"{row['kid']:.3f}{deviation}",
+                 f"{row['judged']:.0f} %", "yes" if row["kept"] else "no", row["note"]]  # fmt: skip
+        escaped = [cell.replace("|", r"\|") for cell in cells]
+        lines.append(f"| {' | '.join(escaped)} |")
+    return lines
+
+
+def shipped(folder: Path = WEIGHTS) -> list[str]:
+    """Lines of Markdown: for each weights file that ships: its data, its processor time and its command."""
+    lines = []
+    for path in sorted(folder.glob("*.safetensors")):
+        about = _metadata(path)
+        source = about.get("source", "toy-faces")
+        facts = [SOURCES.get(source, source), *_core_minutes(about)]
+        lines += [f"# {path.stem}: {', '.join(facts)}", folded(about["command"]), ""]
+    return ["```sh", *lines[:-1], "```"]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata()
+
+
+def _core_minutes(about: Mapping[str, str]) -> list[str]:
+    """Processor time summed over all cores; older files hold the seconds and the threads, or nothing."""
+    if "core_minutes" in about:
+        return [f"{float(about['core_minutes']):.0f} core-minutes"]
+    return [f"{float(about['seconds']) * int(about['threads']) / 60:.0f} core-minutes"] if "seconds" in about else []
+
+
+def large() -> list[str]:
+    """Lines of Markdown: the commands for 256 and 512 pixels."""
+    from helpers.tiny_sd.large_images import COMMANDS
+
+    return ["```sh", *map(folded, COMMANDS), "```"]
+
+
+def folded(command: str, width: int = 72) -> str:
+    """A command over several lines, as wide as a page shows them; an option stays together with its values."""
+    options = [option.replace(" ", JOINED) for option in re.split(" (?=--)", command)]
+    parts = textwrap.wrap(" ".join(options), width, subsequent_indent="    ", break_long_words=False,
+                          break_on_hyphens=False)  # fmt: skip
+    return " \\\n".join(parts).replace(JOINED, " ")
+
+
+def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else {}

@@ -27,6 +27,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 import helpers  # noqa: F401  kernels inherit its setting of how PyTorch's threads wait
+from pages import fill
 from pages.record import RECORD, ROOT, Run, read, record
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -306,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(runs)} notebooks executed in {sum(run.seconds for run in runs.values()):.0f} s")
     if options.record and runs:
         record(runs)
+        fill.main()
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

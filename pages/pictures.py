@@ -1,4 +1,4 @@
-"""Makes the pictures of the README and of the landing page: `python -m pages.pictures`.
+"""Makes the images of the landing page's parts: `python -m pages.pictures`.
 
 One picture for each part of the course, and the diagrams of the notebooks, written to 00_assets/image; generated or
 drawn, never a photograph.

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from nbformat import NotebookNode
 
+from pages.study import PLANS, ROUTES, hours
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "00_assets" / "results" / "course.json"
 VERSIONS = ("torch", "torchvision", "diffusers", "transformers", "numpy", "matplotlib", "jupyterlab", "ipywidgets")
@@ -55,15 +57,42 @@ def keep(known: dict[str, Any], path: Path = RECORD) -> None:
 
 
 def table(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
-    """Seconds and gigabytes as lines of a Markdown table whose links start with `folder`; none without a record."""
+    """The study plan and what was measured, as lines of Markdown; links start with `folder`. None without a record."""
     known = read(path)
     if not known:
         return []
-    rows = [f"| [{name}]({folder}/{name}.ipynb) | {seconds:.0f} s | {_gigabytes(known, name)} |"
-            for name, seconds in known["seconds"].items() if not name.endswith("_solutions")]  # fmt: skip
+    names = [name for name in known["seconds"] if not name.endswith("_solutions")]
+    rows = [_row(name, known, folder) for name in names]
     machine = known["measured_with"]
-    foot = f"Measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, torch {machine['torch']}."
-    return ["| notebook | time | memory |", "|---|---:|---:|", *rows, "", foot]
+    total = sum(PLANS[name[:2]].hours for name in names if name[:2] in PLANS)
+    foot = [
+        f"Study time, about {total:g} hours in all, is an estimate for reading, running the cells and solving the "
+        "exercises. Run time is machine time, from the first cell to the last, and memory is the most that was used: "
+        f"both measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, "
+        f"torch {machine['torch']}."
+    ]
+    head = "| notebook | read before | difficulty | study time (estimate) | run time | memory |"
+    return [head, "|---|---|---|---:|---:|---:|", *rows, "", *foot]
+
+
+def routes(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
+    """The routes through the course as lines of a Markdown table; none without a record."""
+    files = {name[:2]: name for name in read(path).get("seconds", {}) if not name.endswith("_solutions")}
+    lines = ["| you want to | read | study time (estimate) |", "|---|---|---:|"]
+    for goal, numbers in ROUTES.items():
+        links = ", ".join(f"[{number}]({folder}/{files[number]}.ipynb)" for number in numbers if number in files)
+        lines.append(f"| {goal} | {links} | {hours(sum(PLANS[number].hours for number in numbers))} |")
+    return lines if files else []
+
+
+def _row(name: str, known: dict[str, Any], folder: str) -> str:
+    """One notebook's line; a notebook without a plan goes by the name of its file."""
+    number = name[:2]
+    plan = PLANS.get(number)
+    title = f"{number} {plan.title}" if plan else name
+    planned = [", ".join(plan.before), plan.difficulty, hours(plan.hours)] if plan else ["", "", ""]
+    measured = [f"{known['seconds'][name]:.0f} s", _gigabytes(known, name)]
+    return f"| {' | '.join([f'[{title}]({folder}/{name}.ipynb)', *planned, *measured])} |"
 
 
 def stamp(path: Path = RECORD) -> str:

@@ -52,25 +52,11 @@ def test_an_unknown_topic_is_named_with_those_there_are(words: list[str], capsys
     assert "no topic 'weather'; topics: course, data, method1" in capsys.readouterr().err
 
 
-def test_the_readme_has_the_marks_that_are_filled(tmp_path: Path) -> None:
-    record = tmp_path / "course.json"
-    machine = {"profile": "cpu", "cores": 2, "python": "3.11", "torch": "2.14.1"}
-    record.write_text(json.dumps({"seconds": {"01_data_exploration": 31.4}, "measured_with": machine}))
-    readme = tmp_path / "README.md"
-    readme.write_text((course.ROOT / "README.md").read_text())
-    for _ in range(2):  # filling twice changes nothing more
-        course.refresh(readme, record)
-        assert readme.read_text().count("| [01_data_exploration](notebooks/01_data_exploration.ipynb) | 31 s |") == 1
-    with pytest.raises(ValueError, match="no <!-- pictures -->"):
-        (tmp_path / "bare.md").write_text("nothing")
-        course.refresh(tmp_path / "bare.md", record)
-
-
-def test_every_record_beside_a_peer_is_in_the_readme() -> None:
+def test_every_record_beside_a_peer_is_on_the_page_of_evidence() -> None:
     """`make bench` fills the table; a record that changed without it would show."""
-    told = (course.ROOT / "README.md").read_text()
+    page = (course.ROOT / "pages" / "evidence.md").read_text()
     for one in together.comparisons():
-        assert one.ratio is not None and f"| {one.what} | {one.peer} | {one.ratio:.2f}" in told, one
+        assert one.ratio is not None and f"| {one.what} | {one.peer} | {one.ratio:.2f}" in page, one
 
 
 def test_a_comparison_is_a_claim_in_its_direction() -> None:
@@ -99,10 +85,11 @@ def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
     assert share["red"] == pytest.approx(0.458, abs=0.02) and share["green"] == 1.0
 
 
-def test_the_readme_says_of_real_faces_what_was_measured() -> None:
+def test_the_page_on_training_says_of_real_faces_what_was_measured() -> None:
     told = json.loads((course.ROOT / vq.REAL).read_text())
-    readme = (course.ROOT / "README.md").read_text()
-    assert f"keeps {told['psnr']:.1f} dB of {told['faces']} unseen ones" in readme
+    page = " ".join((course.ROOT / "pages" / "training.md").read_text().split())
+    assert f"After {told['minutes']} minutes on two cores it keeps {told['psnr']:.1f} dB of {told['faces']}" in page
+    assert told["threads"] == 2
 
 
 def _record(path: Path, **settings: int) -> None:

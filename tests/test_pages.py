@@ -15,8 +15,10 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
+from safetensors.numpy import save_file
 
-from pages import build, evidence, execute, launch, lighter, record, vendor
+from helpers.tiny_sd.large_images import COMMANDS
+from pages import build, evidence, execute, fill, launch, lighter, prose, record, study, vendor
 
 FIGURE = """import numpy as np
 from matplotlib import pyplot as plt
@@ -185,15 +187,30 @@ def test_what_sliders_show_comes_after_what_is_read() -> None:
 
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "results" / "course.json"
-    record.record({"02_b": record.Run(3.21, 0.5)}, path)
-    record.record({"01_a": record.Run(1.0), "01_solutions": record.Run(2.0)}, path)
+    record.record({"03_b": record.Run(3.21, 0.5)}, path)
+    record.record({"00_a": record.Run(1.0), "00_solutions": record.Run(2.0)}, path)
     known = json.loads(path.read_text())
-    assert known["seconds"] == {"01_a": 1.0, "01_solutions": 2.0, "02_b": 3.2} and known["memory"] == {"02_b": 0.5}
+    assert known["seconds"] == {"00_a": 1.0, "00_solutions": 2.0, "03_b": 3.2} and known["memory"] == {"03_b": 0.5}
     lines = record.table(path)
-    assert lines[2] == "| [01_a](notebooks/01_a.ipynb) | 1 s |  |"
-    assert lines[3] == "| [02_b](notebooks/02_b.ipynb) | 3 s | 0.5 GB |"
+    assert lines[2] == "| [00_a](notebooks/00_a.ipynb) |  |  |  | 1 s |  |"  # without a plan
+    assert lines[3] == "| [03 Stable Diffusion 1](notebooks/03_b.ipynb) | 02 | medium | 2 h | 3 s | 0.5 GB |"
+    assert "about 2 hours in all" in lines[-1]
+    assert "| understand Stable Diffusion | [03](notebooks/03_b.ipynb) | 7 h |" in record.routes(path)
     assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
     assert record.stamp(tmp_path / "nothing.json") == "" and record.table(tmp_path / "nothing.json") == []
+    assert record.routes(tmp_path / "nothing.json") == []
+
+
+def test_the_study_plan_knows_every_notebook_and_what_it_builds_on() -> None:
+    """A notebook names what it needs itself; the plan names no other one, and none that comes later."""
+    texts = {name[:2]: text for name, text in prose.texts().items() if name[:2].isdigit() and "solutions" not in name}
+    assert list(study.PLANS) == sorted(texts)
+    for number, plan in study.PLANS.items():
+        needs = re.search(r"\*\*You need\*\*(.*)", texts[number])[1]
+        assert set(plan.before) <= set(re.findall(r"\b\d\d\b", needs)), f"notebook {number} needs{needs}"
+        assert all(before < number for before in plan.before)
+    assert all(set(numbers) <= set(study.PLANS) for numbers in study.ROUTES.values())
+    assert [study.hours(count) for count in (2, 1.5, 0.5)] == ["2 h", "1½ h", "½ h"]
 
 
 def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
@@ -213,6 +230,55 @@ def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
     (tmp_path / "cuda.json").write_text(json.dumps(told))
     assert evidence.cuda(tmp_path / "cuda.json")[-1] == "| own | yes | 100 | 3.2 | 41% |"
     assert "nothing has been measured" in evidence.cuda(tmp_path / "none.json")[0]
+
+
+def test_what_each_change_bought_becomes_a_table_for_each_method(tmp_path: Path) -> None:
+    row = {"method": "pretrained", "change": "batch 64", "core_minutes": 45, "seeds": 3, "kid": 0.0784,
+           "kid_std": 0.004, "judged": 91.7, "note": "a|b", "kept": True, "processor": "a processor"}  # fmt: skip
+    rows = [row, row | {"method": "pixels", "seeds": 1, "kid_std": None, "kept": False}, row | {"change": "Muon"}]
+    (tmp_path / "recipes.json").write_text(json.dumps(rows))
+    lines = evidence.recipes(tmp_path / "recipes.json")
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## Method 1: in pixels", "## Method 2: in the latents of a pretrained autoencoder"]  # fmt: skip
+    assert lines[4] == r"| batch 64 | 45 | 1 | 0.078 | 92 % | no | a\|b |"
+    assert lines[10].replace("\u00a0", " ") == r"| batch 64 | 45 | 3 | 0.078 ± 0.004 | 92 % | yes | a\|b |"
+    assert lines[11].startswith("| Muon | ") and lines[-1] == "Measured on a processor."
+    assert evidence.recipes(tmp_path / "none.json") == ["The measurements are under way."]
+
+
+def test_weights_tell_what_trained_them(tmp_path: Path) -> None:
+    about = {"command": "python -m train --method own", "source": "animal-faces", "core_minutes": "45.6"}
+    older = {"command": "python -m train", "seconds": "300", "threads": "2"}
+    for name, metadata in (("a", about), ("b", older), ("c", {"command": "python -m train"})):
+        save_file({"weight": np.zeros(1)}, tmp_path / f"{name}.safetensors", metadata)
+    assert "\n".join(evidence.shipped(tmp_path)).split("\n\n") == [
+        "```sh\n# a: photographs, 46 core-minutes\npython -m train --method own",
+        "# b: synthetic faces, 10 core-minutes\npython -m train",
+        "# c: synthetic faces\npython -m train\n```",
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folded_command_is_the_same_command(command: str) -> None:
+    text = evidence.folded(command)
+    assert max(map(len, text.splitlines())) <= 74
+    assert " ".join(text.replace("\\\n", " ").split()) == command
+    assert all(line.lstrip().startswith(("python", "--")) for line in text.splitlines())
+
+
+def test_tables_stand_between_their_marks() -> None:
+    text = "before\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->"
+    once = fill.filled(text, {"a": ["| new |"]})
+    assert once == text.replace("old", "| new |") and fill.filled(once, {"a": ["| new |"]}) == once
+
+
+def test_readme_and_pages_show_what_was_recorded() -> None:
+    marks = {name: {path.name for path in fill.places() if f"<!-- {name} -->" in path.read_text()}
+             for name in fill.fillings("notebooks")}  # fmt: skip
+    assert all(marks.values()), marks
+    assert marks["times"] == {"README.md", "time_and_memory.md"} and marks["beside"] == {"evidence.md"}
+    for path in fill.places():
+        assert fill.up_to_date(path) == path.read_text(), f"{path.name} shows older records: python -m pages.fill"
 
 
 def test_the_fingerprint_sees_outputs_and_code_not_prose() -> None:

@@ -1,0 +1,45 @@
+"""The study plan: each notebook's title, what to read before it, how hard it is and how many hours it takes.
+
+This table is written by hand. The hours are estimates for reading the text at an unhurried pace, running and changing
+the cells, and solving the exercises; they follow the lengths of the notebooks (130 words and 8 lines of code a minute,
+8 minutes an exercise), for readers' hours have not been measured.
+"""
+
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """What a reader wants to know before starting a notebook."""
+
+    title: str
+    before: tuple[str, ...]  # the numbers of the notebooks that it builds on
+    difficulty: str
+    hours: float
+
+
+PLANS = {
+    "01": Plan("Data exploration", (), "easy", 2),
+    "02": Plan("DDPM from scratch", (), "hard", 3),
+    "03": Plan("Stable Diffusion 1", ("02",), "medium", 2),
+    "04": Plan("Stable Diffusion 3", ("02", "03"), "hard", 2),
+    "05": Plan("VAE variants", ("01", "02"), "hard", 1.5),
+    "06": Plan("VQ-VAE", ("05",), "medium", 1.5),
+    "07": Plan("Tiny SD, Method 1: pixels", ("01", "02", "03"), "medium", 2.5),
+    "08": Plan("Tiny SD, Method 2: pretrained latents", ("03", "05", "07"), "medium", 1.5),
+    "09": Plan("Tiny SD, Method 3: our own latents", ("05", "06", "08"), "medium", 1),
+    "10": Plan("Three methods compared", ("07", "08", "09"), "easy", 1.5),
+    "11": Plan("PaliGemma", ("03", "06"), "hard", 2),
+    "12": Plan("The multimodal landscape", ("11",), "medium", 1.5),
+}
+
+ROUTES = {
+    "understand Stable Diffusion": ("02", "03", "04"),
+    "train your own model": ("01", "02", "05", "07", "08", "09", "10"),
+    "work with vision-language models": ("03", "06", "11", "12"),
+}
+
+
+def hours(count: float) -> str:
+    """Hours as they are written: "2 h", "1½ h", "½ h"."""
+    whole, half = divmod(round(2 * count), 2)
+    return f"{whole or ''}{'½' if half else ''} h"
