@@ -169,7 +169,7 @@ def _announce(chosen: Sequence[Path], waiting: Sequence[Path]) -> None:
     before = f" ({done} executed before and kept)" if done else ""
     known = recorded_seconds()
     minutes = sum(known.get(path.stem, UNKNOWN) for path in waiting) / 60
-    how_long = f"{minutes:.0f} minutes on two quiet cores" if known else "nobody has measured how long it takes"
+    how_long = f"about {max(1, minutes):.0f} min on two quiet cores" if known else "how long that takes is not known"
     print(f"\nExecuting {_count(waiting)}{before}: {how_long}. The pages can be read meanwhile;", flush=True)
     print("Ctrl-C stops, and the next call continues.", flush=True)
 

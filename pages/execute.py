@@ -140,7 +140,7 @@ class Execution(threading.Thread):
             self.join(0.2)
 
     def whole_error(self) -> str:
-        """The traceback, and what the kernel's process wrote to its own output: most often nothing."""
+        """The error in full, and what the kernel's process wrote to its own output: most often nothing."""
         text = str(self.error) if isinstance(self.error, CellExecutionError) else repr(self.error)
         self._kernel_output.seek(0)
         return COLOURS.sub("", f"{text}\n{self._kernel_output.read().decode(errors='replace')}")
