@@ -93,8 +93,7 @@ def shipped(folder: Path = WEIGHTS) -> list[str]:
     lines = []
     for path in sorted(folder.glob("*.safetensors")):
         about = _metadata(path)
-        source = about.get("source", "toy-faces")
-        facts = [SOURCES.get(source, source), *_core_minutes(about)]
+        facts = [_data(about), *_core_minutes(about)]
         lines += [f"# {path.stem}: {', '.join(facts)}", folded(about["command"]), ""]
     return ["```sh", *lines[:-1], "```"]
 
@@ -104,6 +103,14 @@ def _metadata(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="numpy") as file:
         return file.metadata()
+
+
+def _data(about: Mapping[str, str]) -> str:
+    """What weights were trained on; for photographs also how many of each class, and the licence."""
+    source = about.get("source", "toy-faces")
+    if "photographs" in about:
+        return f"{about['photographs']} (photographs: non-commercial use only)"
+    return SOURCES.get(source, source)
 
 
 def _core_minutes(about: Mapping[str, str]) -> list[str]:

@@ -247,12 +247,14 @@ def test_what_each_change_bought_becomes_a_table_for_each_method(tmp_path: Path)
 
 
 def test_weights_tell_what_trained_them(tmp_path: Path) -> None:
-    about = {"command": "python -m train --method own", "source": "animal-faces", "core_minutes": "45.6"}
+    about = {"command": "python -m train --method own", "source": "animal-faces", "core_minutes": "45.6",
+             "photographs": "9 cat, 8 dog"}  # fmt: skip
     older = {"command": "python -m train", "seconds": "300", "threads": "2"}
     for name, metadata in (("a", about), ("b", older), ("c", {"command": "python -m train"})):
         save_file({"weight": np.zeros(1)}, tmp_path / f"{name}.safetensors", metadata)
     assert "\n".join(evidence.shipped(tmp_path)).split("\n\n") == [
-        "```sh\n# a: photographs, 46 core-minutes\npython -m train --method own",
+        "```sh\n# a: 9 cat, 8 dog (photographs: non-commercial use only), 46 core-minutes\n"
+        "python -m train --method own",
         "# b: synthetic faces, 10 core-minutes\npython -m train",
         "# c: synthetic faces\npython -m train\n```",
     ]
