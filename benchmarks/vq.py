@@ -1,9 +1,9 @@
 """The quantised autoencoder: what ships, on drawn and real faces, beside diffusers, beside vector-quantize-pytorch.
 
     python -m helpers.autoencoders.train_vq --source animal-faces --out RUN
-    python -m benchmarks.vq RUN      # reads the run's weights; writes the record and a picture of real faces
+    python -m benchmarks.vq RUN      # reads the run's weights; writes the record and a figure with Chelsea
 
-Weights trained on AFHQ do not ship (its licence is CC BY-NC 4.0); the record and a small labelled picture do.
+No photograph of the data set is shown: the figure has Chelsea, the cat that scikit-image brings (CC0).
 """
 
 import json
@@ -26,6 +26,7 @@ from helpers.autoencoders.train_vq import tiny_config
 from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig, through_codes
 from helpers.course import repository_root
 from helpers.data import load_faces
+from helpers.data.chelsea import load_chelsea
 from helpers.published import fit
 from helpers.scoring.attributes import load_reader
 from helpers.scoring.reconstruction import psnr
@@ -33,7 +34,7 @@ from helpers.training.precision import computes_bf16
 from helpers.weights import read_metadata, weights_path
 
 SPEED, REAL = "00_assets/results/vq.json", "00_assets/results/vq_real_faces.json"
-PICTURE = "00_assets/image/real_faces_vq.png"
+FIGURE = "00_assets/image/chelsea_vq.png"
 
 
 def check() -> list[Row]:
@@ -201,7 +202,7 @@ def run(batch_size: int = 16, updates: int = 8) -> None:
 
 
 def main(folder: Path) -> None:
-    """Measure a run on real faces, and draw originals over reconstructions."""
+    """Measure a run on held-out photographs, and show what it makes of Chelsea."""
     from helpers.show.figures import compare, save_png, style
 
     style()
@@ -215,9 +216,10 @@ def main(folder: Path) -> None:
               "threads": int(told["threads"]), "faces": len(faces), "psnr": round(psnr(faces.tensor(), again), 2),
               "codes_in_use": round(used.share, 4), "perplexity": round(used.perplexity, 1)}  # fmt: skip
     (repository_root() / REAL).write_text(json.dumps(record, indent=1) + "\n")
-    shown = (faces.labels == 0).nonzero()[0][:8]  # cats: AFHQ's licence lets them be shown, with its name
-    figure = compare({"AFHQ, CC BY-NC 4.0": faces.tensor(shown), "from 256 codes": again[shown]}, scale=1.5)
-    save_png(figure, repository_root() / PICTURE)
+    chelsea = load_chelsea(64)
+    reconstruction, _, _ = through_codes(model, chelsea)
+    figure = compare({"Chelsea (CC0)": chelsea, "from 256 tokens": reconstruction}, scale=3)
+    save_png(figure, repository_root() / FIGURE)
     print(json.dumps(record))
 
 
