@@ -51,9 +51,9 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _pictures(faces: Faces, batch_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
+def _pictures(faces: Faces, batch_size: int, seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
     """An endless supply of random (pictures in [-1, 1], labels)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def draw() -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(faces), (batch_size,), generator=generator).numpy()
@@ -82,12 +82,12 @@ def ours(faces: Faces, steps: int) -> Contender:
 
 
 def denoising_diffusion_pytorch(
-    faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False
+    faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False, seed: int = 0
 ) -> Contender:
     """lucidrains/denoising-diffusion-pytorch with its class-conditional U-Net; Adam 8e-5 and EMA as in its README."""
     from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     width, multiples = (16, (1, 2, 4, 8)) if documented else (32, (1, 2, 4))  # about the course's parameter count
 
     class FoldedUnet(Unet):
@@ -100,7 +100,7 @@ def denoising_diffusion_pytorch(
     diffusion = GaussianDiffusion(network, image_size=SIZE, timesteps=1000, sampling_timesteps=EVALUATIONS // 2,
                                   objective="pred_x0" if stem else "pred_noise", ddim_sampling_eta=0.0)  # fmt: skip
     optimizer = torch.optim.Adam(diffusion.parameters(), 8e-5, betas=(0.9, 0.99))
-    ema, draw, updates = EMA(diffusion, 0.995), _pictures(faces, batch_size), iter(range(1, 10**9))
+    ema, draw, updates = EMA(diffusion, 0.995), _pictures(faces, batch_size, seed), iter(range(1, 10**9))
 
     def step() -> None:
         pictures, labels = draw()
@@ -129,11 +129,13 @@ TRAINING_EXAMPLE = {  # widths of 128, 128, 256, 256, 512, 512 there
 }  # fmt: skip
 
 
-def diffusers_unet(faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False) -> Contender:
+def diffusers_unet(
+    faces: Faces, batch_size: int, *, stem: bool = False, documented: bool = False, seed: int = 0
+) -> Contender:
     """diffusers' UNet2DModel with its DDPM training example's recipe: AdamW 1e-4, linear betas, noise prediction."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     channels = 3 * PATCH**2 if stem else 3
     network = UNet2DModel(
         sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, num_class_embeds=3,
@@ -143,7 +145,7 @@ def diffusers_unet(faces: Faces, batch_size: int, *, stem: bool = False, documen
     model = Folded(network) if stem else network
     noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=kind)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-6)
-    ema, draw, updates = EMA(model, 0.999), _pictures(faces, batch_size), iter(range(1, 10**9))
+    ema, draw, updates = EMA(model, 0.999), _pictures(faces, batch_size, seed), iter(range(1, 10**9))
 
     def ask(some: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         answer = some(x, t, class_labels=labels)

@@ -15,7 +15,7 @@ import time
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import animals, tiny_sd_cost, tiny_sd_real
+from benchmarks import animals, recipes, tiny_sd_cost, tiny_sd_real
 from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.tiny_sd_trainings import (
     CHANNELS,
@@ -38,7 +38,8 @@ NOTEBOOKS = ("08_tiny_sd_pretrained_vae", "09_tiny_sd_own_vae", "10_three_method
 
 def check() -> list[Row]:
     """Recompute the claims about the three methods; some minutes."""
-    return [*_notebooks(), *_shipped(), *tiny_sd_cost.check(), *_comparison(), *_real_animals()]
+    methods = [*_notebooks(), *_shipped(), *tiny_sd_cost.check(), *_comparison()]
+    return [*methods, *_real_animals(), *recipes.check()]
 
 
 def _notebooks() -> list[Row]:
