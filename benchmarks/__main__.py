@@ -17,6 +17,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "course": "benchmarks.course",
     "data": "benchmarks.data",
     "method1": "benchmarks.method1",
+    "animal_faces": "benchmarks.animal_faces",
     "sd1": "benchmarks.sd1",
     "sd3": "benchmarks.sd3",
     "autoencoders": "benchmarks.autoencoders",
