@@ -116,7 +116,7 @@ def _rows(name: str, judge: Judge | None) -> list[Row]:
     title = f"real animals, {NETWORKS[name].title}"
     path = weights_path(name)
     if not path.is_file():
-        return [Row(f"{title}: shipped weights", "none yet", TRAINED_BY.get(name, "helpers.tiny_sd.train"), False)]
+        return [Row(f"{title}: shipped weights", "none yet", TRAINED_BY[name], False)]
     entry = recorded()["networks"].get(name)
     command = f"python -m benchmarks.animals {name}"
     if entry is None:

@@ -50,6 +50,16 @@ TRAINED_BY = {
                           "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
     "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
                    "--export 00_assets/weights/tiny_sd_own.safetensors",
+    # the real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
+    "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces "
+                              "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
+    "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 --source animal-faces "
+                       "--export 00_assets/weights/tiny_sd_animals.safetensors",
+    "tiny_sd_animals_128": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 "
+                           "--source animal-faces --size 128 "
+                           "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
+    "tiny_sd_animals_own": "python -m helpers.tiny_sd.train --method own --source animal-faces "
+                           "--export 00_assets/weights/tiny_sd_animals_own.safetensors",
     "masks": "python -m helpers.vlm.train_masks --export 00_assets/weights/masks.safetensors",
     "paligemma": "python -m helpers.vlm.train --export 00_assets/weights/paligemma.safetensors",
 }

@@ -26,7 +26,7 @@ from benchmarks.report import Row
 from helpers.data import Faces
 from helpers.data.faces import to_float
 from helpers.scoring.photographs import GROUPS
-from helpers.weights import read_metadata
+from helpers.weights import TRAINED_BY, read_metadata
 
 CLASSES = ("cat", "dog", "wild")
 FAST = Sampling(2.0, steps=2)
@@ -277,6 +277,21 @@ def test_an_entry_says_where_it_comes_from(measured):
                                  "core_minutes": 4.5, "precision": "fp32"}  # fmt: skip
     by = entry["measured_by"]
     assert by["command"] == "the command" and set(by) == {"command", "date", "hardware", "core_minutes"}
+
+
+def test_core_minutes_of_method_3_include_its_autoencoder(shelf, model):
+    put(model, "tiny_sd_animals")  # stands for any file that tells its core minutes
+    metadata = {"command": "c", "seed": "0", "steps": "1", "core_minutes": "10"}
+    codec = SimpleNamespace(name="own", source="tiny_sd_animals")
+    assert animals.training_of(SimpleNamespace(codec=codec), metadata)["core_minutes"] == 13.5
+    codec.name = "pretrained"
+    assert animals.training_of(SimpleNamespace(codec=codec), metadata)["core_minutes"] == 10
+
+
+def test_every_network_has_its_training_command():
+    for name in animals.NETWORKS:
+        assert TRAINED_BY[name].endswith(f"--export 00_assets/weights/{name}.safetensors")
+        assert "--source animal-faces" in TRAINED_BY[name]
 
 
 @pytest.mark.parametrize(("mean", "ok"), [(44.0, True), (46.0, False)])
