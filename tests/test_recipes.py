@@ -236,7 +236,7 @@ def test_speeds_beside_peers_are_figures_without_a_promise():
 
 def test_the_claims_are_checked_with_the_three_methods(monkeypatch):
     for module, name in ((tiny_sd, "_notebooks"), (tiny_sd, "_shipped"), (tiny_sd, "_comparison"),
-                         (tiny_sd.tiny_sd_cost, "check"), (tiny_sd.tiny_sd_real, "check")):  # fmt: skip
+                         (tiny_sd.tiny_sd_cost, "check"), (tiny_sd, "_real_animals")):  # fmt: skip
         monkeypatch.setattr(module, name, list)
     assert tiny_sd.check() == recipes.check() != []
 
