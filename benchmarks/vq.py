@@ -1,7 +1,8 @@
 """The quantised autoencoder: what ships, on drawn and real faces, beside diffusers, beside vector-quantize-pytorch.
 
     python -m helpers.autoencoders.train_vq --source animal-faces --out RUN
-    python -m benchmarks.vq RUN      # reads the run's weights; writes the record and a figure with Chelsea
+    python -m benchmarks.vq          # draws Chelsea, and what the shipped weights reconstruct of her
+    python -m benchmarks.vq RUN      # draws the run's reconstruction as well, and writes the record of photographs
 
 No photograph of the data set is shown: the figure has Chelsea, the cat that scikit-image brings (CC0).
 """
@@ -201,11 +202,27 @@ def run(batch_size: int = 16, updates: int = 8) -> None:
     (repository_root() / SPEED).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def main(folder: Path) -> None:
-    """Measure a run on held-out photographs, and show what it makes of Chelsea."""
-    from helpers.show.figures import compare, save_png, style
+def draw_chelsea(models: dict[str, VQAutoencoder]) -> None:
+    """Write the figure: Chelsea, and her reconstruction by each autoencoder, by what it was trained on."""
+    from helpers.show.figures import grid, save_png, style
 
     style()
+    chelsea = load_chelsea()
+    reconstructions = {f"trained on {data}": through_codes(model, chelsea)[0] for data, model in models.items()}
+    images = torch.cat([chelsea, *reconstructions.values()])
+    save_png(grid(images, titles=["Chelsea", *reconstructions], scale=3), repository_root() / FIGURE)
+
+
+def main(folder: Path | None = None) -> None:
+    """Draw the figure; with a run on photographs, measure that on unseen ones and write the record."""
+    models = {"synthetic faces": VQAutoencoder.from_weights("vq")}
+    if folder is not None:
+        models["photographs"] = measured_on_photographs(folder)
+    draw_chelsea(models)
+
+
+def measured_on_photographs(folder: Path) -> VQAutoencoder:
+    """Write the record of a finished run on photographs, and return its autoencoder."""
     weights = folder / "weights.safetensors"
     if not weights.exists() or read_metadata(weights).get("source") != "animal-faces":
         sys.exit(f"{folder} holds no finished run on photographs: give --source animal-faces --out {folder}")
@@ -216,14 +233,11 @@ def main(folder: Path) -> None:
               "threads": int(told["threads"]), "faces": len(faces), "psnr": round(psnr(faces.tensor(), again), 2),
               "codes_in_use": round(used.share, 4), "perplexity": round(used.perplexity, 1)}  # fmt: skip
     (repository_root() / REAL).write_text(json.dumps(record, indent=1) + "\n")
-    chelsea = load_chelsea(64)
-    reconstruction, _, _ = through_codes(model, chelsea)
-    figure = compare({"Chelsea (CC0)": chelsea, "from 256 tokens": reconstruction}, scale=3)
-    save_png(figure, repository_root() / FIGURE)
     print(json.dumps(record))
+    return model
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.vq RUN_FOLDER")
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        sys.exit("usage: python -m benchmarks.vq [RUN_FOLDER]")
+    main(Path(sys.argv[1]) if len(sys.argv) == 2 else None)
