@@ -146,6 +146,7 @@ def diffusers_unet(
     noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=kind)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-6)
     ema, draw, updates = EMA(model, 0.999), _pictures(faces, batch_size, seed), iter(range(1, 10**9))
+    noises = torch.Generator().manual_seed(seed)  # goes on from call to call: equal labels get other noise
 
     def ask(some: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         answer = some(x, t, class_labels=labels)
@@ -164,7 +165,7 @@ def diffusers_unet(
     def sample(labels: Tensor) -> Tensor:
         scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=kind)
         scheduler.set_timesteps(EVALUATIONS)
-        x = torch.randn(len(labels), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(len(labels), 3, SIZE, SIZE, generator=noises)
         for t in scheduler.timesteps:
             x = scheduler.step(ask(ema.module, x, t.expand(len(labels)), labels), t, x).prev_sample
         return x.clamp(-1, 1)

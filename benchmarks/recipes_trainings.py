@@ -39,6 +39,7 @@ from helpers.training.precision import choose_precision
 
 WARM_UP, MEASURED = 2, 8  # updates before the number of updates is decided
 SAMPLE_SEED, REPEATS = 1000, 20  # of the noise; half-samples that the KID's standard error is estimated from
+SAMPLED_AT_ONCE = 50  # by a peer: at 64 px and full resolution, 300 need several GB
 SHOWN = 10  # images of each class in the grid that is left beside the weights
 
 
@@ -248,7 +249,8 @@ class Trainings:
                 print(f"  {change.name}, seed {seed}: {steps:,} updates, {spent / 60:.2f} core-minutes", flush=True)
                 told = tenths
         self._folder(change, seed).mkdir(parents=True, exist_ok=True)
-        images = contender.sample(self.judge.labels()).float().clamp(-1, 1)
+        parts = self.judge.labels().split(SAMPLED_AT_ONCE)
+        images = torch.cat([contender.sample(part) for part in parts]).float().clamp(-1, 1)
         facts = self._facts(steps, contender.batch_size, spent, contender.parameters)
         return facts | {"options": f"benchmarks.contenders, batch size {contender.batch_size}"}, images
 

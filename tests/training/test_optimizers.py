@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers.training import EMA, TrainConfig, train
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
-from helpers.training.optimizers import Muon, hidden_weights, muon_update, orthogonalized
+from helpers.training.optimizers import Muon, hidden_weights, muon_update, orthogonalized, orthogonalized_by_gram
 
 CONFIG = TrainConfig(steps=30, warmup=3, optimizer_name="muon", learning_rate=1e-2)
 
@@ -35,6 +35,14 @@ def test_singular_values_come_near_one(shape):
     assert 0.3 < after.min() and after.max() < 1.3
     U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
     assert torch.cosine_similarity(orthogonalized(matrix).flatten(), (U @ Vh).flatten(), dim=0) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (32, 32), (16, 1152)])
+def test_both_ways_to_orthogonalize_agree(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -3, shape[1]))
+    torch.testing.assert_close(orthogonalized_by_gram(matrix), orthogonalized(matrix), atol=1e-3, rtol=0)
+    assert (orthogonalized_by_gram(torch.zeros(shape)) == 0).all()
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
@@ -131,7 +139,8 @@ def test_matrix_products_are_in_bf16_where_the_training_is(monkeypatch):
         seen.append((matrix @ matrix.T).dtype)
         return matrix
 
-    monkeypatch.setattr("helpers.training.optimizers.orthogonalized", watching)
+    for name in ("orthogonalized", "orthogonalized_by_gram"):
+        monkeypatch.setattr(f"helpers.training.optimizers.{name}", watching)
     for bf16 in (False, True):
         model = nn.Linear(4, 3)
         easy = lambda m, g: (m(torch.ones(2, 4)).square().mean(1), None)  # noqa: E731
