@@ -98,7 +98,19 @@ def sampling_of(entry: dict[str, Any]) -> Sampling:
 def check() -> list[Row]:
     """Rows for all four networks: recomputed from the shipped weights where that is possible, else from the record."""
     judge = _judge()
-    return [row for name in NETWORKS for row in _rows(name, judge)]
+    photographs = [_photograph_row(size, scores) for size, scores in recorded()["photographs"].items()]
+    return photographs + [row for name in NETWORKS for row in _rows(name, judge)]
+
+
+def _photograph_row(size: str, scores: dict[str, Any]) -> Row:
+    """What a perfect generator would score: training photographs in place of generated images."""
+    seen = {kind: f"{100 * part['of three']:.0f}" for kind, part in scores["agreement"].items()}
+    overall = seen.pop("overall")
+    classes = ", ".join(f"{kind} {share}" for kind, share in seen.items())
+    kid = f"{scores['kid']['value']:.3g} ± {scores['kid']['standard_error']:.2g}"
+    value = f"{overall} % ({classes}), {kid}, {scores['precision']:.2f}, {scores['recall']:.2f}"
+    name = f"real animals, {scores['n']} photographs at {size} px (from the record): judged, KID, precision, recall"
+    return Row(name, value, "printed", True)
 
 
 def _judge() -> Judge | None:

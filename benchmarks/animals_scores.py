@@ -45,7 +45,7 @@ class Sampling(NamedTuple):
     sampler: str = "dpm_solver_pp_2m"
 
 
-CANDIDATES = tuple(Sampling(scale) for scale in (1.5, 2.0, 3.0, 4.0, 5.0))
+CANDIDATES = tuple(Sampling(scale) for scale in (1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 
 
 class Photographs(NamedTuple):

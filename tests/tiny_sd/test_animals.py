@@ -16,6 +16,7 @@ from benchmarks.animals_scores import (
     Sampling,
     Trial,
     balanced,
+    baseline,
     best,
     choose_sampling,
     evaluate,
@@ -180,6 +181,7 @@ def shelf(tmp_path, monkeypatch):
     for module in ("helpers.weights", "benchmarks.animals", "benchmarks.animals_picture"):
         monkeypatch.setattr(f"{module}.repository_root", lambda: tmp_path)
     monkeypatch.setattr("helpers.data.animal_faces.at_hand", lambda size: False)
+    monkeypatch.setattr(animals, "evaluate", lambda *some, **options: evaluate(*some, **{"per_class": 20} | options))
     return tmp_path
 
 
@@ -193,7 +195,8 @@ def measured(shelf, model, animal_model, photographs, monkeypatch):
     """One network with weights and a record; the weights on the shelf give the coloured samples too."""
     put(model, "tiny_sd_animals")
     monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
-    animals.write("photographs", "16", {"counts": animals.counts_of(photographs)})
+    animals.write("photographs", "16", {"counts": animals.counts_of(photographs),
+                                        **baseline(ColourJudge(), photographs, per_class=20)})  # fmt: skip
     animals.measure("tiny_sd_animals", ColourJudge(), photographs, FAST, "the command")
     return shelf
 
@@ -222,11 +225,11 @@ def test_weights_without_scores_and_other_weights_are_short(measured, model, mon
 def test_what_can_be_recomputed_is(measured, monkeypatch):
     monkeypatch.setattr(animals, "_judge", ColourJudge)
     rows = rows_by_name(animals._rows("tiny_sd_animals", ColourJudge()))
-    assert rows["judged as asked, overall (300 samples, recomputed)"] == (
-        "real animals, Method 2, 64 px: judged as asked, overall (300 samples, recomputed)", "100 %", ">= 97 %", True)
-    assert rows["judged as asked, dog (100 samples, recomputed)"].wanted == ">= 92 %"
+    assert rows["judged as asked, overall (60 samples, recomputed)"] == (
+        "real animals, Method 2, 64 px: judged as asked, overall (60 samples, recomputed)", "100 %", ">= 97 %", True)
+    assert rows["judged as asked, dog (20 samples, recomputed)"].wanted == ">= 92 %"
     kid = rows["KID to held-out photographs, judge's features (from the record: no photographs here)"]
-    assert kid.wanted == "<= 0.03" and "n = 300 and 60" in kid.measured
+    assert kid.wanted == "<= 0.03" and "n = 60 and 60" in kid.measured
     assert rows["network evaluations for an image"].wanted == "<= 50"
     assert rows["trained"].measured == "4 core minutes, 7 steps"
     assert not rows["FID, 500 against 500 photographs of each class (from the record)"].ok
@@ -243,9 +246,16 @@ def test_photographs_at_hand_are_used_only_if_they_are_those_of_the_record(measu
     assert source["kid"] == "from the record: other photographs here" and source["agreement"] == "recomputed"
 
 
+def test_what_photographs_score_is_printed_beside_the_claims(measured, monkeypatch):
+    monkeypatch.setattr(animals, "_judge", lambda: None)
+    row = animals.check()[0]
+    assert row.name.startswith("real animals, 60 photographs at 16 px") and row.ok
+    assert row.measured.startswith("100 % (cat 100, dog 100, wild 100), ")
+
+
 def test_without_the_judge_everything_is_read_from_the_record(measured):
     names = rows_by_name(animals._rows("tiny_sd_animals", None))
-    assert "judged as asked, cat (100 samples, from the record: no judge here)" in names
+    assert "judged as asked, cat (20 samples, from the record: no judge here)" in names
 
 
 def test_scores_below_their_bounds_are_short(measured):
@@ -255,7 +265,7 @@ def test_scores_below_their_bounds_are_short(measured):
     entry["evaluations"] = 51.0
     animals.write("networks", "tiny_sd_animals", entry)
     short = [row for row in animals._rows("tiny_sd_animals", None) if not row.ok]
-    assert [row.measured for row in short] == ["91 %", f"0.031 ± {entry['kid']['standard_error']:.2g}, n = 300 and 60",
+    assert [row.measured for row in short] == ["91 %", f"0.031 ± {entry['kid']['standard_error']:.2g}, n = 60 and 60",
                                                "51", "never measured"]  # fmt: skip
 
 
