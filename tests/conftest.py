@@ -6,6 +6,8 @@ import matplotlib
 import pytest
 
 os.environ["COURSE_PROFILE"] = "cpu"
+for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # a make that a test starts prints as a user's own does
+    os.environ.pop(inherited, None)
 matplotlib.use("Agg")
 
 
