@@ -1,10 +1,10 @@
 """Distil a pretrained autoencoder into a smaller one: `python -m helpers.autoencoders.distill --help`.
 
-The student learns two regressions from the teacher, without an adversarial loss: its encoder maps an image to the
-teacher's latent, its decoder maps the teacher's latent to the teacher's reconstruction. Both targets are functions
-of the input, so a plain error makes no blur where the teacher is sharp. TAESD (github.com/madebyollin/taesd) was made
-from Stable Diffusion's autoencoder in this way. A diffusion model trained on the teacher's latents can be decoded by
-the student, and the other way round.
+A good pretrained autoencoder is large, or may not be shipped. A student can take its place if it speaks the same
+latent space: then a diffusion model that was trained on the teacher's latents can be decoded by the student, and the
+other way round. The student learns two regressions: its encoder maps an image to the teacher's latent, its decoder maps
+the teacher's latent to the teacher's reconstruction. Both targets are functions of the input, so a plain error makes no
+blur where the teacher is sharp, and no adversarial loss is needed.
 
 Alphabet: B batch, H W height and width of the image, C latent channels, h = H / factor, w = W / factor.
 """
@@ -30,18 +30,28 @@ from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
 
 SIZE = 64  # pixels per side of the images in most batches
+FACTOR = 8  # how many times smaller a latent is than the image, per side
 PATTERNS = 4000  # synthetic images with textures and edges that photographs of faces lack
 LARGE = 1200  # photographs of twice the size, so that the student works at more than one
 SHARES = {"photographs": 0.55, "large photographs": 0.25, "patterns": 0.2}  # of the batches
 
 
-def student_config(latent_channels: int, latents_of: str) -> KLConfig:
-    """Sizes of the student: 64x64 pixels become 8x8.
+def student_config(teacher: nn.Module) -> KLConfig:
+    """Sizes of the student: 64x64 pixels become 8x8, with as many latent channels as the teacher has.
 
     Patches of 4x4 pixels are rearranged into channels first, so that no layer works at more than 16x16 positions:
-    the student then decodes three times as fast on a CPU as a decoder that works at full resolution.
+    on a CPU the student then decodes more than three times as fast as TAEF2, which works at full resolution.
+
+    Raises:
+        SystemExit: for a teacher whose latents have another size.
     """
-    return KLConfig(width=96, multipliers=(1, 2), blocks=1, groups=16, latent_channels=latent_channels,
+    with torch.no_grad():
+        latent = teacher.to_latents(torch.zeros(1, 3, SIZE, SIZE, device=next(teacher.parameters()).device))
+    if latent.shape[2:] != (SIZE // FACTOR, SIZE // FACTOR):
+        raise SystemExit(f"--teacher must make images {FACTOR} times smaller per side, this one makes them "
+                         f"{teacher.config.factor} times smaller")  # fmt: skip
+    channels, latents_of = latent.shape[1], latent_space(teacher)
+    return KLConfig(width=96, multipliers=(1, 2), blocks=1, groups=16, latent_channels=channels,
                     quant_convs=False, patch=4, scale=1.0, latents_of=latents_of)  # fmt: skip
 
 
@@ -90,19 +100,20 @@ class TeacherData:
 class Distillation(nn.Module):
     """The student as a training sees it: the teacher's data in, losses out."""
 
-    def __init__(self, student: KLAutoencoder):
+    def __init__(self, student: KLAutoencoder, latent_variance: float):
+        """`latent_variance`: of the teacher's latents, mean over the channels."""
         super().__init__()
-        self.student = student
+        self.student, self.latent_variance = student, latent_variance
 
     def forward(self, images: Tensor, latents: Tensor, reconstructions: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], (B, C, h, w) and (B, 3, H, W) -> losses (B,).
 
-        The encoder's squared error is divided by the latents' variance, so that predicting their mean costs 1. The
-        decoder's absolute error weighs four times as much, which makes both about equal at the start.
+        The encoder's squared error is divided by the latents' variance, so that predicting each channel's mean costs
+        1. The decoder's absolute error is a much smaller number and weighs four times as much.
         """
         encoded = self.student.encode(images).mean.float()                   # (B, C, h, w)
         decoded = self.student.decode(latents).float()                       # (B, 3, H, W)
-        encoder_loss = (encoded - latents).square().flatten(1).mean(1) / latents.var()
+        encoder_loss = (encoded - latents).square().flatten(1).mean(1) / self.latent_variance
         decoder_loss = (decoded - reconstructions).abs().flatten(1).mean(1)
         return encoder_loss + 4 * decoder_loss
 
@@ -123,14 +134,15 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     device = accelerator.device
     teacher = load_autoencoder(options.teacher).to(device).eval().requires_grad_(False)
+    config = student_config(teacher)
+    if options.batch_size < 4 * accelerator.num_processes and options.source != "patterns":
+        raise SystemExit(f"--batch-size must be at least 4 for each process, {4 * accelerator.num_processes}: "
+                         "a batch of large photographs holds a quarter as many images")  # fmt: skip
     sources = teacher_data(teacher, options, progress=accelerator.is_main_process)
-    config = student_config(sources[0].latents.values.shape[2], latent_space(teacher))
-    if teacher.config.factor != config.factor:
-        raise SystemExit(f"--teacher must make images {config.factor} times smaller per side, this one makes them "
-                         f"{teacher.config.factor} times smaller")  # fmt: skip
+    variance = sum(source.share * source.latents.std.square().mean().item() for source in sources)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Distillation(KLAutoencoder(config)).to(memory_format=torch.channels_last)
+        model = Distillation(KLAutoencoder(config), variance).to(memory_format=torch.channels_last)
     shares = torch.tensor([source.share for source in sources])
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:

@@ -61,7 +61,8 @@ class Run:
             if path:  # now, and not after hours of training
                 make_folder(path, option)
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the main one encodes pictures
-        self.accelerator = Accelerator(cpu=kind == "cpu", kwargs_handlers=[patience])
+        # "no": the loop casts by itself, and accelerate's own setting would cast a second time
+        self.accelerator = Accelerator(mixed_precision="no", cpu=kind == "cpu", kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
         if options.batch_size % self.accelerator.num_processes:
             raise SystemExit(f"--batch-size {options.batch_size} cannot be shared evenly by "

@@ -43,18 +43,34 @@ def test_a_perfect_student_has_no_loss_and_one_that_predicts_the_mean_latent_cos
         teacher.decoder.head.weight.mul_(0.1)  # no value is clipped
         latents = teacher.to_latents(images)
         reconstructions = teacher.to_pictures(latents)
-        perfect = distill.Distillation(teacher)(images, latents, reconstructions)
+        variance = latents.var().item()
+        perfect = distill.Distillation(teacher, variance)(images, latents, reconstructions)
         torch.testing.assert_close(perfect, torch.zeros(3), atol=1e-5, rtol=0)
         constant = copy.deepcopy(teacher)
         constant.encoder.head.weight.zero_()
         constant.encoder.head.bias.copy_(torch.cat([latents.mean((0, 2, 3)), torch.zeros(5)]))
-        loss = distill.Distillation(constant)(images, latents, reconstructions).mean().item()
+        loss = distill.Distillation(constant, variance)(images, latents, reconstructions).mean().item()
     within_channels = (latents - latents.mean((0, 2, 3), keepdim=True)).square().mean() / latents.var()
     assert loss == pytest.approx(within_channels.item(), rel=1e-3)
 
 
-def test_a_teacher_of_another_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill, "PATTERNS", 4)
+def test_several_processes_change_no_loss():
+    torch.manual_seed(2)
+    model = distill.Distillation(KLAutoencoder(TEACHER).eval(), latent_variance=0.7)
+    batch = (torch.rand(4, 3, 16, 16) * 2 - 1, torch.randn(4, 5, 2, 2), torch.rand(4, 3, 16, 16) * 2 - 1)
+    with torch.no_grad():
+        shares = [model(*(x[start::2] for x in batch)) for start in (0, 1)]
+        torch.testing.assert_close(model(*batch), torch.stack(shares, 1).flatten())
+
+
+def test_batches_too_small_for_large_photographs_are_refused(teacher, tmp_path):
+    small = ["--source", "animal-faces", "--batch-size", "3", "--teacher", str(teacher), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="at least 4 for each process"):
+        distill.main(small)
+
+
+def test_a_teacher_of_another_size_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "teacher_data", lambda *_, **__: pytest.fail("images were encoded"))
     KLAutoencoder(KLConfig(width=8, multipliers=(1,), blocks=1, groups=4, patch=4)).save(tmp_path / "t.safetensors", {})
     with pytest.raises(SystemExit, match="8 times smaller per side, this one makes them 4"):
         distill.main([*TINY, "--teacher", str(tmp_path / "t.safetensors"), "--out", str(tmp_path / "run")])

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
+from helpers.tiny_sd import train
 from helpers.tiny_sd.train import main
-from helpers.training import precision
+from helpers.training import precision, run
 from helpers.training.precision import StepSeconds, measure_step
-from helpers.weights import read_metadata
+from helpers.weights import read_metadata, read_tensors
 
 TINY = ["--size", "16", "--limit", "12", "--widths", "8", "16", "--steps", "1", "--batch-size", "4",
         "--sample-every", "0", "--schedule", "inverse-sqrt"]  # fmt: skip
@@ -89,3 +91,24 @@ def test_auto_is_kept_on_resume_whatever_the_next_machine_prefers(tmp_path, mach
     calls = machine(StepSeconds(fp32=0.3, bf16=0.1))
     assert main([*TINY, "--steps", "2", "--resume", "--out", str(tmp_path)]) == 0
     assert read_metadata(tmp_path / "weights.safetensors")["precision"] == "fp32" and len(calls) == 1
+
+
+def test_accelerates_own_setting_does_not_change_what_precision_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate config` and its launcher set it
+    AcceleratorState._reset_state(True)
+    try:
+        options = train.parser().parse_args([*TINY, "--precision", "fp32", "--out", str(tmp_path)])
+        assert run.Run(train.parser(), options, train.task).accelerator.mixed_precision == "no"
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+def test_a_prolonged_training_has_the_numbers_of_an_uninterrupted_one(tmp_path):
+    def weights(folder):
+        return read_tensors(tmp_path / folder / "weights.safetensors")[0]
+
+    assert main([*TINY, "--steps", "2", "--out", str(tmp_path / "prolonged")]) == 0
+    assert main([*TINY, "--steps", "4", "--resume", "--out", str(tmp_path / "prolonged")]) == 0
+    assert main([*TINY, "--steps", "4", "--out", str(tmp_path / "whole")]) == 0
+    whole, prolonged = weights("whole"), weights("prolonged")
+    assert all(torch.equal(whole[name], prolonged[name]) for name in whole)
