@@ -96,7 +96,7 @@ test: $(STAMP)
 	exit $$status
 
 lint: $(STAMP)
-	$(call timed,lint,$(RUN) -m ruff check .)
+	$(call timed,lint,$(RUN) -m ruff check . && $(RUN) -m ruff format --check -q .)
 
 suite: $(STAMP)
 	$(call timed,suite,OMP_NUM_THREADS=1 $(RUN) -m pytest -q --durations=15 $(LANES) $(NBVAL) notebooks tests)

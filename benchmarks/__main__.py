@@ -1,8 +1,8 @@
 """Recomputes what the course claims, or measures it anew.
 
-    python -m benchmarks check [TOPIC ...]   # every figure that ships with its means; exit 1 where one is short
-    python -m benchmarks TOPIC               # measures the topic and writes 00_assets/results/TOPIC.json
-    python -m benchmarks all                 # everything that has a peer, beside it: under 25 minutes on two cores
+python -m benchmarks check [TOPIC ...]   # every figure that ships with its means; exit 1 where one is short
+python -m benchmarks TOPIC               # measures the topic and writes 00_assets/results/TOPIC.json
+python -m benchmarks all                 # everything that has a peer, beside it: under 25 minutes on two cores
 """
 
 import argparse

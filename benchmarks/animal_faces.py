@@ -27,12 +27,19 @@ def check() -> list[Row]:
     size = sum(path.with_suffix(suffix).stat().st_size for suffix in (".json", ".npz"))
     train = sum(summary.counts["train"].values())
     return [
-        at_least(f"photographs ({train:,} for training): averaged over, equally many of each class", summary.averaged,
-                 FEWEST_AVERAGED),
+        at_least(
+            f"photographs ({train:,} for training): averaged over, equally many of each class",
+            summary.averaged,
+            FEWEST_AVERAGED,
+        ),
         at_most("photographs: size of the record", size, MOST_BYTES, "bytes"),
-        true("photographs: every class has some", summary.counts["train"], "three classes",
-             len(summary.counts["train"]) == 3 and all(summary.counts["train"].values())),
-    ]  # fmt: skip
+        true(
+            "photographs: every class has some",
+            summary.counts["train"],
+            "three classes",
+            len(summary.counts["train"]) == 3 and all(summary.counts["train"].values()),
+        ),
+    ]
 
 
 def run() -> None:

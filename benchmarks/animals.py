@@ -148,11 +148,13 @@ def _recomputed(name: str, entry: dict[str, Any], judge: Judge | None) -> tuple[
     if judge is None:
         return entry, dict.fromkeys(entry, "from the record: no judge here")
     model = TinySD.from_weights(name)
-    photographs, reason = None, "no photographs here"
+    photographs = None
+    reason = "no photographs here"
     if at_hand(model.size):
         photographs = load_photographs(model.size)
         if counts_of(photographs) != recorded()["photographs"].get(str(model.size), {}).get("counts"):
-            photographs, reason = None, "other photographs here"
+            photographs = None
+            reason = "other photographs here"
     options = {"seed": entry["seed"], "per_class": entry["per_class"]}
     fresh, _ = evaluate(model, judge, photographs, sampling_of(entry), **options, progress=True)
     source = dict.fromkeys(entry, f"from the record: {reason}") | dict.fromkeys(fresh, "recomputed")
@@ -174,8 +176,14 @@ def _claims(name: str, title: str, scores: dict[str, Any], source: dict[str, str
         rows.append(at_least(judged.format(kind, scores["per_class"]), share, network.each, "%"))
     kid = scores["kid"]
     value = f"{kid['value']:.3g} ± {kid['standard_error']:.2g}, n = {scores['n']} and {scores['held_out']}"
-    rows.append(Row(f"{title}: KID to held-out photographs, judge's features ({source['kid']})", value,
-                    f"<= {network.kid:g}", kid["value"] <= network.kid))  # fmt: skip
+    rows.append(
+        Row(
+            f"{title}: KID to held-out photographs, judge's features ({source['kid']})",
+            value,
+            f"<= {network.kid:g}",
+            kid["value"] <= network.kid,
+        )
+    )
     rows.append(at_most(f"{title}: network evaluations for an image", scores["evaluations"], MOST_EVALUATIONS))
     return rows
 
@@ -187,12 +195,13 @@ def _reported(title: str, scores: dict[str, Any], source: dict[str, str]) -> lis
     low, high = sampling.interval
     values = {
         f"precision, recall ({source['precision']})": f"{scores['precision']:.2f}, {scores['recall']:.2f}",
-        f"distance to the nearest training photograph, over a held-out one's ({source['nearest_training']})":
-            f"{near['ratio']:.2f}; nearer than 99 % of those: {near['suspects']} of {scores['n']}",
+        f"distance to the nearest training photograph, over a held-out one's ({source['nearest_training']})": (
+            f"{near['ratio']:.2f}; nearer than 99 % of those: {near['suspects']} of {scores['n']}"
+        ),
         "guidance": f"scale {sampling.guidance_scale:g} for t in [{low:g}, {high:g}], {sampling.steps} steps",
         "trained": f"{scores['training']['core_minutes']:.0f} core minutes, {scores['training']['steps']} steps",
         f"images per second ({source['images_per_second']})": f"{scores['images_per_second']:.2g}",
-    }  # fmt: skip
+    }
     return [Row(f"{title}: {what}", value, "printed", True) for what, value in values.items()]
 
 
@@ -209,8 +218,14 @@ def _fid_rows(name: str, title: str, entry: dict[str, Any]) -> list[Row]:
     if fid["inverted"]:
         theirs = f"{animals_fid.COMPETITOR['overall']:.1f} (diffusion-pytorch)"
         negatives = [one["inverted"] for one in fid["seeds"]]
-        rows.append(_fid_row(f"{title}: FID of colour negatives, as the competitor's script computes it", negatives,
-                             None, f"printed; theirs {theirs}"))  # fmt: skip
+        rows.append(
+            _fid_row(
+                f"{title}: FID of colour negatives, as the competitor's script computes it",
+                negatives,
+                None,
+                f"printed; theirs {theirs}",
+            )
+        )
     return rows
 
 
@@ -233,7 +248,8 @@ def measure(
     The FID of the same weights and sampling stays in the record.
     """
     start = time.process_time()
-    model, metadata = TinySD.from_weights(name), read_metadata(name)
+    model = TinySD.from_weights(name)
+    metadata = read_metadata(name)
     trials = []
     if sampling is None:
         sampling, trials = choose_sampling(model, judge, photographs.training, progress=True)
@@ -244,11 +260,15 @@ def measure(
         "method": model.codec.name,
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         "training": training_of(model, metadata),
-        "measured_by": {"command": command, "date": date.today().isoformat(), "hardware": hardware(),
-                        "core_minutes": round((time.process_time() - start) / 60, 1)},
+        "measured_by": {
+            "command": command,
+            "date": date.today().isoformat(),
+            "hardware": hardware(),
+            "core_minutes": round((time.process_time() - start) / 60, 1),
+        },
         "trials": [one._asdict() | {"sampling": one.sampling._asdict()} for one in trials],
         **scores,
-    }  # fmt: skip
+    }
     earlier = recorded()["networks"].get(name, {})
     same = earlier.get("weights") == entry["weights"] and sampling_of(earlier) == sampling if earlier else False
     entry |= {key: value for key, value in earlier.items() if key == "fid"} if same else {}
@@ -261,8 +281,13 @@ def training_of(model: TinySD, metadata: dict[str, str]) -> dict[str, Any]:
     minutes = float(metadata["core_minutes"]) + float(metadata.get("encoding_core_minutes", 0))
     if model.codec.name == "own":
         minutes += float(read_metadata(model.codec.source)["core_minutes"])
-    return {"command": metadata["command"], "seed": int(metadata["seed"]), "steps": int(metadata["steps"]),
-            "core_minutes": round(minutes, 1), "precision": metadata.get("precision", "fp32")}  # fmt: skip
+    return {
+        "command": metadata["command"],
+        "seed": int(metadata["seed"]),
+        "steps": int(metadata["steps"]),
+        "core_minutes": round(minutes, 1),
+        "precision": metadata.get("precision", "fp32"),
+    }
 
 
 def pictured() -> tuple[TinySD, Sampling]:
@@ -284,7 +309,8 @@ def measure_fid(name: str, photographs: Photographs) -> dict[str, Any]:
     """
     from helpers.scoring.inception import Inception
 
-    entry, weights = recorded()["networks"].get(name), read_metadata(name)["sha256"]
+    entry = recorded()["networks"].get(name)
+    weights = read_metadata(name)["sha256"]
     if entry is None or entry["weights"] != weights:
         raise ValueError(f"these weights of {name} were not measured yet: python -m benchmarks.animals {name}")
 
@@ -306,8 +332,14 @@ def parser() -> argparse.ArgumentParser:
     add("--fid", action="store_true", help="measure FID, five seeds, instead of the other scores")
     add("--images", action="store_true", help=f"write {PICTURE} instead")
     add("--guidance-scale", type=float, help="none: chosen from a short list, on other noise")
-    add("--interval", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
-        help="times between which guidance is used, with --guidance-scale")  # fmt: skip
+    add(
+        "--interval",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="times between which guidance is used, with --guidance-scale",
+    )
     add("--steps", type=int, default=Sampling(1).steps, help="of the sampler, with --guidance-scale")
     return command_line
 
@@ -342,7 +374,8 @@ def _measured(name: str, photographs: Photographs, sampling: Sampling | None, co
     """One network's scores, and those of the photographs themselves where the record lacks them."""
     from helpers.scoring.photographs import PhotographReader
 
-    judge, size = PhotographReader(), str(photographs.held_out.size)
+    judge = PhotographReader()
+    size = str(photographs.held_out.size)
     counts = counts_of(photographs)
     if recorded()["photographs"].get(size, {}).get("counts") != counts:
         write("photographs", size, {"counts": counts, **baseline(judge, photographs)})

@@ -31,8 +31,10 @@ from helpers.scoring.frechet import frechet_distance
 from helpers.tiny_sd.model import TinySD
 from helpers.weights import read_tensors, write_tensors
 
-PER_CLASS, SEEDS = 500, 5
-FIRST_SEED, APART = 1_000_000, 10_000  # seed s makes its image i from noise of FIRST_SEED + s * APART + i
+PER_CLASS = 500
+SEEDS = 5
+FIRST_SEED = 1_000_000  # seed s makes its image i from noise of FIRST_SEED + s * APART + i
+APART = 10_000
 BATCH = 25  # images that Inception takes at once
 COMPETITOR = {"overall": 33.90, "cat": 40.97, "dog": 69.74, "wild": 40.71}  # its benchmarks/fid_latent_diffusion.txt
 COMPETITOR_SIZE = 128
@@ -64,7 +66,8 @@ def reference(photographs: Photographs, per_class: int = PER_CLASS) -> tuple[Ref
     Raises:
         ValueError: where there are too few photographs for the two sets.
     """
-    first, second = Reference({}, {}, {}), Reference({}, {}, {})
+    first = Reference({}, {}, {})
+    second = Reference({}, {}, {})
     for name in photographs.training.class_names:
         seen = photographs.training.of_class(name).images
         new = photographs.held_out.of_class(name).images
@@ -72,12 +75,16 @@ def reference(photographs: Photographs, per_class: int = PER_CLASS) -> tuple[Ref
         used = _spaced(len(seen), per_class - len(held_out))
         unused = np.setdiff1d(np.arange(len(seen)), used)
         if len(unused) < per_class:
-            raise ValueError(f"{len(new)} held-out and {len(seen)} training photographs of class {name!r} are too few "
-                             f"for two sets of {per_class}")  # fmt: skip
+            raise ValueError(
+                f"{len(new)} held-out and {len(seen)} training photographs of class {name!r} are too few "
+                f"for two sets of {per_class}"
+            )
         first.images[name] = np.concatenate([held_out, seen[used]])
-        first.held_out[name], first.training[name] = len(held_out), len(used)
+        first.held_out[name] = len(held_out)
+        first.training[name] = len(used)
         second.images[name] = seen[unused[_spaced(len(unused), per_class)]]
-        second.held_out[name], second.training[name] = 0, per_class
+        second.held_out[name] = 0
+        second.training[name] = per_class
     return first, second
 
 
@@ -166,12 +173,22 @@ def measure(
     """
     inverted = model.size == COMPETITOR_SIZE if inverted is None else inverted
     first, second = reference(photographs, per_class)
-    settings = {"weights": weights, "sampling": _plain(sampling), "per_class": per_class, "inverted": inverted,
-                "photographs": first.described()}  # fmt: skip
+    settings = {
+        "weights": weights,
+        "sampling": _plain(sampling),
+        "per_class": per_class,
+        "inverted": inverted,
+        "photographs": first.described(),
+    }
     real = {flag: photograph_features(first, network, flag) for flag in ((False, True) if inverted else (False,))}
-    record: dict[str, Any] = {**settings, "hardware": hardware(), "date": date.today().isoformat(), "core_minutes": 0.0,
-                              "other_photographs": distances(photograph_features(second, network), real[False]),
-                              "seeds": []}  # fmt: skip
+    record: dict[str, Any] = {
+        **settings,
+        "hardware": hardware(),
+        "date": date.today().isoformat(),
+        "core_minutes": 0.0,
+        "other_photographs": distances(photograph_features(second, network), real[False]),
+        "seeds": [],
+    }
     if earlier and all(earlier.get(key) == value for key, value in settings.items()):
         record = dict(earlier)
     done = {one["seed"] for one in record["seeds"]}
@@ -189,8 +206,15 @@ def _plain(sampling: Sampling) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in sampling._asdict().items()}
 
 
-def _of_seed(model: TinySD, weights: str, sampling: Sampling, seed: int, network: nn.Module,
-             real: Mapping[bool, Mapping[str, Tensor]], per_class: int) -> dict[str, Any]:  # fmt: skip
+def _of_seed(
+    model: TinySD,
+    weights: str,
+    sampling: Sampling,
+    seed: int,
+    network: nn.Module,
+    real: Mapping[bool, Mapping[str, Tensor]],
+    per_class: int,
+) -> dict[str, Any]:
     """FID of one seed's samples; features are kept class by class, so that little is lost by a kill."""
     settings = hashlib.sha256(f"{weights} {sampling} {per_class}".encode()).hexdigest()[:16]
     features: dict[bool, dict[str, Tensor]] = {inverted: {} for inverted in real}

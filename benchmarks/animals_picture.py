@@ -14,7 +14,8 @@ from helpers.data.faces import to_uint8
 from helpers.tiny_sd.model import TinySD
 
 PICTURE = "00_assets/image/real_animals.png"
-COLUMNS, MOST_BYTES = 9, 500_000
+COLUMNS = 9
+MOST_BYTES = 500_000
 SIDE = 128  # pixels of an image in the picture: smaller ones are enlarged
 
 

@@ -22,7 +22,8 @@ from helpers.tiny_sd.model import TinySD
 PER_CLASS = 100  # images of every class
 SEED = 1000  # of the noise that is judged: image i has seed SEED + i
 MOST_EVALUATIONS = 50  # of the network, for one image: a guided step costs two
-CHOICE_SEED, CHOICE_PER_CLASS = 500_000, 40  # other noise, for choosing how to sample
+CHOICE_SEED = 500_000  # other noise, for choosing how to sample
+CHOICE_PER_CLASS = 40
 CLOSE = 0.02  # agreements that differ by less are alike: with 120 images one standard error is 0.01 to 0.02
 REPEATS = 20  # half-samples behind a standard error
 SUSPICIOUS = 0.01  # share of the held-out photographs that lie as near to a training photograph as a suspect
@@ -90,8 +91,10 @@ def generate(
     """
     _, evaluations = _counted(model, labels[:1], sampling, seed)
     if evaluations > MOST_EVALUATIONS:
-        raise ValueError(f"{sampling.steps} steps at guidance scale {sampling.guidance_scale:g} evaluate the network "
-                         f"{evaluations:g} times for an image; at most {MOST_EVALUATIONS} are allowed")  # fmt: skip
+        raise ValueError(
+            f"{sampling.steps} steps at guidance scale {sampling.guidance_scale:g} evaluate the network "
+            f"{evaluations:g} times for an image; at most {MOST_EVALUATIONS} are allowed"
+        )
     return _counted(model, labels, sampling, seed, progress)
 
 

@@ -1,7 +1,7 @@
 """The autoencoders: the zoo's table, the published architectures, the quantised autoencoder and its prior.
 
-    python -m benchmarks check autoencoders    # recomputes what ships, reads what was measured
-    python -m benchmarks autoencoders          # every variant three times, then the quantiser beside a library's
+python -m benchmarks check autoencoders    # recomputes what ships, reads what was measured
+python -m benchmarks autoencoders          # every variant three times, then the quantiser beside a library's
 """
 
 from benchmarks import vae_variants, vq

@@ -21,8 +21,10 @@ from helpers.tiny_sd.train import parser
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training import EMA, TrainConfig, train
 
-SIZE, PATCH = 64, 4
-EVALUATIONS, GUIDANCE = 50, 2.0  # forward passes a picture may cost, guided or not
+SIZE = 64
+PATCH = 4
+EVALUATIONS = 50  # forward passes that an image may cost, guided or not
+GUIDANCE = 2.0
 
 
 class Contender(NamedTuple):
@@ -71,7 +73,8 @@ def ours(faces: Faces, steps: int) -> Contender:
     plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
     model = TinySD(UNetConfig(widths=(32, 64, 144), head_width=16), "flow", faces.class_names, SIZE, PixelCodec())
     usual = parser().parse_args([])  # the training command's own defaults
-    config, batches = TrainConfig(steps=steps, learning_rate=usual.learning_rate), Batches(plain, usual.batch_size)
+    config = TrainConfig(steps=steps, learning_rate=usual.learning_rate)
+    batches = Batches(plain, usual.batch_size)
     ema = EMA(model, config.ema)
     loop = train(model, batches.losses, config, ema=ema)
 
@@ -97,10 +100,18 @@ def denoising_diffusion_pytorch(
     kind, channels = (FoldedUnet, 3 * PATCH**2) if stem else (Unet, 3)
     network = kind(width, num_classes=3, dim_mults=multiples, channels=channels, cond_drop_prob=0.1)
     network.channels = network.out_dim = 3  # what GaussianDiffusion hands it and expects back
-    diffusion = GaussianDiffusion(network, image_size=SIZE, timesteps=1000, sampling_timesteps=EVALUATIONS // 2,
-                                  objective="pred_x0" if stem else "pred_noise", ddim_sampling_eta=0.0)  # fmt: skip
+    diffusion = GaussianDiffusion(
+        network,
+        image_size=SIZE,
+        timesteps=1000,
+        sampling_timesteps=EVALUATIONS // 2,
+        objective="pred_x0" if stem else "pred_noise",
+        ddim_sampling_eta=0.0,
+    )
     optimizer = torch.optim.Adam(diffusion.parameters(), 8e-5, betas=(0.9, 0.99))
-    ema, draw, updates = EMA(diffusion, 0.995), _pictures(faces, batch_size, seed), iter(range(1, 10**9))
+    ema = EMA(diffusion, 0.995)
+    draw = _pictures(faces, batch_size, seed)
+    updates = iter(range(1, 10**9))
 
     def step() -> None:
         pictures, labels = draw()
@@ -118,15 +129,20 @@ def denoising_diffusion_pytorch(
 
 
 THREE_LEVELS = {
-    "layers_per_block": 1, "block_out_channels": (48, 80, 120), "norm_num_groups": 8, "attention_head_dim": 40,
+    "layers_per_block": 1,
+    "block_out_channels": (48, 80, 120),
+    "norm_num_groups": 8,
+    "attention_head_dim": 40,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-}  # fmt: skip
+}
 TRAINING_EXAMPLE = {  # widths of 128, 128, 256, 256, 512, 512 there
-    "layers_per_block": 2, "block_out_channels": (20, 20, 40, 40, 80, 80), "norm_num_groups": 4,
+    "layers_per_block": 2,
+    "block_out_channels": (20, 20, 40, 40, 80, 80),
+    "norm_num_groups": 4,
     "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
-}  # fmt: skip
+}
 
 
 def diffusers_unet(
@@ -138,14 +154,20 @@ def diffusers_unet(
     torch.manual_seed(seed)
     channels = 3 * PATCH**2 if stem else 3
     network = UNet2DModel(
-        sample_size=SIZE // PATCH if stem else SIZE, in_channels=channels, out_channels=channels, num_class_embeds=3,
+        sample_size=SIZE // PATCH if stem else SIZE,
+        in_channels=channels,
+        out_channels=channels,
+        num_class_embeds=3,
         **(TRAINING_EXAMPLE if documented else THREE_LEVELS),
-    )  # fmt: skip
-    parameters, kind = count(network), "sample" if stem else "epsilon"
+    )
+    parameters = count(network)
+    kind = "sample" if stem else "epsilon"
     model = Folded(network) if stem else network
     noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=kind)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-6)
-    ema, draw, updates = EMA(model, 0.999), _pictures(faces, batch_size, seed), iter(range(1, 10**9))
+    ema = EMA(model, 0.999)
+    draw = _pictures(faces, batch_size, seed)
+    updates = iter(range(1, 10**9))
     noises = torch.Generator().manual_seed(seed)  # goes on from call to call: equal labels get other noise
 
     def ask(some: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -153,7 +175,8 @@ def diffusers_unet(
         return getattr(answer, "sample", answer)
 
     def step() -> None:
-        (pictures, labels), t = draw(), torch.randint(1000, (batch_size,))
+        (pictures, labels) = draw()
+        t = torch.randint(1000, (batch_size,))
         noise = torch.randn_like(pictures)
         answer = ask(model.train(), noising.add_noise(pictures, noise, t), t, labels)
         F.mse_loss(answer, pictures if stem else noise).backward()

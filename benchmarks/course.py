@@ -23,7 +23,8 @@ from pages.build import HTML
 from pages.execute import NOTEBOOKS, notebooks
 from pages.record import ROOT, keep, outputs_digest, read
 
-NOTEBOOK_SECONDS, TEST_SECONDS = 120, 15 * 60
+NOTEBOOK_SECONDS = 120
+TEST_SECONDS = 15 * 60
 
 
 def check() -> list[Row]:
@@ -78,8 +79,11 @@ def disagreements(root: Path = ROOT) -> list[str]:
     locked = dict(_pins((root / "constraints.txt").read_text().splitlines()))
     listed = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
     conda = dict(_pins(line for part in listed if isinstance(part, dict) for line in part["pip"] if line != "-e ."))
-    return [f"{name}: {version}, locked {locked.get(name)}" for name, version in conda.items()
-            if locked.get(name) != version]  # fmt: skip
+    return [
+        f"{name}: {version}, locked {locked.get(name)}"
+        for name, version in conda.items()
+        if locked.get(name) != version
+    ]
 
 
 def _pins(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -92,7 +96,8 @@ def _pins(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _stored_outputs() -> Iterator[Row]:
     paths = notebooks()
     executed = [path for path in paths if _is_executed(path)]
-    measured, wanted = f"{len(executed)} of {len(paths)}", "every one"
+    measured = f"{len(executed)} of {len(paths)}"
+    wanted = "every one"
     yield true("course: notebooks executed, outputs stored", measured, wanted, bool(paths) and executed == paths)
 
 
@@ -106,7 +111,8 @@ def _is_executed(path: Path) -> bool:
 
 def _times() -> Iterator[Row]:
     known = read()
-    seconds, names = known.get("seconds", {}), [path.stem for path in notebooks()]
+    seconds = known.get("seconds", {})
+    names = [path.stem for path in notebooks()]
     timed = [name for name in names if name in seconds]
     yield true("course: notebooks timed", f"{len(timed)} of {len(names)}", "every one", bool(names) and timed == names)
     if timed:

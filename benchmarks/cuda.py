@@ -1,6 +1,6 @@
 """Training on a GPU under a cap of 16 GiB: the three methods, bf16, with torch.compile and without.
 
-    python -m benchmarks.cuda    # part of `python -m benchmarks all`; says so where there is no GPU
+python -m benchmarks.cuda    # part of `python -m benchmarks all`; says so where there is no GPU
 """
 
 import json
@@ -21,7 +21,8 @@ RESULTS = "00_assets/results/cuda.json"
 CAP = 16 * 2**30  # bytes: the card that the course is made for
 SHAPE = ["--size", "64", "--patch", "2", "--blocks", "2", "--widths", "96", "192", "256", "--batch-size", "128"]
 METHODS = {"pixels": [], "pretrained": ["--patch", "1"], "own": ["--autoencoder", "faces_autoencoder", "--patch", "1"]}
-WARM, STEPS = 10, 40  # updates before the clock starts, and on it
+WARM = 10  # updates before the clock starts
+STEPS = 40  # updates on the clock
 
 
 def run() -> None:
@@ -32,12 +33,20 @@ def run() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
     peak = matmul_speed()
-    entries = [entry for method in METHODS for compiled in (False, True)
-               for entry in [measured(method, compiled) | {"method": method, "compiled": compiled}]]  # fmt: skip
+    entries = [
+        entry
+        for method in METHODS
+        for compiled in (False, True)
+        for entry in [measured(method, compiled) | {"method": method, "compiled": compiled}]
+    ]
     for entry in entries:
         entry["utilisation"] = round(entry["teraflops"] / peak, 3)
-    record = {"hardware": f"{torch.cuda.get_device_name(0)}, {hardware()}", "cap_gib": CAP / 2**30,
-              "matrix_product_teraflops": round(peak, 1), "trainings": entries}  # fmt: skip
+    record = {
+        "hardware": f"{torch.cuda.get_device_name(0)}, {hardware()}",
+        "cap_gib": CAP / 2**30,
+        "matrix_product_teraflops": round(peak, 1),
+        "trainings": entries,
+    }
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
     print(*entries, sep="\n")
 
@@ -45,14 +54,31 @@ def run() -> None:
 def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int = STEPS, warm: int = WARM) -> dict:
     """Images a second, peak memory and arithmetic of one method's training, on the GPU where there is one."""
     with tempfile.TemporaryDirectory() as folder:
-        argv = [*SHAPE, *METHODS[method], *more, "--method", method, "--steps", str(warm + steps + 1), "--out",
-                str(Path(folder) / "run"), *(["--compile"] if compiled else [])]  # fmt: skip
+        argv = [
+            *SHAPE,
+            *METHODS[method],
+            *more,
+            "--method",
+            method,
+            "--steps",
+            str(warm + steps + 1),
+            "--out",
+            str(Path(folder) / "run"),
+            *(["--compile"] if compiled else []),
+        ]
         options = parser().parse_args(argv)
         training = Run(parser(), options, task)
     training.start()
     bf16 = training.precision.name == "bf16"
-    walk = train(training.model, training.task.losses, training.config, optimizer=training.optimizer,
-                 ema=training.ema, accelerator=training.accelerator, bf16=bf16)  # fmt: skip
+    walk = train(
+        training.model,
+        training.task.losses,
+        training.config,
+        optimizer=training.optimizer,
+        ema=training.ema,
+        accelerator=training.accelerator,
+        bf16=bf16,
+    )
     for _ in range(warm):
         next(walk)
     _settle(reset=True)
@@ -64,11 +90,12 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
     with FlopCounterMode(display=False) as counter:
         next(walk)
     return {
-        "images_per_second": round(options.batch_size / seconds, 1), "peak_gib": round(peak / 2**30, 2),
+        "images_per_second": round(options.batch_size / seconds, 1),
+        "peak_gib": round(peak / 2**30, 2),
         "teraflops": round(counter.get_total_flops() / seconds / 1e12, 6),
         "precision": training.precision.name,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-    }  # fmt: skip
+    }
 
 
 def _settle(reset: bool = False) -> int:

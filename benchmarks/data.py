@@ -35,11 +35,19 @@ def check() -> list[Row]:
     missed = [kind for kind, verdict in verdicts.items() if verdict]
     handled = len(verdicts) - len(missed)
     return [
-        at_least(f"512 px JPEG ({kilobytes:.0f} kB) to 64 px, per core", _rate(lambda one: decode(one, 64), jpegs * 5),
-                 700, "images/s"),
+        at_least(
+            f"512 px JPEG ({kilobytes:.0f} kB) to 64 px, per core",
+            _rate(lambda one: decode(one, 64), jpegs * 5),
+            700,
+            "images/s",
+        ),
         at_least("drawn faces of 64 px, per core", _rate(lambda one: draw_face(one, 64), faces), 150, "faces/s"),
-        Row("kinds of bad input handled" + "".join(f"; not {kind}" for kind in missed), f"{handled}",
-            f"{len(verdicts)}", not missed),
+        Row(
+            "kinds of bad input handled" + "".join(f"; not {kind}" for kind in missed),
+            f"{handled}",
+            f"{len(verdicts)}",
+            not missed,
+        ),
         *(one.row() for one in data_path.comparisons()),
     ]
 
@@ -137,31 +145,37 @@ def _with(spoil: Bad, judge: Callable[[Faces, list[str], Path], str]) -> str:
 
 def _skips(data: bytes, reason: str) -> str:
     """Left out, counted, named with its reason, and warned of."""
+
     def judge(faces: Faces, warned: list[str], _: Path) -> str:
         named = [one for one in faces.skipped if one.path == "train/cat/bad.jpg" and reason in one.reason]
         good = len(faces) == 33 and len(named) == 1 and any("bad.jpg" in text for text in warned)
         return "" if good else f"{faces}, {faces.skipped}, {warned}"
+
     return _with(lambda tree: (tree / "train/cat/bad.jpg").write_bytes(data), judge)
 
 
 def _reads(data: bytes, colour: tuple[int, int, int]) -> str:
     """Used, in its right colour (JPEG and palettes are off by a little)."""
+
     def judge(faces: Faces, *_: object) -> str:
         off = np.abs(faces.images[0].reshape(3, -1).mean(1) - colour).max()
         return "" if len(faces) == 34 and not faces.skipped and off <= 4 else f"{faces}, colours off by {off:.0f}"
+
     return _with(lambda tree: (tree / "train/cat/00-special.png").write_bytes(data), judge)
 
 
 def _reads_rotated() -> str:
     """A picture stored on its side comes out upright: here, the white half on top."""
     stored = np.zeros((64, 64, 3), np.uint8)
-    stored[:, :32] = 255                       # white left; orientation 6 says: turn clockwise to view
+    stored[:, :32] = 255  # white left; orientation 6 says: turn clockwise to view
     exif = Image.Exif()
     exif[274] = 6
 
     def judge(faces: Faces, *_: object) -> str:
-        top, bottom = faces.images[0][:, :6].mean(), faces.images[0][:, 10:].mean()
+        top = faces.images[0][:, :6].mean()
+        bottom = faces.images[0][:, 10:].mean()
         return "" if top > 250 and bottom < 5 else f"top {top:.0f}, bottom {bottom:.0f}"
+
     data = _encoded(Image.fromarray(stored), "JPEG", exif=exif)
     return _with(lambda tree: (tree / "train/cat/00-special.jpg").write_bytes(data), judge)
 
@@ -176,16 +190,19 @@ def _refuses(spoil: Bad, words: str, error: type[Exception] = ValueError) -> str
 
 def _refuses_unreadable() -> str:
     """A folder that the system will not list; simulated, because an administrator may list everything."""
+
     def scandir(folder: Path) -> object:
         if folder.name == "dog":
             raise PermissionError(13, "Permission denied")
         return os.scandir(folder)
+
     with mock.patch("helpers.data.collection.os", SimpleNamespace(scandir=scandir)):
         return _refuses(lambda tree: None, "dog cannot be read", PermissionError)
 
 
 def _rebuilds(damage: Callable[[Path], object]) -> str:
     """A cache that was damaged is built anew, with a warning, and holds the same pixels as before."""
+
     def judge(faces: Faces, _: list[str], cache: Path) -> str:
         before = np.array(faces.images)
         damage(next(cache.glob("*.npy")))
@@ -194,4 +211,5 @@ def _rebuilds(damage: Callable[[Path], object]) -> str:
             again = load_faces("animal-faces", size=16, root=cache.parent / "pictures", cache_dir=cache, progress=False)
         warned = any("damaged" in str(one.message) for one in caught)
         return "" if warned and np.array_equal(before, again.images) else f"warned: {warned}, {again}"
+
     return _with(lambda tree: None, judge)

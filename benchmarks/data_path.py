@@ -23,7 +23,9 @@ from helpers.data import load_faces
 from helpers.data.faces import CLASS_NAMES
 
 RESULTS = "00_assets/results/data.json"
-PICTURES, BATCH, SIZE = 960, 64, 64
+PICTURES = 960
+BATCH = 64
+SIZE = 64
 WANTED = {"first batch": None, "first epoch": 1.0, "later epoch": 1.0}  # the first batch has no promise: see above
 
 
@@ -31,8 +33,17 @@ def comparisons() -> list[Comparison]:
     """What the record says."""
     if not (record := recorded(RESULTS)):
         return [Comparison("JPEGs to batches", "ImageFolder + DataLoader", None)]
-    return [Comparison(f"512 px JPEGs to 64 px: {what}, time", record["peer"], entry["ratio"], entry["spread"],
-                       WANTED[what], more=False) for what, entry in record["times"].items()]  # fmt: skip
+    return [
+        Comparison(
+            f"512 px JPEGs to 64 px: {what}, time",
+            record["peer"],
+            entry["ratio"],
+            entry["spread"],
+            WANTED[what],
+            more=False,
+        )
+        for what, entry in record["times"].items()
+    ]
 
 
 def run() -> None:
@@ -47,16 +58,25 @@ def run() -> None:
         times = {what: _entry(pair) for what, pair in calls.items()}
         faces = load_faces("animal-faces", size=SIZE, root=tree, cache_dir=Path(folder) / "kept", progress=False)
         times["later epoch"] = _entry((lambda: sum(map(len, batches(faces))), lambda: seen(theirs)))
-    record = {"hardware": hardware(), "pictures": PICTURES, "batch": BATCH, "workers": cpu_count(),
-              "peer": f"torchvision {version('torchvision')}, ImageFolder + DataLoader", "times": times}  # fmt: skip
+    record = {
+        "hardware": hardware(),
+        "pictures": PICTURES,
+        "batch": BATCH,
+        "workers": cpu_count(),
+        "peer": f"torchvision {version('torchvision')}, ImageFolder + DataLoader",
+        "times": times,
+    }
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _entry(calls: tuple[Callable[[], object], Callable[[], object]]) -> dict:
     own, other = alternating(calls)
     ratios = [a / b for a, b in zip(own, other, strict=True)]
-    entry = {"seconds": [round(statistics.median(times), 3) for times in (own, other)],
-             "ratio": round(statistics.median(ratios), 4), "spread": spread_of(ratios)}  # fmt: skip
+    entry = {
+        "seconds": [round(statistics.median(times), 3) for times in (own, other)],
+        "ratio": round(statistics.median(ratios), 4),
+        "spread": spread_of(ratios),
+    }
     print(entry, flush=True)
     return entry
 
@@ -91,8 +111,14 @@ def peer(tree: Path):
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    look = transforms.Compose([transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.ToTensor(),
-                               transforms.Normalize([0.5] * 3, [0.5] * 3)])  # fmt: skip
+    look = transforms.Compose(
+        [
+            transforms.Resize(SIZE),
+            transforms.CenterCrop(SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
     return DataLoader(ImageFolder(str(tree / "train"), look), BATCH, shuffle=True, num_workers=cpu_count())
 
 

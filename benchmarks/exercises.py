@@ -25,8 +25,10 @@ from pages.build import HTML
 from pages.execute import NOTEBOOKS, notebooks
 from pages.record import ROOT
 
-LEAST, LEAST_MISTAKES = 50, 2
-PAGE, SITE = 3, 60    # megabytes at most
+LEAST = 50
+LEAST_MISTAKES = 2
+PAGE = 3  # megabytes at most
+SITE = 60  # megabytes at most
 VISITS = 3
 FIRST_PICTURE = 1000  # milliseconds at most, from asking for a page to its first picture
 PICTURE = re.compile(r'src="([^"]+/_images/[^"]+)"')
@@ -83,7 +85,8 @@ def told_apart(found: Exercise) -> list[bool]:
 
 def _row(found: Exercise, blank: Verdict | None, solution: Verdict | None) -> Row:
     caught = told_apart(found)
-    fails, passes = blank is not None and blank.state == "blank", solution is not None and solution.state == "right"
+    fails = blank is not None and blank.state == "blank"
+    passes = solution is not None and solution.state == "right"
     measured = f"{'yes' if fails else 'no'}, {'yes' if passes else 'no'}, {sum(caught)} of {len(caught)}"
     enough = fails and passes and all(caught) and len(caught) >= LEAST_MISTAKES
     return true(f"{found.number}: blank fails, solution passes, mistakes caught", measured, "yes, yes, all", enough)
@@ -95,8 +98,10 @@ def _weights() -> list[Row]:
     pages = {path: weight(path) / 1e6 for path in HTML.rglob("*.html")}
     heaviest = max(pages, key=pages.__getitem__)
     site = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
-    return [at_most(f"heaviest page ({heaviest.stem}), text and pictures", pages[heaviest], PAGE, "MB"),
-            at_most("the whole site", site, SITE, "MB")]  # fmt: skip
+    return [
+        at_most(f"heaviest page ({heaviest.stem}), text and pictures", pages[heaviest], PAGE, "MB"),
+        at_most("the whole site", site, SITE, "MB"),
+    ]
 
 
 def _first_pictures() -> Iterator[Row]:
@@ -108,14 +113,20 @@ def _first_pictures() -> Iterator[Row]:
         visits = {path: [first_picture(browser, f"{url}/{path}") for _ in range(VISITS)] for path in addresses(HTML)}
     shown = {path: statistics.median(waits) for path, waits in visits.items() if None not in waits}
     slowest = max(shown, key=shown.__getitem__)
-    yield at_most(f"first picture, slowest of {len(shown)} pages ({Path(slowest).stem})", shown[slowest], FIRST_PICTURE,
-                  "ms")  # fmt: skip
+    yield at_most(
+        f"first picture, slowest of {len(shown)} pages ({Path(slowest).stem})", shown[slowest], FIRST_PICTURE, "ms"
+    )
 
 
 def _recorded() -> Iterator[Row]:
-    same, every = reproduced(), notebooks()
-    yield true("notebooks whose stored outputs two executions gave, byte by byte", f"{len(same)} of {len(every)}",
-               "every one", len(same) == len(every))  # fmt: skip
+    same = reproduced()
+    every = notebooks()
+    yield true(
+        "notebooks whose stored outputs two executions gave, byte by byte",
+        f"{len(same)} of {len(every)}",
+        "every one",
+        len(same) == len(every),
+    )
     yield test_seconds()
 
 

@@ -1,7 +1,7 @@
 """Faults: what becomes of trainings, files and caches when something goes wrong, tried anew each time.
 
-    python -m benchmarks check faults    # minutes: kills, full disks, damaged files, hostile files, two processes
-    python -m benchmarks faults          # the same, and writes the table
+python -m benchmarks check faults    # minutes: kills, full disks, damaged files, hostile files, two processes
+python -m benchmarks faults          # the same, and writes the table
 """
 
 import json
@@ -19,7 +19,9 @@ from benchmarks.report import Row, at_most, lines, true
 from helpers.course import repository_root
 
 RECORD = "00_assets/results/faults.json"
-KILLS, DAMAGES, TRIES = 20, 40, 5
+KILLS = 20
+DAMAGES = 40
+TRIES = 5
 
 
 def check() -> list[Row]:
@@ -35,8 +37,15 @@ def _all() -> tuple[list[Outcome], float]:
 
 
 def _rows(outcomes: list[Outcome], apart: float) -> list[Row]:
-    rows = [true(one.fault, f"{one.noticed} of {one.tried} as promised; lost: {lost_of(one)}", f"all {one.tried}",
-                 one.noticed == one.tried) for one in outcomes]  # fmt: skip
+    rows = [
+        true(
+            one.fault,
+            f"{one.noticed} of {one.tried} as promised; lost: {lost_of(one)}",
+            f"all {one.tried}",
+            one.noticed == one.tried,
+        )
+        for one in outcomes
+    ]
     return [*rows, at_most("loss of two processes (torchrun), away from one's", apart, 1e-4)]
 
 

@@ -50,7 +50,9 @@ def damaged(what: str, path: Path, intact: Callable[[], bool], tries: int, lost:
         intact: reads what was damaged, and says whether it got just what was there before; a ValueError that names
             the file is as good an answer.
     """
-    good, chance, data = 0, random.Random(seed), path.read_bytes()
+    good = 0
+    chance = random.Random(seed)
+    data = path.read_bytes()
     for attempt in range(tries):
         (truncate, flip)[attempt % 2](path, chance)
         try:
@@ -63,8 +65,14 @@ def damaged(what: str, path: Path, intact: Callable[[], bool], tries: int, lost:
 
 def all_damaged(folder: Path, tries: int) -> list[Outcome]:
     """Every kind of file that the course writes and reads back."""
-    return [_weights(folder, tries), *_shipped(folder, tries), _published(folder, tries), _checkpoint(folder, tries),
-            *_pictures(folder, tries), *_latents(folder, tries)]  # fmt: skip
+    return [
+        _weights(folder, tries),
+        *_shipped(folder, tries),
+        _published(folder, tries),
+        _checkpoint(folder, tries),
+        *_pictures(folder, tries),
+        *_latents(folder, tries),
+    ]
 
 
 def _same(one: dict, other: dict) -> bool:
@@ -81,16 +89,20 @@ def _shipped(folder: Path, tries: int) -> list[Outcome]:
     for source in (weights_path("masks"), weights_path("masks").with_name(SUMS)):
         shutil.copy(source, folder)
     path = folder / weights_path("masks").name
-    return [_read_back("shipped weights", path, path, tries),
-            _read_back("the list of their checksums", path.with_name(SUMS), path, tries)]  # fmt: skip
+    return [
+        _read_back("shipped weights", path, path, tries),
+        _read_back("the list of their checksums", path.with_name(SUMS), path, tries),
+    ]
 
 
 def _published(folder: Path, tries: int) -> Outcome:
     """Somebody's torch.save."""
-    path, right = folder / "theirs.pth", {"a": torch.randn(20, 30), "b": torch.arange(9)}
+    path = folder / "theirs.pth"
+    right = {"a": torch.randn(20, 30), "b": torch.arange(9)}
     torch.save(right, path)
-    return damaged("a published .pth", path, lambda: _same(published.read_tensors(path), right), tries,
-                   "nothing: refused")  # fmt: skip
+    return damaged(
+        "a published .pth", path, lambda: _same(published.read_tensors(path), right), tries, "nothing: refused"
+    )
 
 
 def _read_back(what: str, spoilt: Path, path: Path, tries: int) -> Outcome:
@@ -113,7 +125,8 @@ def _read_back(what: str, spoilt: Path, path: Path, tries: int) -> Outcome:
 
 def _checkpoint(folder: Path, tries: int) -> Outcome:
     """The newest of two is damaged: the one before it is taken, with a warning."""
-    path, model = folder / "checkpoint.safetensors", nn.Linear(20, 30)
+    path = folder / "checkpoint.safetensors"
+    model = nn.Linear(20, 30)
     optimizer = torch.optim.AdamW(model.parameters())
     for step in (1, 2):
         model(torch.ones(1, 20)).sum().backward()
@@ -140,7 +153,8 @@ def _rebuilt(make: Callable[[], bool]) -> bool:
 
 def _pictures(folder: Path, tries: int) -> list[Outcome]:
     faces = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
-    right, skipped = np.array(faces.images), faces.skipped
+    right = np.array(faces.images)
+    skipped = faces.skipped
 
     def again() -> bool:
         found = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
@@ -157,9 +171,11 @@ def _autoencoder() -> KLAutoencoder:
 
 
 def _latents(folder: Path, tries: int) -> list[Outcome]:
-    autoencoder, faces = _autoencoder(), load_faces(size=16, limit=40, cache_dir=folder, progress=False)
+    autoencoder = _autoencoder()
+    faces = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
     found = encode_once(autoencoder, faces, cache_dir=folder, progress=False)
-    right, mean = np.array(found.values), found.mean
+    right = np.array(found.values)
+    mean = found.mean
 
     def again() -> bool:
         found = encode_once(autoencoder, faces, cache_dir=folder, progress=False)
@@ -175,11 +191,13 @@ def _latents(folder: Path, tries: int) -> list[Outcome]:
 
 def built_at_once(tries: int, processes: int = 3) -> Outcome:
     """Several processes want the same pictures and latents at the same moment, and there are none yet."""
-    context, good = multiprocessing.get_context("forkserver"), 0
+    context = multiprocessing.get_context("forkserver")
+    good = 0
     context.set_forkserver_preload(["accelerate", "torch._dynamo", "benchmarks.faults_training", __name__])
     for _ in range(tries):
         with tempfile.TemporaryDirectory() as folder:
-            begin, results = context.Barrier(processes), context.SimpleQueue()
+            begin = context.Barrier(processes)
+            results = context.SimpleQueue()
             builders = [context.Process(target=_build, args=(folder, begin, results)) for _ in range(processes)]
             for builder in builders:
                 builder.start()
@@ -205,13 +223,16 @@ def _digest(values: np.ndarray) -> str:
 
 def full_disk(folder: Path, tries: int) -> Outcome:
     """No room for a cache: the pictures and their latents come from memory, and a warning says so."""
-    context, good = multiprocessing.get_context("forkserver"), 0
+    context = multiprocessing.get_context("forkserver")
+    good = 0
     whole = load_faces(size=16, limit=40, cache_dir=folder / "whole", progress=False)
-    chance, size = random.Random(0), next((folder / "whole").glob("*.npy")).stat().st_size
+    chance = random.Random(0)
+    size = next((folder / "whole").glob("*.npy")).stat().st_size
     latents = encode_once(_autoencoder(), whole, cache_dir=folder, progress=False)
     digests = _digest(whole.images), _digest(latents.values)
     for attempt in range(tries):
-        cache, most = folder / f"full{attempt}", chance.randrange(size)
+        cache = folder / f"full{attempt}"
+        most = chance.randrange(size)
         process = context.Process(target=_starved, args=(cache, most, digests))
         process.start()
         process.join()
@@ -258,8 +279,13 @@ def read_only_checkout(home: Path) -> Outcome | None:
     apart = ["unshare", "--mount", "--map-root-user", "sh", "-c", shell, "sh"]
     if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
         return None
-    made = subprocess.run([*apart, sys.executable, "-c", READ_ONLY], capture_output=True, text=True, check=False,
-                          env=os.environ | {"COURSE_HOME": str(home), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    made = subprocess.run(
+        [*apart, sys.executable, "-c", READ_ONLY],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COURSE_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
     good = made.returncode == 0 and any((home / "runs").glob("*/weights.safetensors"))
     if not good:
         print(made.stdout[-500:], made.stderr[-2000:], file=sys.stderr)

@@ -37,9 +37,13 @@ CODE = "is refused: it asks to run code of its own"
 def hostile() -> list[Outcome]:
     """Every one of them, tried once."""
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {"pickle that runs code": pickles, "zip that writes elsewhere or swells": zips,
-                 "safetensors header that lies": headers, "configuration that brings code, or nonsense": configurations,
-                 "picture of 60,000 x 60,000 pixels": pictures}  # fmt: skip
+        kinds = {
+            "pickle that runs code": pickles,
+            "zip that writes elsewhere or swells": zips,
+            "safetensors header that lies": headers,
+            "configuration that brings code, or nonsense": configurations,
+            "picture of 60,000 x 60,000 pixels": pictures,
+        }
         outcomes = []
         for name, make in kinds.items():
             into = Path(folder) / make.__name__
@@ -60,8 +64,10 @@ def pickles(into: Path) -> dict[str, Fault]:
         return lambda: read_tensors(path)
 
     message = "is refused: reading it would run .*system"
-    cases = {ending: Fault(load(saved(f"evil{ending}", {"state_dict": {"a": Malware()}})), message)
-             for ending in (".ckpt", ".pt", ".pth", ".bin")}  # fmt: skip
+    cases = {
+        ending: Fault(load(saved(f"evil{ending}", {"state_dict": {"a": Malware()}})), message)
+        for ending in (".ckpt", ".pt", ".pth", ".bin")
+    }
     halves = [saved(f"tiny_{half}.pth", {"0.weight": Malware()}) for half in ("encoder", "decoder")]
     np.savez(into / "evil.npz", a=np.array([Malware()], dtype=object))
     return cases | {
@@ -80,26 +86,30 @@ def zips(into: Path) -> dict[str, Fault]:
                 for i in range(11):
                     archive.writestr(f"afhq/train/{kind}/{i}.bmp", _painted(20 * i))
             archive.writestr(entry, content)
-        return lambda: _strictly(lambda: load_faces("animal-faces", size=16, root=into / name, progress=False,
-                                                    cache_dir=into / "cache"))  # fmt: skip
+        return lambda: _strictly(
+            lambda: load_faces("animal-faces", size=16, root=into / name, progress=False, cache_dir=into / "cache")
+        )
 
     out = "holds names that lead out of it"
     return {
         "upwards": Fault(packed("up.zip", "../../escaped.png", b"x"), out),
         "to the root": Fault(packed("root.zip", "/etc/escaped.png", b"x"), out),
         "upwards from within": Fault(packed("within.zip", "afhq/train/../../../escaped.png", b"x"), out),
-        "a bomb": Fault(packed("bomb.zip", "afhq/train/cat/bomb.png", bytes(65 * 2**20)), "bomb.png: 65 MiB, more than",
-                        UserWarning),
+        "a bomb": Fault(
+            packed("bomb.zip", "afhq/train/cat/bomb.png", bytes(65 * 2**20)), "bomb.png: 65 MiB, more than", UserWarning
+        ),
         "a checkpoint that swells": Fault(lambda: read_tensors(_squeezed(into)), "unpack to .*, as weights never do"),
         "an .npz that swells": Fault(lambda: MaskAutoencoder.from_published(_swelling(into)), "as weights never do"),
-    }  # fmt: skip
+    }
 
 
 def _squeezed(into: Path) -> Path:
     """What torch.save wrote, compressed: 40 MB of zeros in 40 kB."""
     torch.save({"a": torch.zeros(10**7)}, into / "large.pth")
-    with (zipfile.ZipFile(into / "large.pth") as large,
-          zipfile.ZipFile(into / "small.pth", "w", zipfile.ZIP_DEFLATED) as small):
+    with (
+        zipfile.ZipFile(into / "large.pth") as large,
+        zipfile.ZipFile(into / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
         for entry in large.infolist():
             small.writestr(entry.filename, large.read(entry))
     return into / "small.pth"
@@ -169,8 +179,10 @@ def configurations(into: Path) -> dict[str, Fault]:
     pipelines = {name: folder(name, "model_index.json", _class_name=["evil", "Pipeline"]) for name in ("sd1", "sd3")}
     deep = folder("deep", "config.json")
     (deep / "config.json").write_text("[" * 100_000)
-    nonsense = {str(value): folder(f"nonsense{i}", "unet/model.safetensors.index.json", weight_map=value)
-                for i, value in enumerate(({"a": 1}, {"a": {"b": 1}}, {"a": None}, ["a"], 3))}  # fmt: skip
+    nonsense = {
+        str(value): folder(f"nonsense{i}", "unet/model.safetensors.index.json", weight_map=value)
+        for i, value in enumerate(({"a": 1}, {"a": {"b": 1}}, {"a": None}, ["a"], 3))
+    }
     index = folder("index", "unet/model.safetensors.index.json", weight_map={"a": "../../secret.safetensors"})
     return {
         "PaliGemma": Fault(lambda: config_of(vlm), CODE),
@@ -197,5 +209,7 @@ def pictures(into: Path) -> dict[str, Fault]:
     png += chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
     gif = b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0)
-    return {name: Fault(lambda data=data: decode(data, 64), "too many pixels|60000x60000 pixels", BadPictureError)
-            for name, data in {"PNG": png, "BMP": bmp, "GIF": gif + b"\x02\x00;"}.items()}  # fmt: skip
+    return {
+        name: Fault(lambda data=data: decode(data, 64), "too many pixels|60000x60000 pixels", BadPictureError)
+        for name, data in {"PNG": png, "BMP": bmp, "GIF": gif + b"\x02\x00;"}.items()
+    }

@@ -30,12 +30,27 @@ PATIENCE = 300  # seconds
 @contextmanager
 def launched(home: Path, run: Path, processes: int, *more: str) -> Iterator[subprocess.Popen]:
     """`torchrun --nproc_per_node N -m helpers.tiny_sd.train ...` on the CPU, its words in a file."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-               "-m", "helpers.tiny_sd.train", *TINY, "--steps", str(STEPS), "--out", str(run), *more]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+        "-m",
+        "helpers.tiny_sd.train",
+        *TINY,
+        "--steps",
+        str(STEPS),
+        "--out",
+        str(run),
+        *more,
+    ]
     surroundings = os.environ | {"COURSE_HOME": str(home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run.parent / f"{run.name}.said").open("w") as said:
-        process = subprocess.Popen(command, cwd=repository_root(), env=surroundings, stdout=said, stderr=said,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=repository_root(), env=surroundings, stdout=said, stderr=said, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -56,15 +71,18 @@ def losses(run: Path) -> list[float]:
 
 def curves(home: Path) -> float:
     """The largest difference between the losses of two processes and of one."""
-    with (mock.patch.dict(os.environ, {"COURSE_HOME": str(home)}),
-          mock.patch.object(torch.cuda, "is_available", return_value=False)):
+    with (
+        mock.patch.dict(os.environ, {"COURSE_HOME": str(home)}),
+        mock.patch.object(torch.cuda, "is_available", return_value=False),
+    ):
         train.main([*TINY, "--steps", str(STEPS), "--out", str(home / "by1")])
     with launched(home, home / "by2", 2) as process:
         if process.wait(PATIENCE):
             raise RuntimeError(f"two processes do not train:\n{said(home / 'by2')[-2000:]}")
     if (told := read_metadata(home / "by2" / "weights.safetensors")["processes"]) != "2":
         raise RuntimeError(f"two processes were asked for, and {told} trained")
-    one, two = losses(home / "by1"), losses(home / "by2")
+    one = losses(home / "by1")
+    two = losses(home / "by2")
     if not len(one) == len(two) == STEPS:
         raise RuntimeError(f"{STEPS} steps should be logged, there are {len(one)} and {len(two)}")
     return max(abs(a - b) for a, b in zip(one, two, strict=True))
@@ -78,7 +96,9 @@ def hit(home: Path, interrupts: int) -> list[Outcome]:
 
     Needs `curves` to have run in this home: the run must end as its two processes did, whom nothing disturbed.
     """
-    run, ended, lost = home / "hit", {"killed": 0, "interrupted": 0}, {"killed": 0, "interrupted": 0}
+    run = home / "hit"
+    ended = {"killed": 0, "interrupted": 0}
+    lost = {"killed": 0, "interrupted": 0}
     for attempt in range(1 + interrupts):
         what = "interrupted" if attempt else "killed"
         with launched(home, run, 2, *(["--resume"] if attempt else [])) as process:
@@ -92,10 +112,13 @@ def hit(home: Path, interrupts: int) -> list[Outcome]:
         lost[what] = max(lost[what], last_step(run) - saved_step(run))
     with launched(home, run, 2, "--resume") as process:
         same = process.wait(PATIENCE) == 0 and same_run(run, home / "by2")
-    tried = {"one of two processes killed, resumed": ("killed", 1),
-             "two processes interrupted (Ctrl-C), resumed": ("interrupted", interrupts)}  # fmt: skip
-    return [Outcome(name, times, ended[what] if same else 0, steps_of(lost[what]))
-            for name, (what, times) in tried.items()]  # fmt: skip
+    tried = {
+        "one of two processes killed, resumed": ("killed", 1),
+        "two processes interrupted (Ctrl-C), resumed": ("interrupted", interrupts),
+    }
+    return [
+        Outcome(name, times, ended[what] if same else 0, steps_of(lost[what])) for name, (what, times) in tried.items()
+    ]
 
 
 def _wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
@@ -112,7 +135,7 @@ def workers(launch: subprocess.Popen) -> list[psutil.Process]:
 
 
 def rank_of(process: psutil.Process) -> str | None:
-    """"0", "1", ...; None for a process that does not train."""
+    """ "0", "1", ...; None for a process that does not train."""
     with suppress(psutil.Error):  # it may be gone by now
         return process.environ().get("LOCAL_RANK")
     return None

@@ -27,9 +27,25 @@ from helpers.tiny_sd import batches, train
 from helpers.training import run as training
 from helpers.weights import read_metadata
 
-STEPS, EVERY = 40, 4  # of the training that is disturbed; it saves a checkpoint so often
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--log-every", "1",
-        "--sample-every", "0", "--checkpoint-every", str(EVERY)]  # fmt: skip
+STEPS = 40  # of the training that is disturbed
+EVERY = 4  # steps between its checkpoints
+TINY = [
+    "--size",
+    "16",
+    "--limit",
+    "60",
+    "--widths",
+    "8",
+    "16",
+    "--batch-size",
+    "8",
+    "--log-every",
+    "1",
+    "--sample-every",
+    "0",
+    "--checkpoint-every",
+    str(EVERY),
+]
 PATIENCE = 120  # seconds without a step after which a training hangs
 
 
@@ -53,11 +69,13 @@ class Playground:
     """Starts trainings that share a home, and compares how they end with one that nothing disturbed."""
 
     def __init__(self, folder: Path):
-        self.folder, self.count = folder, 0
+        self.folder = folder
+        self.count = 0
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["accelerate", "torch._dynamo", __name__])
         for _ in range(2):  # the first process waits until everything is imported
-            self.whole, start = self.fresh(), time.perf_counter()
+            self.whole = self.fresh()
+            start = time.perf_counter()
             process = self.start(self.whole)
             self.wait_for_step(process, self.whole, 1)
             self.start_up = time.perf_counter() - start  # seconds
@@ -120,8 +138,10 @@ def _train(argv: list[str], home: Path, name: str, nan_at: int | None, most_byte
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    with (mock.patch.object(batches.Batches, "losses", _spoiled(batches.Batches.losses, nan_at)),
-          mock.patch.object(training.Run, "__init__", _begun(training.Run.__init__))):
+    with (
+        mock.patch.object(batches.Batches, "losses", _spoiled(batches.Batches.losses, nan_at)),
+        mock.patch.object(training.Run, "__init__", _begun(training.Run.__init__)),
+    ):
         sys.exit(train.main(argv))
 
 
@@ -162,11 +182,14 @@ def saved_step(run: Path) -> int:
 def same_run(one: Path, other: Path) -> bool:
     """Whether weights, last checkpoint and every logged loss are the same, bit by bit."""
     for name in ("weights.safetensors", "checkpoint.safetensors"):
-        a, b = load_file(one / name), load_file(other / name)
+        a = load_file(one / name)
+        b = load_file(other / name)
         if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
             return False
-    losses = [[(row["step"], row["loss"]) for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
-              for run in (one, other)]  # fmt: skip
+    losses = [
+        [(row["step"], row["loss"]) for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
+        for run in (one, other)
+    ]
     return losses[0] == losses[1]
 
 
@@ -178,7 +201,11 @@ def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: i
 
     Every third time it is hit while it starts, or soon after, otherwise one to six steps further on.
     """
-    moments, run, lost, good, hit = random.Random(seed), ground.fresh(), 0, 0, 0
+    moments = random.Random(seed)
+    run = ground.fresh()
+    lost = 0
+    good = 0
+    hit = 0
     while hit < tries:
         process = ground.start(run, *(["--resume"] if run.exists() else []))
         if hit % 3:
@@ -190,7 +217,8 @@ def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: i
             os.kill(process.pid, number)
         status, _ = ground.ended(process, run)
         if (run / "weights.safetensors").exists():  # it came to its end before: begin another
-            good, run = good if same_run(run, ground.whole) else -tries, ground.fresh()
+            good = good if same_run(run, ground.whole) else -tries
+            run = ground.fresh()
             continue
         hit += 1
         good += status == (-number if number == signal.SIGKILL else 130)
@@ -207,7 +235,9 @@ def steps_of(lost: int) -> str:
 
 def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
     """The disk has no room for the next checkpoint: a clear end, the last one whole, and a resumed training."""
-    good, lost, room = 0, 0, random.Random(seed)
+    good = 0
+    lost = 0
+    room = random.Random(seed)
     with small_disk(ground) as disk:
         for _ in range(tries):
             run = disk.folder / ground.fresh().name
@@ -215,7 +245,8 @@ def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
             ground.wait_for_step(process, run, 2 * EVERY)
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            before, size = saved_step(run), (run / "checkpoint.safetensors").stat().st_size
+            before = saved_step(run)
+            size = (run / "checkpoint.safetensors").stat().st_size
             with disk.nearly_full(room.randrange(size // 8, size)) as limit:
                 status, said = ground.ended(ground.start(run, "--resume", most_bytes=limit), run)
             lost = max(lost, last_step(run) - saved_step(run))
@@ -264,9 +295,12 @@ def small_disk(ground: Playground, size: int = 32 * 2**20) -> Iterator[Disk]:
 
 def not_a_number(ground: Playground, tries: int, seed: int = 0) -> Outcome:
     """A loss is NaN: the step is named, nothing was updated by it, the last checkpoint is good."""
-    good, lost, steps = 0, 0, random.Random(seed)
+    good = 0
+    lost = 0
+    steps = random.Random(seed)
     for _ in range(tries):
-        run, step = ground.fresh(), steps.randrange(2, STEPS)
+        run = ground.fresh()
+        step = steps.randrange(2, STEPS)
         status, said = ground.ended(ground.start(run, nan_at=step), run)
         lost = max(lost, step - 1 - saved_step(run))
         clear = f"at step {step} the loss is nan" in said and (saved_step(run) == 0) == ("No checkpoint" in said)

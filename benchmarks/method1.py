@@ -22,8 +22,10 @@ from benchmarks.side_by_side import Comparison, hardware
 from helpers.course import repository_root
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
-NAME, RESULTS = "tiny_sd_pixels", "00_assets/results/method1.json"
-ROUNDS, ROUND_SECONDS = 5, 6  # of the speed race: alternating turns
+NAME = "tiny_sd_pixels"
+RESULTS = "00_assets/results/method1.json"
+ROUNDS = 5  # alternating turns of the speed race
+ROUND_SECONDS = 6
 PICTURES = 30  # generated to judge a contender
 PEERS = 4  # who must have raced at least: two libraries in the course's shape, each without and with our stem
 
@@ -45,7 +47,9 @@ def _shipped() -> list[Row]:
 
     if not weights_path(NAME).exists():
         return [Row("shipped weights of Method 1", "none yet", TRAINED_BY[NAME], False)]
-    reader, model, metadata = load_reader(), TinySD.from_weights(NAME), read_metadata(NAME)
+    reader = load_reader()
+    model = TinySD.from_weights(NAME)
+    metadata = read_metadata(NAME)
     wanted = toy_attributes(300, seed=77)  # attributes nobody trained on; only their captions are used
     by_class = model.generate([face.species for face in wanted], seed=10_000)
     by_caption = model.generate(prompts=[caption(face) for face in wanted], seed=20_000)
@@ -74,8 +78,14 @@ def _race() -> list[Row]:
         own = [entry["species"] for entry in at if entry["name"] == "this course"]
         peers = [entry["species"] for entry in at if entry["name"] != "this course"]
         if own and len(peers) >= PEERS:
-            rows.append(at_least(f"species agreement after {minutes} min, less the best of {len(peers)} peers'",
-                                 100 * (own[0] - max(peers)), 10, "points"))  # fmt: skip
+            rows.append(
+                at_least(
+                    f"species agreement after {minutes} min, less the best of {len(peers)} peers'",
+                    100 * (own[0] - max(peers)),
+                    10,
+                    "points",
+                )
+            )
         else:
             rows.append(Row(f"species agreement after {minutes} min", "not measured", "clearly ahead", False))
     return rows
@@ -86,12 +96,18 @@ def comparisons() -> list[Comparison]:
 
     Who learns more from photographs in the same time is in `benchmarks.recipes`.
     """
-    shapes = {"ratio": "in the course's shape", "ratio_same_stem": "with our stem",
-              "ratio_documented_shape": "in its documented shape"}  # fmt: skip
+    shapes = {
+        "ratio": "in the course's shape",
+        "ratio_same_stem": "with our stem",
+        "ratio_documented_shape": "in its documented shape",
+    }
     record = json.loads(results_path().read_text()) if results_path().exists() else {}
-    what, peer = "Method 1, training: images/s", "the better of two libraries"
-    return [Comparison(what, f"{peer}, {shape}", record.get(key), record.get(f"{key}_spread"), more=True)
-            for key, shape in shapes.items()]  # fmt: skip
+    what = "Method 1, training: images/s"
+    peer = "the better of two libraries"
+    return [
+        Comparison(what, f"{peer}, {shape}", record.get(key), record.get(f"{key}_spread"), more=True)
+        for key, shape in shapes.items()
+    ]
 
 
 def contenders(faces, steps: int) -> list[tuple[str, Callable]]:
@@ -124,7 +140,8 @@ def speeds(racers: dict[str, object]) -> dict[str, list[float]]:
         racer.step()  # warm-up
     for _ in range(ROUNDS):
         for name, racer in racers.items():
-            start, steps = clock(), 0
+            start = clock()
+            steps = 0
             while steps == 0 or clock() - start < ROUND_SECONDS:
                 racer.step()
                 steps += 1
@@ -159,15 +176,17 @@ def run(minutes: str | None = None) -> None:
     record = summary(racers, rates)
     if results_path().exists():  # keep what an earlier race measured at other marks
         earlier = json.loads(results_path().read_text())
-        record["agreement"] = [{"hardware": earlier["hardware"]} | entry for entry in earlier["agreement"]
-                               if entry["minutes"] not in marks]  # fmt: skip
+        record["agreement"] = [
+            {"hardware": earlier["hardware"]} | entry for entry in earlier["agreement"] if entry["minutes"] not in marks
+        ]
     write(record)
     if not marks:
         return
     # the course's cosine ends about when the time does, and never before: the fastest round, and a tenth more
     ours_steps = int(1.1 * 60 * max(marks) * max(rates["this course"]) / racers["this course"].batch_size)
     for name, make in contenders(faces, steps=max(ours_steps, 300)):
-        racer, used = make(), 0.0
+        racer = make()
+        used = 0.0
         for mark in marks:
             while used < 60 * mark:
                 start = clock()
@@ -194,11 +213,15 @@ def summary(racers: dict[str, object], rates: dict[str, list[float]]) -> dict:
         figures[figure] = round(statistics.median(found), 2)
         figures[f"{figure}_spread"] = [round(min(found), 2), round(max(found), 2)]
     speed = [
-        {"name": name, "parameters": racer.parameters, "batch_size": racer.batch_size,
-         "images_per_second": round(statistics.median(rates[name]), 2),
-         "spread": [round(min(rates[name]), 2), round(max(rates[name]), 2)]}
+        {
+            "name": name,
+            "parameters": racer.parameters,
+            "batch_size": racer.batch_size,
+            "images_per_second": round(statistics.median(rates[name]), 2),
+            "spread": [round(min(rates[name]), 2), round(max(rates[name]), 2)],
+        }
         for name, racer in racers.items()
-    ]  # fmt: skip
+    ]
     return {
         "hardware": hardware(),
         "size": 64,

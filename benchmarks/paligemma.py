@@ -1,7 +1,7 @@
 """PaliGemma: parity with transformers, speed and memory beside its `generate`, what the tiny weights see.
 
-    python -m benchmarks check paligemma    # parity and answers recomputed, the timings read: minutes
-    python -m benchmarks paligemma          # times reading and writing beside transformers
+python -m benchmarks check paligemma    # parity and answers recomputed, the timings read: minutes
+python -m benchmarks paligemma          # times reading and writing beside transformers
 """
 
 import json
@@ -30,12 +30,22 @@ SIZES = {  # name -> sizes, tokens written per turn
     "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 120),
     "one layer of full width": (PaliGemmaConfig(SiglipConfig(layers=1), GemmaConfig(layers=1)), 24),
 }
-WEIGHTS, FACES = ("paligemma", "masks"), 300
+WEIGHTS = ("paligemma", "masks")
+FACES = 300
 LEAST = {  # kind -> per cent of right answers; of boxes that overlap by half; of mean overlap
-    "pattern": 90, "place": 90,
-    "species": 98, "fur": 95, "eyes": 90, "counting": 95, "yes or no": 95, "caption, species": 95, "caption, fur": 95,
-    "left eye": 90, "right eye": 90, "face mask": 80,
-}  # fmt: skip
+    "pattern": 90,
+    "place": 90,
+    "species": 98,
+    "fur": 95,
+    "eyes": 90,
+    "counting": 95,
+    "yes or no": 95,
+    "caption, species": 95,
+    "caption, fur": 95,
+    "left eye": 90,
+    "right eye": 90,
+    "face mask": 80,
+}
 TOKENS = {(448, 448): 64, (640, 480): 192, (1920, 1080): 576, (1344, 1344): 640}  # of MiniCPM-V 2.6, published
 
 
@@ -52,29 +62,57 @@ def _sizes() -> list[Row]:
 
 @torch.no_grad()
 def _parity() -> list[Row]:
-    theirs, pictures = reference(), list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
-    ours, batch, prompts = ours_of(theirs), PROCESSOR(pictures, PROMPTS, ANSWERS), PROCESSOR(pictures, PROMPTS)
-    said = theirs(input_ids=batch.ids, pixel_values=batch.pictures, attention_mask=batch.real.long(),
-                  token_type_ids=batch.suffix.long(), labels=batch.ids.masked_fill(~batch.suffix, -100))  # fmt: skip
-    losses, counts = ours.losses(batch), batch.suffix.sum(dim=1)
+    theirs = reference()
+    pictures = list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    ours = ours_of(theirs)
+    batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
+    prompts = PROCESSOR(pictures, PROMPTS)
+    said = theirs(
+        input_ids=batch.ids,
+        pixel_values=batch.pictures,
+        attention_mask=batch.real.long(),
+        token_type_ids=batch.suffix.long(),
+        labels=batch.ids.masked_fill(~batch.suffix, -100),
+    )
+    losses = ours.losses(batch)
+    counts = batch.suffix.sum(dim=1)
     rows = [
-        at_most("parity of logits, a batch with padding", difference(ours.logits(batch)[batch.real],
-                                                                     said.logits[batch.real]), 1e-5),
-        at_most("parity of the loss, prefix and suffix",
-                abs((losses * counts).sum() / counts.sum() - said.loss).item(), 1e-5),
-    ]  # fmt: skip
+        at_most(
+            "parity of logits, a batch with padding",
+            difference(ours.logits(batch)[batch.real], said.logits[batch.real]),
+            1e-5,
+        ),
+        at_most(
+            "parity of the loss, prefix and suffix",
+            abs((losses * counts).sum() / counts.sum() - said.loss).item(),
+            1e-5,
+        ),
+    ]
     spoken = theirs.generate(**left_padded(prompts), max_new_tokens=12, do_sample=False)[:, prompts.ids.shape[1] :]
     for cached in (True, False):
         steps = generate(ours, prompts, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached)
         same = torch.equal(torch.stack([step.ids for step in steps], dim=1), spoken)
-        rows.append(true(f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
-                         "the same" if same else "others", "the same", same))  # fmt: skip
+        rows.append(
+            true(
+                f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
+                "the same" if same else "others",
+                "the same",
+                same,
+            )
+        )
     return rows
 
 
 def _slices() -> list[Row]:
-    return [true(f"tokens of a {w}x{h} picture in MiniCPM-V 2.6", slicing(w, h).tokens, str(wanted),
-                 slicing(w, h).tokens == wanted) for (w, h), wanted in TOKENS.items()]  # fmt: skip
+    return [
+        true(
+            f"tokens of a {w}x{h} picture in MiniCPM-V 2.6",
+            slicing(w, h).tokens,
+            str(wanted),
+            slicing(w, h).tokens == wanted,
+        )
+        for (w, h), wanted in TOKENS.items()
+    ]
 
 
 def _answers() -> list[Row]:
@@ -85,8 +123,10 @@ def _answers() -> list[Row]:
 
     absent = [name for name in WEIGHTS if not weights_path(name).exists()]
     if absent:
-        return [Row(f"shipped weights, {name}", "none yet", TRAINED_BY.get(name, "no command yet"), False)
-                for name in absent]  # fmt: skip
+        return [
+            Row(f"shipped weights, {name}", "none yet", TRAINED_BY.get(name, "no command yet"), False)
+            for name in absent
+        ]
     marks = examine(PaliGemma.from_weights(), load_faces(split="val", limit=FACES, progress=False))
     rows = [at_least(f"{kind}, {FACES} held-out faces", 100 * marks[kind], least, "%") for kind, least in LEAST.items()]
     size = sum(weights_path(name).stat().st_size for name in WEIGHTS) / 1e6
@@ -96,29 +136,43 @@ def _answers() -> list[Row]:
 def _timings() -> list[Row]:
     rows = [one.row() for one in comparisons()]
     for entry in recorded(RESULTS).get("sizes", []):
-        name, same = entry["size"], entry["writing"]["same"]
-        rows += [at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
-                 true(f"{name}: the tokens written", same, "the same", same == "the same")]  # fmt: skip
+        name = entry["size"]
+        same = entry["writing"]["same"]
+        rows += [
+            at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
+            true(f"{name}: the tokens written", same, "the same", same == "the same"),
+        ]
     return rows
 
 
 def comparisons() -> list[Comparison]:
     """What the record says of reading a prompt and of writing an answer."""
-    record, found, peer = recorded(RESULTS), [], "transformers"
+    record = recorded(RESULTS)
+    found = []
+    peer = "transformers"
     if not record:
         return [Comparison("PaliGemma: speed and memory", peer, None)]
     for entry in record["sizes"]:
-        name, reading, writing = f"PaliGemma, {entry['size']}", entry["reading"], entry["writing"]
+        name = f"PaliGemma, {entry['size']}"
+        reading = entry["reading"]
+        writing = entry["writing"]
         least = 2.0 if entry["size"] == "smallest" else 1.0
         found += [
             Comparison(f"{name}: time to read a prompt", peer, reading["time_ratio"], reading["time_ratio_spread"], 1),
             Comparison(f"{name}: peak of tensors in reading", peer, reading["tensors_ratio"], None, 1),
-            Comparison(f"{name}: tokens a second", peer, writing["speed_ratio"], writing["speed_ratio_spread"], least,
-                       more=True),
-        ]  # fmt: skip
+            Comparison(
+                f"{name}: tokens a second",
+                peer,
+                writing["speed_ratio"],
+                writing["speed_ratio_spread"],
+                least,
+                more=True,
+            ),
+        ]
         if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
-            found.append(Comparison(f"{name}: peak memory of the process in reading", peer, reading["memory_ratio"],
-                                    None, 1))  # fmt: skip
+            found.append(
+                Comparison(f"{name}: peak memory of the process in reading", peer, reading["memory_ratio"], None, 1)
+            )
     return found
 
 
@@ -141,7 +195,8 @@ def measured(name: str) -> dict:
     config, tokens = SIZES[name]
     theirs = reference(config)
     theirs.generation_config.eos_token_id = None  # both write as many tokens as they are asked for
-    ours, batch = ours_of(theirs, config), prompt(config)
+    ours = ours_of(theirs, config)
+    batch = prompt(config)
     given = left_padded(batch)
 
     def read() -> Tensor:
@@ -152,8 +207,10 @@ def measured(name: str) -> dict:
 
     reading = compared(read, read_there, 1 if "full" in name else 10)
     tensors = [peak_tensors(call) for call in (read, read_there)]
-    reading |= {"megabytes_of_tensors": [round(size / 1e6, 3) for size in tensors],
-                "tensors_ratio": round(tensors[0] / tensors[1], 3)}  # fmt: skip
+    reading |= {
+        "megabytes_of_tensors": [round(size / 1e6, 3) for size in tensors],
+        "tensors_ratio": round(tensors[0] / tensors[1], 3),
+    }
     entry = {"size": name, "reading": reading, "writing": written(ours, theirs, batch, tokens)}
     print(entry, flush=True)
     return entry
@@ -170,8 +227,10 @@ def written(ours: PaliGemmaModel, theirs: nn.Module, batch: Batch, tokens: int) 
 
     calls = [lambda call=call, count=count: call(count) for call in (write, write_there) for count in (tokens, 1)]
     long, short, long_there, short_there = alternating(calls)
-    speeds = [[(tokens - 1) / (whole - first) for whole, first in zip(*pair, strict=True)]
-              for pair in ((long, short), (long_there, short_there))]  # fmt: skip
+    speeds = [
+        [(tokens - 1) / (whole - first) for whole, first in zip(*pair, strict=True)]
+        for pair in ((long, short), (long_there, short_there))
+    ]
     ratios = [own / peer for own, peer in zip(*speeds, strict=True)]
     return {
         "tokens_per_second": [round(statistics.median(speed), 2) for speed in speeds],
@@ -183,7 +242,8 @@ def written(ours: PaliGemmaModel, theirs: nn.Module, batch: Batch, tokens: int) 
 
 def prompt(config: PaliGemmaConfig) -> Batch:
     """A picture of noise and a short question."""
-    size, generator = config.vision.size, torch.Generator().manual_seed(0)
+    size = config.vision.size
+    generator = torch.Generator().manual_seed(0)
     words = [WORDS.start, *WORDS(PROMPTS[0] + "\n")]
     ids = torch.tensor([[config.image_token] * config.vision.tokens + words])
     nothing = torch.zeros_like(ids, dtype=torch.bool)

@@ -18,8 +18,11 @@ from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.siglip import SiglipConfig
 
-TEXTS = ["answer en what animal is this? a cat", "caption en a striped dog on a red background",
-         "detect nose ; left eye"]  # fmt: skip
+TEXTS = [
+    "answer en what animal is this? a cat",
+    "caption en a striped dog on a red background",
+    "detect nose ; left eye",
+]
 WORDS = Tokenizer.of_words(TEXTS)
 SMALL = PaliGemmaConfig(
     SiglipConfig(size=28, patch=14, width=32, layers=2, heads=4, mlp=48),
@@ -33,20 +36,37 @@ def reference_config(config: PaliGemmaConfig):
     """transformers' configuration of these sizes."""
     from transformers import PaliGemmaConfig as Theirs
 
-    vision, language = config.vision, config.language
+    vision = config.vision
+    language = config.language
     seen = {
-        "model_type": "siglip_vision_model", "image_size": vision.size, "patch_size": vision.patch,
-        "hidden_size": vision.width, "num_hidden_layers": vision.layers, "num_attention_heads": vision.heads,
-        "intermediate_size": vision.mlp, "vision_use_head": False,
-    }  # fmt: skip
+        "model_type": "siglip_vision_model",
+        "image_size": vision.size,
+        "patch_size": vision.patch,
+        "hidden_size": vision.width,
+        "num_hidden_layers": vision.layers,
+        "num_attention_heads": vision.heads,
+        "intermediate_size": vision.mlp,
+        "vision_use_head": False,
+    }
     said = {
-        "model_type": "gemma", "vocab_size": language.vocabulary, "hidden_size": language.width,
-        "num_hidden_layers": language.layers, "num_attention_heads": language.heads,
-        "num_key_value_heads": language.kv_heads, "head_dim": language.head_width, "intermediate_size": language.mlp,
-    }  # fmt: skip
+        "model_type": "gemma",
+        "vocab_size": language.vocabulary,
+        "hidden_size": language.width,
+        "num_hidden_layers": language.layers,
+        "num_attention_heads": language.heads,
+        "num_key_value_heads": language.kv_heads,
+        "head_dim": language.head_width,
+        "intermediate_size": language.mlp,
+    }
     ends = {"pad_token_id": WORDS.padding, "eos_token_id": WORDS.end, "bos_token_id": WORDS.start}
-    return Theirs(vision_config=seen, text_config=said | ends, image_token_index=config.image_token,
-                  projection_dim=language.width, hidden_size=language.width, **ends)  # fmt: skip
+    return Theirs(
+        vision_config=seen,
+        text_config=said | ends,
+        image_token_index=config.image_token,
+        projection_dim=language.width,
+        hidden_size=language.width,
+        **ends,
+    )
 
 
 def reference(config: PaliGemmaConfig = SMALL):
@@ -109,7 +129,13 @@ def write_folder(theirs: nn.Module, folder: Path, year: int, shards: int = 1, co
 def left_padded(batch: Batch) -> dict[str, Tensor]:
     """A batch of prompts as transformers' `generate` wants it: padding on the left."""
     shifts = (~batch.real).sum(dim=1)
-    ids, real = (torch.stack([row.roll(int(by)) for row, by in zip(part, shifts, strict=True)])
-                 for part in (batch.ids, batch.real))  # fmt: skip
-    return {"input_ids": ids, "attention_mask": real.long(), "token_type_ids": torch.zeros_like(ids),
-            "pixel_values": batch.pictures}  # fmt: skip
+    ids, real = (
+        torch.stack([row.roll(int(by)) for row, by in zip(part, shifts, strict=True)])
+        for part in (batch.ids, batch.real)
+    )
+    return {
+        "input_ids": ids,
+        "attention_mask": real.long(),
+        "token_type_ids": torch.zeros_like(ids),
+        "pixel_values": batch.pictures,
+    }

@@ -30,8 +30,10 @@ def check() -> list[Row]:
     if not path.exists():
         return [Row("real faces, range of the colours", "never run", "python -m benchmarks.real_faces RUN", False)]
     shares = json.loads(path.read_text())["range_coverage"]
-    return [at_least(f"real faces, range of {channel}, of the data's", 100 * share, 90, "%")
-            for channel, share in shares.items()]  # fmt: skip
+    return [
+        at_least(f"real faces, range of {channel}, of the data's", 100 * share, 90, "%")
+        for channel, share in shares.items()
+    ]
 
 
 def channel_range(images: np.ndarray) -> np.ndarray:
@@ -41,8 +43,10 @@ def channel_range(images: np.ndarray) -> np.ndarray:
 
 def coverage(samples: np.ndarray, data: np.ndarray) -> dict[str, float]:
     """Share of the data's range, channel by channel, that the samples reach."""
-    made, real = channel_range(samples), channel_range(data)
-    low, high = np.maximum(made[:, 0], real[:, 0]), np.minimum(made[:, 1], real[:, 1])
+    made = channel_range(samples)
+    real = channel_range(data)
+    low = np.maximum(made[:, 0], real[:, 0])
+    high = np.minimum(made[:, 1], real[:, 1])
     share = np.clip(high - low, 0, None) / (real[:, 1] - real[:, 0])
     return {name: round(float(value), 4) for name, value in zip(("red", "green", "blue"), share, strict=True)}
 
@@ -77,21 +81,28 @@ def main(folder: Path) -> None:
     weights = folder / "weights.safetensors"
     if not weights.exists() or not any(folder.glob("samples-*.png")):
         sys.exit(f"{folder} holds no finished run with sample grids: train one with --out {folder}")
-    model, metadata = TinySD.from_weights(weights), read_metadata(weights)
+    model = TinySD.from_weights(weights)
+    metadata = read_metadata(weights)
     labels = [name for name in model.class_names for _ in range(COUNT // len(model.class_names))]
     samples = to_uint8(model.generate(labels, seed=1000, progress=True)).transpose(0, 3, 1, 2)
     data = load_faces("animal-faces", "train", model.size)
     data = data[np.sort(np.random.default_rng(0).choice(len(data), min(1500, len(data)), replace=False))]
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     record = {
-        "command": metadata["command"], "minutes": float(metadata["minutes"]), "steps": int(metadata["steps"]),
-        "threads": int(metadata["threads"]), "samples": COUNT, "percentiles": TAILS,
+        "command": metadata["command"],
+        "minutes": float(metadata["minutes"]),
+        "steps": int(metadata["steps"]),
+        "threads": int(metadata["threads"]),
+        "samples": COUNT,
+        "percentiles": TAILS,
         "range_of_samples": channel_range(samples).round(1).tolist(),
         "range_of_data": channel_range(data.images).round(1).tolist(),
         "range_coverage": coverage(samples, data.images),
-        "mean_of_samples": colours(samples, np.mean), "mean_of_data": colours(data.images, np.mean),
-        "spread_of_samples": colours(samples, np.std), "spread_of_data": colours(data.images, np.std),
-    }  # fmt: skip
+        "mean_of_samples": colours(samples, np.mean),
+        "mean_of_data": colours(data.images, np.mean),
+        "spread_of_samples": colours(samples, np.std),
+        "spread_of_data": colours(data.images, np.std),
+    }
     (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     progress_picture(folder, log)
     print(json.dumps(record["range_coverage"]))

@@ -30,7 +30,8 @@ from helpers.course import course_home, repository_root
 
 RECORD = "00_assets/results/recipes.json"
 SAMPLING = {"steps": 20, "guidance_scale": 3.0}  # guided, 40 evaluations of the network; peers use 50
-CLAIMED_MINUTES, CLAIMED_SEEDS = 45, 3
+CLAIMED_MINUTES = 45
+CLAIMED_SEEDS = 3
 CLAIMS = {"pixels": ("Method 1", 0.5), "pretrained": ("Method 2", 0.25)}  # of the best peer's KID, at most
 
 
@@ -53,17 +54,24 @@ BASELINES = {  # options of the training command
 # Lengths of averages relative to the training's (sigma_rel of EDM2, Karras et al. 2024, section 3.1). The usual average
 # ramps up as (1 + n) / (10 + n) and reaches a decay of 0.999 after 9,000 updates only: until then it has length 0.09.
 AVERAGES = (
-    Change("average-0.05", "shorter average of the weights: relative length 0.05 instead of 0.09", average=0.05,
-           trained=False),
+    Change(
+        "average-0.05",
+        "shorter average of the weights: relative length 0.05 instead of 0.09",
+        average=0.05,
+        trained=False,
+    ),
     Change("average-0.15", "longer average of the weights: relative length 0.15", average=0.15, trained=False),
-)  # fmt: skip
-GUIDANCE = tuple(Change(*words, sampling=sampling, trained=False) for *words, sampling in (
-    ("guidance-1.5", "guidance 1.5 instead of 3", {"guidance_scale": 1.5}),
-    ("guidance-2", "guidance 2", {"guidance_scale": 2.0}),
-    ("guidance-5", "guidance 5", {"guidance_scale": 5.0}),
-    ("interval", "guidance 3 between t = 0.2 and 0.8 only", {"interval": (0.2, 0.8)}),
-    ("interval-5", "guidance 5 between t = 0.2 and 0.8 only", {"guidance_scale": 5.0, "interval": (0.2, 0.8)}),
-))  # fmt: skip
+)
+GUIDANCE = tuple(
+    Change(*words, sampling=sampling, trained=False)
+    for *words, sampling in (
+        ("guidance-1.5", "guidance 1.5 instead of 3", {"guidance_scale": 1.5}),
+        ("guidance-2", "guidance 2", {"guidance_scale": 2.0}),
+        ("guidance-5", "guidance 5", {"guidance_scale": 5.0}),
+        ("interval", "guidance 3 between t = 0.2 and 0.8 only", {"interval": (0.2, 0.8)}),
+        ("interval-5", "guidance 5 between t = 0.2 and 0.8 only", {"guidance_scale": 5.0, "interval": (0.2, 0.8)}),
+    )
+)
 OPTIMISATION = (
     Change("batch-16", "batches of 16 instead of 32", "--batch-size 16"),
     Change("batch-64", "batches of 64", "--batch-size 64"),
@@ -91,8 +99,11 @@ CHANGES = {
         Change("coarse-to-fine", "coarse to fine: half of the time at 32 px, then 64 px", coarse=True),
         Change("perceptual-0.05", "perceptual loss on the predicted image, weight 0.05", "--perceptual 0.05"),
         Change("perceptual-0.1", "perceptual loss, weight 0.1", "--perceptual 0.1"),
-        Change("perceptual-cheap", "perceptual loss, weight 0.1, on squares of 32 px and below t = 0.7",
-               "--perceptual 0.1 --perceptual-crop 32 --perceptual-until 0.7"),
+        Change(
+            "perceptual-cheap",
+            "perceptual loss, weight 0.1, on squares of 32 px and below t = 0.7",
+            "--perceptual 0.1 --perceptual-crop 32 --perceptual-until 0.7",
+        ),
         Change("dropout", "dropout 0.1", "--dropout 0.1"),
         Change("augment", "augmentation that does not leak, probability 0.15", "--augment 0.15"),
         *AVERAGES,
@@ -105,7 +116,7 @@ CHANGES = {
         Change("diffusers-documented", "in its documented shape"),
         Change("diffusers-stem", "with our stem: 4 × 4 pixels folded into channels, predicting the image"),
     ),
-}  # fmt: skip
+}
 # The changes that were kept, together: `options`, `coarse` and `sampling` beside the baseline's. They are written here
 # when they are known; until then the recipe is the baseline.
 RECIPES = {"pretrained": Change("recipe", ""), "pixels": Change("recipe", "")}
@@ -158,8 +169,15 @@ def add_run(path: Path, method: str, change: Change, minutes: float, setup: dict
         rows = read_rows(path)
         row = find_row(rows, method, change.name, minutes)
         if row is None:
-            row = {"method": method, "change": change.text, "core_minutes": minutes, "name": change.name,
-                   "kept": change.name == "baseline", "setup": setup, "runs": []}  # fmt: skip
+            row = {
+                "method": method,
+                "change": change.text,
+                "core_minutes": minutes,
+                "name": change.name,
+                "kept": change.name == "baseline",
+                "setup": setup,
+                "runs": [],
+            }
             rows.append(row)
         refuse_another_setup(row, setup)
         others = [one for one in row["runs"] if one["seed"] != run["seed"]]
@@ -173,29 +191,41 @@ def refuse_another_setup(row: dict, setup: dict) -> None:
     """Figures that were measured in different ways must not be averaged, nor stand for one another."""
     if row["setup"] != (now := json.loads(json.dumps(setup))):
         was = {name: row["setup"].get(name) for name in now if row["setup"].get(name) != now[name]}
-        raise SystemExit(f"{row['method']}, {row['name']} was measured with another setup ({was}): use --record with "
-                         "another file, or take its row out of the record")  # fmt: skip
+        raise SystemExit(
+            f"{row['method']}, {row['name']} was measured with another setup ({was}): use --record with "
+            "another file, or take its row out of the record"
+        )
 
 
 def summary(runs: list[dict], minutes: float) -> dict:
     """What a row says of all its seeds: means, and the standard deviation over seeds of the KID."""
     kids = [run["kid"] for run in runs]
-    classes = {name: round(statistics.mean(run["judged_by_class"][name] for run in runs), 1)
-               for name in runs[0]["judged_by_class"]}  # fmt: skip
+    classes = {
+        name: round(statistics.mean(run["judged_by_class"][name] for run in runs), 1)
+        for name in runs[0]["judged_by_class"]
+    }
     steps = round(statistics.mean(run["steps"] for run in runs))
-    notes = [f"{steps:,} updates, {statistics.mean(run['epochs'] for run in runs):.2g} epochs",
-             ", ".join(f"{name} {value:.0f} %" for name, value in classes.items())]  # fmt: skip
+    notes = [
+        f"{steps:,} updates, {statistics.mean(run['epochs'] for run in runs):.2g} epochs",
+        ", ".join(f"{name} {value:.0f} %" for name, value in classes.items()),
+    ]
     used = statistics.mean(run["core_minutes_used"] for run in runs)
     if abs(used / minutes - 1) > 0.1:
         notes.append(f"used {used:.3g} core-minutes")
     return {
-        "seeds": len(runs), "kid": round(statistics.mean(kids), 4),
+        "seeds": len(runs),
+        "kid": round(statistics.mean(kids), 4),
         "kid_std": round(statistics.stdev(kids), 4) if len(kids) > 1 else None,
-        "judged": round(statistics.mean(run["judged"] for run in runs), 1), "judged_by_class": classes,
-        "note": "; ".join(notes), "steps": steps, "images": round(statistics.mean(run["images"] for run in runs)),
-        "parameters": runs[0]["parameters"], "options": runs[0]["options"], "date": max(run["date"] for run in runs),
+        "judged": round(statistics.mean(run["judged"] for run in runs), 1),
+        "judged_by_class": classes,
+        "note": "; ".join(notes),
+        "steps": steps,
+        "images": round(statistics.mean(run["images"] for run in runs)),
+        "parameters": runs[0]["parameters"],
+        "options": runs[0]["options"],
+        "date": max(run["date"] for run in runs),
         "processor": "; ".join(dict.fromkeys(run["processor"] for run in runs)),
-    }  # fmt: skip
+    }
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -248,8 +278,9 @@ def _claim(rows: list[dict], method: str) -> Row:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.recipes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = made.add_argument
     add("--method", choices=list(CHANGES), default="pretrained", help="whose recipe; peers: two libraries")
     add("--minutes", type=float, default=10, help="core-minutes of a training (default 10)")
@@ -343,8 +374,11 @@ def _one(options: argparse.Namespace, trainings: Any, change: Change, seed: int)
         return
     run = trainings.run(change, seed)
     row = add_run(options.record, method, change, options.minutes, trainings.setup, run)
-    print(f"{change.name}, seed {seed}: KID {run['kid']:.3f} ± {run['kid_error']:.3f}, judged {run['judged']:.0f} %; "
-          f"{row['note']}", flush=True)  # fmt: skip
+    print(
+        f"{change.name}, seed {seed}: KID {run['kid']:.3f} ± {run['kid_error']:.3f}, judged {run['judged']:.0f} %; "
+        f"{row['note']}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

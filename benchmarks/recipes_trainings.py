@@ -37,8 +37,10 @@ from helpers.tiny_sd.model import TinySD
 from helpers.training import EMA, TrainConfig, train
 from helpers.training.precision import choose_precision
 
-WARM_UP, MEASURED = 2, 8  # updates before the number of updates is decided
-SAMPLE_SEED, REPEATS = 1000, 20  # of the noise; half-samples that the KID's standard error is estimated from
+WARM_UP = 2  # updates before the clock starts
+MEASURED = 8  # updates that decide the number of updates
+SAMPLE_SEED = 1000  # of the noise
+REPEATS = 20  # half-samples that the KID's standard error is estimated from
 SAMPLED_AT_ONCE = 50  # by a peer: at 64 px and full resolution, 300 need several GB
 SHOWN = 10  # images of each class in the grid that is left beside the weights
 
@@ -50,7 +52,9 @@ class Judge:
         from helpers.scoring.photographs import PhotographReader
 
         held_out = load_faces("animal-faces", "val", size, progress=False)
-        self.reader, self.names, self.per_class = PhotographReader(), held_out.class_names, per_class
+        self.reader = PhotographReader()
+        self.names = held_out.class_names
+        self.per_class = per_class
         self.features = self.reader.read(held_out.tensor(balanced(held_out, per_class)))[1]
 
     def labels(self) -> Tensor:
@@ -64,11 +68,16 @@ class Judge:
 
         probabilities, features = self.reader.read(images)
         kid = kernel_distance(features, self.features, repeats=REPEATS)
-        by_class = {name: agreement(part, [name] * self.per_class)["of three"]
-                    for name, part in zip(self.names, probabilities.split(self.per_class), strict=True)}  # fmt: skip
-        return {"kid": round(kid.value, 5), "kid_error": round(kid.spread, 5),
-                "judged": round(100 * statistics.mean(by_class.values()), 2),
-                "judged_by_class": {name: round(100 * value, 2) for name, value in by_class.items()}}  # fmt: skip
+        by_class = {
+            name: agreement(part, [name] * self.per_class)["of three"]
+            for name, part in zip(self.names, probabilities.split(self.per_class), strict=True)
+        }
+        return {
+            "kid": round(kid.value, 5),
+            "kid_error": round(kid.spread, 5),
+            "judged": round(100 * statistics.mean(by_class.values()), 2),
+            "judged_by_class": {name: round(100 * value, 2) for name, value in by_class.items()},
+        }
 
 
 class Trained(NamedTuple):
@@ -88,14 +97,20 @@ class Trainings:
         self.judge = Judge(options.size, options.samples)
         self.codec = self.latents = None
         if options.method != "peers":
-            self.codec, self.latents = command.prepared(self._parsed(changes(options.method)["baseline"], 0),
-                                                        self.faces, SimpleNamespace(device="cpu", is_main_process=True))
+            self.codec, self.latents = command.prepared(
+                self._parsed(changes(options.method)["baseline"], 0),
+                self.faces,
+                SimpleNamespace(device="cpu", is_main_process=True),
+            )
         self.setup = {
-            "size": options.size, "photographs": len(self.faces), "samples_per_class": options.samples,
+            "size": options.size,
+            "photographs": len(self.faces),
+            "samples_per_class": options.samples,
             "sampling": "its own, 50 evaluations" if options.method == "peers" else SAMPLING,
             "baseline": BASELINES.get(options.method),
-            "autoencoder": self._autoencoder(), "encoding_counted": bool(options.count_encoding and self.latents),
-        }  # fmt: skip
+            "autoencoder": self._autoencoder(),
+            "encoding_counted": bool(options.count_encoding and self.latents),
+        }
 
     def _autoencoder(self) -> dict[str, str] | None:
         """What the latents are of, without anybody's folder."""
@@ -132,7 +147,8 @@ class Trainings:
             facts, images = self._peer(change, seed)
         else:
             trained = self._train(change, seed) if change.trained else self._of_the_baseline(change, seed)
-            system, facts = TinySD.from_weights(trained.weights, autoencoder=self._now()), trained.facts
+            system = TinySD.from_weights(trained.weights, autoencoder=self._now())
+            facts = trained.facts
             sampling = SAMPLING | (change.sampling or {})
             images = system.generate(self.judge.labels().tolist(), seed=SAMPLE_SEED, **sampling)
             facts["sampling"] = sampling
@@ -153,8 +169,14 @@ class Trainings:
 
     def _facts(self, steps: int, batch_size: int, seconds: float, parameters: int) -> dict[str, Any]:
         images = steps * batch_size
-        return {"steps": steps, "images": images, "epochs": round(images / len(self.faces), 3),
-                "core_minutes_used": round(seconds / 60, 3), "parameters": parameters, "processor": hardware()}
+        return {
+            "steps": steps,
+            "images": images,
+            "epochs": round(images / len(self.faces), 3),
+            "core_minutes_used": round(seconds / 60, 3),
+            "parameters": parameters,
+            "processor": hardware(),
+        }
 
     # --- ours ---------------------------------------------------------------------------------------------------------
 
@@ -167,38 +189,52 @@ class Trainings:
         encoding = self.latents.core_seconds if self.setup["encoding_counted"] else 0.0
         trials = [Trial(model, batches, options, precision) for batches in phases]
         counts = self._counts(change, seed, trials, 60 * self.options.minutes - encoding)
-        config = TrainConfig(steps=sum(counts), learning_rate=options.learning_rate, ema=options.ema,
-                             warmup=min(200, sum(counts) // 10), seed=seed, schedule=options.schedule,
-                             optimizer_name=options.optimizer)  # fmt: skip
+        config = TrainConfig(
+            steps=sum(counts),
+            learning_rate=options.learning_rate,
+            ema=options.ema,
+            warmup=min(200, sum(counts) // 10),
+            seed=seed,
+            schedule=options.schedule,
+            optimizer_name=options.optimizer,
+        )
         lengths = [other.average for other in changes(self.options.method).values() if other.average]
         averages = {length: RelativeEMA(model, length) for length in lengths if change.name == "baseline"}
-        main, optimizer = EMA(model, options.ema), config.optimizer(model)
-        spent, first = 0.0, 0
+        main = EMA(model, options.ema)
+        optimizer = config.optimizer(model)
+        spent = 0.0
+        first = 0
         for batches, count in zip(phases, counts, strict=True):
-            loop = train(model, batches.losses, config, optimizer=optimizer, ema=main, first_step=first,
-                         bf16=precision == "bf16")  # fmt: skip
+            loop = train(
+                model, batches.losses, config, optimizer=optimizer, ema=main, first_step=first, bf16=precision == "bf16"
+            )
             spent += self._updates(change, seed, islice(loop, count), model, averages, config.steps)
             first += count
         folder = self._folder(change, seed)
         for length, average in {None: main, **averages}.items():
             average.module.save(folder / weights_name(length), {"steps": str(config.steps)})
         facts = self._facts(config.steps, options.batch_size, spent + encoding, count_parameters(model.unet))
-        facts |= {"precision": precision, "phases": counts,
-                  "options": public(self._words(change)) + (" (first half at half the size)" if change.coarse else ""),
-                  "encoding_core_minutes": round(self.latents.core_seconds / 60, 2) if self.latents else 0.0}
+        facts |= {
+            "precision": precision,
+            "phases": counts,
+            "options": public(self._words(change)) + (" (first half at half the size)" if change.coarse else ""),
+            "encoding_core_minutes": round(self.latents.core_seconds / 60, 2) if self.latents else 0.0,
+        }
         (folder / "facts.json").write_text(json.dumps(facts))
         return Trained(folder / weights_name(), facts)
 
     def _counts(self, change: Change, seed: int, trials: list["Trial"], budget: float) -> list[int]:
         """How many updates of each phase: as recorded for another seed, or what costs as much as the baseline does."""
-        method, minutes = self.options.method, self.options.minutes
+        method = self.options.method
+        minutes = self.options.minutes
         rows = read_rows(self.options.record)
         if row := find_row(rows, method, change.name, minutes):
             return row["runs"][0]["phases"]
         if change.name == "baseline":
             return updates(budget, update_seconds(trials))
         options = self._parsed(changes(method)["baseline"], seed)
-        model, row = command.new_model(options, self.faces, self.codec), find_row(rows, method, "baseline", minutes)
+        model = command.new_model(options, self.faces, self.codec)
+        row = find_row(rows, method, "baseline", minutes)
         batches = Batches(self.faces, options.batch_size, latents=self.latents)
         precision = choose_precision("auto", model, batches.losses, seed).name
         *own, reference = update_seconds([*trials, Trial(model, batches, options, precision)])
@@ -214,14 +250,18 @@ class Trainings:
 
     def _updates(self, change: Change, seed: int, loop: Any, model: nn.Module, averages: dict, total: int) -> float:
         """Make the updates of one phase; the seconds of processor time they took, without those of other averages."""
-        spent, mark = 0.0, time.process_time()
+        spent = 0.0
+        mark = time.process_time()
         for state in loop:
             spent += time.process_time() - mark
             for average in averages.values():
                 average.update(model, state.step)
             if state.step % max(1, total // 10) == 0:
-                print(f"  {change.name}, seed {seed}: update {state.step:,} of {total:,}, loss {state.loss:.3f}, "
-                      f"{spent / 60:.2f} core-minutes", flush=True)  # fmt: skip
+                print(
+                    f"  {change.name}, seed {seed}: update {state.step:,} of {total:,}, loss {state.loss:.3f}, "
+                    f"{spent / 60:.2f} core-minutes",
+                    flush=True,
+                )
             mark = time.process_time()
         return spent
 
@@ -230,8 +270,10 @@ class Trainings:
         folder = self._folder(changes(self.options.method)["baseline"], seed)
         weights = folder / weights_name(change.average)
         if not weights.exists():
-            raise SystemExit(f"{change.name} needs the baseline's weights, which are not in {folder}: train the "
-                             "baseline first; if it is recorded, take its row out of the record")  # fmt: skip
+            raise SystemExit(
+                f"{change.name} needs the baseline's weights, which are not in {folder}: train the "
+                "baseline first; if it is recorded, take its row out of the record"
+            )
         facts = json.loads((folder / "facts.json").read_text())
         return Trained(weights, facts)
 
@@ -240,11 +282,15 @@ class Trainings:
     def _peer(self, change: Change, seed: int) -> tuple[dict[str, Any], Tensor]:
         """Train a library's network as its documentation shows until the time is over, and generate with it."""
         contender = peer(change.name, with_mirrored(self.faces), seed)
-        budget, spent, steps, told = 60 * self.options.minutes, 0.0, 0, 0
+        budget = 60 * self.options.minutes
+        spent = 0.0
+        steps = 0
+        told = 0
         while spent < budget:
             mark = time.process_time()
             contender.step()
-            spent, steps = spent + time.process_time() - mark, steps + 1
+            spent = spent + time.process_time() - mark
+            steps = steps + 1
             if (tenths := int(10 * spent / budget)) > told:
                 print(f"  {change.name}, seed {seed}: {steps:,} updates, {spent / 60:.2f} core-minutes", flush=True)
                 told = tenths
@@ -307,9 +353,11 @@ class Trial(NamedTuple):
 
     def begin(self) -> Iterator[Any]:
         """Every `next` is an update."""
-        model, steps = copy.deepcopy(self.model), WARM_UP + MEASURED
-        config = TrainConfig(steps=steps, warmup=steps, learning_rate=self.options.learning_rate,
-                             optimizer_name=self.options.optimizer)  # fmt: skip
+        model = copy.deepcopy(self.model)
+        steps = WARM_UP + MEASURED
+        config = TrainConfig(
+            steps=steps, warmup=steps, learning_rate=self.options.learning_rate, optimizer_name=self.options.optimizer
+        )
         average = EMA(model, self.options.ema)
         return train(model, self.batches.losses, config, ema=average, bf16=self.precision == "bf16")
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """One claim of the course, recomputed."""
 
-    name: str      # what was measured, in few words
+    name: str  # what was measured, in few words
     measured: str  # with its unit
-    wanted: str    # the bound, such as ">= 97 %"
+    wanted: str  # the bound, such as ">= 97 %"
     ok: bool
 
 

@@ -1,7 +1,7 @@
 """Stable Diffusion 1: parity with the reference libraries, speed and memory beside them, what the tiny weights draw.
 
-    python -m benchmarks check sd1    # parity, refusals and generation recomputed, the timings read: minutes
-    python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
+python -m benchmarks check sd1    # parity, refusals and generation recomputed, the timings read: minutes
+python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
 """
 
 import json
@@ -24,7 +24,7 @@ from benchmarks.side_by_side import (
     network_comparisons,
     peak_memory,
     with_earlier,
-)  # fmt: skip
+)
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
@@ -37,8 +37,10 @@ from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
 from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, read_metadata, weights_path
 
-RESULTS, SYSTEM = "00_assets/results/sd1.json", "Stable Diffusion 1"
-NAME, PROMPTS = "sd1", 200
+RESULTS = "00_assets/results/sd1.json"
+SYSTEM = "Stable Diffusion 1"
+NAME = "sd1"
+PROMPTS = 200
 FILES = ("clip", "autoencoder", NAME)  # what the tiny system is made of
 SIZES = {"text encoder": 123_060_480, "U-Net": 859_520_964, "autoencoder": 83_653_863}
 POOL = 999_983  # random numbers that full-size weights are filled from, a prime: a billion draws would take longer
@@ -47,8 +49,14 @@ CODE = ("helpers/sd1/*.py", "helpers/text/bpe.py", "helpers/text/clip.py", "help
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 1."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, SYSTEM), *_faults(),
-            at_most("lines of code", _lines(), 900)]  # fmt: skip
+    return [
+        *_sizes(),
+        *_parity(),
+        *_drawn(),
+        *compared_rows(RESULTS, SYSTEM),
+        *_faults(),
+        at_most("lines of code", _lines(), 900),
+    ]
 
 
 # --- sizes and parity -----------------------------------------------------------------------------------------------
@@ -56,11 +64,16 @@ def check() -> list[Row]:
 
 def _sizes() -> list[Row]:
     with torch.device("meta"):
-        parts = {"text encoder": TextTower(TowerConfig.sd1_text()), "U-Net": UNet(UNetConfig.v1()),
-                 "autoencoder": KLAutoencoder(KLConfig.sd1())}  # fmt: skip
+        parts = {
+            "text encoder": TextTower(TowerConfig.sd1_text()),
+            "U-Net": UNet(UNetConfig.v1()),
+            "autoencoder": KLAutoencoder(KLConfig.sd1()),
+        }
     counted = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
-    return [true(f"parameters, {name}", f"{counted[name]:,}", f"{SIZES[name]:,}", counted[name] == SIZES[name])
-            for name in SIZES]  # fmt: skip
+    return [
+        true(f"parameters, {name}", f"{counted[name]:,}", f"{SIZES[name]:,}", counted[name] == SIZES[name])
+        for name in SIZES
+    ]
 
 
 def _parity() -> list[Row]:
@@ -81,25 +94,41 @@ def _parity() -> list[Row]:
 def small_differences(model: StableDiffusion1, peer) -> dict[str, float]:
     """Largest relative difference of every part, on the same random inputs."""
     generator = torch.Generator().manual_seed(1)
-    latent, pictures = torch.randn(2, 4, 8, 16, generator=generator), torch.rand(2, 3, 64, 32, generator=generator)
-    timestep, ids = torch.tensor([981, 1]), model.tokenizer(["a striped orange cat", "a grey dog"])
-    text, encoded = peer.text_encoder(ids)[0], peer.vae.encode(2 * pictures - 1).latent_dist
+    latent = torch.randn(2, 4, 8, 16, generator=generator)
+    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    timestep = torch.tensor([981, 1])
+    ids = model.tokenizer(["a striped orange cat", "a grey dog"])
+    text = peer.text_encoder(ids)[0]
+    encoded = peer.vae.encode(2 * pictures - 1).latent_dist
     ours = model.autoencoder.encode(2 * pictures - 1)
     return {
         "text encoder": difference(model.text(ids), text),
-        "U-Net": difference(model.unet(latent, timestep, text),
-                            peer.unet(latent, timestep, encoder_hidden_states=text).sample),
+        "U-Net": difference(
+            model.unet(latent, timestep, text), peer.unet(latent, timestep, encoder_hidden_states=text).sample
+        ),
         "encoder, mean": difference(ours.mean, encoded.mean),
         "encoder, log-variance": difference(ours.logvar, encoded.logvar),
         "decoder": difference(model.autoencoder.decode(latent), peer.vae.decode(latent).sample),
-    }  # fmt: skip
+    }
 
 
 def picture_difference(model: StableDiffusion1, peer, scale: float = 7.5) -> float:
     """Of a whole picture in ten steps, from the same noise."""
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
-    theirs = peer("a striped orange cat", negative_prompt="a grey dog", num_inference_steps=10, guidance_scale=scale,
-                  latents=noise, height=64, width=64, output_type="pt").images * 2 - 1  # fmt: skip
+    theirs = (
+        peer(
+            "a striped orange cat",
+            negative_prompt="a grey dog",
+            num_inference_steps=10,
+            guidance_scale=scale,
+            latents=noise,
+            height=64,
+            width=64,
+            output_type="pt",
+        ).images
+        * 2
+        - 1
+    )
     ours = model.generate("a striped orange cat", "a grey dog", steps=10, guidance_scale=scale, seed=3, progress=False)
     return difference(ours, theirs)
 
@@ -114,11 +143,14 @@ def full_size_differences(part: str) -> dict[str, float]:
         ids = torch.randint(49_406, (2, 77), generator=generator)
         return {"states": difference(ours(ids), theirs(ids).last_hidden_state)}
     if part == "U-Net":
-        text, timestep = torch.randn(1, 77, 768, generator=generator), torch.tensor([601])
+        text = torch.randn(1, 77, 768, generator=generator)
+        timestep = torch.tensor([601])
         return {"noise": difference(ours(latent, timestep, text), theirs(latent, timestep, text).sample)}
     picture = 2 * torch.rand(1, 3, 64, 128, generator=generator) - 1
-    return {"mean": difference(ours.encode(picture).mean, theirs.encode(picture).latent_dist.mean),
-            "decoder": difference(ours.decode(latent), theirs.decode(latent).sample)}  # fmt: skip
+    return {
+        "mean": difference(ours.encode(picture).mean, theirs.encode(picture).latent_dist.mean),
+        "decoder": difference(ours.decode(latent), theirs.decode(latent).sample),
+    }
 
 
 def full_size(part: str) -> tuple[nn.Module, nn.Module]:
@@ -128,20 +160,32 @@ def full_size(part: str) -> tuple[nn.Module, nn.Module]:
 
     with torch.device("meta"):
         if part == "U-Net":
-            theirs, ours = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), UNet(UNetConfig.v1())
+            theirs = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+            ours = UNet(UNetConfig.v1())
             names = checkpoint.unet_names(UNetConfig.v1(), "diffusers")
         elif part == "autoencoder":
             theirs = AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512), down_block_types=["DownEncoderBlock2D"] * 4,
-                up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2, latent_channels=4,
-            )  # fmt: skip
-            ours, names = KLAutoencoder(KLConfig.sd1()), kl.published_names(KLConfig.sd1(), "diffusers")
+                block_out_channels=(128, 256, 512, 512),
+                down_block_types=["DownEncoderBlock2D"] * 4,
+                up_block_types=["UpDecoderBlock2D"] * 4,
+                layers_per_block=2,
+                latent_channels=4,
+            )
+            ours = KLAutoencoder(KLConfig.sd1())
+            names = kl.published_names(KLConfig.sd1(), "diffusers")
     if part == "text encoder":
-        theirs = CLIPTextModel(CLIPTextConfig(
-            vocab_size=49_408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        ))  # fmt: skip
+        theirs = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49_408,
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+            )
+        )
         with torch.device("meta"):
-            ours, names = TextTower(TowerConfig.sd1_text()), TEXT_NAMES
+            ours = TextTower(TowerConfig.sd1_text())
+            names = TEXT_NAMES
     filled(theirs)
     tensors = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith("position_ids")}
     if part == "text encoder" and not any(name.startswith("text_model.") for name in tensors):
@@ -178,14 +222,24 @@ def _drawn() -> list[Row]:
 
     if not weights_path(NAME).exists():
         return [Row("shipped weights of the tiny SD1", "none yet", TRAINED_BY.get(NAME, "a training command"), False)]
-    reader, model = load_reader(), StableDiffusion1.from_weights(NAME)
+    reader = load_reader()
+    model = StableDiffusion1.from_weights(NAME)
     wanted = toy_attributes(PROMPTS, seed=78)  # nobody trained on them; only their captions are used
-    pictures = model.generate([caption(face) for face in wanted], seed=30_000, steps=25, guidance_scale=4.0,
-                              progress=False)  # fmt: skip
-    told, accuracy = reader.agreement(pictures, wanted), held_out_accuracy(reader)
+    pictures = model.generate(
+        [caption(face) for face in wanted], seed=30_000, steps=25, guidance_scale=4.0, progress=False
+    )
+    told = reader.agreement(pictures, wanted)
+    accuracy = held_out_accuracy(reader)
     least = {"species": 97, "fur": 90, "eyes": 80, "pattern": 85, "background": 90}
-    rows = [at_least(f"{name} as asked, {PROMPTS} captions (the reader is right on {100 * accuracy[name]:.1f} %)",
-                     100 * told[name], least[name], "%") for name in least]  # fmt: skip
+    rows = [
+        at_least(
+            f"{name} as asked, {PROMPTS} captions (the reader is right on {100 * accuracy[name]:.1f} %)",
+            100 * told[name],
+            least[name],
+            "%",
+        )
+        for name in least
+    ]
     megabytes = sum(weights_path(name).stat().st_size for name in FILES) / 1e6
     minutes = {name: float(read_metadata(name)["core_minutes"]) / 2 for name in FILES}
     told = ", ".join(f"{name} {value:.0f}" for name, value in minutes.items())
@@ -206,9 +260,12 @@ def run() -> None:
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
     networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in dtypes]
     record = {
-        "hardware": hardware(), "pixels": 512, "rounds": ROUNDS, "networks": with_earlier(networks, RESULTS),
+        "hardware": hardware(),
+        "pixels": 512,
+        "rounds": ROUNDS,
+        "networks": with_earlier(networks, RESULTS),
         "attention": attention_variants(),
-    }  # fmt: skip
+    }
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 
@@ -220,7 +277,8 @@ def measured(network: str, dtype: torch.dtype) -> dict:
     theirs, ours = (module.to(dtype) for module in full_size(part))
     ours = ours.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(2)
-    latent, timestep = torch.randn(1, 4, 64, 64, generator=generator).to(dtype), torch.tensor([601])
+    latent = torch.randn(1, 4, 64, 64, generator=generator).to(dtype)
+    timestep = torch.tensor([601])
     text = torch.randn(1, 77, 768, generator=generator).to(dtype)
     calls = {
         "U-Net": (lambda: ours(latent, timestep, text), lambda: theirs(latent, timestep, text).sample),
@@ -248,14 +306,19 @@ def attention_variants(tokens: int = 4096, heads: int = 8, width: int = 40) -> l
         "fused, bfloat16": lambda: nn.functional.scaled_dot_product_attention(
             q.bfloat16(), k.bfloat16(), v.bfloat16()
         ).float(),
-    }  # fmt: skip
-    right, seconds = variants["readable formula"](), alternating(tuple(variants.values()))
+    }
+    right = variants["readable formula"]()
+    seconds = alternating(tuple(variants.values()))
     return [
-        {"variant": name, "seconds": round(statistics.median(times), 3),
-         "spread": [round(min(times), 3), round(max(times), 3)],
-         "megabytes": round(peak_memory(call) / 1e6), "difference": difference(call(), right)}
+        {
+            "variant": name,
+            "seconds": round(statistics.median(times), 3),
+            "spread": [round(min(times), 3), round(max(times), 3)],
+            "megabytes": round(peak_memory(call) / 1e6),
+            "difference": difference(call(), right),
+        }
         for (name, call), times in zip(variants.items(), seconds, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 # --- bad input, size of the code ------------------------------------------------------------------------------------
@@ -273,8 +336,14 @@ def _faults() -> list[Row]:
         faults = argument_faults(model) | file_faults(layouts, compvis_tensors(model), into)
         results = {name: refused(fault) for name, fault in faults.items()}
     wrong = [name for name, fine in results.items() if not fine]
-    return [true("bad inputs refused, each with its message", f"{len(results) - len(wrong)} of {len(results)}",
-                 "all, at least 25", not wrong and len(results) >= 25)]  # fmt: skip
+    return [
+        true(
+            "bad inputs refused, each with its message",
+            f"{len(results) - len(wrong)} of {len(results)}",
+            "all, at least 25",
+            not wrong and len(results) >= 25,
+        )
+    ]
 
 
 def _lines() -> int:

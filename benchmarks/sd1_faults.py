@@ -53,7 +53,8 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
     def ask(prompt: Any = "a cat", **options: Any) -> Callable[[], Any]:
         return lambda: model.generate(prompt, progress=False, **options)
 
-    picture, mask = torch.zeros(3, 64, 64), torch.ones(64, 64)
+    picture = torch.zeros(3, 64, 64)
+    mask = torch.ones(64, 64)
     return {
         "no steps": Fault(ask(steps=0), "steps must be a whole number from 1 to 999, got 0"),
         "more steps than training had": Fault(ask(steps=1000), "steps must be .* got 1000"),
@@ -123,22 +124,32 @@ def file_faults(layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path
 
     def wider(end: str, axis: int, size: int) -> dict[str, Tensor]:
         """Tensors whose name ends so, as another architecture has them."""
-        return {name: tensor.new_zeros([size if a == axis else s for a, s in enumerate(tensor.shape)])
-                if name.endswith(end) else tensor for name, tensor in tensors.items()}  # fmt: skip
+        return {
+            name: tensor.new_zeros([size if a == axis else s for a, s in enumerate(tensor.shape)])
+            if name.endswith(end)
+            else tensor
+            for name, tensor in tensors.items()
+        }
 
-    stem, head = UNET + "input_blocks.0.0.weight", UNET + "out.2.weight"
-    good, pickle = layouts["safetensors"].read_bytes(), layouts["ckpt"].read_bytes()
-    index, broken = folder("xl") / "model_index.json", folder("broken")
+    stem = UNET + "input_blocks.0.0.weight"
+    head = UNET + "out.2.weight"
+    good = layouts["safetensors"].read_bytes()
+    pickle = layouts["ckpt"].read_bytes()
+    index = folder("xl") / "model_index.json"
+    broken = folder("broken")
     index.write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
     (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (into / "empty").mkdir()
     (into / "empty_merges.txt").write_text("#version: 0.2\n")
-    single, second = layouts["safetensors"], folder("second")
+    single = layouts["safetensors"]
+    second = folder("second")
     text_file = second / "text_encoder" / "model.safetensors"
     save_file({name: torch.zeros(1024) for name in load_file(text_file)}, text_file)  # as wide as OpenCLIP's
     unet_file = second / "unet" / "diffusion_pytorch_model.safetensors"
-    crossed = {name: tensor.new_zeros(len(tensor), 1024) if name.endswith("attn2.to_k.weight") else tensor
-               for name, tensor in load_file(unet_file).items()}  # fmt: skip
+    crossed = {
+        name: tensor.new_zeros(len(tensor), 1024) if name.endswith("attn2.to_k.weight") else tensor
+        for name, tensor in load_file(unet_file).items()
+    }
     save_file(crossed, unet_file)
     (into / "short_merges.txt").write_text("#version: 0.2\na b</w>\n")
     return {

@@ -47,33 +47,66 @@ def reference(config: SD1Config):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    text, unet, auto = config.text, config.unet, config.autoencoder
-    tower = CLIPTextModel(CLIPTextConfig(
-        vocab_size=text.vocabulary, hidden_size=text.width, intermediate_size=text.mlp, num_hidden_layers=text.layers,
-        num_attention_heads=text.heads, max_position_embeddings=text.length, hidden_act=text.activation,
-        bos_token_id=WORDS.start, eos_token_id=WORDS.end, pad_token_id=WORDS.end,
-    ))  # fmt: skip
+    text = config.text
+    unet = config.unet
+    auto = config.autoencoder
+    tower = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=text.vocabulary,
+            hidden_size=text.width,
+            intermediate_size=text.mlp,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            max_position_embeddings=text.length,
+            hidden_act=text.activation,
+            bos_token_id=WORDS.start,
+            eos_token_id=WORDS.end,
+            pad_token_id=WORDS.end,
+        )
+    )
     crossed = [f"{'CrossAttn' * has}DownBlock2D" for has in unet.attention]
     network = UNet2DConditionModel(
-        sample_size=config.size // auto.factor, in_channels=4, out_channels=4, layers_per_block=unet.blocks,
-        block_out_channels=[unet.width * m for m in unet.multipliers], cross_attention_dim=unet.text_width,
-        attention_head_dim=unet.heads, norm_num_groups=unet.groups, down_block_types=crossed,
+        sample_size=config.size // auto.factor,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=unet.blocks,
+        block_out_channels=[unet.width * m for m in unet.multipliers],
+        cross_attention_dim=unet.text_width,
+        attention_head_dim=unet.heads,
+        norm_num_groups=unet.groups,
+        down_block_types=crossed,
         up_block_types=[name.replace("Down", "Up") for name in reversed(crossed)],
-    )  # fmt: skip
+    )
     levels = len(auto.multipliers)
     autoencoder = AutoencoderKL(
-        block_out_channels=[auto.width * m for m in auto.multipliers], layers_per_block=auto.blocks,
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        latent_channels=auto.latent_channels, norm_num_groups=auto.groups, scaling_factor=auto.scale,
+        block_out_channels=[auto.width * m for m in auto.multipliers],
+        layers_per_block=auto.blocks,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        latent_channels=auto.latent_channels,
+        norm_num_groups=auto.groups,
+        scaling_factor=auto.scale,
         sample_size=config.size,
-    )  # fmt: skip
+    )
     tokenizer = CLIPTokenizer(vocab=WORDS.ids, merges=MERGES, model_max_length=text.length)
-    schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                             set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+    schedule = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     pipeline = StableDiffusionPipeline(
-        vae=randomised(autoencoder), text_encoder=randomised(tower), unet=randomised(network), tokenizer=tokenizer,
-        scheduler=schedule, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=randomised(autoencoder),
+        text_encoder=randomised(tower),
+        unet=randomised(network),
+        tokenizer=tokenizer,
+        scheduler=schedule,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -88,9 +121,11 @@ def write_merges(folder: Path) -> Path:
 
 def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
     """Our weights under CompVis's names; that these are right is what diffusers' own reader of such files tells."""
-    parts = [(checkpoint.UNET, model.unet, checkpoint.unet_names(model.config.unet, "compvis")),
-             (checkpoint.VAE, model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
-             (checkpoint.CLIP, model.text, TEXT_NAMES)]  # fmt: skip
+    parts = [
+        (checkpoint.UNET, model.unet, checkpoint.unet_names(model.config.unet, "compvis")),
+        (checkpoint.VAE, model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
+        (checkpoint.CLIP, model.text, TEXT_NAMES),
+    ]
     tensors = {}
     for prefix, module, renaming in parts:
         for name, tensor in module.state_dict().items():
@@ -106,7 +141,9 @@ def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
 
 def write_layouts(peer, into: Path) -> dict[str, Path]:
     """A diffusers folder, a safetensors file and a pickle of the same weights, and the folder of the tokenizer."""
-    folder, single, pickled = into / "diffusers", into / "model.safetensors", into / "model.ckpt"
+    folder = into / "diffusers"
+    single = into / "model.safetensors"
+    pickled = into / "model.ckpt"
     peer.save_pretrained(folder)
     tokenizer = write_merges(folder / "tokenizer")
     tensors = compvis_tensors(StableDiffusion1.from_checkpoint(folder, config=SMALL))

@@ -1,7 +1,7 @@
 """Stable Diffusion 3: parity with the reference libraries, speed and memory beside them, what the tiny weights draw.
 
-    python -m benchmarks check sd3    # parity, refusals and generation recomputed, the timings read: minutes
-    python -m benchmarks sd3          # times the transformer beside diffusers'
+python -m benchmarks check sd3    # parity, refusals and generation recomputed, the timings read: minutes
+python -m benchmarks sd3          # times the transformer beside diffusers'
 """
 
 import json
@@ -29,10 +29,14 @@ from helpers.text.t5 import T5Config, T5Encoder
 from helpers.training.precision import computes_bf16
 from helpers.weights import TRAINED_BY, weights_path
 
-RESULTS, SYSTEM = "00_assets/results/sd3.json", "Stable Diffusion 3"
-NAME, PROMPTS, STEPS = "sd3", 200, 20
+RESULTS = "00_assets/results/sd3.json"
+SYSTEM = "Stable Diffusion 3"
+NAME = "sd3"
+PROMPTS = 200
+STEPS = 20
 FILES = ("autoencoder_16", NAME)  # what the tiny system is made of, beside Stable Diffusion 1's tiny CLIP
-PROMPT, NEGATIVE = "a striped orange cat", "a grey dog"
+PROMPT = "a striped orange cat"
+NEGATIVE = "a grey dog"
 NETWORKS = {
     "tiny": (MMDiTConfig(width=144, layers=6, heads=6, text_width=224, pooled_width=128, table=24, base=8), 8, 16, 48),
     "4 blocks at full width": (MMDiTConfig(layers=4), 1, 64, 154),
@@ -76,8 +80,13 @@ def _parity() -> list[Row]:
                 model = StableDiffusion3.from_checkpoint(layouts[layout], config=config, tokenizers=words)
                 worst = torch.tensor(list(differences(model, peer).values())).max().item()  # nan counts
                 rows.append(at_most(f"parity of parts, small {edition}, {layout}", worst, 1e-5))
-                rows.append(at_most(f"parity of a picture in 10 steps, small {edition}, {layout}",
-                                    picture_difference(model, peer), 1e-4))  # fmt: skip
+                rows.append(
+                    at_most(
+                        f"parity of a picture in 10 steps, small {edition}, {layout}",
+                        picture_difference(model, peer),
+                        1e-4,
+                    )
+                )
             if edition == "SD3":
                 made = SimpleNamespace(layouts=layouts, words=words)
                 faults = _faults(model, made, Path(folder) / "faults")
@@ -89,27 +98,45 @@ def _parity() -> list[Row]:
 @torch.no_grad()
 def differences(model: StableDiffusion3, peer) -> dict[str, float]:
     """Largest relative difference of every part, on the same inputs."""
-    generator, sizes = torch.Generator().manual_seed(1), model.config.transformer
-    latent, pictures = torch.randn(2, 16, 8, 12, generator=generator), torch.rand(2, 3, 64, 32, generator=generator)
-    prompts, t = [PROMPT, NEGATIVE], torch.tensor([0.7, 0.1])
-    text, _, pooled, _ = peer.encode_prompt(prompts, None, None, do_classifier_free_guidance=False,
-                                            max_sequence_length=model.config.t5_length)  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    sizes = model.config.transformer
+    latent = torch.randn(2, 16, 8, 12, generator=generator)
+    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    prompts = [PROMPT, NEGATIVE]
+    t = torch.tensor([0.7, 0.1])
+    text, _, pooled, _ = peer.encode_prompt(
+        prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=model.config.t5_length
+    )
     read = model.encoders(prompts)
     answer = peer.transformer(latent, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t)[0]
     assert text.shape[2] == sizes.text_width
     return {
-        "text": difference(read.text, text), "summary": difference(read.pooled, pooled),
+        "text": difference(read.text, text),
+        "summary": difference(read.pooled, pooled),
         "transformer": difference(model.transformer(latent, t, text, pooled), answer),
         "encoder": difference(model.autoencoder.encode(pictures).mean, peer.vae.encode(pictures).latent_dist.mean),
         "decoder": difference(model.autoencoder.decode(latent), peer.vae.decode(latent).sample),
-    }  # fmt: skip
+    }
 
 
 def picture_difference(model: StableDiffusion3, peer) -> float:
     """Of a whole picture in ten steps, from the same noise."""
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
-    theirs = peer(PROMPT, negative_prompt=NEGATIVE, num_inference_steps=10, guidance_scale=5.0, latents=noise,
-                  height=64, width=64, output_type="pt", max_sequence_length=model.config.t5_length).images * 2 - 1
+    theirs = (
+        peer(
+            PROMPT,
+            negative_prompt=NEGATIVE,
+            num_inference_steps=10,
+            guidance_scale=5.0,
+            latents=noise,
+            height=64,
+            width=64,
+            output_type="pt",
+            max_sequence_length=model.config.t5_length,
+        ).images
+        * 2
+        - 1
+    )
     return difference(model.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, seed=3, progress=False), theirs)
 
 
@@ -136,8 +163,12 @@ def _faults(model: StableDiffusion3, made: SimpleNamespace, into: Path) -> Row:
     into.mkdir()
     faults = argument_faults(model) | file_faults(made, stability_tensors(model), into)
     wrong = [name for name, fault in faults.items() if not refused(fault)]
-    return true("bad inputs refused, each with its message", f"{len(faults) - len(wrong)} of {len(faults)}",
-                "all, at least 30", not wrong and len(faults) >= 30)  # fmt: skip
+    return true(
+        "bad inputs refused, each with its message",
+        f"{len(faults) - len(wrong)} of {len(faults)}",
+        "all, at least 30",
+        not wrong and len(faults) >= 30,
+    )
 
 
 # --- what the tiny weights draw -------------------------------------------------------------------------------------
@@ -150,15 +181,20 @@ def _drawn() -> list[Row]:
 
     if not weights_path(NAME).exists():
         return [Row("shipped weights of the tiny SD3", "none yet", TRAINED_BY[NAME], False)]
-    reader, model = load_reader(), StableDiffusion3.from_weights(NAME)
+    reader = load_reader()
+    model = StableDiffusion3.from_weights(NAME)
     wanted = toy_attributes(PROMPTS, seed=78)  # the captions that Stable Diffusion 1 is asked for too
-    pictures = model.generate([caption(face) for face in wanted], seed=30_000, steps=STEPS, guidance_scale=4.0,
-                              progress=False)  # fmt: skip
-    told, accuracy = reader.agreement(pictures, wanted), held_out_accuracy(reader)
+    pictures = model.generate(
+        [caption(face) for face in wanted], seed=30_000, steps=STEPS, guidance_scale=4.0, progress=False
+    )
+    told = reader.agreement(pictures, wanted)
+    accuracy = held_out_accuracy(reader)
     least = {"species": 97, "fur": 90, "eyes": 80, "pattern": 85, "background": 90}
     what = f"as asked, {PROMPTS} captions, {STEPS} steps (the reader is right on"
-    rows = [at_least(f"{name} {what} {100 * accuracy[name]:.1f} %)", 100 * told[name], wanted_share, "%")
-            for name, wanted_share in least.items()]  # fmt: skip
+    rows = [
+        at_least(f"{name} {what} {100 * accuracy[name]:.1f} %)", 100 * told[name], wanted_share, "%")
+        for name, wanted_share in least.items()
+    ]
     megabytes = sum(weights_path(name).stat().st_size for name in FILES) / 1e6
     return [*rows, at_most(f"weights, {' and '.join(FILES)}", megabytes, 12, "MB")]
 
@@ -187,8 +223,11 @@ def measured(name: str, dtype: torch.dtype) -> dict:
     ours, theirs = (module.to(dtype) for module in pair(sizes))
     x, t, text, pooled = network_input(sizes, *shape)
     given = x.to(dtype), t, text.to(dtype), pooled.to(dtype)
-    entry = {"network": f"transformer, {name}", "dtype": str(dtype).removeprefix("torch."),
-             **compared(lambda: ours(*given), lambda: ask(theirs, given), 5 if name == "tiny" else 1)}  # fmt: skip
+    entry = {
+        "network": f"transformer, {name}",
+        "dtype": str(dtype).removeprefix("torch."),
+        **compared(lambda: ours(*given), lambda: ask(theirs, given), 5 if name == "tiny" else 1),
+    }
     print(entry, flush=True)
     return entry
 

@@ -78,7 +78,10 @@ def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, 
     def without(start: str) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
 
-    first, lame, sharded, single = folder("sd1"), folder("lame"), folder("sharded"), made.layouts["single"]
+    first = folder("sd1")
+    lame = folder("lame")
+    sharded = folder("sharded")
+    single = made.layouts["single"]
     (first / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     shutil.rmtree(lame / "transformer")
     (lame / "transformer").mkdir()
@@ -107,12 +110,14 @@ def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, 
             file("core.safetensors", core), "comes without text encoders: pass the folder of clip_l.safetensors"
         ),
         "text encoders that are not there": Fault(
-            file("core2.safetensors", core, encoders=into / "empty"), "lacks the text encoders clip_l, clip_g, t5",
+            file("core2.safetensors", core, encoders=into / "empty"),
+            "lacks the text encoders clip_l, clip_g, t5",
             FileNotFoundError,
         ),
         "encoders for a file that has its own": Fault(load(single, encoders=into), "holds its own text encoders"),
         "a mistyped file with encoders": Fault(
-            load(into / "typo.safetensors", encoders=into), "no checkpoint at .*typo.safetensors: no such file",
+            load(into / "typo.safetensors", encoders=into),
+            "no checkpoint at .*typo.safetensors: no such file",
             FileNotFoundError,
         ),
         "a variant that is not there": Fault(
@@ -153,10 +158,9 @@ def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, 
             load(single, tokenizers=(into / "none", into / "none")), "no tokenizer at .*merges.txt", FileNotFoundError
         ),
         "no tokenizer for T5": Fault(
-            load(single, tokenizers=(made.words[0], into / "none")), "no tokenizer at .*tokenizer.json",
+            load(single, tokenizers=(made.words[0], into / "none")),
+            "no tokenizer at .*tokenizer.json",
             FileNotFoundError,
         ),
-        "a tokenizer that is none": Fault(
-            load(single, tokenizers=(made.words[0], single)), "is no tokenizer"
-        ),
-    }  # fmt: skip
+        "a tokenizer that is none": Fault(load(single, tokenizers=(made.words[0], single)), "is no tokenizer"),
+    }

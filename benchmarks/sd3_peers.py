@@ -40,7 +40,8 @@ def t5_tokenizer(folder: Path) -> Path:
     from benchmarks.sd1_peers import CORPUS
 
     made = Tokenizer(models.Unigram())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
     made.train_from_iterator(CORPUS, trainer)
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -54,12 +55,20 @@ def transformer_reference(sizes: MMDiTConfig, heads_of: int = 64) -> nn.Module:
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
-        sample_size=sizes.base * sizes.patch, patch_size=sizes.patch, in_channels=sizes.latent_channels,
-        num_layers=sizes.layers, attention_head_dim=heads_of, num_attention_heads=sizes.heads,
-        joint_attention_dim=sizes.text_width, caption_projection_dim=sizes.width,
-        pooled_projection_dim=sizes.pooled_width, out_channels=sizes.latent_channels, pos_embed_max_size=sizes.table,
-        qk_norm="rms_norm" if sizes.qk_norm else None, dual_attention_layers=tuple(range(sizes.dual_layers)),
-    )  # fmt: skip
+        sample_size=sizes.base * sizes.patch,
+        patch_size=sizes.patch,
+        in_channels=sizes.latent_channels,
+        num_layers=sizes.layers,
+        attention_head_dim=heads_of,
+        num_attention_heads=sizes.heads,
+        joint_attention_dim=sizes.text_width,
+        caption_projection_dim=sizes.width,
+        pooled_projection_dim=sizes.pooled_width,
+        out_channels=sizes.latent_channels,
+        pos_embed_max_size=sizes.table,
+        qk_norm="rms_norm" if sizes.qk_norm else None,
+        dual_attention_layers=tuple(range(sizes.dual_layers)),
+    )
 
 
 def reference(config: SD3Config, folder: Path):
@@ -75,47 +84,86 @@ def reference(config: SD3Config, folder: Path):
     from transformers import T5Config as TheirT5Config
 
     torch.manual_seed(0)
-    auto, t5 = config.autoencoder, config.t5
-    towers = [CLIPTextModelWithProjection(CLIPTextConfig(
-        vocab_size=tower.vocabulary, hidden_size=tower.width, intermediate_size=tower.mlp,
-        num_hidden_layers=tower.layers, num_attention_heads=tower.heads, max_position_embeddings=tower.length,
-        hidden_act=tower.activation, projection_dim=tower.projection, bos_token_id=WORDS.start,
-        eos_token_id=WORDS.end, pad_token_id=WORDS.end,
-    )) for tower in (config.clip_l, config.clip_g)]  # fmt: skip
+    auto = config.autoencoder
+    t5 = config.t5
+    towers = [
+        CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=tower.vocabulary,
+                hidden_size=tower.width,
+                intermediate_size=tower.mlp,
+                num_hidden_layers=tower.layers,
+                num_attention_heads=tower.heads,
+                max_position_embeddings=tower.length,
+                hidden_act=tower.activation,
+                projection_dim=tower.projection,
+                bos_token_id=WORDS.start,
+                eos_token_id=WORDS.end,
+                pad_token_id=WORDS.end,
+            )
+        )
+        for tower in (config.clip_l, config.clip_g)
+    ]
     towers[0].text_projection.weight.data = torch.eye(config.clip_l.width)  # as published
     levels = len(auto.multipliers)
     autoencoder = AutoencoderKL(
-        block_out_channels=[auto.width * m for m in auto.multipliers], layers_per_block=auto.blocks,
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        latent_channels=auto.latent_channels, norm_num_groups=auto.groups, scaling_factor=auto.scale,
-        shift_factor=auto.shift, use_quant_conv=False, use_post_quant_conv=False, sample_size=config.size,
-    )  # fmt: skip
-    long = T5EncoderModel(TheirT5Config(
-        vocab_size=t5.vocabulary, d_model=t5.width, d_kv=t5.head_width, d_ff=t5.mlp, num_layers=t5.layers,
-        num_heads=t5.heads, feed_forward_proj="gated-gelu",
-    ))  # fmt: skip
+        block_out_channels=[auto.width * m for m in auto.multipliers],
+        layers_per_block=auto.blocks,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        latent_channels=auto.latent_channels,
+        norm_num_groups=auto.groups,
+        scaling_factor=auto.scale,
+        shift_factor=auto.shift,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=config.size,
+    )
+    long = T5EncoderModel(
+        TheirT5Config(
+            vocab_size=t5.vocabulary,
+            d_model=t5.width,
+            d_kv=t5.head_width,
+            d_ff=t5.mlp,
+            num_layers=t5.layers,
+            num_heads=t5.heads,
+            feed_forward_proj="gated-gelu",
+        )
+    )
     words = [CLIPTokenizer(vocab=WORDS.ids, merges=MERGES, model_max_length=config.clip_l.length) for _ in range(2)]
     words[1].pad_token = words[1].convert_ids_to_tokens(0)
-    long_words = PreTrainedTokenizerFast(tokenizer_file=str(t5_tokenizer(folder) / "tokenizer.json"),
-                                         pad_token="<pad>", eos_token="</s>")  # fmt: skip
+    long_words = PreTrainedTokenizerFast(
+        tokenizer_file=str(t5_tokenizer(folder) / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
+    )
     pipeline = StableDiffusion3Pipeline(
         transformer=randomised(transformer_reference(config.transformer)),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift), vae=randomised(autoencoder),
-        text_encoder=randomised(towers[0]), tokenizer=words[0], text_encoder_2=randomised(towers[1]),
-        tokenizer_2=words[1], text_encoder_3=randomised(long), tokenizer_3=long_words,
-    )  # fmt: skip
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift),
+        vae=randomised(autoencoder),
+        text_encoder=randomised(towers[0]),
+        tokenizer=words[0],
+        text_encoder_2=randomised(towers[1]),
+        tokenizer_2=words[1],
+        text_encoder_3=randomised(long),
+        tokenizer_3=long_words,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[str, Tensor]:
     """Our weights under the single file's names."""
-    tensors, sizes = {}, model.config.transformer
-    parts = [("transformer", model.transformer, checkpoint.transformer_names("stability")),
-             ("autoencoder", model.autoencoder, kl.published_names(model.config.autoencoder, "compvis"))]
+    tensors = {}
+    sizes = model.config.transformer
+    parts = [
+        ("transformer", model.transformer, checkpoint.transformer_names("stability")),
+        ("autoencoder", model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
+    ]
     if encoders:
-        parts += [("clip_l", model.encoders.clip_l, TEXT_NAMES), ("clip_g", model.encoders.clip_g, TEXT_NAMES),
-                  ("t5", model.encoders.t5, T5_NAMES)]  # fmt: skip
+        parts += [
+            ("clip_l", model.encoders.clip_l, TEXT_NAMES),
+            ("clip_g", model.encoders.clip_g, TEXT_NAMES),
+            ("t5", model.encoders.t5, T5_NAMES),
+        ]
     for part, module, renaming in parts:
         for name, tensor in module.state_dict().items():
             sources = published_sources(name, renaming)
@@ -128,9 +176,14 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
 
 def write_layouts(peer, config: SD3Config, into: Path) -> dict[str, Path]:
     """A diffusers folder and a single file of the same weights, and the tokenizers' folders."""
-    folder, single = into / "diffusers", into / "model.safetensors"
+    folder = into / "diffusers"
+    single = into / "model.safetensors"
     peer.save_pretrained(folder)
     write_merges(folder / "tokenizer")
     save_file(stability_tensors(StableDiffusion3.from_checkpoint(folder, config=config)), single)
-    return {"diffusers": folder, "single": single, "tokenizer": folder / "tokenizer",
-            "tokenizer_3": folder / "tokenizer_3"}  # fmt: skip
+    return {
+        "diffusers": folder,
+        "single": single,
+        "tokenizer": folder / "tokenizer",
+        "tokenizer_3": folder / "tokenizer_3",
+    }

@@ -19,7 +19,9 @@ from benchmarks.report import Row, at_least, at_most
 from benchmarks.sd1_peers import difference
 from helpers.course import repository_root
 
-ROUNDS, MOST_ROUNDS, ENOUGH = 5, 25, 10  # alternating turns: at least, at most, and the seconds for more than these
+ROUNDS = 5  # alternating turns, at least
+MOST_ROUNDS = 25
+ENOUGH = 10  # seconds after which there are no more than ROUNDS turns
 Call = Callable[[], Tensor]
 
 
@@ -90,16 +92,26 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
 
 def network_comparisons(results: str, system: str) -> list[Comparison]:
     """What a record of a system's `compared` networks says: nowhere slower, nowhere larger than diffusers'."""
-    record, peer = recorded(results), "diffusers"
+    record = recorded(results)
+    peer = "diffusers"
     if not record:
         return [Comparison(f"{system}, speed and memory", peer, None)]
     found = []
     for entry in record["networks"]:
         name = f"{system}, {entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
-        found.append(Comparison(f"{name}: time", peer, entry["time_ratio"], entry["time_ratio_spread"], 1.0,
-                                hardware=entry.get("hardware")))  # fmt: skip
-        found.append(Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0,
-                                hardware=entry.get("hardware")))  # fmt: skip
+        found.append(
+            Comparison(
+                f"{name}: time",
+                peer,
+                entry["time_ratio"],
+                entry["time_ratio_spread"],
+                1.0,
+                hardware=entry.get("hardware"),
+            )
+        )
+        found.append(
+            Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0, hardware=entry.get("hardware"))
+        )
     return found
 
 
@@ -116,8 +128,9 @@ def compared_rows(results: str, system: str) -> list[Row]:
     rows = [one.row() for one in network_comparisons(results, system)]
     for entry in recorded(results).get("networks", []):
         same = 1e-4 if entry["dtype"] == "float32" else 2e-2
-        rows.append(at_most(f"{entry['network']}, {entry['dtype']}: difference of the two answers",
-                            entry["difference"], same))  # fmt: skip
+        rows.append(
+            at_most(f"{entry['network']}, {entry['dtype']}: difference of the two answers", entry["difference"], same)
+        )
     return rows
 
 
@@ -146,7 +159,8 @@ def peak_memory(call: Callable[[], object]) -> int:
     What earlier calls freed is given back first: reused, it would not show. And every larger tensor gets pages of its
     own, which go back when it is freed: the mark then says what lives at once, not how torn the heap is.
     """
-    M_MMAP_THRESHOLD, libc = -3, ctypes.CDLL(None)
+    M_MMAP_THRESHOLD = -3
+    libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
     gc.collect()
     libc.malloc_trim(0)

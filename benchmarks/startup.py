@@ -1,7 +1,7 @@
 """How long the course takes to import, on top of PyTorch, beside the libraries that do the same.
 
-    python -m benchmarks check startup
-    python -m benchmarks startup
+python -m benchmarks check startup
+python -m benchmarks startup
 """
 
 import json
@@ -19,28 +19,38 @@ MOST = 0.3  # seconds on top of PyTorch
 LIGHT = {
     "import helpers": "import helpers",
     "pictures, a network and training, import": "from helpers.data import load_faces; from helpers.training import "
-                                                "train; from helpers.tiny_sd.model import TinySD",
-}  # fmt: skip
+    "train; from helpers.tiny_sd.model import TinySD",
+}
 PAIRS = {  # what is timed -> (ours, theirs, the peer's name)
-    "Stable Diffusion 1, import": ("from helpers.sd1.pipeline import StableDiffusion1",
-                                   "from diffusers import StableDiffusionPipeline", "diffusers"),
-    "PaliGemma, import": ("from helpers.vlm.pipeline import PaliGemma",
-                          "from transformers import PaliGemmaForConditionalGeneration", "transformers"),
-}  # fmt: skip
+    "Stable Diffusion 1, import": (
+        "from helpers.sd1.pipeline import StableDiffusion1",
+        "from diffusers import StableDiffusionPipeline",
+        "diffusers",
+    ),
+    "PaliGemma, import": (
+        "from helpers.vlm.pipeline import PaliGemma",
+        "from transformers import PaliGemmaForConditionalGeneration",
+        "transformers",
+    ),
+}
 
 
 def check() -> list[Row]:
     """Time what every notebook imports now; read what was measured beside the libraries."""
-    return [*(at_most(f"{what}, on top of torch", spent, MOST, "s") for what, spent in _light().items()),
-            *(one.row() for one in comparisons())]  # fmt: skip
+    return [
+        *(at_most(f"{what}, on top of torch", spent, MOST, "s") for what, spent in _light().items()),
+        *(one.row() for one in comparisons()),
+    ]
 
 
 def comparisons() -> list[Comparison]:
     """What the record says."""
     if not (record := recorded(RESULTS)):
         return [Comparison("import", "diffusers", None)]
-    return [Comparison(entry["what"], entry["peer"], entry["ratio"], entry["spread"], 1.0, more=False)
-            for entry in record["imports"]]  # fmt: skip
+    return [
+        Comparison(entry["what"], entry["peer"], entry["ratio"], entry["spread"], 1.0, more=False)
+        for entry in record["imports"]
+    ]
 
 
 def run() -> None:
@@ -49,8 +59,15 @@ def run() -> None:
     for what, (ours, theirs, peer) in PAIRS.items():
         own, other = seconds([ours, theirs], ROUNDS)
         ratios = [a / b for a, b in zip(own, other, strict=True)]
-        entries.append({"what": what, "peer": peer, "seconds": [round(statistics.median(t), 2) for t in (own, other)],
-                        "ratio": round(statistics.median(ratios), 3), "spread": spread_of(ratios)})  # fmt: skip
+        entries.append(
+            {
+                "what": what,
+                "peer": peer,
+                "seconds": [round(statistics.median(t), 2) for t in (own, other)],
+                "ratio": round(statistics.median(ratios), 3),
+                "spread": spread_of(ratios),
+            }
+        )
         print(entries[-1], flush=True)
     light = {what: round(spent, 3) for what, spent in _light().items()}
     record = {"hardware": hardware(), "seconds": light, "imports": entries}
@@ -76,8 +93,14 @@ for statement in statements * rounds:
 
 def seconds(statements: list[str], rounds: int) -> list[list[float]]:
     """Of imports on top of PyTorch, in turns, after one round of warm-up; each in a process forked from one with it."""
-    said = subprocess.run([sys.executable, "-c", IMPORTS, json.dumps([statements, rounds + 1])], cwd=repository_root(),
-                          capture_output=True, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORTS, json.dumps([statements, rounds + 1])],
+        cwd=repository_root(),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     times = list(map(float, said.stdout.split()))
     return [times[i :: len(statements)][1:] for i in range(len(statements))]
 

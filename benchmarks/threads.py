@@ -33,11 +33,15 @@ SETTINGS: dict[str, dict[str, str]] = {
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
 }
-AS_IT_IS, BESIDE = "as the computer is", "beside two busy loops"
+AS_IT_IS = "as the computer is"
+BESIDE = "beside two busy loops"
 LOOPS = {AS_IT_IS: 0, BESIDE: 2}
 MOST = {AS_IT_IS: 1.1, BESIDE: 1.0}  # the course's setting over the default
-THREADS, TURN_SECONDS = 2, 1.5
-ROUNDS, FEWEST_ROUNDS, ENOUGH = 7, 3, 120  # of all settings; the seconds after which the fewest are enough
+THREADS = 2
+TURN_SECONDS = 1.5
+ROUNDS = 7  # of all settings
+FEWEST_ROUNDS = 3
+ENOUGH = 120  # seconds after which the fewest are enough
 
 TRAINING = """
 import sys, time, numpy as np, torch  # before `helpers`, whose own setting then stays out of it
@@ -81,8 +85,9 @@ class Trainee:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
         words = [sys.executable, "-c", TRAINING, str(THREADS), str(TURN_SECONDS)]
         environment = kept | {"PYTHONPATH": str(repository_root())} | setting
-        self.process = subprocess.Popen(words, env=environment, cwd=repository_root(), text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        self.process = subprocess.Popen(
+            words, env=environment, cwd=repository_root(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def line(self) -> str:
         """What the process says next."""
@@ -93,7 +98,8 @@ class Trainee:
 
     def turn(self) -> Turn:
         """Some steps, timed."""
-        start, before = time.perf_counter(), busy_seconds()
+        start = time.perf_counter()
+        before = busy_seconds()
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         step, used = map(float, self.line().split())
@@ -111,11 +117,23 @@ def check() -> list[Row]:
     if not record:
         return [true("threads: how they wait", "never measured", "python -m benchmarks threads", False)]
     chosen = "=".join(WAITING)
-    rows = [true("threads: the setting of `helpers` is the recorded one", chosen, record["chosen"],
-                 chosen == record["chosen"])]  # fmt: skip
+    rows = [
+        true(
+            "threads: the setting of `helpers` is the recorded one",
+            chosen,
+            record["chosen"],
+            chosen == record["chosen"],
+        )
+    ]
     for load, most in MOST.items():
-        rows.append(at_most(f"threads: a step {load}, {record['chosen']} beside OpenMP's default",
-                            record["loads"][load][record["chosen"]]["ratio"], most, "x"))  # fmt: skip
+        rows.append(
+            at_most(
+                f"threads: a step {load}, {record['chosen']} beside OpenMP's default",
+                record["loads"][load][record["chosen"]]["ratio"],
+                most,
+                "x",
+            )
+        )
     return rows
 
 
@@ -130,8 +148,14 @@ def run() -> None:
         for trainee in trainees.values():
             trainee.end()
     loads = {load: _summary(rounds) for load, rounds in turns.items()}
-    record = {"hardware": _hardware(), "threads": THREADS, "rounds": len(turns[BESIDE]), "chosen": "=".join(WAITING),
-              "other_programs": {load: _others(rounds) for load, rounds in turns.items()}, "loads": loads}  # fmt: skip
+    record = {
+        "hardware": _hardware(),
+        "threads": THREADS,
+        "rounds": len(turns[BESIDE]),
+        "chosen": "=".join(WAITING),
+        "other_programs": {load: _others(rounds) for load, rounds in turns.items()},
+        "loads": loads,
+    }
     (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -44,8 +44,12 @@ def check() -> list[Row]:
 
 def _notebooks() -> list[Row]:
     times = json.loads((repository_root() / "00_assets/results/course.json").read_text())["seconds"]
-    return [at_most(f"notebook {name}", times[name], 120, "s") if name in times
-            else Row(f"notebook {name}", "not measured", "<= 120 s", False) for name in NOTEBOOKS]  # fmt: skip
+    return [
+        at_most(f"notebook {name}", times[name], 120, "s")
+        if name in times
+        else Row(f"notebook {name}", "not measured", "<= 120 s", False)
+        for name in NOTEBOOKS
+    ]
 
 
 def _real_animals() -> list[Row]:
@@ -59,7 +63,8 @@ def _shipped() -> list[Row]:
     from helpers.scoring.attributes import load_reader
     from helpers.tiny_sd.model import TinySD
 
-    rows, reader = [], load_reader()
+    rows = []
+    reader = load_reader()
     wanted = [face.species for face in toy_attributes(SAMPLES, seed=77)]  # of faces nobody trained on
     for method, name in SHIPPED.items():
         if not weights_path(name).exists():
@@ -85,7 +90,8 @@ def _psnr(name: str) -> float:
     from helpers.data import load_faces
     from helpers.scoring.reconstruction import psnr
 
-    autoencoder, pictures = load_autoencoder(name), load_faces(split="val").tensor(slice(0, 300))
+    autoencoder = load_autoencoder(name)
+    pictures = load_faces(split="val").tensor(slice(0, 300))
     again = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
     return psnr(pictures, torch.cat(again))
 
@@ -98,20 +104,33 @@ def _comparison() -> list[Row]:
     seeds = {name: len(runs) for name, runs in record["runs"].items()}
     if set(seeds.values()) != {SEEDS}:
         return [Row("comparison, seeds of each method", str(seeds), f"{SEEDS} each", False)]
-    rows = [true("comparison, seeds of each method", seeds, f"{SEEDS} each", set(seeds.values()) == {SEEDS}),
-            at_most("comparison, all of it", record["minutes"], 90, "min"),
-            true("comparison, settings", "as in the code" if record["settings"] == settings() else "others",
-                 "as in the code", record["settings"] == settings())]  # fmt: skip
+    rows = [
+        true("comparison, seeds of each method", seeds, f"{SEEDS} each", set(seeds.values()) == {SEEDS}),
+        at_most("comparison, all of it", record["minutes"], 90, "min"),
+        true(
+            "comparison, settings",
+            "as in the code" if record["settings"] == settings() else "others",
+            "as in the code",
+            record["settings"] == settings(),
+        ),
+    ]
     table = {name: len(found) for name, found in record["channels"].items()}
-    rows.append(true("comparison, autoencoders of 1 to 8 channels", table, f"{len(CHANNELS)} each",
-                     set(table.values()) == {len(CHANNELS)}))  # fmt: skip
+    rows.append(
+        true(
+            "comparison, autoencoders of 1 to 8 channels",
+            table,
+            f"{len(CHANNELS)} each",
+            set(table.values()) == {len(CHANNELS)},
+        )
+    )
     for name, runs in record["runs"].items():
         last = [run["marks"][-1] for run in runs]
-        told = {"core minutes": [mark["core_seconds"] / 60 for mark in last],
-                "colour of the eyes as asked": [mark["attributes"]["eyes"] for mark in last],
-                "pattern as asked": [mark["attributes"]["pattern"] for mark in last],
-                **{score: [mark[score] for mark in last]
-                   for score in ("frechet", "kernel", "species", "recall")}}  # fmt: skip
+        told = {
+            "core minutes": [mark["core_seconds"] / 60 for mark in last],
+            "colour of the eyes as asked": [mark["attributes"]["eyes"] for mark in last],
+            "pattern as asked": [mark["attributes"]["pattern"] for mark in last],
+            **{score: [mark[score] for mark in last] for score in ("frechet", "kernel", "species", "recall")},
+        }
         for what, values in told.items():
             spread = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g} over {len(values)} seeds"
             rows.append(Row(f"comparison, {name}, {what}", spread, "printed", True))
@@ -126,8 +145,13 @@ def begun() -> dict:
         if record["settings"] == settings():
             return record
     hardware = f"{platform.machine()}, {workers()} trainings at once, one thread each, torch {torch.__version__}"
-    return {"hardware": hardware, "settings": settings(), "minutes": 0.0,
-            "runs": {method: [] for method in STEPS}, "channels": {"faces": {}, "patterns": {}}}  # fmt: skip
+    return {
+        "hardware": hardware,
+        "settings": settings(),
+        "minutes": 0.0,
+        "runs": {method: [] for method in STEPS},
+        "channels": {"faces": {}, "patterns": {}},
+    }
 
 
 def done(record: dict, job: tuple[str, ...]) -> bool:

@@ -1,6 +1,6 @@
 """What an update and a picture of each method cost, and whether a cache of latents keeps its promises.
 
-    python -m benchmarks.tiny_sd_cost    # two minutes; writes 00_assets/results/tiny_sd_cost.json
+python -m benchmarks.tiny_sd_cost    # two minutes; writes 00_assets/results/tiny_sd_cost.json
 """
 
 import json
@@ -20,7 +20,10 @@ from helpers.course import repository_root
 from helpers.weights import weights_path
 
 SHIPPED = ("tiny_sd_pixels", "tiny_sd_pretrained", "tiny_sd_own")
-ROUNDS, STEPS, BATCH, PICTURES = 5, 6, 32, 16
+ROUNDS = 5
+STEPS = 6
+BATCH = 32
+PICTURES = 16
 RECORD = repository_root() / "00_assets" / "results" / "tiny_sd_cost.json"
 
 
@@ -83,10 +86,12 @@ def _cache() -> list[Row]:
     faces = load_faces("toy-faces", "train", 64)[:256]
     torch.manual_seed(0)
     config = KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=4, patch=4)
-    one, other = KLAutoencoder(config).eval(), KLAutoencoder(config).eval()
+    one = KLAutoencoder(config).eval()
+    other = KLAutoencoder(config).eval()
     encoded: list[int] = []
     real = module._encoded
     with tempfile.TemporaryDirectory() as folder:
+
         def made(autoencoder, pictures):
             encoded.clear()
             return np.array(module.encode_once(autoencoder, pictures, cache_dir=folder, progress=False).values)
@@ -118,11 +123,21 @@ def _cache() -> list[Row]:
             strangers += len(encoded)
         finally:
             module._encoded = real
-    return [true("latent cache, interrupted half-way: batches encoded afterwards", resumed, "[128, 192]",
-                 resumed == [128, 192]),
-            true("latent cache, a flipped bit: noticed, its batch alone encoded anew", mended, "True", mended),
-            true("latent cache, another autoencoder, other pictures: encoded anew", f"{strangers} batches", "8 batches",
-                 strangers == 8)]  # fmt: skip
+    return [
+        true(
+            "latent cache, interrupted half-way: batches encoded afterwards",
+            resumed,
+            "[128, 192]",
+            resumed == [128, 192],
+        ),
+        true("latent cache, a flipped bit: noticed, its batch alone encoded anew", mended, "True", mended),
+        true(
+            "latent cache, another autoencoder, other pictures: encoded anew",
+            f"{strangers} batches",
+            "8 batches",
+            strangers == 8,
+        ),
+    ]
 
 
 def sampling() -> dict[str, dict[str, list[float]]]:
@@ -130,12 +145,15 @@ def sampling() -> dict[str, dict[str, list[float]]]:
     from helpers.tiny_sd.model import TinySD
 
     systems = {name.removeprefix("tiny_sd_"): TinySD.from_weights(name) for name in SHIPPED}
-    labels, spent = ["cat"] * PICTURES, {method: {"in all": [], "decoding": []} for method in systems}
+    labels = ["cat"] * PICTURES
+    spent = {method: {"in all": [], "decoding": []} for method in systems}
     for turn in range(ROUNDS + 1):  # the first is a warm-up
         for method, system in systems.items():
             *_, last = system.walk(labels, steps=1)
-            works = {"in all": lambda s=system: s.generate(labels, steps=12),
-                     "decoding": lambda s=system, x=last.x: s.codec.decode(x)}  # fmt: skip
+            works = {
+                "in all": lambda s=system: s.generate(labels, steps=12),
+                "decoding": lambda s=system, x=last.x: s.codec.decode(x),
+            }
             for part, work in works.items():
                 start = time.process_time()
                 work()

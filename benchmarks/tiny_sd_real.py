@@ -24,10 +24,16 @@ from helpers.course import repository_root
 RECORD = "00_assets/results/tiny_sd_real.json"
 PICTURE = "00_assets/image/real_faces_three_methods.png"
 METHODS = ("pixels", "pretrained", "own")
-TITLES = {"pixels": "Method 1, pixels", "pretrained": "Method 2, a pretrained autoencoder",
-          "own": "Method 3, our own autoencoder"}  # fmt: skip
-PER_CLASS, HELD_OUT = 100, 80  # generated, and photographs, of every class
-GUIDANCE, SEED, REPEATS = 5.0, 1000, 20  # of 3.5, 5 and 7 the least that made the most of 120 pictures of other noise
+TITLES = {
+    "pixels": "Method 1, pixels",
+    "pretrained": "Method 2, a pretrained autoencoder",
+    "own": "Method 3, our own autoencoder",
+}
+PER_CLASS = 100  # generated images of every class
+HELD_OUT = 80  # photographs of every class
+GUIDANCE = 5.0  # of 3.5, 5 and 7 the smallest that made the most of 120 images of other noise
+SEED = 1000
+REPEATS = 20
 
 
 def check() -> list[Row]:
@@ -79,7 +85,8 @@ def measured(folder: Path, reader, photographs: Tensor, real: Tensor) -> tuple[d
     from helpers.weights import read_metadata
 
     weights = folder / "weights.safetensors"
-    model, metadata = TinySD.from_weights(weights), read_metadata(weights)
+    model = TinySD.from_weights(weights)
+    metadata = read_metadata(weights)
     labels = [name for name in model.class_names for _ in range(PER_CLASS)]
     pictures = model.generate(labels, seed=SEED, guidance_scale=GUIDANCE, progress=True)
     probabilities, features = reader.read(pictures)
@@ -88,18 +95,23 @@ def measured(folder: Path, reader, photographs: Tensor, real: Tensor) -> tuple[d
         again = torch.cat([model.codec.decode(model.codec.encode(part)) for part in photographs.split(40)])
     extra = [read_metadata(path) for path in [folder / "autoencoder" / "weights.safetensors"] if path.exists()]
     entry = {
-        "command": public(metadata["command"]), "seed": int(metadata["seed"]), "steps": int(metadata["steps"]),
+        "command": public(metadata["command"]),
+        "seed": int(metadata["seed"]),
+        "steps": int(metadata["steps"]),
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         "codec_psnr": None if model.codec.name == "pixels" else round(psnr(photographs, again), 2),
         "core_minutes": sum(float(one["core_minutes"]) for one in [metadata, *extra])
-                        + float(metadata.get("encoding_core_minutes", 0)),
+        + float(metadata.get("encoding_core_minutes", 0)),
         "minutes": sum(float(one["minutes"]) for one in [metadata, *extra]),
         "agreement": agreement(probabilities, labels),
-        "agreement_by_class": {name: agreement(probabilities[i * PER_CLASS : (i + 1) * PER_CLASS], [name] * PER_CLASS)
-                               for i, name in enumerate(model.class_names)},
-        "kernel_distance": kid._asdict(), "frechet_distance": frechet._asdict(),
+        "agreement_by_class": {
+            name: agreement(probabilities[i * PER_CLASS : (i + 1) * PER_CLASS], [name] * PER_CLASS)
+            for i, name in enumerate(model.class_names)
+        },
+        "kernel_distance": kid._asdict(),
+        "frechet_distance": frechet._asdict(),
         "inception_fid": round(fid(pictures, photographs), 2) if inception_weights() else None,  # None: no weights here
-    }  # fmt: skip
+    }
     return entry, pictures
 
 
@@ -112,7 +124,8 @@ def main(folders: list[Path]) -> None:
 
     style()
     reader = PhotographReader()
-    held_out, seen = load_faces("animal-faces", "val", 64), load_faces("animal-faces", "train", 64)
+    held_out = load_faces("animal-faces", "val", 64)
+    seen = load_faces("animal-faces", "train", 64)
     chosen = balanced(held_out, HELD_OUT)
     photographs = held_out.tensor(chosen)
     probabilities, real = reader.read(photographs)
@@ -120,16 +133,20 @@ def main(folders: list[Path]) -> None:
     record = {
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "photographs": {"train": seen.counts, "held out": held_out.counts, "size": 64, "credit": held_out.credit},
-        "samples_per_class": PER_CLASS, "guidance_scale": GUIDANCE, "seed": SEED,
-        "held_out": {"agreement": agreement(probabilities, [held_out.class_names[held_out.labels[i]] for i in chosen]),
-                     "kernel_distance": kernel_distance(again, real, repeats=REPEATS)._asdict(),
-                     "frechet_distance": frechet_distance(again, real, repeats=REPEATS)._asdict()},
+        "samples_per_class": PER_CLASS,
+        "guidance_scale": GUIDANCE,
+        "seed": SEED,
+        "held_out": {
+            "agreement": agreement(probabilities, [held_out.class_names[held_out.labels[i]] for i in chosen]),
+            "kernel_distance": kernel_distance(again, real, repeats=REPEATS)._asdict(),
+            "frechet_distance": frechet_distance(again, real, repeats=REPEATS)._asdict(),
+        },
         "methods": {},
-    }  # fmt: skip
+    }
     samples = {}
     for method, folder in zip(METHODS, folders, strict=True):
         record["methods"][method], pictures = measured(folder, reader, photographs, real)
-        samples[method] = pictures.unflatten(0, (-1, PER_CLASS))                           # (classes, PER_CLASS, ...)
+        samples[method] = pictures.unflatten(0, (-1, PER_CLASS))  # (classes, PER_CLASS, ...)
         save_png(grid(samples[method][:, :10].flatten(0, 1), columns=10), repository_root() / grid_picture(method))
         print(method, json.dumps(record["methods"][method], indent=1), flush=True)
     (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -144,11 +161,14 @@ def side_by_side(samples: dict[str, Tensor], methods: dict[str, dict]) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 2.9), layout="constrained")
     for a, (name, pictures) in zip(axes, samples.items(), strict=True):
-        tiles = np.stack([to_uint8(row[:5]) for row in pictures])                          # (classes, 5, H, W, 3)
+        tiles = np.stack([to_uint8(row[:5]) for row in pictures])  # (classes, 5, H, W, 3)
         a.imshow(tiles.transpose(0, 2, 1, 3, 4).reshape(len(tiles) * tiles.shape[2], -1, 3))
         entry = methods[name]
-        a.set_title(f"{TITLES[name]}\n{entry['core_minutes']:.0f} minutes of one core: "
-                    f"{100 * entry['agreement']['of three']:.0f} % as asked", fontsize=11)  # fmt: skip
+        a.set_title(
+            f"{TITLES[name]}\n{entry['core_minutes']:.0f} minutes of one core: "
+            f"{100 * entry['agreement']['of three']:.0f} % as asked",
+            fontsize=11,
+        )
         a.set_axis_off()
     figure.savefig(repository_root() / PICTURE, dpi=100)
 

@@ -16,13 +16,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-SEEDS, BATCH, SAMPLES = 3, 32, 300
+SEEDS = 3
+BATCH = 32
+SAMPLES = 300
 STEPS = {"pixels": 900, "pretrained": 1850, "own": 900}  # of the network; about the same processor time in all
 AUTOENCODER_STEPS = 700  # of method 3, out of that time
-CHANNELS, CHANNEL_STEPS = (1, 2, 4, 8), 400  # how many channels does an autoencoder of faces need, and a general one?
+CHANNELS = (1, 2, 4, 8)  # how many channels does an autoencoder of faces need, and a general one?
+CHANNEL_STEPS = 400
 MARKS = (150, 450, 900, 1850)  # steps after which the average is judged; a step is 32 pictures
 SAMPLING_STEPS = 12  # notebook 07 could see no gain from more
 Job = tuple[str, ...]  # ("run", method, seed) or ("channels", trained on, channels)
+
 
 class Judge:
     """What every sample set is judged with: the same wishes, the same unseen faces."""
@@ -31,7 +35,8 @@ class Judge:
         from helpers.data import load_faces
         from helpers.scoring.attributes import load_reader
 
-        self.reader, self.unseen = load_reader(), load_faces(split="val")
+        self.reader = load_reader()
+        self.unseen = load_faces(split="val")
         self.train = load_faces(split="train")
         self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
 
@@ -54,17 +59,23 @@ class Judge:
         from helpers.scoring.frechet import frechet_distance, kernel_distance
         from helpers.scoring.neighbours import copied
 
-        features, told = self.reader.features(pictures), self.reader.agreement(pictures, asked)
+        features = self.reader.features(pictures)
+        told = self.reader.agreement(pictures, asked)
         species = told.pop("species")
         found = {
-            "species": species, "caption": statistics.mean(told.values()), "attributes": told,
+            "species": species,
+            "caption": statistics.mean(told.values()),
+            "attributes": told,
             "frechet": frechet_distance(features, self.features).value,
             "kernel": kernel_distance(features, self.features).value,
-        }  # fmt: skip
+        }
         if last:
             within = coverage(self.features[:SAMPLES], features)
-            found |= {"precision": within.precision, "recall": within.recall,
-                      "copying": copied(pictures[:100], self.train.images, self.unseen.images[:100]).ratio}  # fmt: skip
+            found |= {
+                "precision": within.precision,
+                "recall": within.recall,
+                "copying": copied(pictures[:100], self.train.images, self.unseen.images[:100]).ratio,
+            }
         return found
 
 
@@ -130,13 +141,15 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
     from helpers.tiny_sd.batches import Batches
     from helpers.training import EMA, TrainConfig, train
 
-    start, faces = time.process_time(), judge.train
+    start = time.process_time()
+    faces = judge.train
     codec, latents = prepared(method, seed, faces)
     spent = time.process_time() - start
     before = spent
     model = command.new_model(command.parser().parse_args(["--method", method, "--seed", str(seed)]), faces, codec)
     config = TrainConfig(steps=STEPS[method], learning_rate=1.5e-3, seed=seed)
-    average, marks = EMA(model, config.ema), []
+    average = EMA(model, config.ema)
+    marks = []
     start = time.process_time()
     for state in train(model, Batches(faces, BATCH, latents=latents).losses, config, ema=average):
         if state.step in MARKS:
@@ -145,8 +158,12 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
             marks.append({"step": state.step, "pictures": state.step * BATCH, "core_seconds": round(spent, 1)} | scores)
             print(method, seed, {k: v for k, v in marks[-1].items() if k != "attributes"}, flush=True)
             start = time.process_time()
-    return {"seed": seed, "parameters": sum(p.numel() for p in model.unet.parameters()),
-            "core_seconds_before": round(before, 1), "marks": marks}  # fmt: skip
+    return {
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "core_seconds_before": round(before, 1),
+        "marks": marks,
+    }
 
 
 # --- side by side ---------------------------------------------------------------------------------------------------
@@ -187,8 +204,14 @@ def _do(job: Job) -> dict | float:
 
 def settings() -> dict:
     """What decides the numbers."""
-    return {"batch": BATCH, "samples": SAMPLES, "steps": STEPS, "autoencoder_steps": AUTOENCODER_STEPS,
-            "channel_steps": CHANNEL_STEPS, "sampling_steps": SAMPLING_STEPS}  # fmt: skip
+    return {
+        "batch": BATCH,
+        "samples": SAMPLES,
+        "steps": STEPS,
+        "autoencoder_steps": AUTOENCODER_STEPS,
+        "channel_steps": CHANNEL_STEPS,
+        "sampling_steps": SAMPLING_STEPS,
+    }
 
 
 def workers() -> int:

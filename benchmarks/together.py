@@ -28,10 +28,18 @@ class Part(NamedTuple):
         return importlib.import_module(self.module).comparisons()
 
 
-PARTS = tuple(Part(f"benchmarks.{module}", measure, f"00_assets/results/{record}.json") for module, measure, record in (
-    ("startup", "run", "startup"), ("data_path", "run", "data"), ("method1", "beside", "method1"),
-    ("sd1", "run", "sd1"), ("sd3", "run", "sd3"), ("vq", "run", "vq"), ("paligemma", "run", "paligemma"),
-))  # fmt: skip
+PARTS = tuple(
+    Part(f"benchmarks.{module}", measure, f"00_assets/results/{record}.json")
+    for module, measure, record in (
+        ("startup", "run", "startup"),
+        ("data_path", "run", "data"),
+        ("method1", "beside", "method1"),
+        ("sd1", "run", "sd1"),
+        ("sd3", "run", "sd3"),
+        ("vq", "run", "vq"),
+        ("paligemma", "run", "paligemma"),
+    )
+)
 ON_A_GPU = Part("benchmarks.cuda", "run", "00_assets/results/cuda.json")  # alone: no peer beside it
 PEERS = ("denoising_diffusion_pytorch", "vector_quantize_pytorch", "diffusers", "transformers")
 
@@ -68,10 +76,20 @@ def comparisons() -> list[Comparison]:
 
 def keep() -> None:
     """Keep the rows of all records, and fill the table into its page."""
-    rows = [{"what": one.what, "peer": one.peer, "ratio": one.ratio, "spread": one.spread, "ok": one.row().ok,
-             "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
-             "hardware": one.hardware or recorded(part.record)["hardware"]}
-            for part in PARTS for one in part.comparisons() if one.ratio is not None]  # fmt: skip
+    rows = [
+        {
+            "what": one.what,
+            "peer": one.peer,
+            "ratio": one.ratio,
+            "spread": one.spread,
+            "ok": one.row().ok,
+            "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
+            "hardware": one.hardware or recorded(part.record)["hardware"],
+        }
+        for part in PARTS
+        for one in part.comparisons()
+        if one.ratio is not None
+    ]
     evidence.BESIDE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     fill.main()
 

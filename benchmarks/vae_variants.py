@@ -20,11 +20,16 @@ def check() -> list[Row]:
     if not path.exists():
         return [Row("variants of the zoo", "never run", "python -m benchmarks autoencoders", False)]
     record = json.loads(path.read_text())
-    there = [name for name, entry in record["variants"].items()
-             if len(entry["psnr"]["seeds"]) == SEEDS and None not in entry["psnr"]["seeds"]]  # fmt: skip
-    return [true("variants trained with three seeds", len(there), f"{len(VARIANTS)}", set(there) == set(VARIANTS)),
-            true("steps and pictures a step", record["training"], f"{_training()}", record["training"] == _training()),
-            _as_recorded(record)]  # fmt: skip
+    there = [
+        name
+        for name, entry in record["variants"].items()
+        if len(entry["psnr"]["seeds"]) == SEEDS and None not in entry["psnr"]["seeds"]
+    ]
+    return [
+        true("variants trained with three seeds", len(there), f"{len(VARIANTS)}", set(there) == set(VARIANTS)),
+        true("steps and pictures a step", record["training"], f"{_training()}", record["training"] == _training()),
+        _as_recorded(record),
+    ]
 
 
 def _as_recorded(record: dict, name: str = "VAE") -> Row:
@@ -42,7 +47,8 @@ def _training() -> list[int]:
 def run() -> None:
     """Train every variant three times, write the table."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
-    variants, judge = {}, Judge(unseen)
+    variants = {}
+    judge = Judge(unseen)
     for name in VARIANTS:
         found = [_trained(name, seed, faces, judge) for seed in range(SEEDS)]
         variants[name] = {key: _spread([one[key] for one in found]) for key in found[0]}
@@ -53,7 +59,8 @@ def run() -> None:
 
 
 def _trained(name: str, seed: int, faces, judge: Judge) -> dict[str, float]:
-    model, start = made(name, seed), time.process_time()
+    model = made(name, seed)
+    start = time.process_time()
     for _ in train_variant(model, faces, CONFIG):
         pass
     return {"core_seconds": time.process_time() - start} | judge(model, seed)
@@ -62,5 +69,8 @@ def _trained(name: str, seed: int, faces, judge: Judge) -> dict[str, float]:
 def _spread(values: list[float]) -> dict:
     if any(map(math.isnan, values)):  # a code without noise has no rate
         return {"mean": None, "spread": None, "seeds": [None] * len(values)}
-    return {"mean": round(statistics.mean(values), 4), "spread": round(statistics.stdev(values), 4),
-            "seeds": [round(value, 4) for value in values]}  # fmt: skip
+    return {
+        "mean": round(statistics.mean(values), 4),
+        "spread": round(statistics.stdev(values), 4),
+        "seeds": [round(value, 4) for value in values],
+    }

@@ -34,7 +34,8 @@ from helpers.scoring.reconstruction import psnr
 from helpers.training.precision import computes_bf16
 from helpers.weights import read_metadata, weights_path
 
-SPEED, REAL = "00_assets/results/vq.json", "00_assets/results/vq_real_faces.json"
+SPEED = "00_assets/results/vq.json"
+REAL = "00_assets/results/vq_real_faces.json"
 FIGURE = "00_assets/image/chelsea_vq.png"
 
 
@@ -47,7 +48,8 @@ def check() -> list[Row]:
 def _shipped() -> list[Row]:
     if not all(weights_path(name).exists() for name in ("vq", "vq_prior")):
         return [Row("VQ, shipped weights", "not there", "python -m helpers.autoencoders.train_vq, train_prior", False)]
-    faces, told = load_faces(split="val", size=64, limit=300), read_metadata("vq")
+    faces = load_faces(split="val", size=64, limit=300)
+    told = read_metadata("vq")
     model = VQAutoencoder.from_weights("vq")
     again, _, used = through_codes(model, faces.tensor())
     species = torch.arange(300) % 3
@@ -93,10 +95,17 @@ def kl_pair() -> tuple[KLAutoencoder, nn.Module]:
 
     config = KLConfig(width=32, groups=8)
     widths = [config.width * m for m in config.multipliers]
-    theirs = randomised(AutoencoderKL(
-        block_out_channels=widths, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=2, latent_channels=4, norm_num_groups=8, sample_size=64,
-    ))  # fmt: skip
+    theirs = randomised(
+        AutoencoderKL(
+            block_out_channels=widths,
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=64,
+        )
+    )
     ours = KLAutoencoder(config)
     fit(ours, dict(theirs.state_dict()), published_names(config, "diffusers"), what="an AutoencoderKL")
     return ours.eval(), theirs
@@ -107,11 +116,19 @@ def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
     from diffusers import VQModel
 
     config = VQConfig(width=32, multipliers=(1, 2, 2), groups=8, K=64)
-    theirs = randomised(VQModel(
-        block_out_channels=(32, 64, 64), down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3, layers_per_block=2, latent_channels=3, num_vq_embeddings=64,
-        vq_embed_dim=3, norm_num_groups=8, sample_size=32,
-    ))  # fmt: skip
+    theirs = randomised(
+        VQModel(
+            block_out_channels=(32, 64, 64),
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            layers_per_block=2,
+            latent_channels=3,
+            num_vq_embeddings=64,
+            vq_embed_dim=3,
+            norm_num_groups=8,
+            sample_size=32,
+        )
+    )
     ours = VQAutoencoder(config)
     names = [*published_names(config.halves(), "diffusers"), *CODEBOOK]
     fit(ours, dict(theirs.state_dict()), names, what="a VQModel")
@@ -126,17 +143,31 @@ def comparisons() -> list[Comparison]:
     """What the record says of training with our quantiser and with theirs."""
     if not (record := recorded(SPEED)):
         return [Comparison("VQ training", "vector-quantize-pytorch", None)]
-    return [Comparison(f"VQ training, {entry['network']}: images/s", record["peer"], entry["ratio"], entry["spread"],
-                       1.0, more=True) for entry in record["networks"]]  # fmt: skip
+    return [
+        Comparison(
+            f"VQ training, {entry['network']}: images/s",
+            record["peer"],
+            entry["ratio"],
+            entry["spread"],
+            1.0,
+            more=True,
+        )
+        for entry in record["networks"]
+    ]
 
 
 def _memory(vectors: int = 8192, K: int = 8192) -> Row:
     """The search for the nearest of 8,192 codes, against the matrix of all distances."""
-    z, codebook = torch.randn(vectors, 8), torch.randn(K, 8)
+    z = torch.randn(vectors, 8)
+    codebook = torch.randn(K, 8)
     nearest(z, codebook)
     whole = 4 * vectors * K
-    return at_most("quantiser's peak memory at K = 8192, of the full distance matrix",
-                   peak_memory(lambda: nearest(z, codebook)) / whole, 1.0, "x")  # fmt: skip
+    return at_most(
+        "quantiser's peak memory at K = 8192, of the full distance matrix",
+        peak_memory(lambda: nearest(z, codebook)) / whole,
+        1.0,
+        "x",
+    )
 
 
 class Peer(nn.Module):
@@ -147,9 +178,16 @@ class Peer(nn.Module):
         from vector_quantize_pytorch import VectorQuantize
 
         super().__init__()
-        self.quantizer = VectorQuantize(dim=width, codebook_size=K, decay=0.99, commitment_weight=0.25,
-                                        kmeans_init=True, kmeans_iters=10, rotation_trick=False,
-                                        threshold_ema_dead_code=0.03 * vectors / K)  # fmt: skip
+        self.quantizer = VectorQuantize(
+            dim=width,
+            codebook_size=K,
+            decay=0.99,
+            commitment_weight=0.25,
+            kmeans_init=True,
+            kmeans_iters=10,
+            rotation_trick=False,
+            threshold_ema_dead_code=0.03 * vectors / K,
+        )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D, h, w) -> codes, and the commitment's loss."""
@@ -160,7 +198,8 @@ class Peer(nn.Module):
 def training_step(K: int, theirs: bool, pictures: Tensor):
     """One update of the course's VQ autoencoder, with our quantiser or theirs, as a call that can be timed."""
     torch.manual_seed(0)
-    model, config = VQAutoencoder(tiny_config(K)).train(), tiny_config(K)
+    model = VQAutoencoder(tiny_config(K)).train()
+    config = tiny_config(K)
     vectors = len(pictures) * (pictures.shape[-1] // config.factor) ** 2
     peer = Peer(K, config.code_width, vectors).train() if theirs else None
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -171,7 +210,8 @@ def training_step(K: int, theirs: bool, pictures: Tensor):
             with torch.autocast("cpu", enabled=False):  # both search in float32
                 if peer is None:
                     found = model.quantize(z.float())
-                    codes, loss = found.codes, found.loss.mean()
+                    codes = found.codes
+                    loss = found.loss.mean()
                 else:
                     codes, loss = peer(z.float())
             again = model.paint(codes)
@@ -191,10 +231,11 @@ def run(batch_size: int = 16, updates: int = 8) -> None:
         seconds = alternating([lambda step=step: [step() for _ in range(updates)] for step in steps])
         ratios = [peer / own for own, peer in zip(*seconds, strict=True)]
         entry = {
-            "network": f"{K} codes", "images_per_second": [round(batch_size * updates / statistics.median(s), 1)
-                                                            for s in seconds],
-            "ratio": round(statistics.median(ratios), 3), "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        }  # fmt: skip
+            "network": f"{K} codes",
+            "images_per_second": [round(batch_size * updates / statistics.median(s), 1) for s in seconds],
+            "ratio": round(statistics.median(ratios), 3),
+            "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        }
         networks.append(entry)
         print(entry, flush=True)
     peer = f"vector-quantize-pytorch {version('vector-quantize-pytorch')}"
@@ -226,12 +267,20 @@ def measured_on_photographs(folder: Path) -> VQAutoencoder:
     weights = folder / "weights.safetensors"
     if not weights.exists() or read_metadata(weights).get("source") != "animal-faces":
         sys.exit(f"{folder} holds no finished run on photographs: give --source animal-faces --out {folder}")
-    model, told = VQAutoencoder.from_weights(weights), read_metadata(weights)
+    model = VQAutoencoder.from_weights(weights)
+    told = read_metadata(weights)
     faces = load_faces("animal-faces", "val", 64)
     again, _, used = through_codes(model, faces.tensor())
-    record = {"command": told["command"], "minutes": float(told["minutes"]), "steps": int(told["steps"]),
-              "threads": int(told["threads"]), "faces": len(faces), "psnr": round(psnr(faces.tensor(), again), 2),
-              "codes_in_use": round(used.share, 4), "perplexity": round(used.perplexity, 1)}  # fmt: skip
+    record = {
+        "command": told["command"],
+        "minutes": float(told["minutes"]),
+        "steps": int(told["steps"]),
+        "threads": int(told["threads"]),
+        "faces": len(faces),
+        "psnr": round(psnr(faces.tensor(), again), 2),
+        "codes_in_use": round(used.share, 4),
+        "perplexity": round(used.perplexity, 1),
+    }
     (repository_root() / REAL).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
     return model

@@ -23,11 +23,11 @@ Choice = TypeVar("Choice")
 class Course:
     """What a notebook needs to know about the machine it runs on."""
 
-    profile: str            # "cpu" or "gpu"
+    profile: str  # "cpu" or "gpu"
     device: "torch.device"
-    dtype: "torch.dtype"    # of network activations: bfloat16 where the card computes in it, else float32
+    dtype: "torch.dtype"  # of network activations: bfloat16 where the card computes in it, else float32
     seed: int
-    home: Path              # for outputs and caches; nothing is created there before something is written
+    home: Path  # for outputs and caches; nothing is created there before something is written
 
     def pick(self, *, cpu: Choice, gpu: Choice) -> Choice:
         """The value of this profile: `course.pick(cpu=32, gpu=128)`."""

@@ -45,8 +45,9 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file, "
-                         f"download it again: {error}") from error  # fmt: skip
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file, download it again: {error}"
+        ) from error
 
 
 class _Ignored:
@@ -60,8 +61,12 @@ class _Ignored:
 
 
 # what PyTorch Lightning wrote beside the weights of the first Stable Diffusion checkpoints: its callback, and a score
-HARMLESS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.dtype",
-            "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # fmt: skip
+HARMLESS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+)
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
@@ -74,8 +79,10 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
             raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
-        raise ValueError(f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
-                         "may; look for a .safetensors file of it") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
+            "may; look for a .safetensors file of it"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # a spoilt pickle makes PyTorch raise nearly anything
@@ -108,8 +115,10 @@ def check_zip(path: Path) -> None:
     if swells:
         raise ValueError(f"{path} is refused: its {size} bytes unpack to {unpacked}, as weights never do")
     if damaged:
-        raise ValueError(f"{path} is damaged, download it again: {damaged} does not have its checksum (if it was "
-                         "written without checksums, torch.save it anew with them)")  # fmt: skip
+        raise ValueError(
+            f"{path} is damaged, download it again: {damaged} does not have its checksum (if it was "
+            "written without checksums, torch.save it anew with them)"
+        )
 
 
 def _nature(path: Path) -> str:
@@ -138,8 +147,10 @@ def read_config(path: Path) -> dict[str, Any]:
     asks = [name for name in ("auto_map", "trust_remote_code") if told.get(name)]
     asks += [name for name in ("_class_name", "model_type") if not isinstance(told.get(name, ""), str)]
     if asks:
-        raise ValueError(f"{path} is refused: it asks to run code of its own ({', '.join(asks)}), and the course runs "
-                         "no code that comes with weights; look for a copy without")  # fmt: skip
+        raise ValueError(
+            f"{path} is refused: it asks to run code of its own ({', '.join(asks)}), and the course runs "
+            "no code that comes with weights; look for a copy without"
+        )
     return told
 
 
@@ -161,14 +172,19 @@ def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | No
     Raises:
         FileNotFoundError: says what was looked for and what is there.
     """
-    names = [f"{part}/{stem}{dot}.{ending}" for dot in ([f".{variant}"] if variant else ["", ".fp16"])
-             for ending, stem in [*(("safetensors", stem) for stem in stems), *(("bin", stem) for stem in stems)]]
+    names = [
+        f"{part}/{stem}{dot}.{ending}"
+        for dot in ([f".{variant}"] if variant else ["", ".fp16"])
+        for ending, stem in [*(("safetensors", stem) for stem in stems), *(("bin", stem) for stem in stems)]
+    ]
     for name in names:
         if (folder / name).is_file():
             return folder / name
     there = sorted(path.name for path in folder.iterdir())[:8]
-    raise FileNotFoundError(f"{folder} is no complete folder of weights: none of {', '.join(names)}; it holds "
-                            f"{', '.join(there) or 'nothing'}")  # fmt: skip
+    raise FileNotFoundError(
+        f"{folder} is no complete folder of weights: none of {', '.join(names)}; it holds "
+        f"{', '.join(there) or 'nothing'}"
+    )
 
 
 def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> dict[str, Tensor]:
@@ -190,8 +206,9 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
                     raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")
                 absent = [file for file in files if not (folder / part / file).is_file()]
                 if absent:
-                    raise FileNotFoundError(f"{index} lists {', '.join(absent)}, which {folder / part} lacks: "
-                                            "download the rest")  # fmt: skip
+                    raise FileNotFoundError(
+                        f"{index} lists {', '.join(absent)}, which {folder / part} lacks: download the rest"
+                    )
                 return {name: tensor for file in files for name, tensor in read_tensors(folder / part / file).items()}
     return read_tensors(folder_part(folder, part, stems, variant))
 
@@ -232,9 +249,14 @@ def published_sources(name: str, renaming: Renaming) -> list[str]:
 
 
 def fit(
-    module: nn.Module, tensors: Mapping[str, Tensor], renaming: Renaming, *, what: str,
-    dtype: torch.dtype = torch.float32, hint: Callable[[], str] = str,
-) -> None:  # fmt: skip
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    renaming: Renaming,
+    *,
+    what: str,
+    dtype: torch.dtype = torch.float32,
+    hint: Callable[[], str] = str,
+) -> None:
     """Load published tensors into a module, which may still be on the meta device; strict.
 
     Args:
@@ -248,7 +270,9 @@ def fit(
     Raises:
         ValueError: names the missing, unexpected and mis-shaped tensors.
     """
-    state, faults, used = {}, [], set()
+    state = {}
+    faults = []
+    used = set()
     for name, ours in module.state_dict().items():
         sources = published_sources(name, renaming)
         used.update(sources)
@@ -269,8 +293,9 @@ def fit(
     if faults:
         more = f" ... and {len(faults) - 6} more" if len(faults) > 6 else ""
         cause = hint()
-        raise ValueError(f"this is not {what}: {'; '.join(sorted(faults)[:6])}{more}."
-                         f"{' Likeliest cause: ' + cause if cause else ''}")  # fmt: skip
+        raise ValueError(
+            f"this is not {what}: {'; '.join(sorted(faults)[:6])}{more}.{' Likeliest cause: ' + cause if cause else ''}"
+        )
     module.load_state_dict(state, assign=True)
 
 

@@ -31,35 +31,35 @@ TRAINED_BY = {
     "clip": "python -m helpers.text.train --export 00_assets/weights/clip.safetensors",
     "autoencoder": "python -m helpers.autoencoders.train --export 00_assets/weights/autoencoder.safetensors",
     "autoencoder_16": "python -m helpers.autoencoders.train --latent-channels 16 "
-                      "--export 00_assets/weights/autoencoder_16.safetensors",
+    "--export 00_assets/weights/autoencoder_16.safetensors",
     "vq": "python -m helpers.autoencoders.train_vq --export 00_assets/weights/vq.safetensors",
     "vq_prior": "python -m helpers.autoencoders.train_prior --export 00_assets/weights/vq_prior.safetensors",
     "sd3": "python -m helpers.sd3.train --export 00_assets/weights/sd3.safetensors",
     "sd1": "python -m helpers.sd1.train --export 00_assets/weights/sd1.safetensors",
     "general_autoencoder": "python -m helpers.autoencoders.train --source patterns --patch 4 --latent-channels 8 "
-                           "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
-                           "--export 00_assets/weights/general_autoencoder.safetensors",
+    "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
+    "--export 00_assets/weights/general_autoencoder.safetensors",
     "faces_autoencoder": "python -m helpers.autoencoders.train --patch 4 "
-                         "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
-                         "--export 00_assets/weights/faces_autoencoder.safetensors",
+    "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
+    "--export 00_assets/weights/faces_autoencoder.safetensors",
     "distilled_autoencoder": "python -m helpers.autoencoders.distill --teacher taef2 --steps 6000 "
-                             "--schedule inverse-sqrt --ema 0.9995 "
-                             "--export 00_assets/weights/distilled_autoencoder.safetensors",
+    "--schedule inverse-sqrt --ema 0.9995 "
+    "--export 00_assets/weights/distilled_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
-                          "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
+    "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
     "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
-                   "--export 00_assets/weights/tiny_sd_own.safetensors",
+    "--export 00_assets/weights/tiny_sd_own.safetensors",
     # the real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
     "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces "
-                              "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
+    "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
     "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 --source animal-faces "
-                       "--export 00_assets/weights/tiny_sd_animals.safetensors",
+    "--export 00_assets/weights/tiny_sd_animals.safetensors",
     "tiny_sd_animals_128": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 "
-                           "--source animal-faces --size 128 "
-                           "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
+    "--source animal-faces --size 128 "
+    "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
     "tiny_sd_animals_own": "python -m helpers.tiny_sd.train --method own --source animal-faces "
-                           "--export 00_assets/weights/tiny_sd_animals_own.safetensors",
+    "--export 00_assets/weights/tiny_sd_animals_own.safetensors",
     "masks": "python -m helpers.vlm.train_masks --export 00_assets/weights/masks.safetensors",
     "paligemma": "python -m helpers.vlm.train --export 00_assets/weights/paligemma.safetensors",
 }
@@ -152,8 +152,11 @@ def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = Tru
     path = _find(name_or_path)
     tensors, metadata = read_tensors(path)
     state = module.state_dict()
-    faults = [f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(state[name].shape)} in the module"
-              for name in state.keys() & tensors.keys() if state[name].shape != tensors[name].shape]  # fmt: skip
+    faults = [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(state[name].shape)} in the module"
+        for name in state.keys() & tensors.keys()
+        if state[name].shape != tensors[name].shape
+    ]
     if strict:
         faults += [f"{name}: missing from the file" for name in state.keys() - tensors.keys()]
         faults += [f"{name}: unknown to the module" for name in tensors.keys() - state.keys()]
@@ -177,8 +180,10 @@ def description(name_or_path: str | Path) -> dict[str, Any]:
     """
     metadata = read_metadata(name_or_path)
     if "model" not in metadata:
-        raise ValueError(f"the weights {name_or_path} do not say what they belong to: they were written by "
-                         f"{metadata.get('command', 'another program')}")  # fmt: skip
+        raise ValueError(
+            f"the weights {name_or_path} do not say what they belong to: they were written by "
+            f"{metadata.get('command', 'another program')}"
+        )
     return _with_tuples(json.loads(metadata["model"]))
 
 
@@ -192,8 +197,10 @@ def described(config: type[Config], name_or_path: str | Path) -> Config:
     try:
         return config(**told)
     except TypeError as error:
-        raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(told)}, which "
-                         f"is no {config.__name__}") from error  # fmt: skip
+        raise ValueError(
+            f"the weights {name_or_path} belong to another network: they tell {', '.join(told)}, which "
+            f"is no {config.__name__}"
+        ) from error
 
 
 def save_described(module: nn.Module, about: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:
@@ -238,8 +245,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is damaged, {advice}: its tensors do not have the checksum that it promises")
     vouched = metadata[SEAL] == _seal(metadata) if SEAL in metadata else _as_listed(path)
     if vouched is None:
-        warnings.warn(f"{path} was written by an older version of the course, without a checksum of its metadata: they "
-                      "are taken as they are", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{path} was written by an older version of the course, without a checksum of its metadata: they "
+            "are taken as they are",
+            stacklevel=2,
+        )
     elif not vouched:
         raise ValueError(f"{path} is damaged, {advice}: what it says of itself does not have the checksum it promises")
     return tensors, metadata

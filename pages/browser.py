@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 QUIET = (  # no sandbox inside containers, and no requests of the browser's own
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 CONTRAST = Path(__file__).with_name("contrast.js")
 NOTE_PICTURES = """
@@ -35,9 +40,9 @@ document.addEventListener("load", (event) => {
 class Trouble:
     """What went wrong while a page was open; empty lists are a clean page."""
 
-    failed: list[str] = field(default_factory=list)   # requests without an answer, or answered with an error
+    failed: list[str] = field(default_factory=list)  # requests without an answer, or answered with an error
     outside: list[str] = field(default_factory=list)  # requests to any other machine
-    errors: list[str] = field(default_factory=list)   # errors on the browser's console
+    errors: list[str] = field(default_factory=list)  # errors on the browser's console
 
     def __bool__(self) -> bool:
         return bool(self.failed or self.outside or self.errors)
@@ -105,8 +110,9 @@ def watch(page: "Page") -> Trouble:
 def addresses(folder: Path) -> list[str]:
     """Every page of rendered documentation, as a path relative to its folder."""
     skip = {"genindex.html"}  # Sphinx's empty index, which no page links
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.html")
-                  if p.name not in skip and "_static" not in p.parts)  # fmt: skip
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*.html") if p.name not in skip and "_static" not in p.parts
+    )
 
 
 def visit(browser: "Browser", url: str) -> Trouble:

@@ -1,6 +1,6 @@
 """Renders the course pages from executed notebooks.
 
-    python -m pages.build [--strict] [--quick] [--executed FOLDER]
+python -m pages.build [--strict] [--quick] [--executed FOLDER]
 """
 
 import argparse
@@ -20,12 +20,20 @@ from pages.lighter import lighten
 from pages.record import ROOT
 
 HERE = ROOT / "pages"
-SOURCE, HTML = HERE / "_build" / "src", HERE / "_build" / "html"
+SOURCE = HERE / "_build" / "src"
+HTML = HERE / "_build" / "html"
 UNFINISHED = HERE / "_build" / "html.part"  # until it is whole, the pages of before can be read
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
-TEXTS = ("notation.md", "glossary.md", "time_and_memory.md", "training.md", "recipes.md", "evidence.md",
-         "references.md")  # fmt: skip
+TEXTS = (
+    "notation.md",
+    "glossary.md",
+    "time_and_memory.md",
+    "training.md",
+    "recipes.md",
+    "evidence.md",
+    "references.md",
+)
 
 
 class Part(NamedTuple):
@@ -60,9 +68,11 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         The notebooks of `folder`.
     """
     shutil.rmtree(source, ignore_errors=True)
-    found, where = notebooks(folder=folder), launch.repository()
+    found = notebooks(folder=folder)
+    where = launch.repository()
     for path in found:
-        place, copy = Path("notebooks") / path.relative_to(folder), executed and executed / path.relative_to(folder)
+        place = Path("notebooks") / path.relative_to(folder)
+        copy = executed and executed / path.relative_to(folder)
         notebook = nbformat.read(copy if copy and copy.is_file() else path, as_version=4)
         download = Path(*[".."] * (len(place.parts) - 1), "downloads", path.name)
         write(launch.launchable(notebook, place, download, where), source / place)

@@ -13,8 +13,10 @@ from pages.record import stamp
 
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
-copyright = ("the course's authors: code MIT, pictures and texts CC BY 4.0, "
-             "weights trained on photographs: non-commercial use only")  # fmt: skip
+copyright = (
+    "the course's authors: code MIT, pictures and texts CC BY 4.0, "
+    "weights trained on photographs: non-commercial use only"
+)
 
 extensions = ["myst_nb"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
@@ -25,8 +27,11 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables and formulas in Markdown that a cell shows
 nb_ipywidgets_js = {
     vendor.script("requirejs"): {"defer": "defer"},  # text and pictures first
-    vendor.script("html-manager"): {"data-jupyter-widgets-cdn": f"{vendor.CDN}/", "crossorigin": "anonymous",
-                                    "defer": "defer"},
+    vendor.script("html-manager"): {
+        "data-jupyter-widgets-cdn": f"{vendor.CDN}/",
+        "crossorigin": "anonymous",
+        "defer": "defer",
+    },
 }
 
 mathjax_path = vendor.script("mathjax")
@@ -45,8 +50,8 @@ html_last_updated_fmt = None
 exclude_patterns = ["downloads"]
 html_context = {"default_mode": "auto"}  # as the reader's system has it
 html_theme_options = {
-    "navbar_persistent": [],          # the sidebar has the search already
-    "use_download_button": False,     # the line under each title has it, without 35 MB of outputs
+    "navbar_persistent": [],  # the sidebar has the search already
+    "use_download_button": False,  # the line under each title has it, without 35 MB of outputs
     "use_fullscreen_button": False,
     "show_toc_level": 2,
     "home_page_in_toc": True,

@@ -20,7 +20,7 @@ from pages.record import ROOT
 
 EXECUTED = ROOT / "pages" / "_build" / "executed"
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
-UNKNOWN = 60.0     # seconds, for a notebook that was never measured, among others that were
+UNKNOWN = 60.0  # seconds, for a notebook that was never measured, among others that were
 Render = Callable[..., int]
 
 
@@ -64,8 +64,12 @@ class Progress:
         if self._live:
             cell, cells = execution.cells
             where = f"cell {cell:2} of {cells}"
-            print(f"\r{self._title(execution.name)} {where}, {clock(execution.seconds)}, "
-                  f"{self.left(execution.seconds)}\x1b[K", end="", flush=True)  # fmt: skip
+            print(
+                f"\r{self._title(execution.name)} {where}, {clock(execution.seconds)}, "
+                f"{self.left(execution.seconds)}\x1b[K",
+                end="",
+                flush=True,
+            )
 
     def end(self, name: str, seconds: float, failure: str = "") -> None:
         """A notebook has ended, well or with a failure."""
@@ -98,7 +102,8 @@ def execute_all(paths: Sequence[Path], folder: Path, source: Path, progress: Pro
     """
     failures = {}
     for path in paths:
-        copy, fingerprint = copy_of(path, folder, source), fingerprint_of(path)
+        copy = copy_of(path, folder, source)
+        fingerprint = fingerprint_of(path)
         progress.begin(path.stem)
         execution = watched(Execution(path, limit_of(path.stem, progress.slowness())), progress)
         if execution.result:
@@ -125,9 +130,7 @@ def watched(execution: Execution, progress: Progress) -> Execution:
     return execution
 
 
-def run(
-    names: Sequence[str] = (), source: Path = NOTEBOOKS, folder: Path = EXECUTED, rendered: Render = render
-) -> int:
+def run(names: Sequence[str] = (), source: Path = NOTEBOOKS, folder: Path = EXECUTED, rendered: Render = render) -> int:
     """Everything that `make course` does after the installation.
 
     Args:
@@ -181,8 +184,10 @@ def _count(notebooks: Sequence[Path]) -> str:
 def _report(failures: dict[str, str], number: int, folder: Path) -> None:
     if not failures:
         return
-    print(f"\n{len(failures)} of {number} notebooks did not run to their end; the pages show their stored outputs:",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"\n{len(failures)} of {number} notebooks did not run to their end; the pages show their stored outputs:",
+        file=sys.stderr,
+    )
     for name, failure in failures.items():
         print(f"  {name}, {failure}", file=sys.stderr)
     shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

@@ -14,7 +14,9 @@ from typing import Any
 from pages.record import ROOT
 
 RESULTS = ROOT / "00_assets" / "results"
-BESIDE, FAULTS, CUDA = RESULTS / "beside.json", RESULTS / "faults.json", RESULTS / "cuda.json"
+BESIDE = RESULTS / "beside.json"
+FAULTS = RESULTS / "faults.json"
+CUDA = RESULTS / "cuda.json"
 RECIPES = RESULTS / "recipes.json"
 WEIGHTS = ROOT / "00_assets" / "weights"
 JOINED = "\xa0"  # stands for the spaces of one option while a command is folded
@@ -36,19 +38,30 @@ def beside(path: Path = BESIDE) -> list[str]:
         short = "" if row["ok"] else " (short)"
         lines.append(f"| {row['what']} | {row['peer']} | {row['ratio']:.2f}{short} | {spread} | {row['promised']} |")
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in record["rows"]))
-    return [*lines, "", "In turns, in one process (imports: each in its own), the course's figure over the other's: "
-            "the median of five rounds, of up to 25 where they are short. "
-            f"Measured on {machines}."]  # fmt: skip
+    return [
+        *lines,
+        "",
+        "In turns, in one process (imports: each in its own), the course's figure over the other's: "
+        "the median of five rounds, of up to 25 where they are short. "
+        f"Measured on {machines}.",
+    ]
 
 
 def cuda(path: Path = CUDA) -> list[str]:
     """Lines of Markdown: what training reaches on a GPU; that nothing was measured, without a record."""
     if not (record := _read(path)):
         return ["On a GPU nothing has been measured yet."]
-    lines = [f"On a GPU ({record['hardware']}), under a cap of {record['cap_gib']:g} GiB:", "",
-             "| method | compiled | images/s | peak GiB | of the card's arithmetic |", "|---|---|---:|---:|---:|"]
-    return lines + [f"| {row['method']} | {'yes' if row['compiled'] else 'no'} | {row['images_per_second']:.0f} | "
-                    f"{row['peak_gib']:.1f} | {row['utilisation']:.0%} |" for row in record["trainings"]]  # fmt: skip
+    lines = [
+        f"On a GPU ({record['hardware']}), under a cap of {record['cap_gib']:g} GiB:",
+        "",
+        "| method | compiled | images/s | peak GiB | of the card's arithmetic |",
+        "|---|---|---:|---:|---:|",
+    ]
+    return lines + [
+        f"| {row['method']} | {'yes' if row['compiled'] else 'no'} | {row['images_per_second']:.0f} | "
+        f"{row['peak_gib']:.1f} | {row['utilisation']:.0%} |"
+        for row in record["trainings"]
+    ]
 
 
 def faults(path: Path = FAULTS) -> list[str]:
@@ -81,8 +94,15 @@ def _recipe_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [head, "|---|---:|---:|---:|---:|---|---|"]
     for row in rows:
         deviation = "" if row["kid_std"] is None else f"\u00a0±\u00a0{row['kid_std']:.3f}"
-        cells = [row["change"], f"{row['core_minutes']:g}", str(row["seeds"]), f"{row['kid']:.3f}{deviation}",
-                 f"{row['judged']:.0f} %", "yes" if row["kept"] else "no", row["note"]]  # fmt: skip
+        cells = [
+            row["change"],
+            f"{row['core_minutes']:g}",
+            str(row["seeds"]),
+            f"{row['kid']:.3f}{deviation}",
+            f"{row['judged']:.0f} %",
+            "yes" if row["kept"] else "no",
+            row["note"],
+        ]
         escaped = [cell.replace("|", r"\|") for cell in cells]
         lines.append(f"| {' | '.join(escaped)} |")
     return lines
@@ -130,8 +150,9 @@ def large() -> list[str]:
 def folded(command: str, width: int = 72) -> str:
     """A command over several lines, as wide as a page shows them; an option stays together with its values."""
     options = [option.replace(" ", JOINED) for option in re.split(" (?=--)", command)]
-    parts = textwrap.wrap(" ".join(options), width, subsequent_indent="    ", break_long_words=False,
-                          break_on_hyphens=False)  # fmt: skip
+    parts = textwrap.wrap(
+        " ".join(options), width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
     return " \\\n".join(parts).replace(JOINED, " ")
 
 

@@ -1,7 +1,7 @@
 """Executes the course's notebooks, headless and in order, so that two runs store the same bytes.
 
-    python -m pages.execute --into FOLDER                     # copies, the notebooks stay as they are
-    python -m pages.execute --in-place [--record] [NAME ...]  # what `make execute` does
+python -m pages.execute --into FOLDER                     # copies, the notebooks stay as they are
+python -m pages.execute --in-place [--record] [NAME ...]  # what `make execute` does
 """
 
 import argparse
@@ -32,7 +32,8 @@ from pages.record import RECORD, ROOT, Run, read, record
 
 NOTEBOOKS = ROOT / "notebooks"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-SHORTEST_LIMIT, TIMES_THE_RECORDED = 20 * 60, 20  # seconds; of what a notebook took on a quiet computer
+SHORTEST_LIMIT = 20 * 60  # seconds
+TIMES_THE_RECORDED = 20  # of what a notebook took on a quiet computer
 LIMIT_WITHOUT_RECORD = 12 * 3600  # seconds: at full size, on a GPU that nobody has measured, notebooks train for hours
 SILENT = logging.getLogger("pages.execute")
 SILENT.setLevel(logging.CRITICAL + 1)
@@ -107,7 +108,8 @@ class Execution(threading.Thread):
 
     def __init__(self, path: Path, limit: float):
         super().__init__(name=path.stem, daemon=True)
-        self.path, self.limit = path, limit
+        self.path = path
+        self.limit = limit
         self.result: tuple[NotebookNode, Run] | None = None
         self.error: Exception | None = None
         self._client = _Client.for_notebook(path, limit)
@@ -159,7 +161,7 @@ class _Client(NotebookClient):
     """Knows where it is, and asks, before the kernel ends, how much memory it needed at most."""
 
     memory: float | None = None
-    position = 0    # of the code cell that is running, counted from 1
+    position = 0  # of the code cell that is running, counted from 1
     code_cells = 0  # how many there are
 
     @classmethod
@@ -171,16 +173,16 @@ class _Client(NotebookClient):
         client = cls(
             notebook,
             timeout_func=lambda cell: max(1, math.ceil(end - time.monotonic())),
-            startup_timeout=300,       # for the kernel: a minute, nbclient's default, is short on a busy computer
-            iopub_timeout=60,          # for a cell's last outputs: after 4 seconds nbclient would go on without them
+            startup_timeout=300,  # for the kernel: a minute, nbclient's default, is short on a busy computer
+            iopub_timeout=60,  # for a cell's last outputs: after 4 seconds nbclient would go on without them
             kernel_name="python3",
-            record_timing=False,       # no dates in the stored cells
-            coalesce_streams=True,     # one printed block, however the kernel happened to flush it
+            record_timing=False,  # no dates in the stored cells
+            coalesce_streams=True,  # one printed block, however the kernel happened to flush it
             extra_arguments=["--log-level=ERROR"],
-            store_widget_state=True,   # sliders move on the pages, without a kernel
+            store_widget_state=True,  # sliders move on the pages, without a kernel
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_execute=lambda cell, cell_index: client.count(cell),
-            log=SILENT,                # what goes wrong is an exception as well
+            log=SILENT,  # what goes wrong is an exception as well
         )
         client.code_cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
         return client
@@ -237,7 +239,8 @@ def stable(notebook: NotebookNode) -> NotebookNode:
     for cell, name in zip(notebook.cells, _cell_ids(notebook.cells)):
         cell.id = name
         cell.metadata.pop("execution", None)
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.nbformat = 4
+    notebook.nbformat_minor = 5
     return notebook
 
 
@@ -293,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.into and not options.names:
         shutil.rmtree(options.into, ignore_errors=True)  # no copy of a notebook that is gone
-    runs, failed = {}, []
+    runs = {}
+    failed = []
     for path in paths:
         print(f"{path.stem:40}", end="", flush=True)
         try:

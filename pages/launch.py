@@ -15,7 +15,7 @@ COLAB = "https://colab.research.google.com/github"
 
 
 def repository() -> str | None:
-    """"owner/name" on GitHub: the environment's COURSE_REPOSITORY, or where this clone comes from; None elsewhere.
+    """ "owner/name" on GitHub: the environment's COURSE_REPOSITORY, or where this clone comes from; None elsewhere.
 
     Raises:
         ValueError: if COURSE_REPOSITORY is no address of a repository on GitHub.
@@ -29,6 +29,7 @@ def repository() -> str | None:
 
 def _origin() -> str:
     """Where this clone comes from; "" for a copy without git, or one that lies in another repository's folder."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
@@ -64,7 +65,8 @@ def without_outputs(notebook: NotebookNode) -> NotebookNode:
     bare.metadata.pop("widgets", None)
     for cell in bare.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs = []
+            cell.execution_count = None
     return bare
 
 

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from PIL import Image
 
-SMALL, QUALITY = 50_000, 90  # bytes up to which a picture stays as it is, pixel by pixel; of WebP, of 100
-HOPELESS = 80_000            # bytes of a PNG that is never as small as that without losses: not worth the attempt
+SMALL = 50_000  # bytes up to which an image stays as it is, pixel by pixel
+QUALITY = 90  # of WebP, of 100
+HOPELESS = 80_000  # bytes of a PNG that is never as small as that without losses: not worth the attempt
 STATE = re.compile(r'<script type="application/vnd\.jupyter\.widget-state\+json">.*?</script>', re.DOTALL)
 INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders show stands in the page itself
 
 
 def lighten(site: Path) -> None:
     """Replace the pictures of a rendered site: files in `_images`, and those that stand in its pages."""
-    pictures, pages = sorted((site / "_images").glob("*.png")), sorted(site.rglob("*.html"))
+    pictures = sorted((site / "_images").glob("*.png"))
+    pages = sorted(site.rglob("*.html"))
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     inside = sorted({found for text in texts.values() for found in INSIDE.findall(text)})
     with ThreadPoolExecutor() as pool:

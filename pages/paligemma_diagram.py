@@ -11,7 +11,8 @@ from helpers.show.diagrams import LINE, Canvas
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel, prefix_lm_mask
 from helpers.vlm.pipeline import PaliGemma
 
-WIDTH, HEIGHT = 1100, 930
+WIDTH = 1100
+HEIGHT = 930
 PROMPT = "detect nose"
 FACE = 7  # of the held-out ones
 ALT = (
@@ -28,9 +29,11 @@ class Shapes:
         self.config = PaliGemmaConfig.paligemma_3b_224()
         with torch.device("meta"):
             model = PaliGemmaModel(self.config)
-        self.vision, self.language = self.config.vision, self.config.language
+        self.vision = self.config.vision
+        self.language = self.config.language
         self.parameters = {name: _count(getattr(model, name)) for name in ("vision", "projector", "language")}
-        self.table, self.states = _count(model.language.tokens), model.projector.weight.shape
+        self.table = _count(model.language.tokens)
+        self.states = model.projector.weight.shape
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -43,7 +46,8 @@ def _told(count: int) -> str:
 
 def draw(assistant: PaliGemma) -> Canvas:
     """The whole picture."""
-    shapes, canvas = Shapes(), Canvas(WIDTH, HEIGHT, ALT)
+    shapes = Shapes()
+    canvas = Canvas(WIDTH, HEIGHT, ALT)
     face = load_faces(split="val", limit=FACE + 1, progress=False).tensor()[FACE]
     answer = assistant.write([face], [PROMPT])[0]
     _picture(canvas, shapes, face)
@@ -82,25 +86,32 @@ def _picture(canvas: Canvas, shapes: Shapes, face: Tensor) -> None:
 
 def _row(canvas: Canvas, shapes: Shapes, answer: str) -> None:
     """Prompt and answer in one row, the decoder above it, the next word above that."""
-    language, top = shapes.language, 192
+    language = shapes.language
+    top = 192
     canvas.frame(15, top, 1070, 262, "2  One row of tokens, read by the decoder; the answer grows at its end")
     words = ["<bos>", *PROMPT.split(), "\\n", *answer.replace("><", "> <").split(), "<eos>"]
-    count, x, y = len(PROMPT.split()) + 2, 38, top + 212
+    count = len(PROMPT.split()) + 2
+    x = 38
+    y = top + 212
     for i in range(6):
         canvas.box(x + 30 * i, y, 26, 26, "" if i == 4 else "patch", "convolution", 6)
     canvas.words(x + 133, y + 13, "...", 9)
     canvas.words(x + 88, y + 38, f"{shapes.vision.tokens} of the picture", 7.5, colour=LINE)
-    step, places = 60, [x + 186 + 28 + 60 * i for i in range(len(words))]
+    step = 60
+    places = [x + 186 + 28 + 60 * i for i in range(len(words))]
     for i, (place, word) in enumerate(zip(places, words, strict=True)):
         canvas.box(place - 28, y, 56, 26, word, "text" if i < count else "resample", 7)
     told = f"prompt: words from a table, times √{language.width:,}"
     canvas.words((places[0] + places[count - 1]) / 2, y + 38, told, 7.5, colour=LINE)
     canvas.words((places[count] + places[-1]) / 2, y + 38, "answer", 7.5, colour=LINE)
-    wide, tall = places[-1] + step / 2 - x, 84 / language.layers
+    wide = places[-1] + step / 2 - x
+    tall = 84 / language.layers
     for i in range(language.layers):
         canvas.box(x, top + 100 + tall * i, wide, tall - 1.2, kind="attention")
-    told = (f"decoder (Gemma): {language.layers} layers,\n{_told(shapes.parameters['language'])},\n"
-            f"{shapes.table / 1e6:.0f} M of them the table\nof {language.vocabulary:,} words")  # fmt: skip
+    told = (
+        f"decoder (Gemma): {language.layers} layers,\n{_told(shapes.parameters['language'])},\n"
+        f"{shapes.table / 1e6:.0f} M of them the table\nof {language.vocabulary:,} words"
+    )
     canvas.words(x + wide + 14, top + 142, told, 8, align="left", bold=True)
     for place in (*(x + 30 * i + 13 for i in range(6)), *places):
         canvas.arrow((place, y), (place, top + 186))
@@ -112,14 +123,17 @@ def _row(canvas: Canvas, shapes: Shapes, answer: str) -> None:
 
 
 def _layer(canvas: Canvas, shapes: Shapes) -> None:
-    config, top = shapes.language, 466
+    config = shapes.language
+    top = 466
     canvas.frame(15, top, 430, 452, "A layer of the decoder")
-    x, middle = 90, 250
+    x = 90
+    middle = 250
     canvas.words(middle, top + 34, f"tokens × {config.width:,}", 8)
     canvas.arrow((middle, top + 42), (middle, top + 58))
     canvas.box(x, top + 58, 320, 24, "RMSNorm", "data")
     for i, (name, heads) in enumerate({"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}.items()):
-        left, told = x + 112 * i, f"{name}: {heads} × {config.head_width}"
+        left = x + 112 * i
+        told = f"{name}: {heads} × {config.head_width}"
         canvas.arrow((left + 48, top + 82), (left + 48, top + 98))
         canvas.box(left, top + 98, 96, 24, told, "convolution")
     for left in (x, x + 112):
@@ -149,13 +163,15 @@ def _layer(canvas: Canvas, shapes: Shapes) -> None:
 
 
 def _mask(canvas: Canvas) -> None:
-    top, left = 466, 458
+    top = 466
+    left = 458
     canvas.frame(left, top, 300, 452, "Who may see whom")
     words = ["patch", "patch", "patch", "what", "animal", "?", "\\n", "a", "dog", "<eos>"]
     suffix = torch.tensor([[i > 6 for i in range(len(words))]])
     mask = prefix_lm_mask(suffix, torch.ones_like(suffix))[0]
     side = 210 / len(words)
-    x, y = left + 62, top + 86
+    x = left + 62
+    y = top + 86
     for i, row in enumerate(mask.tolist()):
         for j, seen in enumerate(row):
             kind = "resample" if i > 6 else "text" if i > 2 else "convolution"
@@ -163,14 +179,17 @@ def _mask(canvas: Canvas) -> None:
                 canvas.box(x + side * j + 1, y + side * i + 1, side - 2, side - 2, kind=kind)
         canvas.words(x - 6, y + side * (i + 0.5), words[i], 7.5, align="right")
         canvas.words(x + side * (i + 0.5), y - 22, words[i], 7.5, turn=60)
-    told = ("Rows look, columns are seen. Picture and question\nsee each other whole; the answer sees them, and\n"
-            "what was answered before. So nothing that was\nread ever changes: its keys and values are kept,\n"
-            "and each new word costs one word.")  # fmt: skip
+    told = (
+        "Rows look, columns are seen. Picture and question\nsee each other whole; the answer sees them, and\n"
+        "what was answered before. So nothing that was\nread ever changes: its keys and values are kept,\n"
+        "and each new word costs one word."
+    )
     canvas.words(left + 20, top + 372, told, 7.5, align="left", colour=LINE)
 
 
 def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
-    top, left = 466, 771
+    top = 466
+    left = 771
     canvas.frame(left, top, 314, 452, "Answers that are places")
     parts = assistant.detect(face, "left eye ; right eye ; nose")
     (outline,) = assistant.segment(face, "face")
@@ -178,8 +197,14 @@ def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
     for found in parts:
         canvas.outline(left + 28, top + 40, 120, 120, found.box)
     canvas.picture(left + 168, top + 40, 120, 120, face)
-    canvas.axes.contour(outline.mask.float(), levels=[0.5], colors="#ffe66d", linewidths=1.6, zorder=5,
-                        extent=(left + 168, left + 288, top + 40, top + 160))  # fmt: skip
+    canvas.axes.contour(
+        outline.mask.float(),
+        levels=[0.5],
+        colors="#ffe66d",
+        linewidths=1.6,
+        zorder=5,
+        extent=(left + 168, left + 288, top + 40, top + 160),
+    )
     canvas.words(left + 88, top + 172, "detect eyes and nose", 7.5, colour=LINE)
     canvas.words(left + 228, top + 172, "segment face", 7.5, colour=LINE)
     said = assistant.write([face], ["segment face"])[0]
@@ -191,6 +216,11 @@ def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
     canvas.words(left + 20, top + 272, "and 4 × 4 codes, which a small VQ-VAE decodes:", 8, align="left")
     for i, word in enumerate(words[4:]):
         canvas.box(left + 20 + 70 * (i % 4), top + 286 + 25 * (i // 4), 64, 20, word, "text", 6.5)
-    canvas.words(left + 20, top + 414, "There are 1,024 words for places and 128 for codes,\nin the published edition "
-                 "as in this one.", 8, align="left", colour=LINE)  # fmt: skip
-
+    canvas.words(
+        left + 20,
+        top + 414,
+        "There are 1,024 words for places and 128 for codes,\nin the published edition as in this one.",
+        8,
+        align="left",
+        colour=LINE,
+    )

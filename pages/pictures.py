@@ -71,26 +71,43 @@ def paligemma() -> None:
 
 def questions_about_faces() -> None:
     """Four unseen faces with the boxes and the outline that the tiny PaliGemma gives, and what it answers."""
-    assistant, faces = PaliGemma.from_weights(), list(load_faces(split="val", limit=16, progress=False).tensor()[8:12])
+    assistant = PaliGemma.from_weights()
+    faces = list(load_faces(split="val", limit=16, progress=False).tensor()[8:12])
     asked = ["caption en", "answer en what colour are the eyes?", "answer en is its tongue out?"]
     answers = [assistant.write(faces, [prompt] * len(faces)) for prompt in asked]
-    boxes, outlines = assistant.detect(faces, " ; ".join(PARTS_OF_A_FACE)), assistant.segment(faces, "face")
+    boxes = assistant.detect(faces, " ; ".join(PARTS_OF_A_FACE))
+    outlines = assistant.segment(faces, "face")
     canvas = Canvas(1000, 384, PARTS["Multimodal"].alt)
     for i, face in enumerate(faces):
         x = 30 + 245 * i
         canvas.picture(x, 12, 205, 205, face)
         for found in boxes[i]:
             canvas.outline(x, 12, 205, 205, found.box)
-        canvas.axes.contour(outlines[i][0].mask.float(), levels=[0.5], colors="#ffe66d", linewidths=2, zorder=5,
-                            extent=(x, x + 205, 12, 217))  # fmt: skip
+        canvas.axes.contour(
+            outlines[i][0].mask.float(),
+            levels=[0.5],
+            colors="#ffe66d",
+            linewidths=2,
+            zorder=5,
+            extent=(x, x + 205, 12, 217),
+        )
         for j, (prompt, told) in enumerate(zip(asked, answers, strict=True)):
-            y, lines = (234, 306, 346)[j], fill(told[i], 30)
+            y = (234, 306, 346)[j]
+            lines = fill(told[i], 30)
             canvas.words(x, y, prompt, 7.5, align="left", colour=LINE)
             canvas.words(x, y + 9 + 8 * len(lines.splitlines()), lines, 9, align="left", bold=True)
     save_png(canvas.figure, IMAGES / PARTS["Multimodal"].picture)
 
 
 if __name__ == "__main__":
-    for make in (drawn_faces, noise_becomes_a_picture, stable_diffusion_1, stable_diffusion_3, faces_from_codes,
-                 generated_faces, paligemma, questions_about_faces):  # fmt: skip
+    for make in (
+        drawn_faces,
+        noise_becomes_a_picture,
+        stable_diffusion_1,
+        stable_diffusion_3,
+        faces_from_codes,
+        generated_faces,
+        paligemma,
+        questions_about_faces,
+    ):
         make()

@@ -25,13 +25,13 @@ SHOWS = re.compile(r"\b(show|table|image_slider|print|check|assert_close)\(|\bas
 class Makeup(NamedTuple):
     """How a notebook is made up: what design asks of it."""
 
-    cells: int       # of code
-    lines: int       # of code
-    median: float    # lines of a cell
-    tenth: float     # one cell in ten is longer than this
+    cells: int  # of code
+    lines: int  # of code
+    median: float  # lines of a cell
+    tenth: float  # one cell in ten is longer than this
     longest: int
-    words: float     # of prose, per line of code
-    silent: int      # code cells in a row that show and check nothing, at most
+    words: float  # of prose, per line of code
+    silent: int  # code cells in a row that show and check nothing, at most
 
 
 def texts() -> dict[str, str]:
@@ -91,8 +91,15 @@ def makeup(path: Path) -> Makeup:
     for source in code:
         silent = 0 if SHOWS.search(source) else silent + 1
         longest = max(longest, silent)
-    return Makeup(len(code), sum(lines), statistics.median(lines), statistics.quantiles(lines, n=10)[-1], max(lines),
-                  prose / sum(lines), longest)  # fmt: skip
+    return Makeup(
+        len(code),
+        sum(lines),
+        statistics.median(lines),
+        statistics.quantiles(lines, n=10)[-1],
+        max(lines),
+        prose / sum(lines),
+        longest,
+    )
 
 
 def anchor(heading: str) -> str:

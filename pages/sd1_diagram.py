@@ -12,11 +12,14 @@ from helpers.sd1.unet import UNet
 from helpers.show.diagrams import LINE, Canvas, draw_unet, shape_text, trace, unet_trace
 from helpers.text.clip import TextTower
 
-WIDTH, HEIGHT = 1100, 872
+WIDTH = 1100
+HEIGHT = 872
 PROMPT = "a striped orange cat with green eyes on a blue background"
-ALT = ("How Stable Diffusion 1 turns a prompt into a picture: the prompt becomes 77 tokens and, in the text encoder, "
-       "77 states; a U-Net with skip connections looks at noise, time and states and predicts the noise, fifty times; "
-       "a decoder turns the clean latent into a picture. Below, residual block and transformer block in detail.")
+ALT = (
+    "How Stable Diffusion 1 turns a prompt into a picture: the prompt becomes 77 tokens and, in the text encoder, "
+    "77 states; a U-Net with skip connections looks at noise, time and states and predicts the noise, fifty times; "
+    "a decoder turns the clean latent into a picture. Below, residual block and transformer block in detail."
+)
 
 
 class Shapes:
@@ -26,21 +29,28 @@ class Shapes:
         config = SD1Config.v1()
         side = config.size // config.autoencoder.factor
         with torch.device("meta"):
-            text, unet, autoencoder = TextTower(config.text), UNet(config.unet), KLAutoencoder(config.autoencoder)
-            ids, latent = torch.zeros(1, config.text.length, dtype=torch.long), torch.zeros(1, 4, side, side)
+            text = TextTower(config.text)
+            unet = UNet(config.unet)
+            autoencoder = KLAutoencoder(config.autoencoder)
+            ids = torch.zeros(1, config.text.length, dtype=torch.long)
+            latent = torch.zeros(1, 4, side, side)
             states = torch.zeros(1, config.text.length, config.text.width)
-        self.config, self.text = config, trace(text, ids, parts=r"layers\.\d+|norm")
+        self.config = config
+        self.text = trace(text, ids, parts=r"layers\.\d+|norm")
         self.unet = unet_trace(unet, latent, torch.zeros(1, device="meta"), states)
         self.decoder = trace(autoencoder.decoder, latent, parts=r"stem|middle|up\.\d+|head")
-        self.parameters = {name: sum(p.numel() for p in part.parameters())
-                           for name, part in (("text", text), ("unet", unet))}  # fmt: skip
+        self.parameters = {
+            name: sum(p.numel() for p in part.parameters()) for name, part in (("text", text), ("unet", unet))
+        }
         self.decoder_parameters = sum(p.numel() for p in autoencoder.decoder.parameters())
 
 
 def draw(system: StableDiffusion1, seed: int = 3) -> Canvas:
     """The whole picture."""
-    shapes, canvas = Shapes(), Canvas(WIDTH, HEIGHT, ALT)
-    states, (*_, last) = system.encode_text([PROMPT])[0], list(system.walk(PROMPT, steps=25, seed=seed))
+    shapes = Shapes()
+    canvas = Canvas(WIDTH, HEIGHT, ALT)
+    states = system.encode_text([PROMPT])[0]
+    (*_, last) = list(system.walk(PROMPT, steps=25, seed=seed))
     _prompt(canvas, shapes, states)
     _latents(canvas, shapes, system, seed, last.x)
     _residual_block(canvas, shapes)
@@ -75,7 +85,8 @@ def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
 
 def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, seed: int, latent: Tensor) -> None:
     canvas.frame(15, 136, 1070, 400, "2  The U-Net finds the noise, fifty times over; the decoder paints")
-    noise, side = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed)), shapes.unet.stem.inputs[0]
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    side = shapes.unet.stem.inputs[0]
     _channels(canvas, 38, 206, noise, f"noise: {shape_text(side)}")
     _, _, entry, leave = draw_unet(canvas, shapes.unet, 176, 188)
     canvas.arrow((114, entry[1]), (entry[0] - 46, entry[1]))
@@ -84,8 +95,16 @@ def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, seed: int
     _legend(canvas, 560, 418)
     out = leave[0] + 16
     canvas.arrow(leave, (out, leave[1]))
-    canvas.box(out, leave[1] - 34, 124, 68, "guidance\n\n" + r"$\varepsilon_\varnothing + s\,(\varepsilon_c - "
-               r"\varepsilon_\varnothing)$", "other", 8)  # fmt: skip
+    canvas.box(
+        out,
+        leave[1] - 34,
+        124,
+        68,
+        "guidance\n\n" + r"$\varepsilon_\varnothing + s\,(\varepsilon_c - "
+        r"\varepsilon_\varnothing)$",
+        "other",
+        8,
+    )
     canvas.arrow((out + 62, leave[1] + 34), (out + 62, leave[1] + 62))
     canvas.box(out, leave[1] + 64, 124, 50, "sampler: takes\nsome noise off", "other", 8)
     canvas.arrow((out + 62, leave[1] + 114), (out + 62, 524), (24, 524), (24, 243), (36, 243), dashed=True)
@@ -98,7 +117,8 @@ def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, seed: int
 
 def _conditions(canvas: Canvas, shapes: Shapes) -> None:
     """Where time and text get in."""
-    low, text = shapes.unet.down[0][0].inputs[1][1], shapes.config.text
+    low = shapes.unet.down[0][0].inputs[1][1]
+    text = shapes.config.text
     canvas.box(36, 350, 118, 42, f"time: sinusoids,\nMLP → {low:,}", "text")
     canvas.words(36, 402, "to every residual block", 7.5, align="left", colour=LINE)
     canvas.box(36, 424, 118, 42, f"text states\n{text.length} × {text.width}", "text")
@@ -115,8 +135,12 @@ def _channels(canvas: Canvas, x: float, y: float, latent: Tensor, text: str) -> 
 
 
 def _legend(canvas: Canvas, x: float, y: float) -> None:
-    entries = {"convolution": "residual block", "attention": "transformer block", "resample": "half or double size",
-               "data": "convolution in, out"}  # fmt: skip
+    entries = {
+        "convolution": "residual block",
+        "attention": "transformer block",
+        "resample": "half or double size",
+        "data": "convolution in, out",
+    }
     for i, (kind, text) in enumerate(entries.items()):
         canvas.box(x, y + 18 * i, 12, 13, kind=kind)
         canvas.words(x + 18, y + 7 + 18 * i, text, 7.5, align="left")
@@ -158,11 +182,17 @@ def _transformer_block(canvas: Canvas, shapes: Shapes) -> None:
     canvas.frame(450, 548, 635, 312, "Transformer block")
     call = next(call for call in shapes.unet.up[2] if "transformer" in call.name)
     channels, height, width = call.output[1:]
-    tokens, text = height * width, shapes.config.text
+    tokens = height * width
+    text = shapes.config.text
     told = f"{shape_text(call.inputs[0])} as {tokens:,} positions of {channels} numbers"
     canvas.words(660, 604, told, 8, align="left")
-    steps = {"group norm, linear": "other", "norm, self-attention": "attention", "norm, cross-attention": "attention",
-             "norm, gated MLP": "convolution", "linear": "other"}  # fmt: skip
+    steps = {
+        "group norm, linear": "other",
+        "norm, self-attention": "attention",
+        "norm, cross-attention": "attention",
+        "norm, gated MLP": "convolution",
+        "linear": "other",
+    }
     for i, (step, kind) in enumerate(steps.items()):
         y = 592 + 52 * i
         canvas.box(490, y, 150, 25, step, kind)

@@ -14,7 +14,8 @@ from helpers.text.clip import TextTower
 from helpers.text.t5 import T5Encoder
 from pages.sd1_diagram import PROMPT
 
-WIDTH, HEIGHT = 1100, 1010
+WIDTH = 1100
+HEIGHT = 1010
 ALT = (
     "How Stable Diffusion 3 turns a prompt into a picture: three text encoders read the prompt, their states are laid "
     "into one matrix and their summaries into one vector; a transformer of joint blocks, one stream for text and one "
@@ -28,21 +29,30 @@ class Shapes:
 
     def __init__(self) -> None:
         self.config = config = SD3Config()
-        sizes, side = config.transformer, config.size // config.autoencoder.factor
+        sizes = config.transformer
+        side = config.size // config.autoencoder.factor
         with torch.device("meta"):
-            networks = {"CLIP-L": TextTower(config.clip_l), "CLIP-G": TextTower(config.clip_g),
-                        "T5-XXL": T5Encoder(config.t5), "transformer": MMDiT(sizes)}  # fmt: skip
-            autoencoder, latent = KLAutoencoder(config.autoencoder), torch.zeros(1, sizes.latent_channels, side, side)
-        self.latent, self.block = latent.shape, networks["transformer"].blocks[0]
+            networks = {
+                "CLIP-L": TextTower(config.clip_l),
+                "CLIP-G": TextTower(config.clip_g),
+                "T5-XXL": T5Encoder(config.t5),
+                "transformer": MMDiT(sizes),
+            }
+            autoencoder = KLAutoencoder(config.autoencoder)
+            latent = torch.zeros(1, sizes.latent_channels, side, side)
+        self.latent = latent.shape
+        self.block = networks["transformer"].blocks[0]
         self.tokens = (side // sizes.patch) ** 2
         self.text_tokens = config.clip_l.length + config.t5_length
         self.decoder = trace(autoencoder.decoder, latent, parts=r"stem|middle|up\.\d+|head")
         self.parameters = {name: _count(network) for name, network in networks.items()}
         self.decoder_parameters = _count(autoencoder.decoder)
         block = self.block
-        parts = {"modulation": (block.text.modulation, block.picture.modulation),
-                 "attention": (block.text.attention, block.picture.attention),
-                 "MLP": (block.text.mlp, block.picture.mlp)}  # fmt: skip
+        parts = {
+            "modulation": (block.text.modulation, block.picture.modulation),
+            "attention": (block.text.attention, block.picture.attention),
+            "MLP": (block.text.mlp, block.picture.mlp),
+        }
         self.shares = {name: sum(map(_count, some)) / _count(block) for name, some in parts.items()}
 
 
@@ -56,8 +66,10 @@ def _told(count: int) -> str:
 
 def draw(system: StableDiffusion3, seed: int = 3) -> Canvas:
     """The whole picture."""
-    shapes, canvas = Shapes(), Canvas(WIDTH, HEIGHT, ALT)
-    read, (*_, last) = system.encoders([PROMPT]), list(system.walk(PROMPT, steps=20, seed=seed, guidance_scale=4.0))
+    shapes = Shapes()
+    canvas = Canvas(WIDTH, HEIGHT, ALT)
+    read = system.encoders([PROMPT])
+    (*_, last) = list(system.walk(PROMPT, steps=20, seed=seed, guidance_scale=4.0))
     _prompt(canvas, shapes, read.text[0])
     _latents(canvas, shapes, system, seed, last.x)
     _joint_block(canvas, shapes)
@@ -70,14 +82,17 @@ def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
     canvas.frame(15, 12, 1070, 236, "1  Three encoders read the prompt")
     words = PROMPT.split()
     canvas.box(35, 104, 150, 70, "“" + "\n".join(" ".join(words[i : i + 4]) for i in (0, 4, 8)) + "”", "text", 8)
-    readers = {"CLIP-L": (config.clip_l.layers, config.clip_l.length, config.clip_l.width),
-               "CLIP-G": (config.clip_g.layers, config.clip_g.length, config.clip_g.width),
-               "T5-XXL": (config.t5.layers, config.t5_length, config.t5.width)}  # fmt: skip
+    readers = {
+        "CLIP-L": (config.clip_l.layers, config.clip_l.length, config.clip_l.width),
+        "CLIP-G": (config.clip_g.layers, config.clip_g.length, config.clip_g.width),
+        "T5-XXL": (config.t5.layers, config.t5_length, config.t5.width),
+    }
     for i, (name, (layers, length, width)) in enumerate(readers.items()):
         y = 50 + 66 * i
         canvas.arrow((185, 139), (205, 139), (205, y + 20), (222, y + 20))
-        canvas.words(224, y - 8, f"{name}: {layers} layers, {_told(shapes.parameters[name])}", 8, align="left",
-                     colour=LINE)  # fmt: skip
+        canvas.words(
+            224, y - 8, f"{name}: {layers} layers, {_told(shapes.parameters[name])}", 8, align="left", colour=LINE
+        )
         for j in range(layers):
             canvas.box(224 + 9 * j, y + 2, 7, 36, kind="attention")
         canvas.arrow((224 + 9 * layers + 2, y + 20), (548, y + 20))
@@ -93,10 +108,18 @@ def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
 
 def _matrix(canvas: Canvas, shapes: Shapes) -> None:
     """The states of all three to scale, in the matrix that the transformer reads."""
-    config, x, y, w, h = shapes.config, 640, 60, 280, 118
-    total, rows = config.transformer.text_width, shapes.text_tokens
-    across, down = w / total, h / rows
-    first, second, top = config.clip_l.width * across, config.clip_g.width * across, config.clip_l.length * down
+    config = shapes.config
+    x = 640
+    y = 60
+    w = 280
+    h = 118
+    total = config.transformer.text_width
+    rows = shapes.text_tokens
+    across = w / total
+    down = h / rows
+    first = config.clip_l.width * across
+    second = config.clip_g.width * across
+    top = config.clip_l.length * down
     canvas.box(x, y, w, h, kind="other")
     canvas.box(x, y, first, top, "CLIP-L", "convolution", 6.5)
     canvas.box(x + first, y, second, top, "CLIP-G", "attention", 6.5)
@@ -135,9 +158,11 @@ def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion3, seed: int
 
 def _blocks(canvas: Canvas, shapes: Shapes, x: float, y: float) -> None:
     """Every joint block as a pair of bars, text above and picture below, with the attention that joins them."""
-    sizes, step = shapes.config.transformer, 426 / shapes.config.transformer.layers
+    sizes = shapes.config.transformer
+    step = 426 / shapes.config.transformer.layers
     for i in range(sizes.layers):
-        left, last = x + step * i, i == sizes.layers - 1
+        left = x + step * i
+        last = i == sizes.layers - 1
         canvas.box(left, y, step - 5, 64 if not last else 30, kind="text")
         canvas.box(left, y + 140, step - 5, 64, kind="convolution")
         canvas.box(left, y + 78, step - 5, 48, kind="attention")
@@ -145,8 +170,14 @@ def _blocks(canvas: Canvas, shapes: Shapes, x: float, y: float) -> None:
             canvas.arrow((left + step / 2 - 2.5, a), (left + step / 2 - 2.5, b), head=False)
     canvas.arrow((248, 338), (x - 2, 338))
     canvas.arrow((248, 478), (x - 2, 478))
-    canvas.words(x, y - 9, f"transformer: {sizes.layers} joint blocks, {_told(shapes.parameters['transformer'])}", 8.5,
-                 align="left", bold=True)  # fmt: skip
+    canvas.words(
+        x,
+        y - 9,
+        f"transformer: {sizes.layers} joint blocks, {_told(shapes.parameters['transformer'])}",
+        8.5,
+        align="left",
+        bold=True,
+    )
     told = "violet: text   ·   orange: one attention over both   ·   blue: picture"
     canvas.words(x + 213, y + 218, told, 8, colour=LINE)
     canvas.box(x + 82, y + 226, 266, 22, "time and summaries: one vector, to every block", "text", 7.5)
@@ -196,21 +227,30 @@ def _joint_block(canvas: Canvas, shapes: Shapes) -> None:
         canvas.arrow((x + 80, 849), (x - 22, 849), (x - 22, 948), (x + 70, 948), dashed=True)
         canvas.arrow((x + 80, 958), (x + 80, 976))
     both = shapes.text_tokens + shapes.tokens
-    canvas.box(70, 734, 520, 32, f"attention over all {both:,} tokens, {sizes.heads} heads of "
-               f"{sizes.width // sizes.heads}", "attention")  # fmt: skip
+    canvas.box(
+        70,
+        734,
+        520,
+        32,
+        f"attention over all {both:,} tokens, {sizes.heads} heads of {sizes.width // sizes.heads}",
+        "attention",
+    )
     canvas.box(248, 868, 144, 40, "time + summaries:\nSiLU, linear", "other", 7.5)
     canvas.arrow((248, 876), (232, 870))
     canvas.arrow((392, 876), (404, 870), (428, 870))
     canvas.words(320, 920, "6 vectors for each stream: two", 7, colour=LINE)
     canvas.words(320, 932, "scales, two shifts, two gates", 7, colour=LINE)
-    told = ("Each stream has\nweights of its own;\nonly the attention\nis common.\n\n"
-            "In the last block\nnothing reads the\ntext any more: it\nends at q, k, v.")  # fmt: skip
+    told = (
+        "Each stream has\nweights of its own;\nonly the attention\nis common.\n\n"
+        "In the last block\nnothing reads the\ntext any more: it\nends at q, k, v."
+    )
     canvas.words(612, 870, told, 7.5, align="left", colour=LINE)
 
 
 def _shares(canvas: Canvas, shapes: Shapes) -> None:
     canvas.frame(750, 602, 335, 396, "Where a block's parameters are")
-    top, kinds = 650, {"modulation": "other", "attention": "attention", "MLP": "convolution"}
+    top = 650
+    kinds = {"modulation": "other", "attention": "attention", "MLP": "convolution"}
     for name, share in shapes.shares.items():
         tall = 280 * share
         canvas.box(790, top, 110, tall, f"{share:.0%}", kinds[name], 9)

@@ -17,9 +17,12 @@ CDN = "https://cdn.jsdelivr.net/npm"
 PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the script a page loads)
     "mathjax": ("mathjax@3.2.2", r"es5/(tex-mml-chtml\.js|(a11y|input|output|ui)/.+)", "es5/tex-mml-chtml.js"),
     "requirejs": ("requirejs@2.3.8", r"require\.js", "require.js"),
-    "html-manager": ("@jupyter-widgets/html-manager@1.0.15", r"dist/(embed-amd\.js|[0-9a-f]+\.(woff2?|ttf))",
-                     "dist/embed-amd.js"),
-}  # fmt: skip
+    "html-manager": (
+        "@jupyter-widgets/html-manager@1.0.15",
+        r"dist/(embed-amd\.js|[0-9a-f]+\.(woff2?|ttf))",
+        "dist/embed-amd.js",
+    ),
+}
 
 
 def script(folder: str) -> str:
@@ -40,14 +43,16 @@ def fetch(patience: float = 300) -> list[str]:
     Returns:
         What is still missing. Never fails: the pages work without.
     """
-    npm, end = shutil.which("npm"), time.monotonic() + patience
+    npm = shutil.which("npm")
+    end = time.monotonic() + patience
     for folder in missing() if npm else []:
         package, wanted, _ = PACKAGES[folder]
         with tempfile.TemporaryDirectory() as scratch:
             command = [npm, "pack", package, "--pack-destination", scratch, "--silent"]
             try:
-                subprocess.run(command, capture_output=True, timeout=max(1, end - time.monotonic()), check=True,
-                               cwd=scratch)  # fmt: skip
+                subprocess.run(
+                    command, capture_output=True, timeout=max(1, end - time.monotonic()), check=True, cwd=scratch
+                )
             except (subprocess.SubprocessError, OSError):
                 break  # what keeps one package away keeps the others away as well
             if archives := list(Path(scratch).glob("*.tgz")):

@@ -108,13 +108,17 @@ class Ink:
 
 def _cut(image: Image.Image, box: Box, ink: Ink, found: list[Box]) -> None:
     """Trim paper off a box; keep it if it is about square; cut it at lines of paper, and go on with the parts."""
-    rows, columns = _runs(ink.rows(box)), _runs(ink.columns(box))
+    rows = _runs(ink.rows(box))
+    columns = _runs(ink.columns(box))
     if not rows:
         return
-    left, top = box[0] + columns[0][0], box[1] + rows[0][0]
-    right, bottom = box[0] + columns[-1][1], box[1] + rows[-1][1]
+    left = box[0] + columns[0][0]
+    top = box[1] + rows[0][0]
+    right = box[0] + columns[-1][1]
+    bottom = box[1] + rows[-1][1]
     trimmed = left, top, right, bottom
-    width, height = right - left, bottom - top
+    width = right - left
+    height = bottom - top
     if min(width, height) < SMALLEST:
         return
     if max(width, height) <= SQUARE * min(width, height):
@@ -140,7 +144,8 @@ def _runs(full: np.ndarray) -> list[tuple[int, int]]:
 def _evenly_spaced(box: Box) -> list[Box]:
     """Squares of the box's height, side by side: for photographs that are white as paper at an edge."""
     left, top, right, bottom = box
-    width, side = right - left, bottom - top
+    width = right - left
+    side = bottom - top
     found = []
     for count in range(max(2, int(0.75 * width / side)), int(width / side) + 1):
         pitch = (width - side) / (count - 1)
@@ -151,10 +156,12 @@ def _evenly_spaced(box: Box) -> list[Box]:
 def _mosaic(image: Image.Image, box: Box) -> list[Box]:
     """Squares of a box without paper in it, where the pixels jump at the seams between them."""
     left, top, right, bottom = box
-    width, height = right - left, bottom - top
+    width = right - left
+    height = bottom - top
     found = []
     values = np.asarray(image.crop(box).convert("L"), dtype=np.int16)
-    across, down = _jumps(values), _jumps(values.T)
+    across = _jumps(values)
+    down = _jumps(values.T)
     for rows in range(1, MOST_ROWS + 1):
         side = height / rows
         columns = round(width / side)
@@ -240,18 +247,21 @@ class Album:
         """
         best = np.zeros(len(small), np.float32)
         which = np.zeros(len(small), np.int64)
-        fine, coarse = fingerprints(small), coarse_fingerprints(small)
+        fine = fingerprints(small)
+        coarse = coarse_fingerprints(small)
         for start in range(0, len(small), rows):
             near = coarse[start : start + rows] @ self.coarse.T > COPY - SLACK  # (rows, 2 * count)
             for tile, photograph in zip(*np.nonzero(near)):
                 correlation = float(fine[start + tile] @ self.fine[photograph])
                 if correlation > best[start + tile]:
-                    best[start + tile], which[start + tile] = correlation, photograph % self.count
+                    best[start + tile] = correlation
+                    which[start + tile] = photograph % self.count
         return best, which
 
     def search(self, named: list[tuple[str, Image.Image]]) -> list[Found]:
         """Every tile of the images that is a copy of a photograph."""
-        places, small = [], []
+        places = []
+        small = []
         for name, image in named:
             for box in tiles(image):
                 places.append((name, box))

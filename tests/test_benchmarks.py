@@ -113,13 +113,16 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
     assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    ("--autoencoder mine --widths 8", "--autoencoder FOLDER --widths 8"),
-    ("--widths 8 --autoencoder mine", "--widths 8 --autoencoder FOLDER"),
-    ("--autoencoder sdxl-vae", "--autoencoder sdxl-vae"),
-    ("--autoencoder madebyollin/taesd --seed 1", "--autoencoder madebyollin/taesd --seed 1"),
-    ("--method own --autoencoder-steps 400", "--method own --autoencoder-steps 400"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--autoencoder mine --widths 8", "--autoencoder FOLDER --widths 8"),
+        ("--widths 8 --autoencoder mine", "--widths 8 --autoencoder FOLDER"),
+        ("--autoencoder sdxl-vae", "--autoencoder sdxl-vae"),
+        ("--autoencoder madebyollin/taesd --seed 1", "--autoencoder madebyollin/taesd --seed 1"),
+        ("--method own --autoencoder-steps 400", "--method own --autoencoder-steps 400"),
+    ],
+)
 def test_a_recorded_command_names_nobodys_folder(words: str, told: str) -> None:
     assert tiny_sd_real.public(words) == told
 

@@ -115,8 +115,9 @@ def test_ci_goes_on_after_a_failure_and_reports_it(tmp_path: Path, fails: str, s
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    said = subprocess.run([ROOT / ".ci" / "run"], env=os.environ | {"PATH": path}, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    said = subprocess.run(
+        [ROOT / ".ci" / "run"], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
     assert said.returncode == status and (f"failed: make {fails}" in said.stderr) == bool(fails)
     assert (tmp_path / "log").read_text().split() == ["course", "test", "lowest"]
 

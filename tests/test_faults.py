@@ -11,8 +11,13 @@ from benchmarks import faults_files, faults_hostile, faults_processes, faults_tr
 from benchmarks.faults_training import EVERY, Outcome, Playground, playground, same_run, saved_step
 from benchmarks.sd1_faults import refused
 
-HOSTILE = (faults_hostile.pickles, faults_hostile.zips, faults_hostile.headers, faults_hostile.configurations,
-           faults_hostile.pictures)  # fmt: skip
+HOSTILE = (
+    faults_hostile.pickles,
+    faults_hostile.zips,
+    faults_hostile.headers,
+    faults_hostile.configurations,
+    faults_hostile.pictures,
+)
 
 
 @pytest.fixture(scope="module")

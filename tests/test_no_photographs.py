@@ -165,8 +165,13 @@ def test_what_is_no_copy_is_left_alone(faces: np.ndarray) -> None:
     album = Album(np.stack([reduced(image_of(one)) for one in faces[:24]]))
     mean = faces[:24].mean(0).astype(np.uint8)
     chelsea = to_uint8(load_chelsea(64))[0].numpy()
-    for image in (image_of(mean), touching(faces[24:], 6), opened(png_bytes(grid(faces[24:], columns=6))),
-                  image_of(chelsea), Image.new("RGB", (64, 64), "white")):  # fmt: skip
+    for image in (
+        image_of(mean),
+        touching(faces[24:], 6),
+        opened(png_bytes(grid(faces[24:], columns=6))),
+        image_of(chelsea),
+        Image.new("RGB", (64, 64), "white"),
+    ):
         assert album.search([("harmless", image)]) == []
 
 

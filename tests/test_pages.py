@@ -100,7 +100,8 @@ def test_widgets_of_an_earlier_run_are_forgotten(tmp_path: Path) -> None:
 
 def test_ids_of_other_cells_stay_when_one_is_inserted() -> None:
     cells = [new_code_cell("a"), new_code_cell("b"), new_code_cell("a")]
-    before, after = list(execute._cell_ids(cells)), list(execute._cell_ids([new_code_cell("new"), *cells]))
+    before = list(execute._cell_ids(cells))
+    after = list(execute._cell_ids([new_code_cell("new"), *cells]))
     assert after[1:] == before and len(set(after)) == 4
 
 
@@ -108,7 +109,10 @@ def test_notebooks_come_in_reading_order_with_solutions_last(tmp_path: Path) -> 
     for name in ("02_b", "01_a", "solutions/01_a"):
         _notebook(tmp_path / f"{name}.ipynb")
     assert [str(p.relative_to(tmp_path)) for p in execute.notebooks(folder=tmp_path)] == [
-        "01_a.ipynb", "02_b.ipynb", "solutions/01_a.ipynb"]  # fmt: skip
+        "01_a.ipynb",
+        "02_b.ipynb",
+        "solutions/01_a.ipynb",
+    ]
     assert [path.stem for path in execute.notebooks(["02"], tmp_path)] == ["02_b"]
     with pytest.raises(ValueError, match="no notebook is called 09; there are: 01_a, 02_b"):
         execute.notebooks(["09"], tmp_path)
@@ -214,13 +218,23 @@ def test_the_study_plan_knows_every_notebook_and_what_it_builds_on() -> None:
 
 
 def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
-    time = {"what": "time", "peer": "a library", "ratio": 0.913, "spread": [0.88, 0.96], "ok": True, "promised": "<= 1",
-            "hardware": "a computer"}  # fmt: skip
+    time = {
+        "what": "time",
+        "peer": "a library",
+        "ratio": 0.913,
+        "spread": [0.88, 0.96],
+        "ok": True,
+        "promised": "<= 1",
+        "hardware": "a computer",
+    }
     rows = [time, time | {"what": "memory", "ratio": 1.2, "spread": None, "ok": False}]
     (tmp_path / "beside.json").write_text(json.dumps({"rows": rows}))
     lines = evidence.beside(tmp_path / "beside.json")
-    assert lines[2:4] == ["| time | a library | 0.91 | 0.88 to 0.96 | <= 1 |",
-                          "| memory | a library | 1.20 (short) |  | <= 1 |"] and "a computer" in lines[-1]
+    assert (
+        lines[2:4]
+        == ["| time | a library | 0.91 | 0.88 to 0.96 | <= 1 |", "| memory | a library | 1.20 (short) |  | <= 1 |"]
+        and "a computer" in lines[-1]
+    )
     fault = {"fault": "killed", "tried": 20, "noticed": 20, "lost": "4 steps"}
     (tmp_path / "faults.json").write_text(json.dumps({"faults": [fault]}))
     assert evidence.faults(tmp_path / "faults.json")[2:] == ["| killed | 20 | 20 | 4 steps |"]
@@ -233,13 +247,25 @@ def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
 
 
 def test_what_each_change_bought_becomes_a_table_for_each_method(tmp_path: Path) -> None:
-    row = {"method": "pretrained", "change": "batch 64", "core_minutes": 45, "seeds": 3, "kid": 0.0784,
-           "kid_std": 0.004, "judged": 91.7, "note": "a|b", "kept": True, "processor": "a processor"}  # fmt: skip
+    row = {
+        "method": "pretrained",
+        "change": "batch 64",
+        "core_minutes": 45,
+        "seeds": 3,
+        "kid": 0.0784,
+        "kid_std": 0.004,
+        "judged": 91.7,
+        "note": "a|b",
+        "kept": True,
+        "processor": "a processor",
+    }
     rows = [row, row | {"method": "pixels", "seeds": 1, "kid_std": None, "kept": False}, row | {"change": "Muon"}]
     (tmp_path / "recipes.json").write_text(json.dumps(rows))
     lines = evidence.recipes(tmp_path / "recipes.json")
     assert [line for line in lines if line.startswith("## ")] == [
-        "## Method 1: in pixels", "## Method 2: in the latents of a pretrained autoencoder"]  # fmt: skip
+        "## Method 1: in pixels",
+        "## Method 2: in the latents of a pretrained autoencoder",
+    ]
     assert lines[4] == r"| batch 64 | 45 | 1 | 0.078 | 92 % | no | a\|b |"
     assert lines[10].replace("\u00a0", " ") == r"| batch 64 | 45 | 3 | 0.078 ± 0.004 | 92 % | yes | a\|b |"
     assert lines[11].startswith("| Muon | ") and lines[-1] == "Measured on a processor."
@@ -247,8 +273,12 @@ def test_what_each_change_bought_becomes_a_table_for_each_method(tmp_path: Path)
 
 
 def test_weights_tell_what_trained_them(tmp_path: Path) -> None:
-    about = {"command": "python -m train --method own", "source": "animal-faces", "core_minutes": "45.6",
-             "photographs": "9 cat, 8 dog"}  # fmt: skip
+    about = {
+        "command": "python -m train --method own",
+        "source": "animal-faces",
+        "core_minutes": "45.6",
+        "photographs": "9 cat, 8 dog",
+    }
     older = {"command": "python -m train", "seconds": "300", "threads": "2"}
     for name, metadata in (("a", about), ("b", older), ("c", {"command": "python -m train"})):
         save_file({"weight": np.zeros(1)}, tmp_path / f"{name}.safetensors", metadata)
@@ -275,8 +305,10 @@ def test_tables_stand_between_their_marks() -> None:
 
 
 def test_readme_and_pages_show_what_was_recorded() -> None:
-    marks = {name: {path.name for path in fill.places() if f"<!-- {name} -->" in path.read_text()}
-             for name in fill.fillings("notebooks")}  # fmt: skip
+    marks = {
+        name: {path.name for path in fill.places() if f"<!-- {name} -->" in path.read_text()}
+        for name in fill.fillings("notebooks")
+    }
     assert all(marks.values()), marks
     assert marks["times"] == {"README.md", "time_and_memory.md"} and marks["beside"] == {"evidence.md"}
     for path in fill.places():

@@ -11,18 +11,28 @@ import pytest
 TESTS = Path(__file__).parent
 GUARDS = {
     "samples clipped to a range the data do not have": (
-        "tiny_sd/test_model.py", "test_the_pixel_codec_refuses_what_a_sampler_would_clip"),
+        "tiny_sd/test_model.py",
+        "test_the_pixel_codec_refuses_what_a_sampler_would_clip",
+    ),
     "queries and keys without a gradient": (
-        "layers/test_layers.py", "test_cross_attention_over_one_token_is_refused_because_its_queries_would_be_dead"),
+        "layers/test_layers.py",
+        "test_cross_attention_over_one_token_is_refused_because_its_queries_would_be_dead",
+    ),
     "parameters that never learn": ("tiny_sd/test_unet.py", "test_every_parameter_learns"),
     "dropout off after the first sample": (
-        "training/test_training.py", "test_every_step_runs_in_train_mode_whatever_happens_in_between"),
+        "training/test_training.py",
+        "test_every_step_runs_in_train_mode_whatever_happens_in_between",
+    ),
     "labels dropped a whole batch at a time": (
-        "tiny_sd/test_batches.py", "test_conditions_are_dropped_example_by_example"),
+        "tiny_sd/test_batches.py",
+        "test_conditions_are_dropped_example_by_example",
+    ),
     "validation data in training": ("tiny_sd/test_batches.py", "test_validation_pictures_are_refused"),
     "an average of the weights that nobody uses": (
-        "tiny_sd/test_train.py", "test_the_shipped_weights_are_the_average_not_the_last_step"),
-}  # fmt: skip
+        "tiny_sd/test_train.py",
+        "test_the_shipped_weights_are_the_average_not_the_last_step",
+    ),
+}
 
 
 @pytest.mark.parametrize("defect", GUARDS)

@@ -24,9 +24,12 @@ BETAS = st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=60).map(torch.tens
 PATHS = st.one_of(
     BETAS.map(DDPMPath),
     st.floats(0.1, 10).map(FlowPath),
-    st.builds(lambda make, T: make(T), st.sampled_from([DDPMPath.linear, DDPMPath.cosine, DDPMPath.sigmoid]),
-              st.integers(30, 2000)),
-)  # fmt: skip
+    st.builds(
+        lambda make, T: make(T),
+        st.sampled_from([DDPMPath.linear, DDPMPath.cosine, DDPMPath.sigmoid]),
+        st.integers(30, 2000),
+    ),
+)
 WORDS = st.text("abcdefgh", min_size=1, max_size=5)
 
 
@@ -49,14 +52,20 @@ def test_a_path_starts_at_the_data_and_only_gets_noisier(path, times):
 
 @given(PATHS, SEEDS, st.floats(0, 1))
 def test_noise_that_is_known_can_be_taken_out_again(path, seed, t):
-    x0, eps = drawn(seed, 3, 2), drawn(seed + 1, 3, 2)
+    x0 = drawn(seed, 3, 2)
+    eps = drawn(seed + 1, 3, 2)
     alpha, sigma = path.alpha_sigma(t)
     assert torch.allclose(path.add_noise(x0, eps, t) - sigma * eps, alpha * x0, atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
-@given(mean=st.floats(-3, 3), std=st.floats(0.1, 2), name=st.sampled_from(sorted(SAMPLERS)), T=st.integers(100, 1500),
-       make=st.sampled_from([DDPMPath.linear, DDPMPath.cosine, DDPMPath.scaled_linear, DDPMPath.sigmoid]))  # fmt: skip
+@given(
+    mean=st.floats(-3, 3),
+    std=st.floats(0.1, 2),
+    name=st.sampled_from(sorted(SAMPLERS)),
+    T=st.integers(100, 1500),
+    make=st.sampled_from([DDPMPath.linear, DDPMPath.cosine, DDPMPath.scaled_linear, DDPMPath.sigmoid]),
+)
 def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T, make):
     """Its true denoiser is known: E[x0 | x] is linear in x."""
     path = make(T)
@@ -79,7 +88,8 @@ def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T
 @given(SEEDS, st.integers(1, 40), st.integers(1, 80), st.integers(1, 6))
 def test_the_nearest_code_is_nearest(seed, vectors, K, width):
     """By squared distances, as it is searched for: among near ties float32 may take either."""
-    z, codebook = drawn(seed, vectors, width), drawn(seed + 1, K, width)
+    z = drawn(seed, vectors, width)
+    codebook = drawn(seed + 1, K, width)
     squares = torch.cdist(z.double(), codebook.double()) ** 2
     chosen = squares.gather(1, nearest(z, codebook)[:, None])[:, 0]
     scale = 1 + z.square().sum(1) + codebook.square().sum(1).max()
@@ -91,8 +101,9 @@ QUANTISERS = st.one_of(
     st.integers(1, 10).map(lambda bits: (LFQ(bits), bits)),
     st.tuples(st.integers(1, 40), st.integers(1, 5)).map(lambda sizes: (VectorQuantizer(*sizes), sizes[1])),
     st.tuples(st.integers(2, 9), st.integers(1, 3)).map(
-        lambda sizes: (ResidualQuantizer([VectorQuantizer(sizes[0], 3) for _ in range(sizes[1])]), 3)),
-)  # fmt: skip
+        lambda sizes: (ResidualQuantizer([VectorQuantizer(sizes[0], 3) for _ in range(sizes[1])]), 3)
+    ),
+)
 
 
 @given(QUANTISERS, SEEDS, st.integers(1, 12))

@@ -25,9 +25,21 @@ def home(tmp_path, monkeypatch):
 
 def judged(seed: int, kid: float, **more: object) -> dict:
     """An entry as a training leaves it."""
-    return {"seed": seed, "kid": kid, "kid_error": 0.01, "judged": 80.0 + seed, "steps": 1000, "images": 32000,
-            "judged_by_class": {"cat": 90.0, "dog": 70.0 + 3 * seed, "wild": 80.0}, "epochs": 3.9, "parameters": 7,
-            "core_minutes_used": 10.1, "processor": "some processor", "date": "2030-01-01", "options": "--x"} | more
+    return {
+        "seed": seed,
+        "kid": kid,
+        "kid_error": 0.01,
+        "judged": 80.0 + seed,
+        "steps": 1000,
+        "images": 32000,
+        "judged_by_class": {"cat": 90.0, "dog": 70.0 + 3 * seed, "wild": 80.0},
+        "epochs": 3.9,
+        "parameters": 7,
+        "core_minutes_used": 10.1,
+        "processor": "some processor",
+        "date": "2030-01-01",
+        "options": "--x",
+    } | more
 
 
 # --- what is tried ----------------------------------------------------------------------------------------------------
@@ -48,7 +60,9 @@ def test_names_are_there_once():
     for method, some in CHANGES.items():
         assert len({change.name for change in some}) == len({(c.name, c.text) for c in some}) == len(some), method
     assert [method_of("peers", change) for change in CHANGES["peers"]][::2] == [
-        "peer denoising-diffusion-pytorch", "peer diffusers UNet2DModel"]  # fmt: skip
+        "peer denoising-diffusion-pytorch",
+        "peer diffusers UNet2DModel",
+    ]
 
 
 def test_unknown_names_and_missing_encoders_are_refused():
@@ -100,8 +114,17 @@ def test_seeds_of_a_change_share_a_row(tmp_path):
     rows = read_rows(path)
     assert len(rows) == 2 and recipes.seeds_of(find_row(rows, "pixels", "muon", 10)) == {0, 1}
     assert row["note"] == "1,000 updates, 3.9 epochs; cat 90 %, dog 72 %, wild 80 %"
-    page = {"method": str, "change": str, "core_minutes": float, "seeds": int, "kid": float, "judged": float,
-            "note": str, "kept": bool, "processor": str}  # fmt: skip
+    page = {
+        "method": str,
+        "change": str,
+        "core_minutes": float,
+        "seeds": int,
+        "kid": float,
+        "judged": float,
+        "note": str,
+        "kept": bool,
+        "processor": str,
+    }
     assert all(isinstance(row[name], kind) for name, kind in page.items()), "what the page reads"
     assert not list(path.parent.glob(".*")), "nothing half-written is left"
 
@@ -113,13 +136,15 @@ def test_the_same_seed_again_takes_the_place_of_the_first(tmp_path):
 
 
 def test_a_training_that_took_longer_says_so(tmp_path):
-    row = add_run(tmp_path / "r.json", "pixels", changes("pixels")["muon"], 10.0, SETUP,
-                  judged(0, 0.2, core_minutes_used=11.5))  # fmt: skip
+    row = add_run(
+        tmp_path / "r.json", "pixels", changes("pixels")["muon"], 10.0, SETUP, judged(0, 0.2, core_minutes_used=11.5)
+    )
     assert row["note"].endswith("; used 11.5 core-minutes")
 
 
 def test_figures_of_another_setup_are_not_mixed(tmp_path):
-    path, change = tmp_path / "r.json", changes("pixels")["muon"]
+    path = tmp_path / "r.json"
+    change = changes("pixels")["muon"]
     add_run(path, "pixels", change, 10.0, SETUP, judged(0, 0.2))
     with pytest.raises(SystemExit, match=r"another setup \(\{'samples_per_class': 100\}\)"):
         add_run(path, "pixels", change, 10.0, SETUP | {"samples_per_class": 60}, judged(1, 0.2))
@@ -131,7 +156,10 @@ def test_rows_are_in_the_order_of_the_changes(tmp_path):
     for name, minutes in (("muon", 45.0), ("muon", 10.0), ("baseline", 10.0)):
         add_run(path, "pixels", changes("pixels")[name], minutes, SETUP, judged(0, 0.2))
     assert [(row["name"], row["core_minutes"]) for row in read_rows(path)] == [
-        ("baseline", 10), ("muon", 10), ("muon", 45)]  # fmt: skip
+        ("baseline", 10),
+        ("muon", 10),
+        ("muon", 45),
+    ]
 
 
 def test_what_is_kept_is_marked_by_a_person(tmp_path, capsys):
@@ -235,8 +263,13 @@ def test_speeds_beside_peers_are_figures_without_a_promise():
 
 
 def test_the_claims_are_checked_with_the_three_methods(monkeypatch):
-    for module, name in ((tiny_sd, "_notebooks"), (tiny_sd, "_shipped"), (tiny_sd, "_comparison"),
-                         (tiny_sd.tiny_sd_cost, "check"), (tiny_sd, "_real_animals")):  # fmt: skip
+    for module, name in (
+        (tiny_sd, "_notebooks"),
+        (tiny_sd, "_shipped"),
+        (tiny_sd, "_comparison"),
+        (tiny_sd.tiny_sd_cost, "check"),
+        (tiny_sd, "_real_animals"),
+    ):
         monkeypatch.setattr(module, name, list)
     assert tiny_sd.check() == recipes.check() != []
 
@@ -254,7 +287,8 @@ def tiny(monkeypatch, faces16) -> Namespace:
 
     class Judge(recipes_trainings.Judge):
         def __init__(self, size, per_class):
-            self.names, self.per_class = faces16.class_names, per_class
+            self.names = faces16.class_names
+            self.per_class = per_class
 
         def __call__(self, images):
             assert images.shape == (6, 3, 16, 16) and images.abs().max() <= 1
@@ -300,7 +334,8 @@ def test_a_change_is_trained_and_the_baseline_leaves_what_its_variants_need(tiny
 def test_a_change_gets_as_many_updates_as_cost_what_the_baselines_do(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(tiny, "record", tmp_path / "r.json")
     trainings = recipes_trainings.Trainings(tiny)
-    batch, muon = changes("pixels")["batch-16"], changes("pixels")["muon"]
+    batch = changes("pixels")["batch-16"]
+    muon = changes("pixels")["muon"]
     monkeypatch.setattr(recipes_trainings, "update_seconds", lambda trials: [0.1, 0.02][-len(trials) :])
     assert trainings.run(batch, 0)["steps"] == 3, "0.3 s of 0.1 s, where no baseline was trained"
     base = trainings.run(changes("pixels")["baseline"], 0)
@@ -318,7 +353,8 @@ def test_a_change_gets_as_many_updates_as_cost_what_the_baselines_do(tiny, monke
 @pytest.mark.parametrize("length", [0.05, 0.09, 0.15])
 def test_an_average_has_its_relative_length(length):
     """Weights that count the updates show which updates an average is made of."""
-    counter, squares = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    counter = torch.nn.Linear(1, 1, bias=False)
+    squares = torch.nn.Linear(1, 1, bias=False)
     averages = [recipes_trainings.RelativeEMA(one, length) for one in (counter, squares)]
     for step in range(1, 2001):
         for module, average, value in zip((counter, squares), averages, (step / 2000, (step / 2000) ** 2), strict=True):
@@ -363,19 +399,24 @@ def test_coarse_to_fine_sees_small_images_first(tiny, monkeypatch):
 
 def test_mirrored_images_come_after_the_others(faces16):
     both = recipes_trainings.with_mirrored(faces16)
-    assert np.array_equal(both.images[30:], faces16.images[..., ::-1]) and np.array_equal(both.images[:30],
-                                                                                          faces16.images)  # fmt: skip
+    assert np.array_equal(both.images[30:], faces16.images[..., ::-1]) and np.array_equal(
+        both.images[:30], faces16.images
+    )
     assert np.array_equal(both.labels, np.tile(faces16.labels, 2))
 
 
 def test_the_judge_is_given_as_many_labels_of_each_class():
     judge = recipes_trainings.Judge.__new__(recipes_trainings.Judge)
-    judge.names, judge.per_class = ("cat", "dog", "wild"), 2
+    judge.names = ("cat", "dog", "wild")
+    judge.per_class = 2
     assert judge.labels().tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_record_of_the_repository_can_be_read():
-    rows = json.loads(Path(recipes.repository_root() / recipes.RECORD).read_text()) if (
-        recipes.repository_root() / recipes.RECORD).exists() else []  # fmt: skip
+    rows = (
+        json.loads(Path(recipes.repository_root() / recipes.RECORD).read_text())
+        if (recipes.repository_root() / recipes.RECORD).exists()
+        else []
+    )
     assert all(row["seeds"] == len(row["runs"]) for row in rows)
     assert not [row for row in rows if "/" in row["options"]], "no folder of anybody's"

@@ -64,8 +64,10 @@ def test_notebooks_have_it_though_they_import_torch_first(
 ) -> None:
     path = tmp_path / "01_small.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell(SHOW)]), path)
-    code = ("import sys; from pathlib import Path; from pages.execute import execute; "
-            "print(execute(Path(sys.argv[1]))[0].cells[0].outputs[0].text.strip())")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from pages.execute import execute; "
+        "print(execute(Path(sys.argv[1]))[0].cells[0].outputs[0].text.strip())"
+    )
     assert _printed([sys.executable, "-c", code, str(path)], set_by_user) == str(expected)
 
 
@@ -76,16 +78,21 @@ def test_one_value_everywhere_and_the_record_is_about_it() -> None:
 
 
 def test_a_summary_compares_within_each_round() -> None:
-    quick, slow = threads.Turn(0.1, 0.0), threads.Turn(0.4, 0.0)
+    quick = threads.Turn(0.1, 0.0)
+    slow = threads.Turn(0.4, 0.0)
     rounds = [{name: slow if name == "default" else quick for name in threads.SETTINGS}] * 3
     summary = threads._summary(rounds)
     assert summary["default"]["ratio"] == 1 and summary["GOMP_SPINCOUNT=1000"] == {
-        "seconds": 0.1, "ratio": 0.25, "range": [0.25, 0.25]}  # fmt: skip
+        "seconds": 0.1,
+        "ratio": 0.25,
+        "range": [0.25, 0.25],
+    }
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux counts what all cores computed")
 def test_busy_loops_are_counted_as_other_programs() -> None:
-    start, before = time.perf_counter(), threads.busy_seconds()
+    start = time.perf_counter()
+    before = threads.busy_seconds()
     with threads.busy(1):
         time.sleep(1)
     assert (threads.busy_seconds() - before) / (time.perf_counter() - start) > 0.3

@@ -82,10 +82,10 @@ def flip_last_byte(data):
 
 def lie_about_a_shape(data):
     length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     header["0.weight"]["shape"] = [8, 3, 3, 4]
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[8 + length:]
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def swap_two_tensors(data):
@@ -93,10 +93,19 @@ def swap_two_tensors(data):
     return data.replace(b'"1.wxight"', b'"1.bias"')
 
 
-@pytest.mark.parametrize("damage", [
-    flip_last_byte, lie_about_a_shape, swap_two_tensors, lambda data: data[:-10], lambda data: data[:40],
-    lambda data: b"", lambda data: struct.pack("<Q", 2**60) + data[8:], lambda data: b"\x80\x05pickle" * 50,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_last_byte,
+        lie_about_a_shape,
+        swap_two_tensors,
+        lambda data: data[:-10],
+        lambda data: data[:40],
+        lambda data: b"",
+        lambda data: struct.pack("<Q", 2**60) + data[8:],
+        lambda data: b"\x80\x05pickle" * 50,
+    ],
+)
 def test_damaged_files_are_refused_and_the_module_stays_as_it_was(damage, saved):
     saved.write_bytes(damage(saved.read_bytes()))
     module = network(8)
@@ -147,8 +156,11 @@ def test_every_weight_that_does_not_fit_is_named(saved):
     before = other.state_dict()["1.weight"].clone()
     with pytest.raises(ValueError) as error:
         load_weights(other, saved)
-    for part in ("0.weight: (8, 3, 3, 3) in the file, (8, 3, 5, 5) in the module",
-                 "2.bias: unknown to the module", "3.bias: missing from the file"):  # fmt: skip
+    for part in (
+        "0.weight: (8, 3, 3, 3) in the file, (8, 3, 5, 5) in the module",
+        "2.bias: unknown to the module",
+        "3.bias: missing from the file",
+    ):
         assert part in str(error.value)
     assert torch.equal(other.state_dict()["1.weight"], before)
 

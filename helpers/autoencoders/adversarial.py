@@ -21,9 +21,13 @@ class PatchDiscriminator(nn.Sequential):
         parts: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         before = width
         for i in range(1, layers + 1):
-            after, stride = width * min(2**i, 8), 2 if i < layers else 1
-            parts += [nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after),
-                      nn.LeakyReLU(0.2)]  # fmt: skip
+            after = width * min(2**i, 8)
+            stride = 2 if i < layers else 1
+            parts += [
+                nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.LeakyReLU(0.2),
+            ]
             before = after
         super().__init__(*parts, nn.Conv2d(before, 1, 4, padding=1))
         for part in self:

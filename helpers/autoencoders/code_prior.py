@@ -34,16 +34,19 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.to_qkv, self.to_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm_1 = nn.LayerNorm(width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, N, D), and keys and values of earlier codes -> (B, N, D), and all keys and values."""
         q, k, v = self.to_qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if before is not None:
-            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=before is None)        # (B, heads, N, D / heads)
+            k = torch.cat([before[0], k], dim=2)
+            v = torch.cat([before[1], v], dim=2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=before is None)  # (B, heads, N, D / heads)
         x = x + self.to_out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_2(x)), (k, v)
 
@@ -53,12 +56,15 @@ class CodePrior(nn.Module):
 
     def __init__(self, config: PriorConfig):
         super().__init__()
-        self.config, width = config, config.width
+        self.config = config
+        width = config.width
         self.code = nn.Embedding(config.K, width)
-        self.row, self.column = nn.Embedding(config.side, width), nn.Embedding(config.side, width)
+        self.row = nn.Embedding(config.side, width)
+        self.column = nn.Embedding(config.side, width)
         self.species = nn.Embedding(config.classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, config.K)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.K)
         for embedding in (self.code, self.row, self.column, self.species):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -71,8 +77,8 @@ class CodePrior(nn.Module):
         side = self.config.side
         if indices.shape[1:] != (side, side):
             raise ValueError(f"this prior reads maps of {side}x{side} codes, got {tuple(indices.shape)}")
-        before = self.code(indices.flatten(1))[:, :-1]                                   # (B, N - 1, D)
-        x = torch.cat([torch.zeros_like(before[:, :1]), before], dim=1)                  # nothing is before the first
+        before = self.code(indices.flatten(1))[:, :-1]  # (B, N - 1, D)
+        x = torch.cat([torch.zeros_like(before[:, :1]), before], dim=1)  # nothing is before the first
         x = self._placed(x, labels, torch.arange(side**2, device=x.device))
         for block in self.blocks:
             x, _ = block(x)
@@ -109,13 +115,15 @@ class CodePrior(nn.Module):
             raise ValueError(f"labels must lie in 0..{self.config.classes}, one at least, got {labels.tolist()[:8]}")
         from tqdm.auto import tqdm
 
-        side, cache, drawn = self.config.side, [None] * len(self.blocks), []
+        side = self.config.side
+        cache = [None] * len(self.blocks)
+        drawn = []
         x = self.species.weight.new_zeros(len(labels), 1, self.config.width)
         for place in tqdm(range(side**2), desc="codes", disable=not progress, leave=False):
             h = self._placed(x, labels, torch.tensor([place], device=x.device))
             for i, block in enumerate(self.blocks):
                 h, cache[i] = block(h, cache[i])
-            logits = self.head(self.norm(h))[:, 0] / temperature                         # (B, K)
+            logits = self.head(self.norm(h))[:, 0] / temperature  # (B, K)
             if top_k is not None:
                 logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
             code = torch.multinomial(logits.softmax(1).cpu(), 1, generator=generator).to(x.device)

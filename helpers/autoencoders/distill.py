@@ -48,11 +48,23 @@ def student_config(teacher: nn.Module) -> KLConfig:
     with torch.no_grad():
         latent = teacher.to_latents(torch.zeros(1, 3, SIZE, SIZE, device=next(teacher.parameters()).device))
     if latent.shape[2:] != (SIZE // FACTOR, SIZE // FACTOR):
-        raise SystemExit(f"--teacher must make images {FACTOR} times smaller per side, this one makes them "
-                         f"{teacher.config.factor} times smaller")  # fmt: skip
-    channels, latents_of = latent.shape[1], latent_space(teacher)
-    return KLConfig(width=96, multipliers=(1, 2), blocks=1, groups=16, latent_channels=channels,
-                    quant_convs=False, patch=4, scale=1.0, latents_of=latents_of)  # fmt: skip
+        raise SystemExit(
+            f"--teacher must make images {FACTOR} times smaller per side, this one makes them "
+            f"{teacher.config.factor} times smaller"
+        )
+    channels = latent.shape[1]
+    latents_of = latent_space(teacher)
+    return KLConfig(
+        width=96,
+        multipliers=(1, 2),
+        blocks=1,
+        groups=16,
+        latent_channels=channels,
+        quant_convs=False,
+        patch=4,
+        scale=1.0,
+        latents_of=latents_of,
+    )
 
 
 class TeacherData:
@@ -64,7 +76,10 @@ class TeacherData:
 
     def __init__(self, images: Faces, latents: Latents, teacher: nn.Module, share: float):
         """`share`: of the batches that are made of these images."""
-        self.images, self.latents, self.teacher, self.share = images, latents, teacher, share
+        self.images = images
+        self.latents = latents
+        self.teacher = teacher
+        self.share = share
         self.reconstructions = np.zeros((len(images), 2, 3, images.size, images.size), np.uint8)
         self.decoded = np.zeros((len(images), 2), bool)
 
@@ -103,7 +118,8 @@ class Distillation(nn.Module):
     def __init__(self, student: KLAutoencoder, latent_variance: float):
         """`latent_variance`: of the teacher's latents, mean over the channels."""
         super().__init__()
-        self.student, self.latent_variance = student, latent_variance
+        self.student = student
+        self.latent_variance = latent_variance
 
     def forward(self, images: Tensor, latents: Tensor, reconstructions: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], (B, C, h, w) and (B, 3, H, W) -> losses (B,).
@@ -111,8 +127,8 @@ class Distillation(nn.Module):
         The encoder's squared error is divided by the latents' variance, so that predicting each channel's mean costs
         1. The decoder's absolute error is a much smaller number and weighs four times as much.
         """
-        encoded = self.student.encode(images).mean.float()                   # (B, C, h, w)
-        decoded = self.student.decode(latents).float()                       # (B, 3, H, W)
+        encoded = self.student.encode(images).mean.float()  # (B, C, h, w)
+        decoded = self.student.decode(latents).float()  # (B, 3, H, W)
         encoder_loss = (encoded - latents).square().flatten(1).mean(1) / self.latent_variance
         decoder_loss = (decoded - reconstructions).abs().flatten(1).mean(1)
         return encoder_loss + 4 * decoder_loss
@@ -126,8 +142,10 @@ def teacher_data(teacher: nn.Module, options: argparse.Namespace, progress: bool
         large = min(LARGE, options.limit or LARGE)
         images["large photographs"] = load_faces(options.source, "train", 2 * SIZE, limit=large, progress=progress)
     total = sum(SHARES[name] for name in images)
-    return [TeacherData(faces, encode_once(teacher, faces, progress=progress), teacher, SHARES[name] / total)
-            for name, faces in images.items()]  # fmt: skip
+    return [
+        TeacherData(faces, encode_once(teacher, faces, progress=progress), teacher, SHARES[name] / total)
+        for name, faces in images.items()
+    ]
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
@@ -136,8 +154,10 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     teacher = load_autoencoder(options.teacher).to(device).eval().requires_grad_(False)
     config = student_config(teacher)
     if options.batch_size < 4 * accelerator.num_processes and options.source != "patterns":
-        raise SystemExit(f"--batch-size must be at least 4 for each process, {4 * accelerator.num_processes}: "
-                         "a batch of large photographs holds a quarter as many images")  # fmt: skip
+        raise SystemExit(
+            f"--batch-size must be at least 4 for each process, {4 * accelerator.num_processes}: "
+            "a batch of large photographs holds a quarter as many images"
+        )
     sources = teacher_data(teacher, options, progress=accelerator.is_main_process)
     variance = sum(source.share * source.latents.std.square().mean().item() for source in sources)
     with torch.random.fork_rng():
@@ -163,10 +183,13 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         images = load(split, 2 * SIZE, limit=9, progress=False).tensor(device=device)
         with torch.no_grad():
             latents = teacher.to_latents(images)
-            rows = {"image": images, "teacher": teacher.to_pictures(latents),
-                    "student": average.student.to_pictures(average.student.to_latents(images)),
-                    "student's decoder": average.student.to_pictures(latents),
-                    "student's encoder": teacher.to_pictures(average.student.to_latents(images))}  # fmt: skip
+            rows = {
+                "image": images,
+                "teacher": teacher.to_pictures(latents),
+                "student": average.student.to_pictures(average.student.to_latents(images)),
+                "student's decoder": average.student.to_pictures(latents),
+                "student's encoder": teacher.to_pictures(average.student.to_latents(images)),
+            }
         save_png(compare(rows), path)
 
     licence = {} if options.source == "patterns" else weights_metadata(sources[1].images)
@@ -175,13 +198,19 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.distill", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.autoencoders.distill",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add = made.add_argument
-    add("--teacher", default="taef2",
-        help="a name, file, folder or hub repository, see helpers.autoencoders.published")
-    add("--source", choices=["animal-faces", "patterns"], default="animal-faces", help="images to learn from, "
-        f"beside {PATTERNS:,} patterns; photographs also at {2 * SIZE} pixels")
+    add("--teacher", default="taef2", help="a name, file, folder or hub repository, see helpers.autoencoders.published")
+    add(
+        "--source",
+        choices=["animal-faces", "patterns"],
+        default="animal-faces",
+        help=f"images to learn from, beside {PATTERNS:,} patterns; photographs also at {2 * SIZE} pixels",
+    )
     add("--limit", type=int, help="use this many training photographs at most")
     add_run_arguments(made, steps=6000, batch_size=8, learning_rate=1e-3)
     return made

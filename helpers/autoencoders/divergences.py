@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def gaussian_kl(mean: Tensor, logvar: Tensor, prior_mean: Tensor | float = 0.0,
-                prior_logvar: Tensor | float = 0.0) -> Tensor:  # fmt: skip
+def gaussian_kl(
+    mean: Tensor, logvar: Tensor, prior_mean: Tensor | float = 0.0, prior_logvar: Tensor | float = 0.0
+) -> Tensor:
     """KL between two Gaussians, number by number (Kingma & Welling 2013, appendix B, where the prior is N(0, 1))."""
     prior_logvar = torch.as_tensor(prior_logvar)
     spread = ((mean - prior_mean) ** 2 + logvar.exp()) * (-prior_logvar).exp()
@@ -47,7 +48,7 @@ def aggregate(z: Tensor, mean: Tensor, logvar: Tensor, count: int) -> tuple[Tens
     weights.fill_diagonal_(1 / count)
     rows = torch.arange(B, device=z.device)
     weights[rows, (rows + 1) % B] = (count - B + 1) / (count * (B - 1))
-    each = log_gaussian(z[:, None], mean[None], logvar[None])                # (B, B, D): code i under posterior j
+    each = log_gaussian(z[:, None], mean[None], logvar[None])  # (B, B, D): code i under posterior j
     together = (weights.log() + each.sum(2)).logsumexp(1)
     return together, (weights.log()[:, :, None] + each).logsumexp(1).sum(1)
 
@@ -73,11 +74,12 @@ def mmd(x: Tensor, y: Tensor, kernel=rbf) -> Tensor:
 
     A mean over pairs already: dividing it by B (B - 1) once more, as published code does, makes it vanish.
     """
+
     def pairs(a: Tensor, b: Tensor) -> Tensor:
         return kernel(torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") ** 2, x.shape[1])
 
     def among(a: Tensor) -> Tensor:
-        return (pairs(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))        # kernel(0) is 1
+        return (pairs(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))  # kernel(0) is 1
 
     return among(x) + among(y) - 2 * pairs(x, y).mean()
 
@@ -106,8 +108,13 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 def gamma_kl(shape: Tensor, rate: Tensor, prior_shape: float, prior_rate: float) -> Tensor:
     """KL between two Gamma distributions, number by number."""
     prior = torch.tensor(prior_shape)
-    return ((shape - prior) * shape.digamma() - shape.lgamma() + prior.lgamma()
-            + prior * (rate.log() - math.log(prior_rate)) + shape * (prior_rate - rate) / rate)
+    return (
+        (shape - prior) * shape.digamma()
+        - shape.lgamma()
+        + prior.lgamma()
+        + prior * (rate.log() - math.log(prior_rate))
+        + shape * (prior_rate - rate) / rate
+    )
 
 
 def log_cosh(x: Tensor, sharpness: float) -> Tensor:

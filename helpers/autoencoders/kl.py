@@ -67,8 +67,9 @@ class Gaussian:
 def refuse_odd_sides(pictures: Tensor, factor: int) -> None:
     """Raises ValueError for what an encoder that makes sides `factor` times smaller cannot take."""
     if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
-        raise ValueError(f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, "
-                         f"got {tuple(pictures.shape)}")  # fmt: skip
+        raise ValueError(
+            f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, got {tuple(pictures.shape)}"
+        )
 
 
 class PixelAttention(nn.Module):
@@ -81,7 +82,7 @@ class PixelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        h = self.norm(x).flatten(2).transpose(1, 2)                          # (B, HW, C)
+        h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         return x + self.attention(h).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -112,7 +113,8 @@ class Encoder(nn.Module):
     def __init__(self, config: KLConfig, outputs: int | None = None):
         """`outputs`: channels of the answer, where it is no Gaussian."""
         super().__init__()
-        widths, groups = [config.width * m for m in config.multipliers], config.groups
+        widths = [config.width * m for m in config.multipliers]
+        groups = config.groups
         self.fold = nn.PixelUnshuffle(config.patch)
         self.stem = nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -136,7 +138,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: KLConfig):
         super().__init__()
-        widths, groups = [config.width * m for m in reversed(config.multipliers)], config.groups
+        widths = [config.width * m for m in reversed(config.multipliers)]
+        groups = config.groups
         self.stem = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.middle = _middle(widths[0], groups)
         self.up = nn.ModuleList()
@@ -160,7 +163,8 @@ class KLAutoencoder(nn.Module):
     def __init__(self, config: KLConfig):
         super().__init__()
         self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         C = config.latent_channels
         self.quant = nn.Conv2d(2 * C, 2 * C, 1) if config.quant_convs else nn.Identity()
         self.post_quant = nn.Conv2d(C, C, 1) if config.quant_convs else nn.Identity()
@@ -207,21 +211,37 @@ def published_names(config: KLConfig, layout: str) -> Renaming:
     CompVis counts the decoder's levels from the picture up (its `up.3` runs first); diffusers and we in running order.
     """
     last = len(config.multipliers) - 1
-    common = [(r"^(quant|post_quant)\.", r"\1_conv."), (r"\.stem\.", ".conv_in."), (r"\.head\.", ".conv_out."),
-              (r"\.(norm|conv)_(\d)", r".\1\2")]  # fmt: skip
+    common = [
+        (r"^(quant|post_quant)\.", r"\1_conv."),
+        (r"\.stem\.", ".conv_in."),
+        (r"\.head\.", ".conv_out."),
+        (r"\.(norm|conv)_(\d)", r".\1\2"),
+    ]
     if layout == "diffusers":
-        return [*common,
-                (r"coder\.norm\.", "coder.conv_norm_out."), (r"\.skip\.", ".conv_shortcut."),
-                (r"\.(down|up)\.(\d+)\.residual\.", r".\1_blocks.\2.resnets."),
-                (r"\.(down|up)\.(\d+)\.resample\.", r".\1_blocks.\2.\1samplers.0."),
-                (r"\.middle\.1\.norm\.", ".mid_block.attentions.0.group_norm."),
-                (r"\.middle\.1\.attention\.", ".mid_block.attentions.0."),
-                (r"\.middle\.0\.", ".mid_block.resnets.0."), (r"\.middle\.2\.", ".mid_block.resnets.1."),
-                (r"\.to_kv\.", ".to_{kv}."), (r"\.to_out\.", ".to_out.0.")]  # fmt: skip
-    return [*common,
-            (r"coder\.norm\.", "coder.norm_out."), (r"\.skip\.", ".nin_shortcut."),
-            (r"\.up\.(\d+)\.", lambda found: f".up.{last - int(found[1])}."),
-            (r"\.residual\.", ".block."), (r"\.(down|up)\.(\d+)\.resample\.", r".\1.\2.\1sample."),
-            (r"\.middle\.1\.attention\.to_kv", ".mid.attn_1.{kv}"), (r"\.middle\.1\.attention\.to_q", ".mid.attn_1.q"),
-            (r"\.middle\.1\.attention\.to_out", ".mid.attn_1.proj_out"), (r"\.middle\.1\.", ".mid.attn_1."),
-            (r"\.middle\.0\.", ".mid.block_1."), (r"\.middle\.2\.", ".mid.block_2.")]  # fmt: skip
+        return [
+            *common,
+            (r"coder\.norm\.", "coder.conv_norm_out."),
+            (r"\.skip\.", ".conv_shortcut."),
+            (r"\.(down|up)\.(\d+)\.residual\.", r".\1_blocks.\2.resnets."),
+            (r"\.(down|up)\.(\d+)\.resample\.", r".\1_blocks.\2.\1samplers.0."),
+            (r"\.middle\.1\.norm\.", ".mid_block.attentions.0.group_norm."),
+            (r"\.middle\.1\.attention\.", ".mid_block.attentions.0."),
+            (r"\.middle\.0\.", ".mid_block.resnets.0."),
+            (r"\.middle\.2\.", ".mid_block.resnets.1."),
+            (r"\.to_kv\.", ".to_{kv}."),
+            (r"\.to_out\.", ".to_out.0."),
+        ]
+    return [
+        *common,
+        (r"coder\.norm\.", "coder.norm_out."),
+        (r"\.skip\.", ".nin_shortcut."),
+        (r"\.up\.(\d+)\.", lambda found: f".up.{last - int(found[1])}."),
+        (r"\.residual\.", ".block."),
+        (r"\.(down|up)\.(\d+)\.resample\.", r".\1.\2.\1sample."),
+        (r"\.middle\.1\.attention\.to_kv", ".mid.attn_1.{kv}"),
+        (r"\.middle\.1\.attention\.to_q", ".mid.attn_1.q"),
+        (r"\.middle\.1\.attention\.to_out", ".mid.attn_1.proj_out"),
+        (r"\.middle\.1\.", ".mid.attn_1."),
+        (r"\.middle\.0\.", ".mid.block_1."),
+        (r"\.middle\.2\.", ".mid.block_2."),
+    ]

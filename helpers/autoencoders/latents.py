@@ -75,9 +75,15 @@ def encode_once(
     """
     with torch.no_grad():
         one = autoencoder.to_latents(faces.tensor(slice(0, 1), next(autoencoder.parameters()).device))
-    shape, per_batch = (len(faces), 2, *one.shape[1:]), max(1, PIXELS // faces.size**2)
-    recipe = {"autoencoder": fingerprint(autoencoder), "pictures": _digest(faces), "shape": list(shape),
-              "batch": per_batch, "version": 3}  # fmt: skip
+    shape = (len(faces), 2, *one.shape[1:])
+    per_batch = max(1, PIXELS // faces.size**2)
+    recipe = {
+        "autoencoder": fingerprint(autoencoder),
+        "pictures": _digest(faces),
+        "shape": list(shape),
+        "batch": per_batch,
+        "version": 3,
+    }
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
     store = _store(folder, faces, recipe)
     bf16 = not store.journal.exists() and encodes_as_well_in_bf16(autoencoder, faces.tensor(slice(0, per_batch)))
@@ -116,7 +122,9 @@ def encodes_as_well_in_bf16(autoencoder: nn.Module, images: Tensor) -> bool:
     device = next(autoencoder.parameters()).device
     if not computes_bf16(device.type):
         return False
-    images, seconds, quality = images.to(device), {}, {}
+    images = images.to(device)
+    seconds = {}
+    quality = {}
     for bf16 in (False, True, False, True):
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -129,10 +137,14 @@ def encodes_as_well_in_bf16(autoencoder: nn.Module, images: Tensor) -> bool:
 
 def _in_memory(store: "_Store", encoded: Callable[[int], np.ndarray], trouble: OSError, progress: bool) -> Latents:
     """What a folder that cannot be written leaves: the batches that are there, and the rest made for now."""
-    warnings.warn(f"latents cannot be kept in {store.path} ({trouble.strerror or trouble}); they stay in memory and "
-                  "will be made again next time. Set COURSE_HOME or cache_dir to a folder that can be written and has "
-                  "room", stacklevel=3)  # fmt: skip
-    start, missing = time.process_time(), set(store.missing())
+    warnings.warn(
+        f"latents cannot be kept in {store.path} ({trouble.strerror or trouble}); they stay in memory and "
+        "will be made again next time. Set COURSE_HOME or cache_dir to a folder that can be written and has "
+        "room",
+        stacklevel=3,
+    )
+    start = time.process_time()
+    missing = set(store.missing())
     values = np.empty(store.shape, np.float16)
     for i in _bar(list(range(len(store.batches))), progress):
         values[store.batches[i]] = encoded(i) if i in missing else store.get(i)
@@ -178,12 +190,16 @@ def _mean_and_std(values: np.ndarray, batches: list[slice]) -> tuple[Tensor, Ten
 def _encoded(autoencoder: nn.Module, faces: Faces, part: slice) -> np.ndarray:
     """float16 (B, 2, C, h, w)"""
     pictures = faces.tensor(part, next(autoencoder.parameters()).device)
-    both = [autoencoder.to_latents(x.contiguous(memory_format=torch.channels_last)).float().cpu()
-            for x in (pictures, pictures.flip(-1))]  # fmt: skip
+    both = [
+        autoencoder.to_latents(x.contiguous(memory_format=torch.channels_last)).float().cpu()
+        for x in (pictures, pictures.flip(-1))
+    ]
     values = torch.stack(both, dim=1)
     if not values.abs().max() < torch.finfo(torch.half).max:
-        raise ValueError(f"the latents of pictures {part.start} to {part.stop - 1} are not finite or overflow float16: "
-                         "is the autoencoder run in half precision? Some (sdxl-vae) need float32")  # fmt: skip
+        raise ValueError(
+            f"the latents of pictures {part.start} to {part.stop - 1} are not finite or overflow float16: "
+            "is the autoencoder run in half precision? Some (sdxl-vae) need float32"
+        )
     return values.half().numpy()
 
 
@@ -191,9 +207,12 @@ class _Store:
     """The file and its journal: which batches are there and whole, and what is there."""
 
     def __init__(self, path: Path, recipe: dict):
-        self.path, self.journal, self.recipe = path, path.with_suffix(".jsonl"), recipe
+        self.path = path
+        self.journal = path.with_suffix(".jsonl")
+        self.recipe = recipe
         self.shape = tuple(recipe["shape"])
-        count, size = self.shape[0], recipe["batch"]
+        count = self.shape[0]
+        size = recipe["batch"]
         self.batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
         self.row = int(np.prod(self.shape[1:])) * np.dtype(np.float16).itemsize  # bytes of a picture
 
@@ -202,8 +221,11 @@ class _Store:
         entries = self._entries()
         good = [i for i in entries if _seal(self._bytes(i), entries[i]) == entries[i]["sha256"]]
         if warn and len(good) < len(entries):
-            warnings.warn(f"{self.path} is damaged in {len(entries) - len(good)} of {len(self.batches)} batches; they "
-                          "are encoded anew", stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{self.path} is damaged in {len(entries) - len(good)} of {len(self.batches)} batches; they "
+                "are encoded anew",
+                stacklevel=3,
+            )
         return sorted(set(range(len(self.batches))) - set(good))
 
     def get(self, i: int) -> np.ndarray:
@@ -230,7 +252,8 @@ class _Store:
 
     def put(self, i: int, make: Callable[[], np.ndarray]) -> None:
         """Make a batch, write it, and enter it in the journal. Raises OSError, e.g. on a full disk."""
-        start, values = time.process_time(), make()
+        start = time.process_time()
+        values = make()
         entry = {"batch": i, "core_seconds": round(time.process_time() - start, 3)}
         entry["sha256"] = _seal(values.tobytes(), entry)
         with open(self.path, "r+b") as file:

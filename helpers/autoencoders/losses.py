@@ -35,7 +35,9 @@ class PictureLoss(nn.Module):
             raise ValueError(f"the pixels' error is 'l1' or 'mse', got {error!r}")
         if min(perceptual, adversarial, start) < 0:
             raise ValueError(f"weights and start are not negative, got {perceptual}, {adversarial}, {start}")
-        self.error, self.weights, self.start = error, (perceptual, adversarial), start
+        self.error = error
+        self.weights = (perceptual, adversarial)
+        self.start = start
         self.perceptual = (load_perceptual(),) if perceptual else ()  # in a tuple: neither trained nor saved
         self.critic = PatchDiscriminator(width=32, layers=2) if adversarial else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # a checkpoint must know whether it has begun
@@ -77,8 +79,13 @@ def add_loss_arguments(parser: argparse.ArgumentParser, error: str) -> None:
     """The options that every training of an autoencoder has."""
     add = parser.add_argument
     add("--error", choices=["l1", "mse"], default=error, help="of the pixels")
-    add("--perceptual", type=float, default=0.0, metavar="WEIGHT",
-        help="of the perceptual distance: LPIPS where torch's cache has VGG16, else the course's stand-in")  # fmt: skip
+    add(
+        "--perceptual",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of the perceptual distance: LPIPS where torch's cache has VGG16, else the course's stand-in",
+    )
     add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="of a critic of patches")
     add("--critic-from", type=int, default=0, metavar="STEP", help="the critic joins after so many steps")
 

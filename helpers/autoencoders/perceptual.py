@@ -18,7 +18,8 @@ class VGG16(nn.Module):
 
     def __init__(self):
         super().__init__()
-        layers, channels = [], 3
+        layers = []
+        channels = 3
         for stage in VGG_STAGES:
             for width in stage:
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
@@ -30,7 +31,8 @@ class VGG16(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> what each of the five stages sees."""
-        x, seen = ((pictures + 1) / 2 - self.mean) / self.std, []
+        x = ((pictures + 1) / 2 - self.mean) / self.std
+        seen = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 seen.append(x)
@@ -47,7 +49,8 @@ class Reader(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> what each stage sees."""
-        x, seen = pictures, []
+        x = pictures
+        seen = []
         for stage in self.stages:
             x = stage(x)
             seen.append(x)
@@ -63,7 +66,8 @@ class PerceptualDistance(nn.Module):
     def __init__(self, sees: nn.Module, weights: list[Tensor] | None, name: str):
         """`weights`: (C,) for every stage, LPIPS' learned ones; None: all channels alike."""
         super().__init__()
-        self.sees, self.name = sees, name
+        self.sees = sees
+        self.name = name
         self.weights = nn.ParameterList(weights) if weights else None
         self.requires_grad_(False).eval()
 
@@ -75,7 +79,7 @@ class PerceptualDistance(nn.Module):
         """(B, 3, H, W) in [-1, 1] each -> (B,), 0 for equal pictures (Zhang et al. 2018, eq. 1)."""
         total = pictures.new_zeros(len(pictures))
         for stage, (a, b) in enumerate(zip(self.sees(pictures), self.sees(others), strict=True)):
-            difference = (_unit(a) - _unit(b)).square()                      # (B, C, h, w)
+            difference = (_unit(a) - _unit(b)).square()  # (B, C, h, w)
             weight = self.weights[stage] if self.weights else difference.new_ones(difference.shape[1])
             total = total + torch.einsum("bchw,c->bhw", difference, weight).flatten(1).mean(1)
         return total

@@ -77,25 +77,32 @@ def _is_ours(path: Path) -> bool:
 def _from_folder(folder: Path) -> nn.Module:
     if (folder / "config.json").is_file():
         return _from_diffusers(folder)
-    encoders, decoders = (sorted(folder.glob(f"*_{half}.safetensors")) or sorted(folder.glob(f"*_{half}.pth"))
-                          for half in ("encoder", "decoder"))  # fmt: skip
+    encoders, decoders = (
+        sorted(folder.glob(f"*_{half}.safetensors")) or sorted(folder.glob(f"*_{half}.pth"))
+        for half in ("encoder", "decoder")
+    )
     if len(encoders) == len(decoders) == 1 and encoders[0].name.replace("_encoder.", "_decoder.") == decoders[0].name:
         return tiny_from_pair(encoders[0], decoders[0])
-    raise FileNotFoundError(f"{folder} holds no autoencoder: neither a config.json of diffusers nor one pair "
-                            "NAME_encoder, NAME_decoder (.pth or .safetensors)")  # fmt: skip
+    raise FileNotFoundError(
+        f"{folder} holds no autoencoder: neither a config.json of diffusers nor one pair "
+        "NAME_encoder, NAME_decoder (.pth or .safetensors)"
+    )
 
 
 def _from_diffusers(folder: Path) -> nn.Module:
     told = read_config(folder / "config.json")
     kind = told.get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise ValueError(f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "
-                         "of a whole pipeline, name the folder vae")  # fmt: skip
+        raise ValueError(
+            f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "
+            "of a whole pipeline, name the folder vae"
+        )
     tensors = modern_attention(read_tensors(folder_part(folder, ".", ["diffusion_pytorch_model"])))
     try:
         if kind == "AutoencoderTiny":
-            config = TinyConfig(told["latent_channels"], told["encoder_block_out_channels"][0],
-                                tuple(told["num_encoder_blocks"]))  # fmt: skip
+            config = TinyConfig(
+                told["latent_channels"], told["encoder_block_out_channels"][0], tuple(told["num_encoder_blocks"])
+            )
             return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("diffusers"))
         config = _kl_config(told)
     except KeyError as missing:
@@ -107,11 +114,15 @@ def _kl_config(told: Mapping) -> KLConfig:
     """What diffusers' config.json says, in our words."""
     widths = told["block_out_channels"]
     return KLConfig(
-        width=widths[0], multipliers=tuple(width // widths[0] for width in widths), blocks=told["layers_per_block"],
-        latent_channels=told["latent_channels"], groups=told.get("norm_num_groups", 32),
-        quant_convs=told.get("use_quant_conv", True), scale=told.get("scaling_factor", KLConfig.scale),
+        width=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
+        blocks=told["layers_per_block"],
+        latent_channels=told["latent_channels"],
+        groups=told.get("norm_num_groups", 32),
+        quant_convs=told.get("use_quant_conv", True),
+        scale=told.get("scaling_factor", KLConfig.scale),
         shift=told.get("shift_factor") or 0.0,
-    )  # fmt: skip
+    )
 
 
 def _from_file(path: Path) -> nn.Module:
@@ -132,12 +143,18 @@ def _fitted(kind: type[nn.Module], config: object, tensors: Mapping[str, Tensor]
 
 def tiny_from_pair(encoder: Path, decoder: Path) -> TinyAutoencoder:
     """TAESD as its author publishes it, a file per half; the sizes follow from the tensors."""
-    tensors = {f"{half}.{name}": tensor for half, path in (("encoder", encoder), ("decoder", decoder))
-               for name, tensor in read_tensors(path).items()}  # fmt: skip
+    tensors = {
+        f"{half}.{name}": tensor
+        for half, path in (("encoder", encoder), ("decoder", decoder))
+        for name, tensor in read_tensors(path).items()
+    }
     numbers = [name.split(".")[1] for name in tensors if name.startswith("encoder.")]
     if not all(number.isdigit() for number in numbers) or "encoder.0.weight" not in tensors:
         raise ValueError(f"{encoder} is no half of TAESD: its first tensors are {sorted(tensors)[:3]}")
     last = max(map(int, numbers))
-    config = TinyConfig(latent_channels=len(tensors[f"encoder.{last}.weight"]), width=len(tensors["encoder.0.weight"]),
-                        pooled=any(".pool." in name for name in tensors))  # fmt: skip
+    config = TinyConfig(
+        latent_channels=len(tensors[f"encoder.{last}.weight"]),
+        width=len(tensors["encoder.0.weight"]),
+        pooled=any(".pool." in name for name in tensors),
+    )
     return _fitted(TinyAutoencoder, config, tensors, tiny.published_names("taesd"))

@@ -56,8 +56,9 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     vectors to all codes never are in memory together.
     """
     with torch.autocast(z.device.type, enabled=False):  # bfloat16's 8 bits would miss one neighbour in six
-        z, codebook = z.float(), codebook.float()
-        half = -0.5 * codebook.square().sum(1)                               # (K,)
+        z = z.float()
+        codebook = codebook.float()
+        half = -0.5 * codebook.square().sum(1)  # (K,)
         rows = max(1, AT_ONCE // len(codebook))
         return torch.cat([_argmax(torch.addmm(half, part, codebook.T)) for part in z.split(rows)])
 
@@ -70,7 +71,7 @@ def _argmax(x: Tensor, block: int = 32) -> Tensor:
     """
     if x.shape[1] % block:
         return x.argmax(1)
-    blocks = x.unflatten(1, (-1, block))                                     # (N, K / block, block)
+    blocks = x.unflatten(1, (-1, block))  # (N, K / block, block)
     which = blocks.amax(2).argmax(1)
     inside = blocks[torch.arange(len(x), device=x.device), which].argmax(1)
     return which * block + inside
@@ -115,7 +116,9 @@ class EMAQuantizer(nn.Module):
             revive_below: share of the average use below which a code starts anew; 0: never.
         """
         super().__init__()
-        self.beta, self.decay, self.revive_below = beta, decay, revive_below
+        self.beta = beta
+        self.decay = decay
+        self.revive_below = revive_below
         self.register_buffer("codebook", torch.randn(K, width))
         self.register_buffer("counts", torch.zeros(K))  # running use of each code
         self.register_buffer("sums", torch.zeros(K, width))  # running sum of what each is chosen for
@@ -123,7 +126,7 @@ class EMAQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """(..., D); in training mode the codebook moves, by the vectors of all processes together."""
-        vectors = z.detach().flatten(0, -2).float()                          # (N, D)
+        vectors = z.detach().flatten(0, -2).float()  # (N, D)
         if self.training and not self.started:
             self._start(gathered(vectors))
         chosen = nearest(vectors, self.codebook)
@@ -205,7 +208,7 @@ class FSQ(nn.Module):
         half = (self.levels - 1) * (1 - 1e-3) / 2
         odd = self.levels % 2 == 1
         offset = torch.where(odd, 0.0, 0.5)
-        bounded = (z + (offset / half).atanh()).tanh() * half - offset       # an even number of levels has no middle
+        bounded = (z + (offset / half).atanh()).tanh() * half - offset  # an even number of levels has no middle
         whole = straight_through(bounded, bounded.round())
         digits = (whole.detach() + self.levels // 2).long()
         return Quantized(whole / (self.levels // 2), (digits * self.place).sum(-1), z.new_zeros(z.shape[:-1]))
@@ -228,7 +231,10 @@ class LFQ(nn.Module):
             sharpness: what the input is multiplied by before it counts as a logit.
         """
         super().__init__()
-        self.K, self.entropy, self.beta, self.sharpness = 2**bits, entropy, beta, sharpness
+        self.K = 2**bits
+        self.entropy = entropy
+        self.beta = beta
+        self.sharpness = sharpness
         self.register_buffer("place", 2 ** torch.arange(bits), persistent=False)
 
     def forward(self, z: Tensor) -> Quantized:
@@ -239,7 +245,7 @@ class LFQ(nn.Module):
         """
         signs = torch.where(z > 0, 1.0, -1.0)
         logits = self.sharpness * z
-        often = logits.sigmoid().flatten(0, -2).mean(0)                      # chance of a 1
+        often = logits.sigmoid().flatten(0, -2).mean(0)  # chance of a 1
         loss = self.entropy * (_binary_entropy(logits).sum(-1) - _binary_entropy(often.logit(eps=1e-6)).sum())
         loss = loss + self.beta * (z - signs).square().mean(-1)
         return Quantized(straight_through(z, signs), ((z > 0) * self.place).sum(-1), loss)
@@ -264,11 +270,15 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """(..., D); indices (..., layers)."""
-        left, total, indices, losses = z, torch.zeros_like(z), [], []
+        left = z
+        total = torch.zeros_like(z)
+        indices = []
+        losses = []
         for layer in self.layers:
             found = layer(left)
             codes = found.codes.detach()
-            total, left = total + codes, left - codes
+            total = total + codes
+            left = left - codes
             indices.append(found.indices)
             losses.append(found.loss)
         return Quantized(straight_through(z, total), torch.stack(indices, -1), torch.stack(losses).sum(0))

@@ -35,8 +35,12 @@ class Pool(nn.Sequential):
 
     def __init__(self, width: int):
         wide = 4 * width
-        super().__init__(nn.Conv2d(width, wide, 1, bias=False), nn.GroupNorm(4, wide), nn.ReLU(),
-                         nn.Conv2d(wide, width, 1, bias=False))  # fmt: skip
+        super().__init__(
+            nn.Conv2d(width, wide, 1, bias=False),
+            nn.GroupNorm(4, wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, width, 1, bias=False),
+        )
 
 
 class Block(nn.Module):
@@ -62,7 +66,8 @@ class Squash(nn.Module):
 
 def encoder(config: TinyConfig) -> nn.Sequential:
     """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
-    width, layers = config.width, [nn.Conv2d(3, config.width, 3, padding=1)]
+    width = config.width
+    layers = [nn.Conv2d(3, config.width, 3, padding=1)]
     for level, blocks in enumerate(config.blocks):
         if level:
             layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
@@ -72,7 +77,8 @@ def encoder(config: TinyConfig) -> nn.Sequential:
 
 def decoder(config: TinyConfig) -> nn.Sequential:
     """(B, C, h, w) -> (B, 3, H, W), about [0, 1]."""
-    width, layers = config.width, [Squash(), nn.Conv2d(config.latent_channels, config.width, 3, padding=1), nn.ReLU()]
+    width = config.width
+    layers = [Squash(), nn.Conv2d(config.latent_channels, config.width, 3, padding=1), nn.ReLU()]
     for level, blocks in enumerate(reversed(config.blocks)):
         if level:
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
@@ -85,7 +91,9 @@ class TinyAutoencoder(nn.Module):
 
     def __init__(self, config: TinyConfig):
         super().__init__()
-        self.config, self.encoder, self.decoder = config, encoder(config), decoder(config)
+        self.config = config
+        self.encoder = encoder(config)
+        self.decoder = decoder(config)
 
     def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), of about unit variance; nothing in them is random.
@@ -108,5 +116,7 @@ def published_names(layout: str) -> Renaming:
     """
     if layout == "taesd":
         return []
-    return [(r"^encoder\.(\d+)\.", r"encoder.layers.\1."),
-            (r"^decoder\.(\d+)\.", lambda found: f"decoder.layers.{int(found[1]) - 1}.")]  # fmt: skip
+    return [
+        (r"^encoder\.(\d+)\.", r"encoder.layers.\1."),
+        (r"^decoder\.(\d+)\.", lambda found: f"decoder.layers.{int(found[1]) - 1}."),
+    ]

@@ -34,10 +34,25 @@ def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
     works at more than 16x16, where a channel costs little: a third of the time.
     """
     if patch > 1:
-        return KLConfig(width=64, multipliers=(1,), blocks=1, groups=8, latent_channels=latent_channels,
-                        quant_convs=False, patch=patch, scale=1.0)  # fmt: skip
-    return KLConfig(width=16, multipliers=(1, 2, 4), blocks=1, groups=8, latent_channels=latent_channels,
-                    quant_convs=latent_channels == 4, scale=1.0)  # fmt: skip
+        return KLConfig(
+            width=64,
+            multipliers=(1,),
+            blocks=1,
+            groups=8,
+            latent_channels=latent_channels,
+            quant_convs=False,
+            patch=patch,
+            scale=1.0,
+        )
+    return KLConfig(
+        width=16,
+        multipliers=(1, 2, 4),
+        blocks=1,
+        groups=8,
+        latent_channels=latent_channels,
+        quant_convs=latent_channels == 4,
+        scale=1.0,
+    )
 
 
 class Reconstruction(nn.Module):
@@ -45,7 +60,8 @@ class Reconstruction(nn.Module):
 
     def __init__(self, autoencoder: KLAutoencoder, loss: PictureLoss):
         super().__init__()
-        self.autoencoder, self.loss = autoencoder, loss
+        self.autoencoder = autoencoder
+        self.loss = loss
 
     def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) error and weighed KL, per number of the picture."""
@@ -103,7 +119,8 @@ def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 1
     """The Gaussians of many pictures (N, 3, H, W), in batches on the autoencoder's device; they are kept on the CPU."""
     from tqdm.auto import tqdm
 
-    device, gaussians = next(autoencoder.parameters()).device, []
+    device = next(autoencoder.parameters()).device
+    gaussians = []
     for batch in tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False):
         gaussians.append(autoencoder.encode(batch.to(device)))
     return Gaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
@@ -112,7 +129,8 @@ def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 1
 @torch.no_grad()
 def with_measured_scale(autoencoder: Autoencoder, faces: Faces, count: int = 500) -> Autoencoder:
     """The same KL or quantised autoencoder, with the scale that gives what is diffused unit variance on these faces."""
-    device, generator = next(autoencoder.parameters()).device, torch.Generator().manual_seed(0)
+    device = next(autoencoder.parameters()).device
+    generator = torch.Generator().manual_seed(0)
     parts = faces.tensor(slice(0, count), device).split(100)
     latents = torch.cat([autoencoder.to_latents(part, generator) for part in parts])
     scale = autoencoder.config.scale / latents.std().item()
@@ -130,8 +148,11 @@ def fitted_preview(latents: Tensor, pictures: Tensor) -> Tensor:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.autoencoders.train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add_face_arguments(made, more=["patterns"])
     made.add_argument("--patch", type=int, default=1, help="pixels a side folded first; 4 is three times as fast")
     made.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")

@@ -42,7 +42,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     if options.size % autoencoder.config.factor:
         raise SystemExit(f"--size must be a multiple of {autoencoder.config.factor}, got {options.size}")
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    maps = face_maps(autoencoder.to(accelerator.device), faces)              # (2, N, h, w)
+    maps = face_maps(autoencoder.to(accelerator.device), faces)  # (2, N, h, w)
     book = read_metadata(options.autoencoder)["sha256"]  # a prior says nothing about other codes
     labels = torch.from_numpy(faces.labels).long()
     config = PriorConfig(autoencoder.config.K, maps.shape[-1], int(labels.max()) + 1)
@@ -69,14 +69,22 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     def save(average: Guessing, path: Path, told: dict[str, str]) -> None:
         average.prior.save(path, told | {"autoencoder_sha256": book})
 
-    return Task(f"vq-prior-{options.source}-{options.size}", model, losses, save, sample,
-                asdict(config) | {"autoencoder_sha256": book}, told=weights_metadata(faces))  # fmt: skip
+    return Task(
+        f"vq-prior-{options.source}-{options.size}",
+        model,
+        losses,
+        save,
+        sample,
+        asdict(config) | {"autoencoder_sha256": book},
+        told=weights_metadata(faces),
+    )
 
 
 @torch.no_grad()
 def face_maps(autoencoder: VQAutoencoder, faces: Faces, batch_size: int = 100) -> Tensor:
     """Indices (2, N, h, w), on the CPU, of N faces and of their mirror images."""
-    device, found = next(autoencoder.parameters()).device, []
+    device = next(autoencoder.parameters()).device
+    found = []
     for start in range(0, len(faces), batch_size):
         pictures = faces.tensor(slice(start, start + batch_size), device)
         both = autoencoder.quantize(autoencoder.encode(torch.cat([pictures, pictures.flip(-1)]))).indices
@@ -86,10 +94,14 @@ def face_maps(autoencoder: VQAutoencoder, faces: Faces, batch_size: int = 100) -
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train_prior", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
-    made.add_argument("--autoencoder", default="vq",
-                      help="quantised autoencoder whose codes are learned: a file, or a course name")  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.autoencoders.train_prior",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument(
+        "--autoencoder", default="vq", help="quantised autoencoder whose codes are learned: a file, or a course name"
+    )
     add_face_arguments(made)
     add_run_arguments(made, steps=2000, batch_size=32, learning_rate=2e-3)
     made.set_defaults(precision="bf16", ema=0.998)

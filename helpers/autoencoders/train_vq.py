@@ -26,8 +26,9 @@ from helpers.training.run import Task, train_command
 
 def tiny_config(K: int = 1024) -> VQConfig:
     """64x64 pixels become 16x16 codes of 4 numbers; all layers work at 16x16, where a channel costs little."""
-    return VQConfig(width=64, multipliers=(1,), blocks=1, latent_channels=4, groups=8, patch=4, K=K, code_width=4,
-                    ema=True)  # fmt: skip
+    return VQConfig(
+        width=64, multipliers=(1,), blocks=1, latent_channels=4, groups=8, patch=4, K=K, code_width=4, ema=True
+    )
 
 
 class Reconstruction(nn.Module):
@@ -35,7 +36,8 @@ class Reconstruction(nn.Module):
 
     def __init__(self, autoencoder: VQAutoencoder, loss: PictureLoss):
         super().__init__()
-        self.autoencoder, self.loss = autoencoder, loss
+        self.autoencoder = autoencoder
+        self.loss = loss
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B,) error and what the quantiser asks for."""
@@ -70,14 +72,24 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         print(usage(quantized.indices, config.K), flush=True)
         save_png(compare({"picture": pictures, "decoded": again}), path)
 
-    return Task(f"vq-{options.source}-{options.size}", model, losses, save, sample,
-                asdict(config) | {"compared_by": model.loss.sees}, told=weights_metadata(faces))  # fmt: skip
+    return Task(
+        f"vq-{options.source}-{options.size}",
+        model,
+        losses,
+        save,
+        sample,
+        asdict(config) | {"compared_by": model.loss.sees},
+        told=weights_metadata(faces),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.autoencoders.train_vq", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.autoencoders.train_vq",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add_face_arguments(made)
     made.add_argument("--codes", type=int, default=1024, help="in the codebook")
     add_loss_arguments(made, error="mse")

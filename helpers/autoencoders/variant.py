@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.divergences import gaussian_kl
 
-SIZE, WIDTH, CLASSES = 32, 16, 3  # pixels a side, numbers of a code, species
+SIZE = 32  # pixels per side
+WIDTH = 16  # numbers of a code
+CLASSES = 3  # species
 HIDDEN = 256  # width of the one layer between picture and code
 SPREAD = 0.2  # of the Gaussian around a decoded picture: about the error that a trained decoder leaves
 
@@ -49,8 +51,9 @@ class Decoder(nn.Sequential):
     """Code to picture: (B, D) -> (B, 3, 32, 32)."""
 
     def __init__(self, width: int):
-        super().__init__(nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, 3 * SIZE**2),
-                         nn.Unflatten(1, (3, SIZE, SIZE)))  # fmt: skip
+        super().__init__(
+            nn.Linear(width, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, 3 * SIZE**2), nn.Unflatten(1, (3, SIZE, SIZE))
+        )
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -69,7 +72,8 @@ class AE(nn.Module):
     def __init__(self, width: int = WIDTH):
         super().__init__()
         self.width = width
-        self.encoder, self.decoder = Encoder(self.numbers * width, self.pictures_in), Decoder(self.width_in())
+        self.encoder = Encoder(self.numbers * width, self.pictures_in)
+        self.decoder = Decoder(self.width_in())
 
     def width_in(self) -> int:
         """What the decoder reads."""

@@ -65,7 +65,8 @@ class Capacity(VAE):
 
     paper = "Burgess et al. 2018, eq. 8"
     formula = r"-\log p(x \mid z) + \gamma\, \lvert KL - C \rvert, \quad C: 0 \to 25"
-    gamma, most = 30.0, 25.0
+    gamma = 30.0
+    most = 25.0
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
         return self.gamma * (self.kl(posterior).mean() - self.most * batch.progress).abs()
@@ -89,7 +90,8 @@ class DIP1(VAE):
 
     paper = "Kumar, Sattigeri, Balakrishnan 2017, eq. 6"
     formula = r"-\log p(x \mid z) + KL + \lambda_o \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum (C_{ii} - 1)^2"
-    off_diagonal, diagonal = 50.0, 50.0
+    off_diagonal = 50.0
+    diagonal = 50.0
 
     def covariance(self, mean: Tensor, logvar: Tensor) -> Tensor:
         """(D, D) of the means."""
@@ -126,8 +128,9 @@ class Factor(VAE):
         # the critic's own loss stands beside the encoder's, and neither's gradient reaches the other
         frozen = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
         ratio = torch.func.functional_call(self.critic, frozen, (z,))[:, 0]
-        real, shuffled = self.critic(z.detach())[:, 0], self.critic(permuted(z.detach(), batch.generator))[:, 0]
-        critic = F.softplus(-real) + F.softplus(shuffled)                    # cross-entropy of a logit
+        real = self.critic(z.detach())[:, 0]
+        shuffled = self.critic(permuted(z.detach(), batch.generator))[:, 0]
+        critic = F.softplus(-real) + F.softplus(shuffled)  # cross-entropy of a logit
         return self.kl(posterior) + self.gamma * ratio + critic
 
 
@@ -139,7 +142,8 @@ class Info(VAE):
 
     paper = "Zhao, Song, Ermon 2017, eq. 6"
     formula = r"-\log p(x \mid z) + (1 - \alpha)\, KL + (\alpha + \lambda - 1)\, MMD(q(z), p(z))"
-    alpha, weight = 0.5, 500.0
+    alpha = 0.5
+    weight = 500.0
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
         distance = mmd(z, noise_like(z, batch.generator))
@@ -185,11 +189,13 @@ class ImportanceWeighted(VAE):
 
     paper = "Burda, Grosse, Salakhutdinov 2015, eq. 8"
     formula = r"-\log \frac{1}{K} \sum_k \frac{p(x, z_k)}{q(z_k \mid x)}"
-    means, samples = 1, 5  # M, K
+    means = 1  # M
+    samples = 5  # K
 
     def forward(self, batch: Batch) -> Terms:
-        posterior, each = self.posterior(batch), self.means * self.samples
-        repeated = tuple(part.repeat_interleave(each, 0) for part in posterior)          # (B M K, D)
+        posterior = self.posterior(batch)
+        each = self.means * self.samples
+        repeated = tuple(part.repeat_interleave(each, 0) for part in posterior)  # (B M K, D)
         z = self.draw(repeated, batch.generator)
         many = batch._replace(x=batch.x.repeat_interleave(each, 0))
         error = self.error(self.decode(z, many), many)
@@ -204,7 +210,8 @@ class MultiplyImportanceWeighted(ImportanceWeighted):
 
     paper = "Rainforth et al. 2018, eq. 20"
     formula = r"-\frac{1}{M} \sum_m \log \frac{1}{K} \sum_k \frac{p(x, z_{mk})}{q(z_{mk} \mid x)}"
-    means, samples = 2, 3
+    means = 2
+    samples = 3
 
 
 # --- other errors ---------------------------------------------------------------------------------------------------
@@ -215,7 +222,8 @@ class LogCosh(VAE):
 
     paper = "Chen et al. 2019, eq. 10"
     formula = r"w \sum \frac{1}{a} \log \cosh (a (\hat x - x)) + KL"
-    sharpness, weight = 10.0, 5.0
+    sharpness = 10.0
+    weight = 5.0
 
     def error(self, decoded: Tensor, batch: Batch) -> Tensor:
         return self.weight * log_cosh(decoded - batch.x, self.sharpness).flatten(1).sum(1)
@@ -252,7 +260,13 @@ class MSSSIM(VAE):
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
         similar = multiscale_structural_similarity_index_measure(
-            (decoded.clamp(-1, 1) + 1) / 2, (batch.x + 1) / 2, data_range=1.0, sigma=0.5, kernel_size=5,  # a 5x5 window
-            betas=(0.3, 0.4, 0.3), reduction="none", normalize="relu",
-        )  # fmt: skip
+            (decoded.clamp(-1, 1) + 1) / 2,
+            (batch.x + 1) / 2,
+            data_range=1.0,
+            sigma=0.5,
+            kernel_size=5,  # a 5x5 window
+            betas=(0.3, 0.4, 0.3),
+            reduction="none",
+            normalize="relu",
+        )
         return self.weight * (1 - similar)

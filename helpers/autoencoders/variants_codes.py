@@ -21,7 +21,9 @@ class Categorical(AE):
 
     paper = "Jang, Gu, Poole 2016, eq. 2"
     formula = r"-\log p(x \mid z) + \sum_n KL(q(z_n \mid x) \,\Vert\, U(K))"
-    K, warmest, coolest = 16, 1.0, 0.5
+    K = 16
+    warmest = 1.0
+    coolest = 0.5
     temperature = warmest
 
     @property
@@ -33,7 +35,7 @@ class Categorical(AE):
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
         self.temperature = self.warmest * (self.coolest / self.warmest) ** batch.progress
-        return (self.encoder(batch.x).unflatten(1, (self.width, self.K)),)               # (B, D, K)
+        return (self.encoder(batch.x).unflatten(1, (self.width, self.K)),)  # (B, D, K)
 
     def draw(self, posterior: tuple[Tensor, ...], generator: torch.Generator | None) -> Tensor:
         return gumbel_softmax(posterior[0], self.temperature, generator).flatten(1)
@@ -60,7 +62,10 @@ class Joint(VAE):
 
     paper = "Dupont 2018, eq. 7"
     formula = r"-\log p(x \mid z, c) + \gamma\, \lvert KL_z - C_z \rvert + \gamma\, \lvert KL_c - C_c \rvert"
-    K, gamma, most, temperature = 3, 30.0, 25.0, 0.67  # as many kinds as there are species
+    K = 3  # as many as there are species
+    gamma = 30.0
+    most = 25.0
+    temperature = 0.67
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)
@@ -79,7 +84,8 @@ class Joint(VAE):
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
         *normal, logits = posterior
-        numbers, choice = self.kl(normal).mean(), categorical_kl(logits).mean()
+        numbers = self.kl(normal).mean()
+        choice = categorical_kl(logits).mean()
         targets = self.most * batch.progress, math.log(self.K) * batch.progress
         return self.gamma * ((numbers - targets[0]).abs() + (choice - targets[1]).abs())
 
@@ -105,8 +111,10 @@ class Gamma(AE):
 
     paper = "Naesseth et al. 2016, eq. 5 and section 4"
     formula = r"-\log p(x \mid z) + KL(\Gamma(a, b) \,\Vert\, \Gamma(2, 1))"
-    numbers, boost = 2, 6  # how far the shape is raised before drawing: then nearly nothing is rejected
-    prior_shape, prior_rate = 2.0, 1.0
+    numbers = 2
+    boost = 6  # how far the shape is raised before drawing: then nearly nothing is rejected
+    prior_shape = 2.0
+    prior_rate = 1.0
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
         shape, rate = (F.softplus(part) + 1e-2 for part in super().posterior(batch))
@@ -138,7 +146,7 @@ def gamma_draw(shape: Tensor, boost: int, generator: torch.Generator | None = No
     section 4.2); so the gradient through an accepted proposal is nearly all of it, and the rest is left out.
     """
     d = shape + boost - 1 / 3
-    tries = torch.randn((8, *shape.shape), generator=generator).to(shape)    # one of eight: all fail 1 in 10^14 times
+    tries = torch.randn((8, *shape.shape), generator=generator).to(shape)  # one of eight: all fail 1 in 10^14 times
     chances = torch.rand((8, *shape.shape), generator=generator).to(shape)
     with torch.no_grad():
         v = (1 + tries / (9 * d).sqrt()) ** 3
@@ -156,7 +164,9 @@ class VQ(AE):
 
     paper = "van den Oord, Vinyals, Kavukcuoglu 2017, eq. 3 and appendix A"
     formula = r"-\log p(x \mid e) + w \beta\, \text{mean}\, \Vert z - sg[e] \Vert^2"
-    tokens, K, weight = 16, 64, 300.0
+    tokens = 16
+    K = 64
+    weight = 300.0
 
     def __init__(self, width: int = WIDTH):
         super().__init__(self.tokens * width // 2)
@@ -164,8 +174,9 @@ class VQ(AE):
 
     def forward(self, batch: Batch) -> Terms:
         quantized = self.quantizer(self.encoder(batch.x).unflatten(1, (self.tokens, -1)))
-        return Terms(self.error(self.decode(quantized.codes.flatten(1)), batch),
-                     self.weight * quantized.loss.flatten(1).mean(1))  # fmt: skip
+        return Terms(
+            self.error(self.decode(quantized.codes.flatten(1)), batch), self.weight * quantized.loss.flatten(1).mean(1)
+        )
 
     def embed(self, batch: Batch) -> Tensor:
         return self.quantizer(self.encoder(batch.x).unflatten(1, (self.tokens, -1))).codes.flatten(1)
@@ -248,7 +259,8 @@ class Ladder(Hierarchical):
         self, features: Tensor, upper: Tensor, expected: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         seen, seen_logvar = self.lower(features).chunk(2, dim=1)
-        certain, certain_expected = (-seen_logvar.clamp(-12, 6)).exp(), (-expected[1]).exp()
+        certain = (-seen_logvar.clamp(-12, 6)).exp()
+        certain_expected = (-expected[1]).exp()
         variance = 1 / (certain + certain_expected)
         return variance * (certain * seen + certain_expected * expected[0]), variance.log()
 
@@ -270,7 +282,7 @@ class Vamp(VAE):
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
         mean, logvar = self.components()
-        parts = log_gaussian(z[:, None], mean[None], logvar[None]).sum(2)                # (B, K)
+        parts = log_gaussian(z[:, None], mean[None], logvar[None]).sum(2)  # (B, K)
         return log_gaussian(z, *posterior).sum(1) - parts.logsumexp(1) + math.log(self.K)
 
     def rate(self, batch: Batch) -> Tensor:
@@ -290,7 +302,8 @@ class TwoStage(VAE):
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)
-        self.up, self.down = mlp(width, 2 * width), mlp(width, width)
+        self.up = mlp(width, 2 * width)
+        self.down = mlp(width, width)
         self.log_spread = nn.Parameter(torch.zeros(()))  # learned, which is the paper's point
 
     def second(self, z: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -52,8 +52,10 @@ class VQAutoencoder(nn.Module):
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        self.config, halves = config, config.halves()
-        self.encoder, self.decoder = Encoder(halves, outputs=config.latent_channels), Decoder(halves)
+        self.config = config
+        halves = config.halves()
+        self.encoder = Encoder(halves, outputs=config.latent_channels)
+        self.decoder = Decoder(halves)
         self.quant = nn.Conv2d(config.latent_channels, config.code_width, 1)
         self.post_quant = nn.Conv2d(config.code_width, config.latent_channels, 1)
         self.quantizer = (EMAQuantizer if config.ema else VectorQuantizer)(config.K, config.code_width)
@@ -112,7 +114,8 @@ class VQAutoencoder(nn.Module):
 @torch.no_grad()
 def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
     """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
-    device, found = next(autoencoder.parameters()).device, []
+    device = next(autoencoder.parameters()).device
+    found = []
     for batch in pictures.split(batch_size):
         again, quantized = autoencoder(batch.to(device))
         found.append((again.clamp(-1, 1).cpu(), quantized.indices.cpu()))
@@ -127,7 +130,7 @@ def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
     """
     book = autoencoder.quantizer.codebook.detach()
     centred = book - book.mean(0)
-    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T            # (K, 3)
+    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T  # (K, 3)
     colours = (along / (2 * along.std(0))).clamp(-1, 1)
     return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.factor)
 

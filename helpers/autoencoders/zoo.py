@@ -67,14 +67,16 @@ def made(name: str, seed: int = 0, **settings: float) -> AE:
 
 def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iterator[TrainState]:
     """Train on faces of 32x32, yielding after every step; details are the mean error and penalty in nats."""
-    pictures, labels = faces.tensor(), torch.from_numpy(faces.labels)
-    numbers, done = pictures[0].numel(), 0
+    pictures = faces.tensor()
+    labels = torch.from_numpy(faces.labels)
+    numbers = pictures[0].numel()
+    done = 0
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(faces), (BATCH_SIZE,), generator=generator)
         terms = model(Batch(pictures[chosen], labels[chosen], generator, done / config.steps, len(faces)))
         details = {"error": terms.error.mean().item(), "penalty": terms.penalty.mean().item()}
-        return (terms.error + terms.penalty) / numbers, details              # per number: rates as for other networks
+        return (terms.error + terms.penalty) / numbers, details  # per number: rates as for other networks
 
     for state in train(model, losses, config):
         done = state.step
@@ -86,11 +88,13 @@ class Judge:
     """Faces that no variant has seen, and what of them is the same for every variant."""
 
     def __init__(self, faces: Faces):
-        self.pictures, self.labels = faces.tensor(), torch.from_numpy(faces.labels)
+        self.pictures = faces.tensor()
+        self.labels = torch.from_numpy(faces.labels)
         self.reader = load_reader()
         self.features = self.reader.features(self.pictures)
-        self.known = torch.tensor([[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()]
-                                   for face in faces.attributes])  # fmt: skip
+        self.known = torch.tensor(
+            [[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()] for face in faces.attributes]
+        )
 
     @torch.no_grad()
     def __call__(self, model: AE, seed: int = 0) -> dict[str, float]:
@@ -101,14 +105,23 @@ class Judge:
             many pictures from the prior to these faces, in the features of the course's reader; mig, sap, and dci's
             disentanglement, completeness and informativeness of the codes' means against the known attributes.
         """
-        generator, pictures, known = torch.Generator().manual_seed(seed), self.pictures, self.known
+        generator = torch.Generator().manual_seed(seed)
+        pictures = self.pictures
+        known = self.known
         batch = Batch(pictures, self.labels, generator, count=len(pictures))
-        codes, again = model.variables(batch), model.again(batch)
+        codes = model.variables(batch)
+        again = model.again(batch)
         drawn = self.reader.features(model.generate(len(pictures), generator).clamp(-1, 1))
         disentangled, complete, informative = dci(codes, known)
         return {
-            "psnr": psnr(pictures, again), "ssim": ssim(pictures, again), "rate": model.rate(batch).mean().item(),
-            "active": active_units(codes), "frechet": frechet_distance(drawn, self.features).value,
-            "mig": mig(codes, known), "sap": sap(codes, known),
-            "disentangled": disentangled, "complete": complete, "informative": informative,
-        }  # fmt: skip
+            "psnr": psnr(pictures, again),
+            "ssim": ssim(pictures, again),
+            "rate": model.rate(batch).mean().item(),
+            "active": active_units(codes),
+            "frechet": frechet_distance(drawn, self.features).value,
+            "mig": mig(codes, known),
+            "sap": sap(codes, known),
+            "disentangled": disentangled,
+            "complete": complete,
+            "informative": informative,
+        }

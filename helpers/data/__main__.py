@@ -24,8 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     for split in SPLITS if options.split == "all" else (options.split,):
         start = time.perf_counter()
         try:
-            faces = load_faces(options.source, split, options.size, limit=options.limit, seed=options.seed,
-                               root=options.root, cache_dir=options.cache_dir)
+            faces = load_faces(
+                options.source,
+                split,
+                options.size,
+                limit=options.limit,
+                seed=options.seed,
+                root=options.root,
+                cache_dir=options.cache_dir,
+            )
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -21,12 +21,15 @@ from helpers.data.faces import CLASS_NAMES, Faces, Skipped
 from helpers.data.pictures import DECODER_VERSION, BadPictureError, Entry, decode_all, native_size
 
 CREDIT = "Animal Faces-HQ (AFHQ), Choi et al., StarGAN v2, CVPR 2020. CC BY-NC 4.0: non-commercial use, with credit."
-WEIGHTS_LICENCE = ("trained on photographs (AFHQ's are CC BY-NC 4.0, those of other collections for research); "
-                   "non-commercial use only")
+WEIGHTS_LICENCE = (
+    "trained on photographs (AFHQ's are CC BY-NC 4.0, those of other collections for research); non-commercial use only"
+)
 MOST_SKIPPED = 0.1  # of a class; with more missing, the data set is not what its name says
-HELP = (f"To get the pictures: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
-        "ANIMAL_FACES_DIR to the zip or to the folder it unpacks to. "
-        "Or use the drawn faces, source='toy-faces', which need no download.")
+HELP = (
+    f"To get the pictures: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
+    "ANIMAL_FACES_DIR to the zip or to the folder it unpacks to. "
+    "Or use the drawn faces, source='toy-faces', which need no download."
+)
 
 
 def weights_metadata(faces: Faces) -> dict[str, str]:
@@ -49,8 +52,14 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
     """
     collection = find(root, size)
     contents = scan(collection, split)
-    recipe = {"source": "animal-faces", "split": split, "size": size, "files": contents.digest,
-              "decoder": DECODER_VERSION, "pillow": PIL.__version__}
+    recipe = {
+        "source": "animal-faces",
+        "split": split,
+        "size": size,
+        "files": contents.digest,
+        "decoder": DECODER_VERSION,
+        "pillow": PIL.__version__,
+    }
 
     def build(details: dict) -> Iterator[np.ndarray]:
         bad: list[Skipped] = []
@@ -63,8 +72,15 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
     bad = tuple(Skipped(*one) for one in details["skipped"])
     unusable = {one.path for one in bad}
     labels = np.array([one.label for one in contents.entries if one.path not in unusable], dtype=np.int64)
-    return Faces(images, labels, CLASS_NAMES, source="animal-faces", split=split, credit=CREDIT,
-                 skipped=bad + tuple(contents.skipped))
+    return Faces(
+        images,
+        labels,
+        CLASS_NAMES,
+        source="animal-faces",
+        split=split,
+        credit=CREDIT,
+        skipped=bad + tuple(contents.skipped),
+    )
 
 
 def _refuse_a_hole(collection: Collection, entries: list[Entry], bad: list[Skipped]) -> None:
@@ -74,15 +90,20 @@ def _refuse_a_hole(collection: Collection, entries: list[Entry], bad: list[Skipp
         missing = [unusable[path] for path in paths if path in unusable]
         if len(missing) > MOST_SKIPPED * len(paths):
             first = "; ".join(f"{path}: {reason}" for path, reason in missing[:3])
-            raise ValueError(f"{len(missing)} of the {len(paths)} {name} pictures in {collection.path} cannot be used, "
-                             f"more than {MOST_SKIPPED:.0%}: {first}. Copy or download the collection again")
+            raise ValueError(
+                f"{len(missing)} of the {len(paths)} {name} pictures in {collection.path} cannot be used, "
+                f"more than {MOST_SKIPPED:.0%}: {first}. Copy or download the collection again"
+            )
 
 
 def _warn_if_enlarging(collection: Collection, contents: Contents, size: int) -> None:
     native = _native_size(collection, contents.entries)
     if native is not None and native < size:
-        warnings.warn(f"the pictures in {collection.path} are {native} px and are enlarged to {size} px: they stay "
-                      "blurred. Larger ones are in the original AFHQ (512 px)", stacklevel=2)
+        warnings.warn(
+            f"the pictures in {collection.path} are {native} px and are enlarged to {size} px: they stay "
+            "blurred. Larger ones are in the original AFHQ (512 px)",
+            stacklevel=2,
+        )
 
 
 def _native_size(collection: Collection, entries: list[Entry]) -> int | None:
@@ -125,8 +146,11 @@ def find(root: str | Path | None, size: int) -> Collection:
             tried.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         if place == "ANIMAL_FACES_DIR" and os.environ.get(place):
             warnings.warn(f"no animal faces in {tried[-1]}; looking elsewhere", stacklevel=2)
-    raise FileNotFoundError("animal faces were not found. Tried:\n  "
-                            + "\n  ".join(f"{i}. {one}" for i, one in enumerate(tried, 1)) + f"\n{HELP}")
+    raise FileNotFoundError(
+        "animal faces were not found. Tried:\n  "
+        + "\n  ".join(f"{i}. {one}" for i, one in enumerate(tried, 1))
+        + f"\n{HELP}"
+    )
 
 
 def at_hand(size: int = 64) -> bool:

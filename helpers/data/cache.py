@@ -22,9 +22,9 @@ from typing import IO
 import numpy as np
 
 CHECKSUM_LIMIT = 512 * 2**20  # bytes; above that only header and length are checked: hashing would cost seconds
-MEMORY_LIMIT = 2 * 2**30      # bytes; a cache that cannot be written is kept in memory up to here
-FORMAT = 2                    # of the two files; 1 had no seal. Another number is another name
-ABANDONED = 3600              # seconds without a write after which a temporary file belongs to nobody
+MEMORY_LIMIT = 2 * 2**30  # bytes; a cache that cannot be written is kept in memory up to here
+FORMAT = 2  # of the two files; 1 had no seal. Another number is another name
+ABANDONED = 3600  # seconds without a write after which a temporary file belongs to nobody
 
 Build = Callable[[dict], Iterator[np.ndarray]]  # yields uint8 (n, 3, H, W); fills in the details as it goes
 
@@ -74,8 +74,11 @@ def load_or_build(folder: Path, name: str, recipe: dict, build: Build) -> tuple[
         return read(path, recipe)
     except (_WriteError, DamagedCacheError) as trouble:
         advice = "Set COURSE_HOME or cache_dir to a folder that can be written and has room."
-        warnings.warn(f"the cache {path} cannot be written ({trouble}); the pictures stay in memory, and will be made "
-                      f"again next time. {advice}", stacklevel=2)
+        warnings.warn(
+            f"the cache {path} cannot be written ({trouble}); the pictures stay in memory, and will be made "
+            f"again next time. {advice}",
+            stacklevel=2,
+        )
         return _in_memory(build, f"{trouble}. {advice}")
 
 
@@ -173,13 +176,16 @@ def _write_header(file: IO[bytes], shape: list[int]) -> None:
 
 def _in_memory(build: Build, trouble: str) -> tuple[np.ndarray, dict]:
     details: dict = {}
-    pieces, total = [], 0
+    pieces = []
+    total = 0
     for piece in build(details):
         pieces.append(piece)
         total += piece.nbytes
         if total > MEMORY_LIMIT:
-            raise OSError(f"more than {MEMORY_LIMIT / 2**30:g} GiB of pictures, too many to keep in memory, "
-                          f"and the cache cannot be written: {trouble}")
+            raise OSError(
+                f"more than {MEMORY_LIMIT / 2**30:g} GiB of pictures, too many to keep in memory, "
+                f"and the cache cannot be written: {trouble}"
+            )
     return np.concatenate(pieces) if pieces else np.empty((0, 3, 1, 1), np.uint8), details
 
 

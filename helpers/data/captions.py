@@ -12,9 +12,25 @@ from torch import Tensor
 
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 
-PADDING, LENGTH = "<pad>", 18
-_GLUE = ("a", "an", "the", "face", "of", "with", "and", "eyes", "on", "background", "animal", "mane", "its", "tongue",
-         "out")  # fmt: skip
+PADDING = "<pad>"
+LENGTH = 18
+_GLUE = (
+    "a",
+    "an",
+    "the",
+    "face",
+    "of",
+    "with",
+    "and",
+    "eyes",
+    "on",
+    "background",
+    "animal",
+    "mane",
+    "its",
+    "tongue",
+    "out",
+)
 WORDS = (PADDING, *dict.fromkeys((*_GLUE, *SPECIES, *PATTERNS, *FURS, *EYES, *BACKGROUNDS)))
 
 

@@ -23,9 +23,9 @@ LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 class Contents(NamedTuple):
     """The files of one split."""
 
-    entries: list[Entry]      # should be pictures; by class, then by name
-    skipped: list[Skipped]    # lie where no picture belongs
-    digest: str               # SHA-256 of every entry's name and length
+    entries: list[Entry]  # should be pictures; by class, then by name
+    skipped: list[Skipped]  # lie where no picture belongs
+    digest: str  # SHA-256 of every entry's name and length
 
 
 class Collection:
@@ -33,8 +33,8 @@ class Collection:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files: dict[str, int] = {}   # path inside, with /, to length in bytes
-        self.folders: set[str] = set()    # also the empty ones
+        self.files: dict[str, int] = {}  # path inside, with /, to length in bytes
+        self.folders: set[str] = set()  # also the empty ones
         self._list()
 
     def _list(self) -> None:
@@ -44,8 +44,10 @@ class Collection:
         try:
             found = sorted(os.scandir(folder), key=lambda one: one.name)
         except PermissionError as error:
-            raise PermissionError(f"the folder {folder} cannot be read ({error.strerror}): give yourself the right to "
-                                  "(chmod -R u+rX) or point ANIMAL_FACES_DIR elsewhere") from error
+            raise PermissionError(
+                f"the folder {folder} cannot be read ({error.strerror}): give yourself the right to "
+                "(chmod -R u+rX) or point ANIMAL_FACES_DIR elsewhere"
+            ) from error
         for one in found:
             if _is_litter(one.name):
                 continue
@@ -80,8 +82,10 @@ class ZipCollection(Collection):
 
     def _list(self) -> None:
         if outside := [name for name in self.zip.NameToInfo if name.startswith("/") or ".." in name.split("/")]:
-            raise ValueError(f"{self.path} is refused: it holds names that lead out of it, such as {outside[0]!r}, "
-                             "which no honest zip does; get it anew from where it was published")
+            raise ValueError(
+                f"{self.path} is refused: it holds names that lead out of it, such as {outside[0]!r}, "
+                "which no honest zip does; get it anew from where it was published"
+            )
         for name, info in sorted(self.zip.NameToInfo.items()):  # of two of one name, the last: as unpacking does
             if any(map(_is_litter, name.split("/"))):
                 continue
@@ -118,17 +122,23 @@ def scan(collection: Collection, split: str) -> Contents:
         ValueError: if the split or one of the classes is missing or empty, or a class folder has an unknown name.
         PermissionError: if a folder cannot be read.
     """
-    prefix, folders = split_prefix(collection), collection.folders
+    prefix = split_prefix(collection)
+    folders = collection.folders
     tops = [f"{prefix}/{name}" if prefix else name for name in SPLIT_FOLDERS[split]]
     top = next((top for top in tops if top in folders), None)
     if top is None:
         raise ValueError(f"{collection.path} has no {split} pictures: there is no folder {' or '.join(tops)}")
     classes = {folder.removeprefix(f"{top}/") for folder in folders if folder.rpartition("/")[0] == top}
     if unknown := sorted(classes - set(CLASS_NAMES)):
-        raise ValueError(f"{collection.path} has class folders that nobody knows in {top}: {', '.join(unknown)}; "
-                         f"expected are {', '.join(CLASS_NAMES)}. Rename them or move them away")
-    skipped = [Skipped(folder, "a folder inside a class folder is not looked into") for folder in sorted(folders)
-               if folder.startswith(f"{top}/") and folder.count("/") == top.count("/") + 2]
+        raise ValueError(
+            f"{collection.path} has class folders that nobody knows in {top}: {', '.join(unknown)}; "
+            f"expected are {', '.join(CLASS_NAMES)}. Rename them or move them away"
+        )
+    skipped = [
+        Skipped(folder, "a folder inside a class folder is not looked into")
+        for folder in sorted(folders)
+        if folder.startswith(f"{top}/") and folder.count("/") == top.count("/") + 2
+    ]
     entries: dict[str, list[Entry]] = {name: [] for name in CLASS_NAMES}
     for path, length in collection.files.items():
         parent, _, _ = path.rpartition("/")

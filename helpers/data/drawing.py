@@ -17,9 +17,9 @@ from helpers.data.faces import CLASS_NAMES, SPLITS, Faces
 from helpers.data.toy_faces import PAINTER_VERSION, FaceAttributes, draw_face, toy_attributes
 
 COUNTS = {"train": 6000, "val": 900}
-WORKERS = 2           # processes: drawing, unlike decoding, holds the interpreter
-PIECE = 60            # faces drawn between two ticks of the progress bar
-WORTH_WORKERS = 400   # fewer are drawn before the workers have started
+WORKERS = 2  # processes: drawing, unlike decoding, holds the interpreter
+PIECE = 60  # faces drawn between two ticks of the progress bar
+WORTH_WORKERS = 400  # fewer are drawn before the workers have started
 CREDIT = "Faces drawn by the course."
 
 
@@ -44,7 +44,9 @@ def drawn_faces(split: str, size: int, *, limit: int | None, seed: int, cache_di
         labels=np.array([CLASS_NAMES.index(one.species) for one in attributes], dtype=np.int64),
         captions=tuple(caption(one) for one in attributes),
         attributes=attributes,
-        source="toy-faces", split=split, credit=CREDIT,
+        source="toy-faces",
+        split=split,
+        credit=CREDIT,
     )
 
 
@@ -57,7 +59,7 @@ def draw_all(attributes: Sequence[FaceAttributes], size: int, progress: bool) ->
     """The faces in order, in pieces uint8 (n, 3, size, size), drawn by `WORKERS` processes where that pays."""
     from tqdm.auto import tqdm
 
-    pieces = [(attributes[start:start + PIECE], size) for start in range(0, len(attributes), PIECE)]
+    pieces = [(attributes[start : start + PIECE], size) for start in range(0, len(attributes), PIECE)]
     with tqdm(total=len(attributes), desc=f"drawing at {size} px", unit=" faces", disable=not progress) as bar:
         for piece in _drawn(pieces, parallel=len(attributes) >= WORTH_WORKERS and cpu_count() > 1):
             bar.update(len(piece))
@@ -86,7 +88,8 @@ def _drawn(pieces: list[tuple], parallel: bool) -> Iterator[np.ndarray]:
 @contextmanager
 def _nameless_main() -> Iterator[None]:
     """Keep new workers from running the user's script again: most have no `if __name__ == "__main__":`."""
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
@@ -103,5 +106,11 @@ def _name(split: str, size: int) -> str:
 
 
 def _recipe(split: str, size: int, count: int, seed: int) -> dict:
-    return {"source": "toy-faces", "split": split, "size": size, "count": count, "seed": seed,
-            "painter": PAINTER_VERSION}
+    return {
+        "source": "toy-faces",
+        "split": split,
+        "size": size,
+        "count": count,
+        "seed": seed,
+        "painter": PAINTER_VERSION,
+    }

@@ -59,7 +59,8 @@ def near_duplicates(a: np.ndarray, b: np.ndarray | None = None, threshold: float
     for pairs in _candidates(a, others).split(ROWS):
         if b is None:
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-        rows, columns = pairs[:, 0].numpy(), pairs[:, 1].numpy()
+        rows = pairs[:, 0].numpy()
+        columns = pairs[:, 1].numpy()
         alike = correlation(a[rows], others[columns])
         found += [Pair(*pair) for pair in zip(rows.tolist(), columns.tolist(), alike.tolist())]
     return sorted((pair for pair in found if pair.correlation >= threshold), key=lambda pair: -pair.correlation)

@@ -13,7 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
-BLACK, WHITE, PINK, TONGUE = (22, 20, 24), (255, 255, 255), (226, 138, 140), (230, 96, 110)
+BLACK = (22, 20, 24)
+WHITE = (255, 255, 255)
+PINK = (226, 138, 140)
+TONGUE = (230, 96, 110)
 SUPERSAMPLING = 4  # the picture is painted this much larger and averaged down
 ROUND = np.stack([f(np.linspace(0, 2 * math.pi, 28, endpoint=False)) for f in (np.cos, np.sin)], 1)  # (28, 2)
 
@@ -54,16 +57,19 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> np.ndarray:
     """(28, 2) points on an ellipse, turned clockwise by `turn` radians."""
-    c, s = math.cos(turn), math.sin(turn)
+    c = math.cos(turn)
+    s = math.sin(turn)
     return ROUND * (rx, ry) @ np.array([[c, s], [-s, c]]) + (x, y)
 
 
 def leaf(x: float, y: float, dx: float, dy: float, thick: float) -> np.ndarray:
     """(4, 2) points of a stroke from (x, y) along (dx, dy), pointed at both ends and widest at 40 %."""
     length = math.hypot(dx, dy)
-    nx, ny = -dy / length * thick / 2, dx / length * thick / 2
-    return np.array([(x, y), (x + 0.4 * dx + nx, y + 0.4 * dy + ny), (x + dx, y + dy),
-                     (x + 0.4 * dx - nx, y + 0.4 * dy - ny)])  # fmt: skip
+    nx = -dy / length * thick / 2
+    ny = dx / length * thick / 2
+    return np.array(
+        [(x, y), (x + 0.4 * dx + nx, y + 0.4 * dy + ny), (x + dx, y + dy), (x + 0.4 * dx - nx, y + 0.4 * dy - ny)]
+    )
 
 
 def flip(points: np.ndarray, side: int) -> np.ndarray:
@@ -73,7 +79,8 @@ def flip(points: np.ndarray, side: int) -> np.ndarray:
 
 def face_shapes(species: str, pattern: str, mane: bool, tongue: bool, look: FaceLook) -> list[Shape]:
     """All shapes of a face, back to front, in the picture's unit coordinates."""
-    c, s = math.cos(look.tilt), math.sin(look.tilt)
+    c = math.cos(look.tilt)
+    s = math.sin(look.tilt)
     to_picture = look.scale * np.array([[c * look.width, s * look.width], [-s, c]])
     shapes: list[Shape] = []
 
@@ -100,7 +107,8 @@ def _eyes(add: Add, look: FaceLook, x: float, y: float, r: float, pupil: tuple[f
     """Two eyes alike: rim, iris, pupil, glint. `squint` flattens them; `pupil` is its radii over the eye's."""
     for side, part in ((-1, "left eye"), (1, "right eye")):
         turn = side * 0.18
-        gx, gy = side * x + look.gaze[0] * r, y + look.gaze[1] * r
+        gx = side * x + look.gaze[0] * r
+        gy = y + look.gaze[1] * r
         add(part, ellipse(side * x, y, 1.18 * r, 1.18 * r * squint, turn), BLACK)
         add(part, ellipse(side * x, y, r, r * squint, turn), look.eyes)
         add(part, ellipse(gx, gy, pupil[0] * r, pupil[1] * r * squint), BLACK)
@@ -200,7 +208,8 @@ def _wild(
 def _background(look: FaceLook, pixels: int) -> Image.Image:
     """A soft gradient with blotches: 5 x 5 colours, smoothly enlarged."""
     rng = np.random.default_rng(look.texture)
-    near, far = np.array(look.background, float), np.array(look.background_far, float)
+    near = np.array(look.background, float)
+    far = np.array(look.background_far, float)
     x, y = np.meshgrid(np.linspace(0, 1, 5), np.linspace(0, 1, 5))
     angle = rng.uniform(0, 2 * math.pi)
     share = 0.5 + 0.5 * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5)) * 1.4

@@ -28,7 +28,7 @@ SIZES = range(8, 1025)  # below 8 nothing is left of a face; above 1024 no sourc
 class Skipped(NamedTuple):
     """A file that could not be used."""
 
-    path: str    # inside the folder or zip, with /
+    path: str  # inside the folder or zip, with /
     reason: str
 
 
@@ -36,15 +36,15 @@ class Skipped(NamedTuple):
 class Faces:
     """Pictures of one source and split, with labels; `faces[:100]`, `faces[indices]`, `faces[mask]` are Faces too."""
 
-    images: np.ndarray                                  # uint8 (N, 3, H, W), possibly a read-only mmap
-    labels: np.ndarray                                  # int64 (N,), positions in class_names
+    images: np.ndarray  # uint8 (N, 3, H, W), possibly a read-only mmap
+    labels: np.ndarray  # int64 (N,), positions in class_names
     class_names: tuple[str, ...] = CLASS_NAMES
-    captions: tuple[str, ...] | None = None             # where the source has any
+    captions: tuple[str, ...] | None = None  # where the source has any
     attributes: "tuple[FaceAttributes, ...] | None" = None  # drawn faces only
     source: str = ""
     split: str = ""
-    credit: str = ""                                    # licence line, shown wherever real pictures are shown
-    skipped: tuple[Skipped, ...] = ()                   # files of the whole split that could not be used
+    credit: str = ""  # licence line, shown wherever real pictures are shown
+    skipped: tuple[Skipped, ...] = ()  # files of the whole split that could not be used
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -100,8 +100,9 @@ class Faces:
             raise ValueError(f"no class {name!r}; there are: {', '.join(self.class_names)}")
         return self[self.labels == self.class_names.index(name)]
 
-    def tensor(self, indices: slice | Sequence[int] | np.ndarray | None = None,
-               device: "torch.device | str | None" = None) -> "torch.Tensor":
+    def tensor(
+        self, indices: slice | Sequence[int] | np.ndarray | None = None, device: "torch.device | str | None" = None
+    ) -> "torch.Tensor":
         """The chosen pictures (None: all) as float32 (B, 3, H, W) in [-1, 1] on `device`."""
         chosen = self.images if indices is None else self.images[_as_index(indices)]
         return to_float(chosen, device)
@@ -142,9 +143,17 @@ def to_uint8(x: "torch.Tensor") -> "torch.Tensor":
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def load_faces(source: str = "toy-faces", split: str = "train", size: int = 64, *, limit: int | None = None,
-               seed: int = 0, root: str | Path | None = None, cache_dir: str | Path | None = None,
-               progress: bool = True) -> Faces:
+def load_faces(
+    source: str = "toy-faces",
+    split: str = "train",
+    size: int = 64,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Faces:
     """Pictures of one split: drawn or decoded the first time, afterwards read from a cache.
 
     Args:
@@ -169,8 +178,10 @@ def load_faces(source: str = "toy-faces", split: str = "train", size: int = 64, 
         if root is not None:
             raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
         from helpers.data.drawing import drawn_faces
+
         return drawn_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
     from helpers.data.animal_faces import real_faces
+
     faces = real_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
     if faces.skipped:
         warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
@@ -200,5 +211,7 @@ def skip_warning(skipped: Sequence[Skipped], used: int) -> str:
     """One message for all files that could not be used: the count, the first few, and what to do."""
     first = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
     more = f"; and {len(skipped) - 3} more in Faces.skipped" if len(skipped) > 3 else ""
-    return (f"{len(skipped)} files could not be used and were left out, {used} remain: {first}{more}. "
-            "Replace them with good copies, or delete them to silence this.")
+    return (
+        f"{len(skipped)} files could not be used and were left out, {used} remain: {first}{more}. "
+        "Replace them with good copies, or delete them to silence this."
+    )

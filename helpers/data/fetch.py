@@ -16,8 +16,8 @@ from helpers.course import course_home
 from helpers.data.faces import CLASS_NAMES
 
 KAGGLE = "andrewmvd/animal-faces"  # AFHQ v1 in folders, afhq/train/cat/*.jpg, about 0.7 GB
-HUB = "huggan/AFHQ"                # AFHQ v1 as parquet, one split; huggan/AFHQv2 is other pictures (re-cropped)
-HUB_VAL = 500                      # pictures a class set aside as val, as many as AFHQ v1 has
+HUB = "huggan/AFHQ"  # AFHQ v1 as parquet, one split; huggan/AFHQv2 is other pictures (re-cropped)
+HUB_VAL = 500  # pictures a class set aside as val, as many as AFHQ v1 has
 
 
 def kaggle_copies() -> list[Path]:
@@ -68,7 +68,8 @@ def pack(parquet_files: list[Path], target: Path) -> None:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for (data, label), pair in zip(rows(parquet_files), digests, strict=True):
-                split, ending = ("val" if pair in val else "train"), ("png" if data[1:4] == b"PNG" else "jpg")
+                split = "val" if pair in val else "train"
+                ending = "png" if data[1:4] == b"PNG" else "jpg"
                 archive.writestr(f"afhq/{split}/{CLASS_NAMES[label]}/{pair[1][:16]}.{ending}", data)
         os.replace(temporary, target)
     finally:

@@ -21,8 +21,15 @@ FINER = 2  # drawn at so many times the size, then shrunk: smooth edges
 PIECE = 50  # pictures between two ticks of the progress bar
 
 
-def load_patterns(split: str = "train", size: int = 64, *, limit: int | None = None, seed: int = 0,
-                  cache_dir: str | Path | None = None, progress: bool = True) -> Faces:
+def load_patterns(
+    split: str = "train",
+    size: int = 64,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Faces:
     """Drawn patterns, in the object that pictures of faces come in; their one class is called "pattern".
 
     Args:
@@ -43,14 +50,21 @@ def load_patterns(split: str = "train", size: int = 64, *, limit: int | None = N
         with tqdm(total=count, desc=f"drawing patterns at {size} px", unit=" pictures", disable=not progress) as bar:
             for start in range(0, count, PIECE):
                 numbers = range(start, min(start + PIECE, count))
-                yield np.stack([draw_pattern(np.random.default_rng((seed, SPLITS.index(split), i)), size)
-                                for i in numbers])  # fmt: skip
+                yield np.stack(
+                    [draw_pattern(np.random.default_rng((seed, SPLITS.index(split), i)), size) for i in numbers]
+                )
                 bar.update(len(numbers))
 
     folder = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
     images, _ = load_or_build(folder, f"patterns-{split}-{size}", recipe, build)
-    return Faces(images, np.zeros(count, dtype=np.int64), ("pattern",), source="patterns", split=split,
-                 credit="Patterns drawn by the course.")
+    return Faces(
+        images,
+        np.zeros(count, dtype=np.int64),
+        ("pattern",),
+        source="patterns",
+        split=split,
+        credit="Patterns drawn by the course.",
+    )
 
 
 def draw_pattern(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -66,7 +80,8 @@ def draw_pattern(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _shape(rng: np.random.Generator, draw: ImageDraw.ImageDraw, fine: int) -> None:
     """An ellipse, a polygon, a line or an arc, anywhere and of any size from a dot to half the picture."""
-    centre, reach = rng.uniform(0, fine, 2), fine * rng.uniform(0.15, 0.7) ** 2
+    centre = rng.uniform(0, fine, 2)
+    reach = fine * rng.uniform(0.15, 0.7) ** 2
     kind = rng.choice(["ellipse", "polygon", "line", "arc"], p=[0.35, 0.35, 0.2, 0.1])
     if kind in ("ellipse", "arc"):
         radii = reach * rng.uniform(0.4, 1, 2)
@@ -92,13 +107,15 @@ def _shape(rng: np.random.Generator, draw: ImageDraw.ImageDraw, fine: int) -> No
 def _texture(rng: np.random.Generator, fine: int) -> np.ndarray:
     """uint8 (fine, fine, 3): two colours mixed evenly, along a gradient, in waves, checks or clouds."""
     kind = rng.choice(["plain", "gradient", "rings", "waves", "checks", "clouds"], p=[0.3, 0.25, 0.1, 0.15, 0.05, 0.15])
-    near, far = _colour(rng), _colour(rng)
+    near = _colour(rng)
+    far = _colour(rng)
     if kind == "plain":
         return np.full((fine, fine, 3), near.round(), dtype=np.uint8)
     if rng.random() < 0.6:  # most textures are gentle: two shades of a colour
         far = near + 0.35 * (far - near)
     angle, y, x = rng.uniform(0, 2 * np.pi), *np.mgrid[:fine, :fine] / fine
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
     waves = rng.uniform(2, 16)
     if kind == "gradient":
         share = (along - along.min()) / np.ptp(along)

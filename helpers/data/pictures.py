@@ -13,15 +13,19 @@ from helpers.data.faces import Skipped
 
 Image.init()  # loads Pillow's formats, which it otherwise does at first use: not safe in several threads at once
 
-DECODER_VERSION = 1                # raise it when the pixels change: caches are then made anew
-SMALLEST_SIDE = 8                  # pixels; less is not a picture of anything
-MOST_PIXELS = 80_000_000           # a decompression bomb needs few bytes and much memory
+DECODER_VERSION = 1  # raise it when the pixels change: caches are then made anew
+SMALLEST_SIDE = 8  # pixels; less is not a picture of anything
+MOST_PIXELS = 80_000_000  # a decompression bomb needs few bytes and much memory
 MOST_BYTES = 64 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # not EPS and the like, which start other programs
-PIECE = 256                        # pictures decoded between two ticks of the progress bar
-_UPRIGHT = {                       # EXIF orientation (tag 274) to what undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+PIECE = 256  # pictures decoded between two ticks of the progress bar
+_UPRIGHT = {  # EXIF orientation (tag 274) to what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 
@@ -29,7 +33,7 @@ _UPRIGHT = {                       # EXIF orientation (tag 274) to what undoes i
 class Entry(NamedTuple):
     """A file that should be a picture."""
 
-    path: str    # inside the folder or zip, with /
+    path: str  # inside the folder or zip, with /
     bytes: int
     label: int
 
@@ -76,7 +80,8 @@ def _decode(data: bytes, size: int) -> np.ndarray:
     picture.draft(None, (2 * size, 2 * size))  # JPEG only; never below what is asked for, on either side
     picture = _to_rgb(picture)
     side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    left = (picture.width - side) / 2
+    top = (picture.height - side) / 2
     picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     if orientation in _UPRIGHT:  # after resizing: cheap, and the central square is the same either way
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -120,8 +125,9 @@ def native_size(data: bytes) -> int | None:
         return None
 
 
-def decode_all(entries: Sequence[Entry], read: Callable[[Entry], bytes], size: int, skipped: list[Skipped],
-               progress: bool) -> Iterator[np.ndarray]:
+def decode_all(
+    entries: Sequence[Entry], read: Callable[[Entry], bytes], size: int, skipped: list[Skipped], progress: bool
+) -> Iterator[np.ndarray]:
     """The pictures in order, in pieces uint8 (n, 3, size, size); what cannot be used is appended to `skipped`.
 
     Threads, not processes: Pillow and zlib let go of the interpreter while they work, and threads work anywhere.
@@ -139,10 +145,12 @@ def decode_all(entries: Sequence[Entry], read: Callable[[Entry], bytes], size: i
         except OSError as error:
             return Skipped(entry.path, f"cannot be read ({error.strerror or error})")
 
-    with (ThreadPoolExecutor(cpu_count()) as pool,
-          tqdm(total=len(entries), desc=f"decoding to {size} px", unit=" pictures", disable=not progress) as bar):
+    with (
+        ThreadPoolExecutor(cpu_count()) as pool,
+        tqdm(total=len(entries), desc=f"decoding to {size} px", unit=" pictures", disable=not progress) as bar,
+    ):
         for start in range(0, len(entries), PIECE):
-            results = list(pool.map(one, entries[start:start + PIECE]))
+            results = list(pool.map(one, entries[start : start + PIECE]))
             skipped += [result for result in results if isinstance(result, Skipped)]
             good = [result for result in results if not isinstance(result, Skipped)]
             bar.update(len(results))

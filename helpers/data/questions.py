@@ -58,8 +58,11 @@ def yes_no_questions(face: FaceAttributes) -> dict[str, list[Question]]:
 def a_yes_no_question(face: FaceAttributes, rng: np.random.Generator, about: Sequence[str] | None = None) -> Question:
     """One of them, or of those about some things ("pattern" must be among these): "yes" is as often right as "no"."""
     wanted = ("yes", "no")[rng.integers(2)]
-    groups = [[one for one in group if one.answer == wanted]
-              for kind, group in yes_no_questions(face).items() if about is None or kind in about]  # fmt: skip
+    groups = [
+        [one for one in group if one.answer == wanted]
+        for kind, group in yes_no_questions(face).items()
+        if about is None or kind in about
+    ]
     groups = [group for group in groups if group]
     group = groups[rng.integers(len(groups))]
     return group[rng.integers(len(group))]

@@ -42,12 +42,12 @@ def _start(n: int, noise: float, seed: int) -> torch.Generator:
 
 def _polyline(corners: list[tuple[float, float]], n: int, generator: torch.Generator) -> Tensor:
     """(n, 2) points spread evenly along a line through the corners."""
-    corner = torch.tensor(corners)                                        # (K, 2)
+    corner = torch.tensor(corners)  # (K, 2)
     ends = torch.cat([torch.zeros(1), (corner.diff(dim=0)).norm(dim=1).cumsum(0)])  # (K,) length up to each corner
-    at = torch.rand(n, generator=generator) * ends[-1]                    # (n,)
+    at = torch.rand(n, generator=generator) * ends[-1]  # (n,)
     leg = torch.searchsorted(ends, at, right=True).clamp(1, len(corners) - 1)
     share = (at - ends[leg - 1]) / (ends[leg] - ends[leg - 1])
-    return torch.lerp(corner[leg - 1], corner[leg], share[:, None])       # (n, 2)
+    return torch.lerp(corner[leg - 1], corner[leg], share[:, None])  # (n, 2)
 
 
 def _arc(centre: tuple[float, float], radii: tuple[float, float], degrees: tuple[float, float], count: int = 24):
@@ -73,7 +73,7 @@ def cat_head(n: int = 4096, noise: float = 0.015, seed: int = 0) -> Points:
     """
     generator = _start(n, noise, seed)
     ear = [(0.25, 0.48), (0.66, 0.93), (0.74, 0.14)]
-    cheeks = _arc((0.0, -0.12), (0.78, 0.68), (-200, 20))                 # from the left ear, below, to the right ear
+    cheeks = _arc((0.0, -0.12), (0.78, 0.68), (-200, 20))  # from the left ear, below, to the right ear
     eye = _arc((0.32, 0.06), (0.14, 0.11), (0, 360))
     mouth = _arc((0.13, -0.40), (0.13, 0.12), (180, 340))
     nose = [(0.0, -0.40), (-0.08, -0.27), (0.08, -0.27), (0.0, -0.40)]
@@ -110,9 +110,10 @@ def clover(n: int = 4096, noise: float = 0.08, seed: int = 0) -> Points:
     generator = _start(n, noise, seed)
     labels = torch.randint(3, (n,), generator=generator)
     across, along = torch.randn(2, n, generator=generator)
-    leaf = torch.stack([noise * across, 0.35 + 4 * noise * along], dim=1)       # (n, 2) pointing up
+    leaf = torch.stack([noise * across, 0.35 + 4 * noise * along], dim=1)  # (n, 2) pointing up
     angle = labels * (2 * math.pi / 3)
-    cos, sin = angle.cos(), angle.sin()
+    cos = angle.cos()
+    sin = angle.sin()
     xy = torch.stack([cos * leaf[:, 0] - sin * leaf[:, 1], sin * leaf[:, 0] + cos * leaf[:, 1]], dim=1)
     return Points(xy, labels, ("top", "left", "right"))
 
@@ -128,6 +129,6 @@ def two_moons(n: int = 4096, noise: float = 0.05, seed: int = 0) -> Points:
     generator = _start(n, noise, seed)
     labels = torch.randint(2, (n,), generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
-    side = 1 - 2 * labels                                                           # 1 upper, -1 lower
+    side = 1 - 2 * labels  # 1 upper, -1 lower
     xy = torch.stack([side * (angle.cos() - 0.5), side * (angle.sin() - 0.25)], dim=1) * 0.6
     return Points(xy + noise * torch.randn(n, 2, generator=generator), labels, ("upper", "lower"))

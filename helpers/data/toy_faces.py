@@ -88,8 +88,15 @@ def sample_attributes(rng: np.random.Generator, **wanted: str | bool) -> FaceAtt
     Raises:
         ValueError: for an attribute or a value nobody knows, or a combination that is never drawn.
     """
-    choices = {"species": SPECIES, "fur": tuple(FURS), "eyes": tuple(EYES), "pattern": PATTERNS,
-               "background": tuple(BACKGROUNDS), "mane": (False, True), "tongue": (False, True)}  # fmt: skip
+    choices = {
+        "species": SPECIES,
+        "fur": tuple(FURS),
+        "eyes": tuple(EYES),
+        "pattern": PATTERNS,
+        "background": tuple(BACKGROUNDS),
+        "mane": (False, True),
+        "tongue": (False, True),
+    }
     for name, value in wanted.items():
         if name not in choices:
             raise ValueError(f"unknown attribute {name!r}: a drawn face has {', '.join(choices)}")
@@ -122,7 +129,8 @@ def _possible_species(rng: np.random.Generator, species: str, wanted: dict) -> s
 
 
 def _refuse_impossible(drawn: dict) -> None:
-    species, pattern = drawn["species"], drawn["pattern"]
+    species = drawn["species"]
+    pattern = drawn["pattern"]
     if drawn["mane"] and (species != "wild" or pattern != "plain"):
         raise ValueError(f"a mane is drawn on plain wild animals only, not on a {pattern} {species}")
     if drawn["tongue"] and species != "dog":

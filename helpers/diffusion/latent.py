@@ -26,7 +26,9 @@ class LatentDiffusion(nn.Module):
             preview: (C, 3) from a latent's channels to red, green and blue.
         """
         super().__init__()
-        self.autoencoder, self.path, self.limits = autoencoder, path, limits
+        self.autoencoder = autoencoder
+        self.path = path
+        self.limits = limits
         self.preview = torch.as_tensor(preview)
 
     def request(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> Request:
@@ -76,8 +78,13 @@ class LatentDiffusion(nn.Module):
         """The walk of a request to its end, decoded: float32 (B, 3, H, W) in [-1, 1]."""
         from tqdm.auto import tqdm
 
-        steps = tqdm(self.steps(request), total=request.steps - request.skipped, desc="denoising",
-                     disable=not progress, leave=False)  # fmt: skip
+        steps = tqdm(
+            self.steps(request),
+            total=request.steps - request.skipped,
+            desc="denoising",
+            disable=not progress,
+            leave=False,
+        )
         for step in steps:
             if callback is not None:
                 callback(step, self.look(step.x0))
@@ -87,8 +94,9 @@ class LatentDiffusion(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, float32 on the CPU; one at a time, for the decoder needs the most memory."""
         dtype = next(self.autoencoder.parameters()).dtype
-        return torch.cat([self.autoencoder.to_pictures(channels_last(one.to(dtype))).float().cpu()
-                          for one in latents.split(1)])  # fmt: skip
+        return torch.cat(
+            [self.autoencoder.to_pictures(channels_last(one.to(dtype))).float().cpu() for one in latents.split(1)]
+        )
 
     @torch.no_grad()
     def encode(self, picture: Tensor) -> Tensor:
@@ -99,13 +107,15 @@ class LatentDiffusion(nn.Module):
     def _start(self, request: Request) -> tuple[Denoiser, Tensor, Tensor, torch.Generator]:
         """What a sampler needs: whom to ask, the first state, the times from there, and fresh noise."""
         known = None if request.picture is None else self.encode(request.picture)
-        denoise, times = self.asked(request), self.times_for(request)
+        denoise = self.asked(request)
+        times = self.times_for(request)
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]  # on the CPU: alike everywhere
         noise = torch.stack([torch.randn(request.latent_shape, generator=one) for one in generators]).to(self.device)
         generator = generators[0]  # goes on where the noise ended: what is drawn later must not repeat it
         if known is None:
             return denoise, noise, times, generator
-        known, times = known.expand_as(noise), times[request.skipped :]
+        known = known.expand_as(noise)
+        times = times[request.skipped :]
         if request.mask is not None:
             denoise = self._inpainting(denoise, known, request.latent_mask().to(noise))
         alpha, sigma = (c.to(noise) for c in self.path.alpha_sigma(times[0]))

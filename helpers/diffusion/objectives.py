@@ -54,7 +54,8 @@ def denoised(kind: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Ten
         alpha, sigma: (B,) or 0-d coefficients of the path at the state's time.
     """
     _known(kind)
-    alpha, sigma = expand(alpha, x), expand(sigma, x)
+    alpha = expand(alpha, x)
+    sigma = expand(sigma, x)
     if kind == "epsilon":
         return Denoised((x - sigma * prediction) / alpha.clamp(min=SMALLEST_DIVISOR), prediction)
     if kind == "x0":

@@ -32,16 +32,29 @@ class Request:
     """A checked wish: every bad argument is refused here, before any work is done."""
 
     def __init__(
-        self, limits: Limits, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
-        steps: int = 50, guidance_scale: float = 7.5, seed: int = 0, height: int | None = None,
-        width: int | None = None, num_images: int = 1, sampler: str = "ddim", init_image: Any = None,
-        strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0,
-    ):  # fmt: skip
+        self,
+        limits: Limits,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        sampler: str = "ddim",
+        init_image: Any = None,
+        strength: float = 0.8,
+        mask_image: Any = None,
+        clip_skip: int = 0,
+    ):
         """Arguments as for a system's `generate`."""
         self.steps = within("steps", steps, 1, 999, int)
         self.clip_skip = within("clip_skip", clip_skip, 0, limits.text_layers - 1, int)
         self.guidance_scale = within("guidance_scale", guidance_scale, 0, 1000, float)
-        seed, each = within("seed", seed, 0, 2**63 - 1001, int), within("num_images", num_images, 1, 1000, int)
+        seed = within("seed", seed, 0, 2**63 - 1001, int)
+        each = within("num_images", num_images, 1, 1000, int)
         strength = within("strength", strength, 0, 1, float)
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
@@ -49,9 +62,11 @@ class Request:
             raise ValueError("mask_image needs an init_image: the picture whose other parts are kept")
         self.prompts = texts("prompt", prompt, each)
         self.negatives = texts("negative_prompt", negative_prompt, each, like=self.prompts)
-        self.picture = None if init_image is None else picture_tensor(init_image)[None]   # (1, 3, H, W)
-        self.mask = None if mask_image is None else mask_tensor(mask_image)[None]         # (1, 1, H, W)
-        self.limits, self.sampler, self.seeds = limits, sampler, [seed + i for i in range(len(self.prompts))]
+        self.picture = None if init_image is None else picture_tensor(init_image)[None]  # (1, 3, H, W)
+        self.mask = None if mask_image is None else mask_tensor(mask_image)[None]  # (1, 1, H, W)
+        self.limits = limits
+        self.sampler = sampler
+        self.seeds = [seed + i for i in range(len(self.prompts))]
         self.skipped = 0 if self.picture is None else self.steps - round(self.steps * strength)
         own = self.picture.shape[2:] if self.picture is not None else (limits.size, limits.size)
         self.size = (own[0] if height is None else height, own[1] if width is None else width)
@@ -95,8 +110,10 @@ def picture_tensor(image: Any) -> Tensor:
         return _pixels(image, "RGB") / 127.5 - 1
     _refuse_tensor("init_image", image, "(3, H, W) in [-1, 1]")
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.abs().max() <= 1.0001:
-        raise ValueError(f"init_image must be (3, H, W) floats in [-1, 1], got {image.dtype} {tuple(image.shape)}, "
-                         f"values up to {image.abs().max().item():.3g}")  # fmt: skip
+        raise ValueError(
+            f"init_image must be (3, H, W) floats in [-1, 1], got {image.dtype} {tuple(image.shape)}, "
+            f"values up to {image.abs().max().item():.3g}"
+        )
     return image.float().cpu()
 
 

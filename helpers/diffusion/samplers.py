@@ -56,7 +56,8 @@ def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[flo
         x0: (B, ...) the data, or what the network takes for it.
         here, there: (alpha, sigma) at t and at s.
     """
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = here, there
+    (alpha_t, sigma_t) = here
+    (alpha_s, sigma_s) = there
     step = alpha_t / alpha_s  # what is left of x_s in x_t
     added = sigma_t**2 - step**2 * sigma_s**2  # the variance that was put in between s and t
     mean = (step * sigma_s**2 * x + alpha_s * added * x0) / sigma_t**2
@@ -65,33 +66,33 @@ def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[flo
 
 def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
     """Ancestral sampling (DDPM, algorithm 2): draw every next state from the posterior at the predicted x0."""
-    x = noise                                                                # (B, ...)
+    x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
-        x0, _ = denoise(x, t)                                                # (B, ...)
+        x0, _ = denoise(x, t)  # (B, ...)
         mean, std = posterior(x, x0, (alpha, sigma), (alpha_next, sigma_next))
-        x = mean + std * _noise_like(x, generator) if std > 0 else mean      # (B, ...)
+        x = mean + std * _noise_like(x, generator) if std > 0 else mean  # (B, ...)
         yield Step(t_next, x, x0)
 
 
 def ddim(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None, eta=0.0) -> Iterator[Step]:
     """DDIM (Song et al. 2020, eq. 12): aim at x0, keep the predicted noise; eta = 1 is DDPM, 0 draws none."""
-    x = noise                                                                # (B, ...)
+    x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
-        x0, eps = denoise(x, t)                                              # (B, ...) each
+        x0, eps = denoise(x, t)  # (B, ...) each
         _, std = posterior(x, x0, (alpha, sigma), (alpha_next, sigma_next))
         fresh = eta * std
         x = alpha_next * x0 + math.sqrt(max(sigma_next**2 - fresh**2, 0.0)) * eps
         if fresh > 0:
-            x = x + fresh * _noise_like(x, generator)                        # (B, ...)
+            x = x + fresh * _noise_like(x, generator)  # (B, ...)
         yield Step(t_next, x, x0)
 
 
 def euler(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
     """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v."""
-    x = noise                                                                # (B, ...)
+    x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
-        x0, eps = denoise(x, t)                                              # (B, ...) each
-        x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps       # (B, ...)
+        x0, eps = denoise(x, t)  # (B, ...) each
+        x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps  # (B, ...)
         yield Step(t_next, x, x0)
 
 
@@ -100,14 +101,15 @@ def euler_ancestral(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path,
 
     In units of the data (x / alpha) the noise falls from s to s'; of s'^2, the part s'^2 (1 - s'^2 / s^2) is fresh.
     """
-    x = noise                                                                # (B, ...)
+    x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
-        x0, eps = denoise(x, t)                                              # (B, ...) each
-        shrink = alpha * sigma_next / (alpha_next * sigma)                   # s' / s
-        up, down = sigma_next * math.sqrt(max(1 - shrink**2, 0.0)), sigma_next * shrink
+        x0, eps = denoise(x, t)  # (B, ...) each
+        shrink = alpha * sigma_next / (alpha_next * sigma)  # s' / s
+        up = sigma_next * math.sqrt(max(1 - shrink**2, 0.0))
+        down = sigma_next * shrink
         x = alpha_next * x0 + down * eps
         if up > 0:
-            x = x + up * _noise_like(x, generator)                           # (B, ...)
+            x = x + up * _noise_like(x, generator)  # (B, ...)
         yield Step(t_next, x, x0)
 
 
@@ -116,15 +118,16 @@ def heun(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generat
 
     Two network evaluations a step, one in the last; second-order accurate.
     """
-    x = noise                                                                # (B, ...)
+    x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
         here = denoise(x, t)
         there = x + (alpha_next - alpha) * here.x0 + (sigma_next - sigma) * here.eps
         if sigma_next > 0:  # at clean data there is no noise left to ask about
             ahead = denoise(there, t_next)
-            x0, eps = (here.x0 + ahead.x0) / 2, (here.eps + ahead.eps) / 2   # (B, ...) each
+            x0 = (here.x0 + ahead.x0) / 2
+            eps = (here.eps + ahead.eps) / 2  # (B, ...) each
             there = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps
-        x = there                                                            # (B, ...)
+        x = there  # (B, ...)
         yield Step(t_next, x, here.x0)
 
 
@@ -133,9 +136,10 @@ def lms(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generato
 
     One evaluation a step. The polynomial is in t; its integral against d(alpha) and d(sigma) is a fine midpoint sum.
     """
-    x, seen = noise, []                                                      # seen: the last (t, x0, eps)
+    x = noise
+    seen = []  # seen: the last (t, x0, eps)
     for t, _, _, t_next, _, _ in _walk(times, path):
-        x0, eps = denoise(x, t)                                              # (B, ...) each
+        x0, eps = denoise(x, t)  # (B, ...) each
         seen = [(t, x0, eps), *seen][:order]
         fine = torch.linspace(t, t_next, 65, dtype=torch.float64)
         d_alpha, d_sigma = (coefficient.double().diff() for coefficient in path.alpha_sigma(fine))
@@ -152,16 +156,19 @@ def dpm_solver_pp_2m(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path
 
     One evaluation a step. The first step, and the last (where the log is infinite), are first-order.
     """
-    x, previous, h_previous = noise, None, math.inf
+    x = noise
+    previous = None
+    h_previous = math.inf
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
-        x0, _ = denoise(x, t)                                                # (B, ...)
+        x0, _ = denoise(x, t)  # (B, ...)
         finite = alpha > 0 and sigma_next > 0
         h = math.log(alpha_next * sigma / (sigma_next * alpha)) if finite else math.inf
         slope = 0.0 if previous is None or math.isinf(h) or math.isinf(h_previous) else h / (2 * h_previous)
-        guess = x0 if slope == 0 else (1 + slope) * x0 - slope * previous    # (B, ...) x0 at the middle of the step
-        keep = sigma_next / sigma                                            # (1 - e^-h) alpha' = alpha' - keep alpha
-        x = keep * x + (alpha_next - keep * alpha) * guess                   # (B, ...)
-        previous, h_previous = x0, h
+        guess = x0 if slope == 0 else (1 + slope) * x0 - slope * previous  # (B, ...) x0 at the middle of the step
+        keep = sigma_next / sigma  # (1 - e^-h) alpha' = alpha' - keep alpha
+        x = keep * x + (alpha_next - keep * alpha) * guess  # (B, ...)
+        previous = x0
+        h_previous = h
         yield Step(t_next, x, x0)
 
 

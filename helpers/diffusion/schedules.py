@@ -71,10 +71,12 @@ class DDPMPath(Path):
     def __init__(self, betas: Tensor):
         """Args: betas: (T,) variances of the steps, each in (0, 1)."""
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError(f"betas must be one row of numbers inside (0, 1), got shape {tuple(betas.shape)} "
-                             f"in [{betas.min():.4g}, {betas.max():.4g}]")  # fmt: skip
-        self.betas = betas.double()                                         # (T,)
-        self.alphas_bar = torch.cumprod(1 - self.betas, dim=0)              # (T,) abar_k of DDPM, eq. 4
+            raise ValueError(
+                f"betas must be one row of numbers inside (0, 1), got shape {tuple(betas.shape)} "
+                f"in [{betas.min():.4g}, {betas.max():.4g}]"
+            )
+        self.betas = betas.double()  # (T,)
+        self.alphas_bar = torch.cumprod(1 - self.betas, dim=0)  # (T,) abar_k of DDPM, eq. 4
         self._table = torch.cat([torch.ones(1).double(), self.alphas_bar])  # (T + 1,) with abar = 1 at t = 0
 
     def __len__(self) -> int:

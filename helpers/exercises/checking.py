@@ -45,8 +45,10 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(self.text))
-        return (f'<div style="border-left: 4px solid currentColor; padding: 0.2em 0.8em">'
-                f"{SIGNS[self.state]} <b>{self.number}</b> {text}</div>")  # fmt: skip
+        return (
+            f'<div style="border-left: 4px solid currentColor; padding: 0.2em 0.8em">'
+            f"{SIGNS[self.state]} <b>{self.number}</b> {text}</div>"
+        )
 
 
 def exercise(number: str, mistakes: Mapping[str, Any]) -> Callable[[Judge], Judge]:
@@ -150,7 +152,8 @@ def close(given: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
     """Equal but for rounding; numbers and tensors, False for other shapes."""
     import torch
 
-    given, wanted = torch.as_tensor(given), torch.as_tensor(wanted)
+    given = torch.as_tensor(given)
+    wanted = torch.as_tensor(wanted)
     return given.shape == wanted.shape and torch.allclose(given.double(), wanted.double(), tolerance, tolerance)
 
 

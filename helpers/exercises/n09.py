@@ -5,11 +5,14 @@ import torch
 from helpers.exercises.checking import Wrong, ask, close, exercise, number
 
 
-@exercise("09.1", mistakes={
-    "channels": 16,
-    "each side": 4,
-    "of what": 1 / 12,
-})  # fmt: skip
+@exercise(
+    "09.1",
+    mistakes={
+        "channels": 16,
+        "each side": 4,
+        "of what": 1 / 12,
+    },
+)
 def compression(answer):
     """How many numbers the course's own latents save."""
     given = number(answer)
@@ -24,20 +27,27 @@ def compression(answer):
     return "12 times fewer. Stable Diffusion's saves 48: its pictures are larger, and so are the things in them."
 
 
-@exercise("09.2", mistakes={
-    "weighed": lambda picture, again, mean, logvar, weight: weight * (picture - again).square().mean()
-    + ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(),
-    "grows": lambda picture, again, mean, logvar, weight: (picture - again).square().mean()
-    - weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(),
-    "number of numbers": lambda picture, again, mean, logvar, weight: (picture - again).square().sum()
-    + weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).sum(),
-})  # fmt: skip
+@exercise(
+    "09.2",
+    mistakes={
+        "weighed": lambda picture, again, mean, logvar, weight: (
+            weight * (picture - again).square().mean() + ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
+        ),
+        "grows": lambda picture, again, mean, logvar, weight: (
+            (picture - again).square().mean() - weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
+        ),
+        "number of numbers": lambda picture, again, mean, logvar, weight: (
+            (picture - again).square().sum() + weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).sum()
+        ),
+    },
+)
 def loss(answer):
     """Error and a little KL."""
     generator = torch.Generator().manual_seed(0)
     picture, again = torch.randn(2, 2, 3, 8, 8, generator=generator)
     mean, logvar = torch.randn(2, 2, 4, 2, 2, generator=generator)
-    error, kl = (picture - again).square().mean(), ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
+    error = (picture - again).square().mean()
+    kl = ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
     alone = number(ask(answer, picture, again, mean, logvar, 0.0))
     given = number(ask(answer, picture, again, mean, logvar, 0.01))
     if close(alone, kl):
@@ -50,15 +60,20 @@ def loss(answer):
         raise Wrong("You subtract the KL: then the loss rewards a code whose rate grows.")
     if not close(given, error + 0.01 * kl):
         raise Wrong("KL per number: the mean of (mean^2 + variance - log variance - 1) / 2.")
-    return ("with a tiny weight it is an autoencoder with a little noise. Stable Diffusion's is a millionth, of sums "
-            "in place of means.")  # fmt: skip
+    return (
+        "with a tiny weight it is an autoencoder with a little noise. Stable Diffusion's is a millionth, of sums "
+        "in place of means."
+    )
 
 
-@exercise("09.3", mistakes={
-    "signal's spread": 0.02 / 1.02,
-    "ends": 1 / 1.01,
-    "upside": 100.0,
-})  # fmt: skip
+@exercise(
+    "09.3",
+    mistakes={
+        "signal's spread": 0.02 / 1.02,
+        "ends": 1 / 1.01,
+        "upside": 100.0,
+    },
+)
 def as_loud(answer):
     """Where the path's noise is as loud as the encoder's."""
     given = number(answer)
@@ -73,11 +88,14 @@ def as_loud(answer):
     return "t = 0.01: what the sampler does in its last hundredth drowns in what the decoder is used to anyway."
 
 
-@exercise("09.4", mistakes={
-    "seconds": 36.0,
-    "less": 18 / 60 / 0.5,
-    "saved per picture": 18 * 60 * 0.5,
-})  # fmt: skip
+@exercise(
+    "09.4",
+    mistakes={
+        "seconds": 36.0,
+        "less": 18 / 60 / 0.5,
+        "saved per picture": 18 * 60 * 0.5,
+    },
+)
 def pays_after(answer):
     """After how many pictures an autoencoder has paid for itself."""
     given = number(answer)

@@ -25,7 +25,7 @@ def readable(
     Returns:
         (B, H, N, D) mixed values, and the map (B, H, N, M) whose rows sum to 1.
     """
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5                    # (B, H, N, M)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, H, N, M)
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
@@ -57,7 +57,9 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads cannot share a width of {width}: heads must divide it")
-        self.heads, self.cross, self.causal = heads, context_width is not None, causal
+        self.heads = heads
+        self.cross = context_width is not None
+        self.causal = causal
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_kv = nn.Linear(context_width or width, 2 * width, bias=bias)
         self.to_out = nn.Linear(width, width)
@@ -72,10 +74,12 @@ class Attention(nn.Module):
                 and keys would never learn (1.4 million dead parameters in this course's predecessor).
         """
         if self.cross and (context is None or context.shape[1] < 2):
-            raise ValueError("cross-attention needs a context of at least 2 tokens: over one token the softmax is "
-                             "always 1 and the queries and keys get no gradient; add such a vector to the time "
-                             "embedding instead")  # fmt: skip
-        q, k, v = self._project(x, context)                                  # (B, H, N or M, D)
+            raise ValueError(
+                "cross-attention needs a context of at least 2 tokens: over one token the softmax is "
+                "always 1 and the queries and keys get no gradient; add such a vector to the time "
+                "embedding instead"
+            )
+        q, k, v = self._project(x, context)  # (B, H, N or M, D)
         if self.keep_map:
             mixed, self.map = readable(q, k, v, self.causal)
         elif q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
@@ -100,19 +104,23 @@ class Attention(nn.Module):
 def kept_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[str, Attention]]:
     """Inside the block every attention of the module uses the readable formula and keeps its map in `.map`.
 
-        with kept_maps(unet) as layers:
-            unet(x, t, text)
-            maps = {name: layer.map for name, layer in layers.items()}
+    with kept_maps(unet) as layers:
+        unet(x, t, text)
+        maps = {name: layer.map for name, layer in layers.items()}
     """
-    layers = {name: layer for name, layer in module.named_modules()
-              if hasattr(layer, "keep_map") and (layer.cross or not cross_only)}  # fmt: skip
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if hasattr(layer, "keep_map") and (layer.cross or not cross_only)
+    }
     for layer in layers.values():
         layer.keep_map = True
     try:
         yield layers
     finally:
         for layer in layers.values():
-            layer.keep_map, layer.map = False, None
+            layer.keep_map = False
+            layer.map = None
 
 
 def zero(module: nn.Module) -> nn.Module:

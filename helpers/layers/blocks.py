@@ -18,7 +18,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, condition_width: int, dropout: float = 0.0):
         super().__init__()
-        self.norm_1, self.norm_2 = group_norm(channels), group_norm(out_channels)
+        self.norm_1 = group_norm(channels)
+        self.norm_2 = group_norm(out_channels)
         self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.scale_shift = nn.Linear(condition_width, 2 * out_channels)
         self.dropout = nn.Dropout(dropout)
@@ -38,10 +39,12 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, context_width: int | None):
         super().__init__()
-        self.norm_1, self.self_attention = nn.LayerNorm(channels), Attention(channels, heads)
+        self.norm_1 = nn.LayerNorm(channels)
+        self.self_attention = Attention(channels, heads)
         self.cross_attention = None
         if context_width is not None:
-            self.norm_2, self.cross_attention = nn.LayerNorm(channels), Attention(channels, heads, context_width)
+            self.norm_2 = nn.LayerNorm(channels)
+            self.cross_attention = Attention(channels, heads, context_width)
         self.norm_3 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), zero(nn.Linear(2 * channels, channels)))
         for attention in (self.self_attention, self.cross_attention):
@@ -51,7 +54,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), context (B, M, context_width) -> (B, C, H, W)."""
         height = x.shape[2]
-        h = x.flatten(2).transpose(1, 2)                                     # (B, N, C) with N = H W
+        h = x.flatten(2).transpose(1, 2)  # (B, N, C) with N = H W
         h = h + self.self_attention(self.norm_1(h))
         if self.cross_attention is not None:
             h = h + self.cross_attention(self.norm_2(h), context)

@@ -30,10 +30,10 @@ class Convolution(nn.Conv2d):
         if torch.is_grad_enabled() or x.device.type != "cpu" or not few:
             return super().forward(x)
         B, C, H, W = x.shape
-        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)                                # (B, H + 2, W + 2, C)
-        around = padded.unfold(1, 3, 1).unfold(2, 3, 1)                                    # (B, H, W, C, 3, 3), a view
+        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)  # (B, H + 2, W + 2, C)
+        around = padded.unfold(1, 3, 1).unfold(2, 3, 1)  # (B, H, W, C, 3, 3), a view
         around = around.permute(0, 1, 2, 4, 5, 3).reshape(B * H * W, 9 * C)
-        weight = self.weight.permute(0, 2, 3, 1).reshape(-1, 9 * C)                        # (C', 9 C)
+        weight = self.weight.permute(0, 2, 3, 1).reshape(-1, 9 * C)  # (C', 9 C)
         return F.linear(around, weight, self.bias).view(B, H, W, -1).permute(0, 3, 1, 2)
 
 
@@ -100,13 +100,14 @@ class Upsample(nn.Module):
         Of the nine pixels under the kernel only four differ, since neighbours are copies: weights of equal
         pixels are added beforehand. Which ones depends on whether the output's row and column are even or odd.
         """
-        weight, (B, C, H, W) = self.conv.weight, x.shape
+        weight = self.conv.weight
+        (B, C, H, W) = x.shape
         out = x.new_empty((B, len(weight), 2 * H, 2 * W)).contiguous(memory_format=_layout(x))
         # even rows see (the row before | this one twice), odd ones (this one twice | the row after); columns alike
-        pairs = x.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])           # (parity, 2, 3)
+        pairs = x.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # (parity, 2, 3)
         mixing = torch.einsum("rai,cbj->rcabij", pairs, pairs).reshape(16, 9)
-        kernels = mixing @ weight.permute(0, 2, 3, 1).reshape(-1, 9, C)                    # (C', 16, C)
-        kernels = kernels.reshape(-1, 2, 2, 2, 2, C).permute(1, 2, 0, 5, 3, 4)             # (row, column, C', C, 2, 2)
+        kernels = mixing @ weight.permute(0, 2, 3, 1).reshape(-1, 9, C)  # (C', 16, C)
+        kernels = kernels.reshape(-1, 2, 2, 2, 2, C).permute(1, 2, 0, 5, 3, 4)  # (row, column, C', C, 2, 2)
         for row in (0, 1):
             for column in (0, 1):
                 padded = F.pad(x, (1 - column, column, 1 - row, row))

@@ -18,8 +18,8 @@ def sinusoids(t: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
     """
     half = width // 2
     frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies                               # (B, width / 2)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)                   # (B, width)
+    angles = t.float()[:, None] * frequencies  # (B, width / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, width)
 
 
 class TimeEmbedding(nn.Module):

@@ -31,11 +31,18 @@ from helpers.data.toy_faces import (
 )
 from helpers.weights import load_weights, save_weights, weights_path
 
-ATTRIBUTES = {"species": SPECIES, "fur": tuple(FURS), "eyes": tuple(EYES), "pattern": PATTERNS,
-              "background": tuple(BACKGROUNDS)}  # fmt: skip
-SIZE, WIDTH = 64, 128                             # pixels a side that the network sees; length of a feature vector
-TRAIN_SEED, HELD_OUT_SEED = 9_000_000, 8_000_000  # of the painter: far from the seeds of any data set
-CHUNK = 256                                       # pictures read at once
+ATTRIBUTES = {
+    "species": SPECIES,
+    "fur": tuple(FURS),
+    "eyes": tuple(EYES),
+    "pattern": PATTERNS,
+    "background": tuple(BACKGROUNDS),
+}
+SIZE = 64  # pixels per side that the network sees
+WIDTH = 128  # length of a feature vector
+TRAIN_SEED = 9_000_000  # of the painter: far from the seeds of any data set
+HELD_OUT_SEED = 8_000_000
+CHUNK = 256  # pictures read at once
 
 Wanted = Sequence[FaceAttributes] | Mapping[str, str | Sequence[str] | Tensor]
 
@@ -52,10 +59,10 @@ class AttributeReader(nn.Module):
         super().__init__()
         self.trunk = nn.Sequential(
             _convolution(3, 24, kernel=5, stride=2),  # (B, 24, 32, 32)
-            _convolution(24, 48, stride=2),           # (B, 48, 16, 16): an eye is three pixels wide
-            _convolution(48, 48),                     # (B, 48, 16, 16)
-            _convolution(48, 96, stride=2),           # (B, 96, 8, 8)
-            _convolution(96, WIDTH),                  # (B, 128, 8, 8)
+            _convolution(24, 48, stride=2),  # (B, 48, 16, 16): an eye is three pixels wide
+            _convolution(48, 48),  # (B, 48, 16, 16)
+            _convolution(48, 96, stride=2),  # (B, 96, 8, 8)
+            _convolution(96, WIDTH),  # (B, 128, 8, 8)
         )
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
 
@@ -163,8 +170,9 @@ def drawn(count: int, seed: int, progress: bool = False) -> tuple[Tensor, tuple[
     return torch.from_numpy(np.stack([draw_face(one, SIZE) for one in bar])), attributes
 
 
-def held_out_accuracy(reader: AttributeReader, count: int = 600, seed: int = 0,
-                      flawed: bool = False) -> dict[str, float]:
+def held_out_accuracy(
+    reader: AttributeReader, count: int = 600, seed: int = 0, flawed: bool = False
+) -> dict[str, float]:
     """How often the reader is right, by attribute, on faces drawn now that it was not trained on.
 
     Args:
@@ -186,9 +194,16 @@ def flaws(x: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.empty(B, *shape).uniform_(low, high, generator=generator)
 
-    turn, scale, side = uniform(-0.1, 0.1), uniform(0.9, 1.12), uniform(0, 1).sub(0.5).sign()  # side -1 mirrors
-    move = torch.stack([torch.stack([scale * side * turn.cos(), -scale * turn.sin(), uniform(-0.09, 0.09)], 1),
-                        torch.stack([scale * side * turn.sin(), scale * turn.cos(), uniform(-0.09, 0.09)], 1)], 1)
+    turn = uniform(-0.1, 0.1)
+    scale = uniform(0.9, 1.12)
+    side = uniform(0, 1).sub(0.5).sign()  # -1 mirrors
+    move = torch.stack(
+        [
+            torch.stack([scale * side * turn.cos(), -scale * turn.sin(), uniform(-0.09, 0.09)], 1),
+            torch.stack([scale * side * turn.sin(), scale * turn.cos(), uniform(-0.09, 0.09)], 1),
+        ],
+        1,
+    )
     x = F.grid_sample(x, F.affine_grid(move, list(x.shape), False), padding_mode="border", align_corners=False)
     mottled = torch.randn(B, 3, 8, 8, generator=generator) * uniform(0, 0.08, 1, 1, 1)
     x = x + F.interpolate(mottled, (H, H), mode="bilinear", align_corners=False)
@@ -199,8 +214,15 @@ def flaws(x: Tensor, generator: torch.Generator) -> Tensor:
     return (x + noise).clamp(-1, 1)
 
 
-def train(reader: AttributeReader, images: Tensor, attributes: Sequence[FaceAttributes], steps: int, seed: int,
-          batch: int = 64, rate: float = 4e-3) -> Iterator[float]:
+def train(
+    reader: AttributeReader,
+    images: Tensor,
+    attributes: Sequence[FaceAttributes],
+    steps: int,
+    seed: int,
+    batch: int = 64,
+    rate: float = 4e-3,
+) -> Iterator[float]:
     """Teach the reader on flawed faces; yields the loss of every step.
 
     Args:
@@ -213,9 +235,9 @@ def train(reader: AttributeReader, images: Tensor, attributes: Sequence[FaceAttr
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
     reader.train().to(memory_format=torch.channels_last)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,), generator=generator)           # (B,)
-        x = flaws(to_float(images[chosen]), generator)                               # (B, 3, 64, 64)
-        logits = reader(x.contiguous(memory_format=torch.channels_last))             # attribute -> (B, values)
+        chosen = torch.randint(len(images), (batch,), generator=generator)  # (B,)
+        x = flaws(to_float(images[chosen]), generator)  # (B, 3, 64, 64)
+        logits = reader(x.contiguous(memory_format=torch.channels_last))  # attribute -> (B, values)
         loss = sum(F.cross_entropy(logits[name], labels[name][chosen]) for name in ATTRIBUTES)
         optimizer.zero_grad()
         loss.backward()
@@ -246,19 +268,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     seconds = time.perf_counter() - started
     reader.half().float()  # scored as it is stored
-    scores = {kind: held_out_accuracy(reader, options.held_out, options.seed, flawed=kind == "flawed")
-              for kind in ("clean", "flawed")}
+    scores = {
+        kind: held_out_accuracy(reader, options.held_out, options.seed, flawed=kind == "flawed")
+        for kind in ("clean", "flawed")
+    }
     for kind, accuracy in scores.items():
         print(f"held-out accuracy, {kind}: " + ", ".join(f"{name} {value:.4f}" for name, value in accuracy.items()))
-    command = (f"python -m helpers.scoring.attributes --steps {options.steps} --faces {options.faces} "
-               f"--held-out {options.held_out} --seed {options.seed}")  # fmt: skip
-    save_weights(reader, options.out, {
-        "command": command, "seed": str(options.seed), "seconds": f"{seconds:.0f}", "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
-        "painter_version": PAINTER_VERSION, "held_out_faces": str(options.held_out),
-        "held_out_accuracy": json.dumps(scores["clean"]), "held_out_accuracy_flawed": json.dumps(scores["flawed"]),
-        "parameters": str(sum(p.numel() for p in reader.parameters())),
-    })  # fmt: skip
+    command = (
+        f"python -m helpers.scoring.attributes --steps {options.steps} --faces {options.faces} "
+        f"--held-out {options.held_out} --seed {options.seed}"
+    )
+    save_weights(
+        reader,
+        options.out,
+        {
+            "command": command,
+            "seed": str(options.seed),
+            "seconds": f"{seconds:.0f}",
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+            "painter_version": PAINTER_VERSION,
+            "held_out_faces": str(options.held_out),
+            "held_out_accuracy": json.dumps(scores["clean"]),
+            "held_out_accuracy_flawed": json.dumps(scores["flawed"]),
+            "parameters": str(sum(p.numel() for p in reader.parameters())),
+        },
+    )
     print(f"{options.out}: {seconds:.0f} s of drawing and training")
 
 

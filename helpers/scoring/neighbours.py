@@ -17,21 +17,22 @@ Space = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) in [-1, 1] -> vector
 class Neighbours(NamedTuple):
     """The k nearest of each sample, nearest first."""
 
-    indices: Tensor    # int64 (B, k), positions in the pictures that were searched
+    indices: Tensor  # int64 (B, k), positions in the pictures that were searched
     distances: Tensor  # float32 (B, k), root mean square difference per number: of colours in [-1, 1], for pixels
 
 
 class Copying(NamedTuple):
     """How near samples are to the training pictures, beside how near new pictures of the same kind are."""
 
-    ratio: float     # median distance sample -> training over validation -> training: 1 is fine, towards 0 is copying
+    ratio: float  # median distance sample -> training over validation -> training: 1 is fine, towards 0 is copying
     suspects: Tensor  # int64, samples nearer to a training picture than 99 % of the validation pictures
     samples: Neighbours
     validation: Neighbours
 
 
-def nearest(samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 1,
-            space: str | Space = "pixels") -> Neighbours:
+def nearest(
+    samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 1, space: str | Space = "pixels"
+) -> Neighbours:
     """The k pictures nearest to every sample.
 
     Args:
@@ -49,12 +50,12 @@ def nearest(samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 
         raise ValueError(f"pictures of one size are compared, got {tuple(samples.shape)} and {tuple(images.shape)}")
     if not 1 <= k <= len(images):
         raise ValueError(f"k must lie between 1 and the number of pictures, {len(images)}, got {k}")
-    wanted = torch.cat([_vectors(samples[i:i + CHUNK], space) for i in range(0, len(samples), CHUNK)])  # (B, D)
+    wanted = torch.cat([_vectors(samples[i : i + CHUNK], space) for i in range(0, len(samples), CHUNK)])  # (B, D)
     best = torch.full((len(wanted), k), torch.inf)
     where = torch.zeros(len(wanted), k, dtype=torch.int64)
     for start in range(0, len(images), CHUNK):
-        vectors = _vectors(images[start:start + CHUNK], space)                            # (n, D)
-        squares = vectors.square().sum(1) - 2 * wanted @ vectors.T                        # (B, n), less |wanted|^2
+        vectors = _vectors(images[start : start + CHUNK], space)  # (n, D)
+        squares = vectors.square().sum(1) - 2 * wanted @ vectors.T  # (B, n), less |wanted|^2
         candidates = torch.arange(start, start + len(vectors)).expand(len(wanted), -1)
         best, order = torch.cat([best, squares], 1).topk(k, largest=False)
         where = torch.cat([where, candidates], 1).gather(1, order)
@@ -79,8 +80,12 @@ def _measured(wanted: Tensor, images: Tensor | np.ndarray, where: Tensor, space:
     return Neighbours(where.gather(1, order), distances)
 
 
-def copied(samples: Tensor | np.ndarray, train: Tensor | np.ndarray, validation: Tensor | np.ndarray,
-           space: str | Space = "pixels") -> Copying:
+def copied(
+    samples: Tensor | np.ndarray,
+    train: Tensor | np.ndarray,
+    validation: Tensor | np.ndarray,
+    space: str | Space = "pixels",
+) -> Copying:
     """Compare the distances sample -> nearest training picture with those of pictures the network has never seen.
 
     Args:
@@ -94,7 +99,8 @@ def copied(samples: Tensor | np.ndarray, train: Tensor | np.ndarray, validation:
     """
     if not (len(samples) and len(train) and len(validation)):
         raise ValueError(f"no pictures: {len(samples)} samples, {len(train)} train, {len(validation)} validation")
-    sample, usual = nearest(samples, train, 1, space), nearest(validation, train, 1, space)
+    sample = nearest(samples, train, 1, space)
+    usual = nearest(validation, train, 1, space)
     ratio = sample.distances.median() / usual.distances.median()
     suspects = (sample.distances[:, 0] < usual.distances[:, 0].quantile(0.01)).nonzero()[:, 0]
     return Copying(ratio.item(), suspects, sample, usual)

@@ -37,10 +37,11 @@ class PhotographReader:
     @torch.no_grad()
     def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, H) -> probabilities of ImageNet's classes (N, 1000), features (N, 1280)."""
-        probabilities, features = [], []
+        probabilities = []
+        features = []
         for part in pictures.split(CHUNK):
             x = F.interpolate(part.float(), (SIZE, SIZE), mode="bicubic", antialias=True).clamp(-1, 1)
-            maps = self.network.extract_features(x)                                       # (B, 1280, 7, 7)
+            maps = self.network.extract_features(x)  # (B, 1280, 7, 7)
             features.append(maps.mean((2, 3)))
             probabilities.append(self.network._fc(features[-1]).softmax(1))
         return torch.cat(probabilities), torch.cat(features)
@@ -59,8 +60,12 @@ def agreement(probabilities: Tensor, wanted: Sequence[str]) -> dict[str, float]:
         ValueError: for another number of wishes, or a species nobody knows.
     """
     if len(wanted) != len(probabilities) or set(wanted) - set(GROUPS):
-        raise ValueError(f"{len(probabilities)} pictures need as many of {', '.join(GROUPS)}, got {len(wanted)}: "
-                         f"{', '.join(sorted(set(wanted)))}")  # fmt: skip
+        raise ValueError(
+            f"{len(probabilities)} pictures need as many of {', '.join(GROUPS)}, got {len(wanted)}: "
+            f"{', '.join(sorted(set(wanted)))}"
+        )
     first = probabilities.argmax(1).tolist()
-    return {"of three": sum(a == b for a, b in zip(species(probabilities), wanted, strict=True)) / len(wanted),
-            "of a thousand": sum(a in GROUPS[b] for a, b in zip(first, wanted, strict=True)) / len(wanted)}  # fmt: skip
+    return {
+        "of three": sum(a == b for a, b in zip(species(probabilities), wanted, strict=True)) / len(wanted),
+        "of a thousand": sum(a in GROUPS[b] for a, b in zip(first, wanted, strict=True)) / len(wanted),
+    }

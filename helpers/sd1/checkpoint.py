@@ -60,8 +60,11 @@ def read(
 
 # --- a diffusers folder ---------------------------------------------------------------------------------------------
 
-PARTS = {"text": ("text_encoder", ("model", "pytorch_model")), "unet": ("unet", ("diffusion_pytorch_model",)),
-         "autoencoder": ("vae", ("diffusion_pytorch_model",))}  # fmt: skip
+PARTS = {
+    "text": ("text_encoder", ("model", "pytorch_model")),
+    "unet": ("unet", ("diffusion_pytorch_model",)),
+    "autoencoder": ("vae", ("diffusion_pytorch_model",)),
+}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
@@ -77,7 +80,8 @@ def _download(repo: str, variant: str | None) -> Path:
 
 
 def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> Published:
-    index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+    index = folder / "model_index.json"
+    scheduler = folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
         pipeline = read_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
@@ -87,14 +91,17 @@ def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> 
         raise ValueError(f"{scheduler} says prediction_type {kind!r}; the course knows {', '.join(PREDICTIONS)}")
     parts = {name: read_tensors(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}
     parts["autoencoder"] = modern_attention(parts["autoencoder"])
-    parts["text"], own = published_text(parts["text"]), folder / "tokenizer"
+    parts["text"] = published_text(parts["text"])
+    own = folder / "tokenizer"
     tokenizer = tokenizer or (own if own.is_dir() else BytePairTokenizer.fetched())
     return Published("diffusers", **parts, prediction=PREDICTIONS[kind], tokenizer=Path(tokenizer))
 
 
 # --- CompVis's single file ------------------------------------------------------------------------------------------
 
-UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CLIP = "cond_stage_model.transformer."
 # tables that follow from the schedule, what only training needs, and the averaged copy of the U-Net
 KNOWN = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alphas_cumprod|sqrt_|log_one|posterior_)")
 
@@ -103,13 +110,17 @@ def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> Publish
     tensors = read_tensors(path)
     if not any(name.startswith(UNET) for name in tensors):
         cause = likeliest_cause(tensors, CAUSES | ALONE)
-        raise ValueError(f"{path} is no Stable Diffusion checkpoint, it has no {UNET}*: "
-                         f"{cause or f'its first tensors are {sorted(tensors)[:3]}'}")  # fmt: skip
+        raise ValueError(
+            f"{path} is no Stable Diffusion checkpoint, it has no {UNET}*: "
+            f"{cause or f'its first tensors are {sorted(tensors)[:3]}'}"
+        )
     strangers = [name for name in tensors if not name.startswith((UNET, VAE, CLIP)) and not KNOWN.match(name)]
     if strangers:
         cause = likeliest_cause(tensors) or "unknown"
-        raise ValueError(f"{path} holds more than Stable Diffusion 1: {len(strangers)} unexpected tensors, such as "
-                         f"{sorted(strangers)[:3]}. Likeliest cause: {cause}")  # fmt: skip
+        raise ValueError(
+            f"{path} holds more than Stable Diffusion 1: {len(strangers)} unexpected tensors, such as "
+            f"{sorted(strangers)[:3]}. Likeliest cause: {cause}"
+        )
     unet, text, autoencoder = (_below(tensors, prefix) for prefix in (UNET, CLIP, VAE))
     if ema:
         # the dots of the names are lost there
@@ -122,8 +133,11 @@ def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> Publish
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
-            if name.startswith(prefix) and not KNOWN.match(name)}  # fmt: skip
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not KNOWN.match(name)
+    }
 
 
 # --- names, and what else it may be ---------------------------------------------------------------------------------
@@ -131,36 +145,67 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
 
 def unet_names(config: UNetConfig, layout: str) -> Renaming:
     """From the U-Net's names to those of a published file, in layout "compvis" or "diffusers"."""
-    inside = [(r"\.block\.", ".transformer_blocks.0."), (r"\.self_attention\.", ".attn1."),
-              (r"\.cross_attention\.", ".attn2."), (r"\.to_kv\.", ".to_{kv}."), (r"\.to_out\.", ".to_out.0."),
-              (r"\.mlp\.proj\.", ".ff.net.0.proj."), (r"\.mlp\.out\.", ".ff.net.2.")]  # fmt: skip
+    inside = [
+        (r"\.block\.", ".transformer_blocks.0."),
+        (r"\.self_attention\.", ".attn1."),
+        (r"\.cross_attention\.", ".attn2."),
+        (r"\.to_kv\.", ".to_{kv}."),
+        (r"\.to_out\.", ".to_out.0."),
+        (r"\.mlp\.proj\.", ".ff.net.0.proj."),
+        (r"\.mlp\.out\.", ".ff.net.2."),
+    ]
     if layout == "diffusers":
-        return [*inside,
-                (r"^time\.(\d)\.", lambda found: f"time_embedding.linear_{1 + int(found[1]) // 2}."),
-                (r"^stem\.", "conv_in."), (r"^norm\.", "conv_norm_out."), (r"^head\.", "conv_out."),
-                (r"^(down|up)\.(\d+)\.residual\.", r"\1_blocks.\2.resnets."),
-                (r"^(down|up)\.(\d+)\.transformer\.", r"\1_blocks.\2.attentions."),
-                (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
-                (r"^middle\.0\.", "mid_block.resnets.0."), (r"^middle\.1\.", "mid_block.attentions.0."),
-                (r"^middle\.2\.", "mid_block.resnets.1."),
-                (r"\.(norm|conv)_(\d)\.", r".\1\2."), (r"\.time\.", ".time_emb_proj."),
-                (r"\.skip\.", ".conv_shortcut.")]  # fmt: skip
-    per, upwards, kinds = config.blocks + 1, config.attention[::-1], ("residual", "transformer")
+        return [
+            *inside,
+            (r"^time\.(\d)\.", lambda found: f"time_embedding.linear_{1 + int(found[1]) // 2}."),
+            (r"^stem\.", "conv_in."),
+            (r"^norm\.", "conv_norm_out."),
+            (r"^head\.", "conv_out."),
+            (r"^(down|up)\.(\d+)\.residual\.", r"\1_blocks.\2.resnets."),
+            (r"^(down|up)\.(\d+)\.transformer\.", r"\1_blocks.\2.attentions."),
+            (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
+            (r"^middle\.0\.", "mid_block.resnets.0."),
+            (r"^middle\.1\.", "mid_block.attentions.0."),
+            (r"^middle\.2\.", "mid_block.resnets.1."),
+            (r"\.(norm|conv)_(\d)\.", r".\1\2."),
+            (r"\.time\.", ".time_emb_proj."),
+            (r"\.skip\.", ".conv_shortcut."),
+        ]
+    per = config.blocks + 1
+    upwards = config.attention[::-1]
+    kinds = ("residual", "transformer")
     residual = r"((?:residual\.\d+|middle\.[02])\.)"
-    leaves = {"norm_1": "in_layers.0", "conv_1": "in_layers.2", "time": "emb_layers.1", "norm_2": "out_layers.0",
-              "conv_2": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
-    return [*inside,
-            *((rf"{residual}{ours}\.", rf"\1{theirs}.") for ours, theirs in leaves.items()),
-            (r"\.norm_(\d)\.", r".norm\1."),
-            (r"^time\.", "time_embed."), (r"^stem\.", "input_blocks.0.0."), (r"^norm\.", "out.0."),
-            (r"^head\.", "out.2."), (r"^middle\.", "middle_block."),
-            (r"^down\.(\d+)\.(residual|transformer)\.(\d+)\.",  # one count over all levels; 0 is the stem
-             lambda m: f"input_blocks.{int(m[1]) * per + int(m[3]) + 1}.{kinds.index(m[2])}."),
-            (r"^down\.(\d+)\.resample\.conv\.", lambda m: f"input_blocks.{(int(m[1]) + 1) * per}.0.op."),
-            (r"^up\.(\d+)\.(residual|transformer)\.(\d+)\.",
-             lambda m: f"output_blocks.{int(m[1]) * per + int(m[3])}.{kinds.index(m[2])}."),
-            (r"^up\.(\d+)\.resample\.",  # behind the attention, where there is one
-             lambda m: f"output_blocks.{int(m[1]) * per + per - 1}.{1 + upwards[int(m[1])]}.")]  # fmt: skip
+    leaves = {
+        "norm_1": "in_layers.0",
+        "conv_1": "in_layers.2",
+        "time": "emb_layers.1",
+        "norm_2": "out_layers.0",
+        "conv_2": "out_layers.3",
+        "skip": "skip_connection",
+    }
+    return [
+        *inside,
+        *((rf"{residual}{ours}\.", rf"\1{theirs}.") for ours, theirs in leaves.items()),
+        (r"\.norm_(\d)\.", r".norm\1."),
+        (r"^time\.", "time_embed."),
+        (r"^stem\.", "input_blocks.0.0."),
+        (r"^norm\.", "out.0."),
+        (r"^head\.", "out.2."),
+        (r"^middle\.", "middle_block."),
+        (
+            r"^down\.(\d+)\.(residual|transformer)\.(\d+)\.",  # one count over all levels; 0 is the stem
+            lambda m: f"input_blocks.{int(m[1]) * per + int(m[3]) + 1}.{kinds.index(m[2])}.",
+        ),
+        (r"^down\.(\d+)\.resample\.conv\.", lambda m: f"input_blocks.{(int(m[1]) + 1) * per}.0.op."),
+        (
+            r"^up\.(\d+)\.(residual|transformer)\.(\d+)\.",
+            lambda m: f"output_blocks.{int(m[1]) * per + int(m[3])}.{kinds.index(m[2])}.",
+        ),
+        (
+            r"^up\.(\d+)\.resample\.",  # behind the attention, where there is one
+            lambda m: f"output_blocks.{int(m[1]) * per + per - 1}.{1 + upwards[int(m[1])]}.",
+        ),
+    ]
 
 
 CAUSES = {  # a pattern among the names -> what such a file is

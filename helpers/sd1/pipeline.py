@@ -54,8 +54,16 @@ class SD1Config:
 class StableDiffusion1(LatentDiffusion):
     """Tokenizer, text encoder, U-Net and autoencoder; `helpers.diffusion.latent` is the walk that joins them."""
 
-    def __init__(self, tokenizer: BytePairTokenizer, text: TextTower, unet: UNet, autoencoder: KLAutoencoder, size: int,
-                 prediction: str = "epsilon", preview: Any = V1_PREVIEW):  # fmt: skip
+    def __init__(
+        self,
+        tokenizer: BytePairTokenizer,
+        text: TextTower,
+        unet: UNet,
+        autoencoder: KLAutoencoder,
+        size: int,
+        prediction: str = "epsilon",
+        preview: Any = V1_PREVIEW,
+    ):
         """
         Args:
             size: pixels a side that the U-Net was trained on.
@@ -64,14 +72,25 @@ class StableDiffusion1(LatentDiffusion):
         """
         config = SD1Config(text.config, unet.config, autoencoder.config, size)
         super().__init__(autoencoder, DDPMPath.scaled_linear(), config.limits, preview)
-        self.config, self.tokenizer, self.text, self.unet, self.prediction = config, tokenizer, text, unet, prediction
+        self.config = config
+        self.tokenizer = tokenizer
+        self.text = text
+        self.unet = unet
+        self.prediction = prediction
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, *, config: SD1Config | None = None, tokenizer: str | Path | None = None,
-        variant: str | None = None, ema: bool = False, prediction: str | None = None,
-        dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
-    ) -> "StableDiffusion1":  # fmt: skip
+        cls,
+        source: str | Path,
+        *,
+        config: SD1Config | None = None,
+        tokenizer: str | Path | None = None,
+        variant: str | None = None,
+        ema: bool = False,
+        prediction: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion1":
         """Published weights, from a diffusers folder, a single file (.safetensors, .ckpt) or a hub id; strict.
 
         Args:
@@ -91,8 +110,10 @@ class StableDiffusion1(LatentDiffusion):
         found = checkpoint.read(source, variant=variant, ema=ema, tokenizer=tokenizer)
         words = BytePairTokenizer.from_file(found.tokenizer, length=config.text.length)
         if len(words) != config.text.vocabulary:
-            raise ValueError(f"the tokenizer of {found.tokenizer} knows {len(words):,} tokens, the text encoder "
-                             f"{config.text.vocabulary:,}: pass the tokenizer= that belongs to it")  # fmt: skip
+            raise ValueError(
+                f"the tokenizer of {found.tokenizer} knows {len(words):,} tokens, the text encoder "
+                f"{config.text.vocabulary:,}: pass the tokenizer= that belongs to it"
+            )
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
             networks = TextTower(config.text), UNet(config.unet), KLAutoencoder(config.autoencoder)
         parts = [
@@ -101,16 +122,25 @@ class StableDiffusion1(LatentDiffusion):
             ("autoencoder", found.autoencoder, kl.published_names(config.autoencoder, found.layout)),
         ]
         for module, (name, tensors, renaming) in zip(networks, parts, strict=True):
-            fit(module, tensors, renaming, what=f"the {name} of Stable Diffusion 1", dtype=dtype,
-                hint=lambda: checkpoint.likeliest_cause(found.unet))  # fmt: skip
+            fit(
+                module,
+                tensors,
+                renaming,
+                what=f"the {name} of Stable Diffusion 1",
+                dtype=dtype,
+                hint=lambda: checkpoint.likeliest_cause(found.unet),
+            )
         model = cls(words, *networks, config.size, prediction or found.prediction)
         return model.to(device, memory_format=torch.channels_last).eval()
 
     @classmethod
     def from_weights(
-        cls, name_or_path: str | Path = "sd1", clip: str | Path = "clip", autoencoder: str | Path = "autoencoder",
+        cls,
+        name_or_path: str | Path = "sd1",
+        clip: str | Path = "clip",
+        autoencoder: str | Path = "autoencoder",
         device: str | torch.device = "cpu",
-    ) -> "StableDiffusion1":  # fmt: skip
+    ) -> "StableDiffusion1":
         """The tiny system: a U-Net that `python -m helpers.sd1.train` trained, and the parts that it was trained with.
 
         Raises:
@@ -119,8 +149,10 @@ class StableDiffusion1(LatentDiffusion):
         about = description(name_or_path)
         for part, file in (("clip", clip), ("autoencoder", autoencoder)):
             if read_metadata(file)["sha256"] != about["parts"][part]:
-                raise ValueError(f"the U-Net {name_or_path} was trained with other weights of the {part} than {file}: "
-                                 f"train it again, {TRAINED_BY['sd1']}")  # fmt: skip
+                raise ValueError(
+                    f"the U-Net {name_or_path} was trained with other weights of the {part} than {file}: "
+                    f"train it again, {TRAINED_BY['sd1']}"
+                )
         pair, tokenizer = CLIP.from_weights(clip)
         unet = UNet(UNetConfig(**about["unet"]))
         load_weights(unet, name_or_path)
@@ -130,8 +162,12 @@ class StableDiffusion1(LatentDiffusion):
 
     def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
         """Write the U-Net (fp16), with the checksums of the "clip" and "autoencoder" files that it goes with."""
-        about = {"unet": asdict(self.config.unet), "size": self.config.size, "preview": self.preview.tolist(),
-                 "parts": parts}  # fmt: skip
+        about = {
+            "unet": asdict(self.config.unet),
+            "size": self.config.size,
+            "preview": self.preview.tolist(),
+            "parts": parts,
+        }
         save_described(self.unet, about, path, metadata)
 
     # --- what the walk asks for -----------------------------------------------------------------------------------
@@ -147,7 +183,7 @@ class StableDiffusion1(LatentDiffusion):
         The U-Net's timestep n is the state after n + 1 steps of noise, so t = (n + 1) / 1000; the walk ends at
         timestep 0, where a last trace of noise is left.
         """
-        trained = torch.arange(steps) * (len(self.path) // steps) + 1        # training's timesteps, rising
+        trained = torch.arange(steps) * (len(self.path) // steps) + 1  # training's timesteps, rising
         return torch.cat([(trained.flip(0) + 1), torch.ones(1)]) / len(self.path)
 
     def asked(self, request: Request) -> Denoiser:
@@ -157,7 +193,8 @@ class StableDiffusion1(LatentDiffusion):
 
     def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Denoiser:
         """What a sampler asks: the U-Net, guided away from `negative` (B, N, D) where it is given."""
-        dtype, both = text.dtype, text if negative is None else torch.cat([negative, text])
+        dtype = text.dtype
+        both = text if negative is None else torch.cat([negative, text])
 
         def denoise(x: Tensor, t: float) -> Denoised:
             timestep = torch.full((len(both),), t * len(self.path) - 1, device=x.device).round()
@@ -172,12 +209,24 @@ class StableDiffusion1(LatentDiffusion):
         return denoise
 
     def generate(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *, steps: int = 50,
-        guidance_scale: float = 7.5, seed: int = 0, height: int | None = None, width: int | None = None,
-        num_images: int = 1, sampler: str = "ddim", init_image: Any = None, strength: float = 0.8,
-        mask_image: Any = None, clip_skip: int = 0, callback: Callable[[Step, Tensor], None] | None = None,
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        sampler: str = "ddim",
+        init_image: Any = None,
+        strength: float = 0.8,
+        mask_image: Any = None,
+        clip_skip: int = 0,
+        callback: Callable[[Step, Tensor], None] | None = None,
         progress: bool = True,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Pictures, float32 (B, 3, H, W) in [-1, 1].
 
         Args:
@@ -201,8 +250,18 @@ class StableDiffusion1(LatentDiffusion):
             ValueError, TypeError: for bad arguments, before any work is done.
         """
         request = self.request(
-            prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed, height=height, width=width,
-            num_images=num_images, sampler=sampler, init_image=init_image, strength=strength, mask_image=mask_image,
+            prompt,
+            negative_prompt,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            height=height,
+            width=width,
+            num_images=num_images,
+            sampler=sampler,
+            init_image=init_image,
+            strength=strength,
+            mask_image=mask_image,
             clip_skip=clip_skip,
-        )  # fmt: skip
+        )
         return self.drawn(request, callback, progress)

@@ -32,34 +32,46 @@ OBJECTIVE = Objective(DDPMPath.scaled_linear(), "epsilon", "epsilon", times="uni
 
 def tiny_config(text_width: int) -> UNetConfig:
     """A U-Net for latents of 16x16; its text encoder and autoencoder are tiny too."""
-    return UNetConfig(width=40, multipliers=(1, 2, 3), attention=(False, True, True), blocks=1, heads=4, groups=8,
-                      text_width=text_width)  # fmt: skip
+    return UNetConfig(
+        width=40,
+        multipliers=(1, 2, 3),
+        attention=(False, True, True),
+        blocks=1,
+        heads=4,
+        groups=8,
+        text_width=text_width,
+    )
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
-    main, device = accelerator.is_main_process, accelerator.device
+    main = accelerator.is_main_process
+    device = accelerator.device
     faces = load_faces("toy-faces", "train", options.size, limit=options.limit, progress=main)
-    (pair, tokenizer), autoencoder = CLIP.from_weights(options.clip), KLAutoencoder.from_weights(options.autoencoder)
+    (pair, tokenizer) = CLIP.from_weights(options.clip)
+    autoencoder = KLAutoencoder.from_weights(options.autoencoder)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         unet = UNet(tiny_config(pair.text.config.width))
     system = StableDiffusion1(tokenizer, pair.text, unet, autoencoder, options.size).to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
     parts = {part: read_metadata(file)["sha256"] for part, file in files.items()}
-    config, pictures = autoencoder.config, faces.tensor()
+    config = autoencoder.config
+    pictures = faces.tensor()
     codes = encode_all(autoencoder, torch.cat([pictures, pictures.flip(-1)]), progress=main)  # mirrored: same captions
     system.preview = fitted_preview((codes.mean[: len(faces)] - config.shift) * config.scale, pictures)
-    ids = tokenizer([*wordings(faces.attributes, WORDINGS), ""])             # (N * WORDINGS + 1, L): the last is empty
+    ids = tokenizer([*wordings(faces.attributes, WORDINGS), ""])  # (N * WORDINGS + 1, L): the last is empty
 
     def losses(unet: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        B, mine = options.batch_size, slice(accelerator.process_index, None, accelerator.num_processes)
+        B = options.batch_size
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
         chosen = torch.randint(len(codes.mean), (B,), generator=generator)
         caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
         caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(ids) - 1, caption)
         timestep = torch.randint(len(OBJECTIVE.path), (B,), generator=generator)
         z = Gaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator)
-        x0, eps = (z - config.shift) * config.scale, torch.randn(z.shape, generator=generator)
+        x0 = (z - config.shift) * config.scale
+        eps = torch.randn(z.shape, generator=generator)
         x0, eps, timestep, tokens = (x[mine].to(device) for x in (x0, eps, timestep, ids[caption]))
         t = (timestep + 1) / len(OBJECTIVE.path)
         with torch.no_grad():
@@ -83,8 +95,9 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.sd1.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.sd1.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add = made.add_argument
     add("--size", type=int, default=64, help="pixels a side")
     add("--limit", type=int, help="use this many training pictures at most")

@@ -40,7 +40,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.proj, self.out = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.proj = nn.Linear(width, 8 * width)
+        self.out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -52,9 +53,12 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, text_width: int):
         super().__init__()
-        self.norm_1, self.self_attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_2, self.cross_attention = nn.LayerNorm(width), Attention(width, heads, text_width)
-        self.norm_3, self.mlp = nn.LayerNorm(width), GatedMLP(width)
+        self.norm_1 = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads)
+        self.norm_2 = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, heads, text_width)
+        self.norm_3 = nn.LayerNorm(width)
+        self.mlp = GatedMLP(width)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """x (B, N, D), text (B, M, text_width) -> (B, N, D)."""
@@ -75,7 +79,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """x (B, C, H, W), text (B, M, text_width) -> (B, C, H, W)."""
-        h = self.norm(x).flatten(2).transpose(1, 2)                          # (B, N, C)
+        h = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
         h = self.proj_out(self.block(self.proj_in(h), text))
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -101,11 +105,14 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
-        widths, time_width = [config.width * m for m in config.multipliers], 4 * config.width
+        widths = [config.width * m for m in config.multipliers]
+        time_width = 4 * config.width
         self.time = nn.Sequential(nn.Linear(config.width, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
         self.stem = nn.Conv2d(config.latent_channels, config.width, 3, padding=1)
 
-        self.down, skips, channels = nn.ModuleList(), [config.width], config.width
+        self.down = nn.ModuleList()
+        skips = [config.width]
+        channels = config.width
         for width, attention in zip(widths, config.attention, strict=True):
             last = len(self.down) == len(widths) - 1
             inputs = [channels] + [width] * (config.blocks - 1)
@@ -118,7 +125,8 @@ class UNet(nn.Module):
 
         self.up = nn.ModuleList()
         for width, attention in zip(reversed(widths), reversed(config.attention), strict=True):
-            last, inputs = len(self.up) == len(widths) - 1, []
+            last = len(self.up) == len(widths) - 1
+            inputs = []
             for _ in range(config.blocks + 1):
                 inputs.append(channels + skips.pop())  # what comes from below, and what was handed across
                 channels = width
@@ -137,7 +145,7 @@ class UNet(nn.Module):
         Returns:
             (B, 4, H, W) the noise.
         """
-        time = silu(self.time(sinusoids(timestep, self.config.width).to(x.dtype)))       # (B, time_width)
+        time = silu(self.time(sinusoids(timestep, self.config.width).to(x.dtype)))  # (B, time_width)
         x = self.stem(x)
         skips = [x]
         for level in self.down:

@@ -36,9 +36,13 @@ class Published(NamedTuple):
 
 
 def read(
-    source: str | Path, *, variant: str | None = None, t5: bool = True, encoders: str | Path | None = None,
+    source: str | Path,
+    *,
+    variant: str | None = None,
+    t5: bool = True,
+    encoders: str | Path | None = None,
     tokenizers: tuple[str | Path, str | Path] | None = None,
-) -> Published:  # fmt: skip
+) -> Published:
     """Read a checkpoint.
 
     Args:
@@ -69,15 +73,23 @@ def read(
 
 # --- a diffusers folder ---------------------------------------------------------------------------------------------
 
-PARTS = {"transformer": ("transformer", ("diffusion_pytorch_model",)), "clip_l": ("text_encoder", ("model",)),
-         "autoencoder": ("vae", ("diffusion_pytorch_model",)), "clip_g": ("text_encoder_2", ("model",)),
-         "t5": ("text_encoder_3", ("model",))}  # fmt: skip
+PARTS = {
+    "transformer": ("transformer", ("diffusion_pytorch_model",)),
+    "clip_l": ("text_encoder", ("model",)),
+    "autoencoder": ("vae", ("diffusion_pytorch_model",)),
+    "clip_g": ("text_encoder_2", ("model",)),
+    "t5": ("text_encoder_3", ("model",)),
+}
 
 
 def _download(repo: str, variant: str | None, t5: bool) -> Path:
     def weights(parts: list[str], dot: str) -> list[str]:
-        return [f"{PARTS[part][0]}/{stem}{end}" for part in parts for stem in PARTS[part][1]
-                for end in (f"{dot}.safetensors", f"{dot}-*.safetensors", f".safetensors.index{dot}.json")]
+        return [
+            f"{PARTS[part][0]}/{stem}{end}"
+            for part in parts
+            for stem in PARTS[part][1]
+            for end in (f"{dot}.safetensors", f"{dot}-*.safetensors", f".safetensors.index{dot}.json")
+        ]
 
     parts = [part for part in PARTS if t5 or part != "t5"]
     names = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_3/*"]
@@ -94,7 +106,8 @@ def _in_variant(folder: Path, part: str, variant: str | None) -> str | None:
 
 
 def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | None) -> Published:
-    index, scheduler = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+    index = folder / "model_index.json"
+    scheduler = folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
         pipeline = read_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion3"):
@@ -115,28 +128,39 @@ def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | Non
 
 # --- Stability's single file ----------------------------------------------------------------------------------------
 
-PREFIXES = {"transformer": "model.diffusion_model.", "autoencoder": "first_stage_model.",
-            "clip_l": "text_encoders.clip_l.transformer.", "clip_g": "text_encoders.clip_g.transformer.",
-            "t5": "text_encoders.t5xxl.transformer."}  # fmt: skip
+PREFIXES = {
+    "transformer": "model.diffusion_model.",
+    "autoencoder": "first_stage_model.",
+    "clip_l": "text_encoders.clip_l.transformer.",
+    "clip_g": "text_encoders.clip_g.transformer.",
+    "t5": "text_encoders.t5xxl.transformer.",
+}
 
 
 def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: tuple | None) -> Published:
     tensors = read_tensors(path)
     if not any("joint_blocks." in name for name in tensors):
-        raise ValueError(f"{path} is no Stable Diffusion 3 checkpoint, it has no joint_blocks.*: "
-                         f"{_instead(tensors) or 'no layout the course knows'}")  # fmt: skip
-    strangers = [name for name in tensors
-                 if not name.startswith(tuple(PREFIXES.values())) and not name.endswith("logit_scale")]  # fmt: skip
+        raise ValueError(
+            f"{path} is no Stable Diffusion 3 checkpoint, it has no joint_blocks.*: "
+            f"{_instead(tensors) or 'no layout the course knows'}"
+        )
+    strangers = [
+        name for name in tensors if not name.startswith(tuple(PREFIXES.values())) and not name.endswith("logit_scale")
+    ]
     if strangers:
         raise ValueError(f"{path} holds {len(strangers)} unexpected tensors, such as {sorted(strangers)[:3]}")
-    parts = {part: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-             for part, prefix in PREFIXES.items()}  # fmt: skip
+    parts = {
+        part: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for part, prefix in PREFIXES.items()
+    }
     lacking = [part for part in SEPARATE if not parts[part] and (t5 or part != "t5")]
     if encoders is not None and not lacking:
         raise ValueError(f"{path} holds its own text encoders: leave encoders= out")
     if encoders is None and "clip_l" in lacking:
-        raise ValueError(f"{path} comes without text encoders: pass the folder of clip_l.safetensors, "
-                         "clip_g.safetensors and t5xxl_fp16.safetensors as encoders=")  # fmt: skip
+        raise ValueError(
+            f"{path} comes without text encoders: pass the folder of clip_l.safetensors, "
+            "clip_g.safetensors and t5xxl_fp16.safetensors as encoders="
+        )
     if encoders is not None:
         parts |= _separate(Path(encoders).expanduser(), lacking)
     for part in ("clip_l", "clip_g"):
@@ -159,9 +183,11 @@ def _separate(folder: Path, lacking: list[str]) -> dict[str, Tensors]:
     found = {part: sorted(folder.glob(f"{SEPARATE[part]}*.safetensors")) for part in lacking}
     absent = [part for part, files in found.items() if not files]
     if absent:
-        raise FileNotFoundError(f"{folder} lacks the text encoders {', '.join(absent)}: it should hold "
-                                "clip_l.safetensors, clip_g.safetensors and t5xxl_fp16.safetensors "
-                                "(or pass t5=False)")  # fmt: skip
+        raise FileNotFoundError(
+            f"{folder} lacks the text encoders {', '.join(absent)}: it should hold "
+            "clip_l.safetensors, clip_g.safetensors and t5xxl_fp16.safetensors "
+            "(or pass t5=False)"
+        )
     return {part: read_tensors(files[0]) for part, files in found.items()}
 
 
@@ -186,25 +212,47 @@ def _instead(tensors: Mapping[str, Tensor]) -> str:
 def transformer_names(layout: str) -> Renaming:
     """From the MM-DiT's names to those of a published file, in layout "stability" or "diffusers"."""
     if layout == "stability":
-        return [(r"^words\.", "context_embedder."), (r"^patches\.", "x_embedder.proj."),
-                (r"^time\.", "t_embedder.mlp."), (r"^summary\.", "y_embedder.mlp."),
-                (r"^modulation\.", "final_layer.adaLN_modulation.1."), (r"^head\.", "final_layer.linear."),
-                (r"^blocks\.", "joint_blocks."), (r"\.text\.", ".context_block."), (r"\.picture\.", ".x_block."),
-                (r"\.modulation\.", ".adaLN_modulation.1."), (r"\.attention\.", ".attn."), (r"\.dual\.", ".attn2."),
-                (r"\.to_qkv\.", ".qkv."), (r"\.to_out\.", ".proj."), (r"\.norm_(q|k)\.", r".ln_\1."),
-                (r"block\.mlp\.0\.", "block.mlp.fc1."), (r"block\.mlp\.2\.", "block.mlp.fc2.")]  # fmt: skip
-    return [(r"^words\.", "context_embedder."), (r"^patches\.", "pos_embed.proj."),
-            (r"^time\.(\d)\.", lambda m: f"time_text_embed.timestep_embedder.linear_{1 + int(m[1]) // 2}."),
-            (r"^summary\.(\d)\.", lambda m: f"time_text_embed.text_embedder.linear_{1 + int(m[1]) // 2}."),
-            (r"^modulation\.", "norm_out.linear."), (r"^head\.", "proj_out."), (r"^blocks\.", "transformer_blocks."),
-            (r"\.text\.modulation\.", ".norm1_context.linear."), (r"\.picture\.modulation\.", ".norm1.linear."),
-            (r"\.text\.attention\.to_qkv\.", ".attn.add_{qkv}_proj."),
-            (r"\.text\.attention\.to_out\.", ".attn.to_add_out."),
-            (r"\.text\.attention\.norm_", ".attn.norm_added_"),
-            (r"\.picture\.attention\.", ".attn."), (r"\.picture\.dual\.", ".attn2."),
-            (r"\.to_qkv\.", ".to_{qkv}."), (r"\.to_out\.", ".to_out.0."),
-            (r"\.picture\.mlp\.", ".ff.mlp."), (r"\.text\.mlp\.", ".ff_context.mlp."),
-            (r"\.mlp\.0\.", ".net.0.proj."), (r"\.mlp\.2\.", ".net.2.")]  # fmt: skip
+        return [
+            (r"^words\.", "context_embedder."),
+            (r"^patches\.", "x_embedder.proj."),
+            (r"^time\.", "t_embedder.mlp."),
+            (r"^summary\.", "y_embedder.mlp."),
+            (r"^modulation\.", "final_layer.adaLN_modulation.1."),
+            (r"^head\.", "final_layer.linear."),
+            (r"^blocks\.", "joint_blocks."),
+            (r"\.text\.", ".context_block."),
+            (r"\.picture\.", ".x_block."),
+            (r"\.modulation\.", ".adaLN_modulation.1."),
+            (r"\.attention\.", ".attn."),
+            (r"\.dual\.", ".attn2."),
+            (r"\.to_qkv\.", ".qkv."),
+            (r"\.to_out\.", ".proj."),
+            (r"\.norm_(q|k)\.", r".ln_\1."),
+            (r"block\.mlp\.0\.", "block.mlp.fc1."),
+            (r"block\.mlp\.2\.", "block.mlp.fc2."),
+        ]
+    return [
+        (r"^words\.", "context_embedder."),
+        (r"^patches\.", "pos_embed.proj."),
+        (r"^time\.(\d)\.", lambda m: f"time_text_embed.timestep_embedder.linear_{1 + int(m[1]) // 2}."),
+        (r"^summary\.(\d)\.", lambda m: f"time_text_embed.text_embedder.linear_{1 + int(m[1]) // 2}."),
+        (r"^modulation\.", "norm_out.linear."),
+        (r"^head\.", "proj_out."),
+        (r"^blocks\.", "transformer_blocks."),
+        (r"\.text\.modulation\.", ".norm1_context.linear."),
+        (r"\.picture\.modulation\.", ".norm1.linear."),
+        (r"\.text\.attention\.to_qkv\.", ".attn.add_{qkv}_proj."),
+        (r"\.text\.attention\.to_out\.", ".attn.to_add_out."),
+        (r"\.text\.attention\.norm_", ".attn.norm_added_"),
+        (r"\.picture\.attention\.", ".attn."),
+        (r"\.picture\.dual\.", ".attn2."),
+        (r"\.to_qkv\.", ".to_{qkv}."),
+        (r"\.to_out\.", ".to_out.0."),
+        (r"\.picture\.mlp\.", ".ff.mlp."),
+        (r"\.text\.mlp\.", ".ff_context.mlp."),
+        (r"\.mlp\.0\.", ".net.0.proj."),
+        (r"\.mlp\.2\.", ".net.2."),
+    ]
 
 
 def shift_first(tensors: Tensors, layers: int) -> Tensors:
@@ -214,8 +262,9 @@ def shift_first(tensors: Tensors, layers: int) -> Tensors:
     the second one forgotten a picture is off by a thousandth only: nobody sees it, a test must.
     """
     ends = ("norm_out.linear.", f"transformer_blocks.{layers - 1}.norm1_context.linear.")
-    return {name: torch.cat(tensor.chunk(2)[::-1]) if name.startswith(ends) else tensor
-            for name, tensor in tensors.items()}  # fmt: skip
+    return {
+        name: torch.cat(tensor.chunk(2)[::-1]) if name.startswith(ends) else tensor for name, tensor in tensors.items()
+    }
 
 
 def inferred(tensors: Mapping[str, Tensor]) -> MMDiTConfig:
@@ -224,10 +273,12 @@ def inferred(tensors: Mapping[str, Tensor]) -> MMDiTConfig:
     Raises:
         ValueError: where these are not the tensors of an MM-DiT.
     """
-    names = {"patches": ("x_embedder.proj.weight", "pos_embed.proj.weight"),
-             "words": ("context_embedder.weight",),
-             "summary": ("y_embedder.mlp.0.weight", "time_text_embed.text_embedder.linear_1.weight"),
-             "table": ("pos_embed", "pos_embed.pos_embed")}  # fmt: skip
+    names = {
+        "patches": ("x_embedder.proj.weight", "pos_embed.proj.weight"),
+        "words": ("context_embedder.weight",),
+        "summary": ("y_embedder.mlp.0.weight", "time_text_embed.text_embedder.linear_1.weight"),
+        "table": ("pos_embed", "pos_embed.pos_embed"),
+    }
     found = {part: next((tensors[name] for name in some if name in tensors), None) for part, some in names.items()}
     absent = [names[part][0] for part, tensor in found.items() if tensor is None]
     blocks = {int(m[1]) for name in tensors if (m := re.match(r"(?:joint|transformer)_blocks\.(\d+)\.", name))}
@@ -235,12 +286,17 @@ def inferred(tensors: Mapping[str, Tensor]) -> MMDiTConfig:
         raise ValueError(f"this is no Stable Diffusion 3 transformer: it has no {absent or 'joint_blocks.*'}")
     width, channels, patch, _ = found["patches"].shape
     return MMDiTConfig(
-        latent_channels=channels, patch=patch, width=width, layers=1 + max(blocks), heads=max(1, width // HEAD_WIDTH),
-        text_width=found["words"].shape[1], pooled_width=found["summary"].shape[1],
+        latent_channels=channels,
+        patch=patch,
+        width=width,
+        layers=1 + max(blocks),
+        heads=max(1, width // HEAD_WIDTH),
+        text_width=found["words"].shape[1],
+        pooled_width=found["summary"].shape[1],
         table=round(found["table"].shape[1] ** 0.5),
         qk_norm=any(re.search(r"\.(ln_q|norm_q)\.", name) for name in tensors),
         dual_layers=len({name.split(".attn2.")[0] for name in tensors if ".attn2." in name}),
-    )  # fmt: skip
+    )
 
 
 def plain(tensors: Tensors, config: MMDiTConfig, layout: str) -> Tensors:
@@ -256,7 +312,8 @@ def without_table(tensors: Tensors, config: MMDiTConfig) -> Tensors:
         ValueError: for another one.
     """
     name = next(name for name in ("pos_embed", "pos_embed.pos_embed") if name in tensors)
-    ours, theirs = positions(config.table, config.table, config), tensors[name][0].float()
+    ours = positions(config.table, config.table, config)
+    theirs = tensors[name][0].float()
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-2):  # half precision, at angles up to 64
         raise ValueError(f"{name} is not the table of positions that Stable Diffusion 3 has")
     return {other: tensor for other, tensor in tensors.items() if other != name}

@@ -47,8 +47,9 @@ def read(tower: TextTower, ids: Tensor, end: int, skip: int = 0) -> tuple[Tensor
 
 def laid_out(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], third: Tensor, width: int) -> Condition:
     """What the CLIPs read side by side, T5's states (B, M', D') behind; zeros fill what is narrower than `width`."""
-    (states, summary), (states_2, summary_2) = first, second
-    both = torch.cat([states, states_2], dim=2)                              # (B, N, 768 + 1280)
+    (states, summary) = first
+    (states_2, summary_2) = second
+    both = torch.cat([states, states_2], dim=2)  # (B, N, 768 + 1280)
     text = torch.cat([F.pad(part, (0, width - part.shape[2])) for part in (both, third)], dim=1)
     return Condition(text, torch.cat([summary, summary_2], dim=1))
 
@@ -56,8 +57,16 @@ def laid_out(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], third:
 class TextEncoders(nn.Module):
     """Prompts to a condition."""
 
-    def __init__(self, clip_l: TextTower, clip_g: TextTower, t5: T5Encoder | None, words: BytePairTokenizer,
-                 t5_words: T5Tokenizer | None, width: int, t5_length: int = 256):  # fmt: skip
+    def __init__(
+        self,
+        clip_l: TextTower,
+        clip_g: TextTower,
+        t5: T5Encoder | None,
+        words: BytePairTokenizer,
+        t5_words: T5Tokenizer | None,
+        width: int,
+        t5_length: int = 256,
+    ):
         """
         Args:
             clip_l, clip_g: the CLIP towers.
@@ -67,15 +76,24 @@ class TextEncoders(nn.Module):
             t5_length: tokens that stand for T5's.
         """
         super().__init__()
-        self.clip_l, self.clip_g, self.t5 = clip_l, clip_g, t5
-        self.words, self.t5_words, self.width, self.t5_length = words, t5_words, width, t5_length
+        self.clip_l = clip_l
+        self.clip_g = clip_g
+        self.t5 = t5
+        self.words = words
+        self.t5_words = t5_words
+        self.width = width
+        self.t5_length = t5_length
         self.words_g = BytePairTokenizer(words.merges, words.length, padding=0)  # OpenCLIP fills up with its "!"
 
     @torch.no_grad()
     def forward(
-        self, prompts: Sequence[str], prompts_2: Sequence[str] | None = None, prompts_3: Sequence[str] | None = None,
-        clip_skip: int = 0, use_t5: bool = True,
-    ) -> Condition:  # fmt: skip
+        self,
+        prompts: Sequence[str],
+        prompts_2: Sequence[str] | None = None,
+        prompts_3: Sequence[str] | None = None,
+        clip_skip: int = 0,
+        use_t5: bool = True,
+    ) -> Condition:
         """One text for each reader and each picture; None repeats the first reader's.
 
         Returns:

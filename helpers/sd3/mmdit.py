@@ -71,7 +71,7 @@ def positions(height: int, width: int, config: MMDiTConfig) -> Tensor:
     def waves(count: int) -> Tensor:
         place = (torch.arange(count, dtype=torch.float64) + (config.table - count) // 2) * config.base / config.table
         angles = place[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1).float()        # (count, D / 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (count, D / 2)
 
     column = waves(width).expand(height, width, -1)
     row = waves(height)[:, None].expand(height, width, -1)
@@ -88,7 +88,8 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
@@ -138,8 +139,9 @@ class Stream(nn.Module):
         self.attention = Heads(config, out=not last)
         self.dual = Heads(config) if dual else None
         if not last:
-            self.mlp = nn.Sequential(nn.Linear(config.width, 4 * config.width), GELU(),
-                                     nn.Linear(4 * config.width, config.width))  # fmt: skip
+            self.mlp = nn.Sequential(
+                nn.Linear(config.width, 4 * config.width), GELU(), nn.Linear(4 * config.width, config.width)
+            )
 
     def modulations(self, condition: Tensor) -> list[Tensor]:
         """(B, D) -> shift, scale, gate of attention, the same of the MLP, the same of the dual one: (B, 1, D) each."""
@@ -167,13 +169,17 @@ class JointBlock(nn.Module):
 
     def __init__(self, config: MMDiTConfig, dual: bool = False, last: bool = False):
         super().__init__()
-        self.text, self.picture = Stream(config, last=last), Stream(config, dual)
+        self.text = Stream(config, last=last)
+        self.picture = Stream(config, dual)
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, N, D), text (B, M, D), condition (B, D) -> x and text."""
-        of_text, of_picture = self.text.modulations(condition), self.picture.modulations(condition)
-        mixed = attend(self.text.attention.split(modulated(text, *of_text[:2])),
-                       self.picture.attention.split(modulated(x, *of_picture[:2])))  # fmt: skip
+        of_text = self.text.modulations(condition)
+        of_picture = self.picture.modulations(condition)
+        mixed = attend(
+            self.text.attention.split(modulated(text, *of_text[:2])),
+            self.picture.attention.split(modulated(x, *of_picture[:2])),
+        )
         mixed_text, mixed_picture = mixed.split([mixed.shape[1] - x.shape[1], x.shape[1]], dim=1)
         x = self.picture.finish(x, mixed_picture, of_picture)
         return x, text if self.text.last else self.text.finish(text, mixed_text, of_text)
@@ -187,17 +193,17 @@ class MMDiT(nn.Module):
         self.config = config
         self.patches = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
         self.words = nn.Linear(config.text_width, config.width)
-        self.time, self.summary = (nn.Sequential(nn.Linear(width, config.width), nn.SiLU(),
-                                                 nn.Linear(config.width, config.width))
-                                   for width in (256, config.pooled_width))  # fmt: skip
-        self.blocks = nn.ModuleList(JointBlock(config, dual=i < config.dual_layers, last=i == config.layers - 1)
-                                    for i in range(config.layers))  # fmt: skip
+        self.time, self.summary = (
+            nn.Sequential(nn.Linear(width, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
+            for width in (256, config.pooled_width)
+        )
+        self.blocks = nn.ModuleList(
+            JointBlock(config, dual=i < config.dual_layers, last=i == config.layers - 1) for i in range(config.layers)
+        )
         self.modulation = nn.Linear(config.width, 2 * config.width)
         self.head = nn.Linear(config.width, config.patch**2 * config.latent_channels)
 
-    def forward(
-        self, x: Tensor, t: Tensor, text: Tensor, pooled: Tensor, skip_layers: Collection[int] = ()
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, pooled: Tensor, skip_layers: Collection[int] = ()) -> Tensor:
         """One prediction.
 
         Args:
@@ -213,19 +219,20 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: for a latent that the patches do not cover, or too large a one.
         """
-        patch, (H, W) = self.config.patch, x.shape[2:]
+        patch = self.config.patch
+        (H, W) = x.shape[2:]
         if H % patch or W % patch:
             raise ValueError(f"a latent of {H}x{W} is not covered by patches of {patch}x{patch}")
         place = positions(H // patch, W // patch, self.config).to(x)
         condition = self.time(sinusoids(1000 * t, 256).to(x.dtype)) + self.summary(pooled)  # (B, D)
         condition = F.silu(condition)
-        x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + place                 # (B, N, D)
-        text = self.words(text)                                                             # (B, M, D)
+        x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + place  # (B, N, D)
+        text = self.words(text)  # (B, M, D)
         for i, block in enumerate(self.blocks):
             if i not in skip_layers:
                 x, text = block(x, text, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        x = self.head(modulated(x, shift, scale))                                           # (B, N, patch^2 C)
+        x = self.head(modulated(x, shift, scale))  # (B, N, patch^2 C)
         return F.pixel_shuffle(_channels_first(x, patch).transpose(1, 2).unflatten(2, (H // patch, W // patch)), patch)
 
 

@@ -30,11 +30,23 @@ from helpers.weights import TRAINED_BY, description, load_weights, read_metadata
 # A latent's sixteen channels to red, green and blue, for the published weights:
 # https://github.com/Stability-AI/sd3-ref/blob/master/sd3_impls.py
 SD3_PREVIEW = (
-    (-0.0645, 0.0177, 0.1052), (0.0028, 0.0312, 0.0650), (0.1848, 0.0762, 0.0360), (0.0944, 0.0360, 0.0889),
-    (0.0897, 0.0506, -0.0364), (-0.0020, 0.1203, 0.0284), (0.0855, 0.0118, 0.0283), (-0.0539, 0.0658, 0.1047),
-    (-0.0057, 0.0116, 0.0700), (-0.0412, 0.0281, -0.0039), (0.1106, 0.1171, 0.1220), (-0.0248, 0.0682, -0.0481),
-    (0.0815, 0.0846, 0.1207), (-0.0120, -0.0055, -0.0867), (-0.0749, -0.0634, -0.0456), (-0.1418, -0.1457, -0.1259),
-)  # fmt: skip
+    (-0.0645, 0.0177, 0.1052),
+    (0.0028, 0.0312, 0.0650),
+    (0.1848, 0.0762, 0.0360),
+    (0.0944, 0.0360, 0.0889),
+    (0.0897, 0.0506, -0.0364),
+    (-0.0020, 0.1203, 0.0284),
+    (0.0855, 0.0118, 0.0283),
+    (-0.0539, 0.0658, 0.1047),
+    (-0.0057, 0.0116, 0.0700),
+    (-0.0412, 0.0281, -0.0039),
+    (0.1106, 0.1171, 0.1220),
+    (-0.0248, 0.0682, -0.0481),
+    (0.0815, 0.0846, 0.1207),
+    (-0.0120, -0.0055, -0.0867),
+    (-0.0749, -0.0634, -0.0456),
+    (-0.1418, -0.1457, -0.1259),
+)
 AUTOENCODERS = {"stability": "compvis", "diffusers": "diffusers"}  # how each layout names the autoencoder's tensors
 
 
@@ -54,62 +66,103 @@ class SD3Config:
     @property
     def limits(self) -> Limits:
         """What follows from the sizes for a request."""
-        factor, token = self.autoencoder.factor, self.autoencoder.factor * self.transformer.patch
-        return Limits(self.size, token, factor, self.transformer.latent_channels,
-                      min(self.clip_l.layers, self.clip_g.layers) - 1, token * self.transformer.table)  # fmt: skip
+        factor = self.autoencoder.factor
+        token = self.autoencoder.factor * self.transformer.patch
+        return Limits(
+            self.size,
+            token,
+            factor,
+            self.transformer.latent_channels,
+            min(self.clip_l.layers, self.clip_g.layers) - 1,
+            token * self.transformer.table,
+        )
 
 
 class SD3Request(Request):
     """A checked wish, with what only Stable Diffusion 3 can be asked for."""
 
     def __init__(
-        self, limits: Limits, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
-        prompt_2: str | Sequence[str] | None = None, prompt_3: str | Sequence[str] | None = None, use_t5: bool = True,
-        steps: int = 28, guidance_scale: float = 7.0, sampler: str = "euler", shift: float | None = None,
-        skip_layers: Collection[int] = (), skip_scale: float = 2.8, skip_from: float = 0.01, skip_until: float = 0.2,
-        layers: int = 24, **options,
-    ):  # fmt: skip
+        self,
+        limits: Limits,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        use_t5: bool = True,
+        steps: int = 28,
+        guidance_scale: float = 7.0,
+        sampler: str = "euler",
+        shift: float | None = None,
+        skip_layers: Collection[int] = (),
+        skip_scale: float = 2.8,
+        skip_from: float = 0.01,
+        skip_until: float = 0.2,
+        layers: int = 24,
+        **options,
+    ):
         """Arguments as for `StableDiffusion3.generate`; `layers`: how many the transformer has."""
-        super().__init__(limits, prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, sampler=sampler,
-                         **options)  # fmt: skip
+        super().__init__(
+            limits, prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, sampler=sampler, **options
+        )
         each = options.get("num_images", 1)
         self.prompts_2, self.prompts_3 = (
             None if given is None else texts(name, given, each, like=self.prompts)
             for name, given in (("prompt_2", prompt_2), ("prompt_3", prompt_3))
         )
-        self.use_t5, self.shift = use_t5, None if shift is None else within("shift", shift, 0.01, 100, float)
+        self.use_t5 = use_t5
+        self.shift = None if shift is None else within("shift", shift, 0.01, 100, float)
         skip_layers = skip_layers if isinstance(skip_layers, Collection) else [skip_layers]
         self.skip_layers = [within("skip_layers", layer, 0, layers - 1, int) for layer in skip_layers]
         if self.skip_layers and self.guidance_scale == 1:
             raise ValueError("skip_layers adds to guidance: set a guidance_scale other than 1")
         self.skip_scale = within("skip_scale", skip_scale, 0, 100, float)
-        window = [within(name, value, 0, 1, float) * self.steps
-                  for name, value in (("skip_from", skip_from), ("skip_until", skip_until))]  # fmt: skip
+        window = [
+            within(name, value, 0, 1, float) * self.steps
+            for name, value in (("skip_from", skip_from), ("skip_until", skip_until))
+        ]
         self.skip_steps = [i for i in range(self.skipped, self.steps) if window[0] < i < window[1]]
         if self.skip_layers and not self.skip_steps:
-            raise ValueError(f"skip_layers would act in none of the {self.steps - self.skipped} steps: "
-                             "take more steps, or widen skip_from..skip_until")  # fmt: skip
+            raise ValueError(
+                f"skip_layers would act in none of the {self.steps - self.skipped} steps: "
+                "take more steps, or widen skip_from..skip_until"
+            )
 
 
 class StableDiffusion3(LatentDiffusion):
     """Encoders, transformer and autoencoder; `helpers.diffusion.latent` is the walk that joins them."""
 
-    def __init__(self, encoders: TextEncoders, transformer: MMDiT, autoencoder: KLAutoencoder, config: SD3Config,
-                 preview: Any = SD3_PREVIEW):  # fmt: skip
+    def __init__(
+        self,
+        encoders: TextEncoders,
+        transformer: MMDiT,
+        autoencoder: KLAutoencoder,
+        config: SD3Config,
+        preview: Any = SD3_PREVIEW,
+    ):
         """
         Args:
             preview: (16, 3) from a latent's channels to red, green and blue.
         """
         super().__init__(autoencoder, FlowPath(), config.limits, preview)
-        self.config, self.encoders, self.transformer = config, encoders, transformer
+        self.config = config
+        self.encoders = encoders
+        self.transformer = transformer
         self.card: torch.device | None = None  # where the networks take turns, see `take_turns`
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, *, config: SD3Config | None = None, t5: bool = True, variant: str | None = None,
-        encoders: str | Path | None = None, tokenizers: tuple[str | Path, str | Path] | None = None,
-        dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
-    ) -> "StableDiffusion3":  # fmt: skip
+        cls,
+        source: str | Path,
+        *,
+        config: SD3Config | None = None,
+        t5: bool = True,
+        variant: str | None = None,
+        encoders: str | Path | None = None,
+        tokenizers: tuple[str | Path, str | Path] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion3":
         """Published weights of Stable Diffusion 3 and 3.5, in every size; strict.
 
         Args:
@@ -132,15 +185,26 @@ class StableDiffusion3(LatentDiffusion):
         t5_words = T5Tokenizer.from_file(found.tokenizers[1], config.t5_length) if found.t5 is not None else None
         if len(words) != config.clip_l.vocabulary or (t5_words and len(t5_words) > config.t5.vocabulary):
             known = [f"{len(read):,}" for read in (words, t5_words) if read]
-            raise ValueError(f"tokenizers of {' and '.join(known)} tokens do not belong to text encoders of "
-                             f"{config.clip_l.vocabulary:,} and {config.t5.vocabulary:,}: pass others as tokenizers=")
+            raise ValueError(
+                f"tokenizers of {' and '.join(known)} tokens do not belong to text encoders of "
+                f"{config.clip_l.vocabulary:,} and {config.t5.vocabulary:,}: pass others as tokenizers="
+            )
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
-            networks = {"transformer": MMDiT(sizes), "autoencoder": KLAutoencoder(config.autoencoder),
-                        "clip_l": TextTower(config.clip_l), "clip_g": TextTower(config.clip_g)}  # fmt: skip
+            networks = {
+                "transformer": MMDiT(sizes),
+                "autoencoder": KLAutoencoder(config.autoencoder),
+                "clip_l": TextTower(config.clip_l),
+                "clip_g": TextTower(config.clip_g),
+            }
             if found.t5 is not None:
                 networks["t5"] = T5Encoder(config.t5)
-        naming = {"transformer": checkpoint.transformer_names(found.layout), "clip_l": TEXT_NAMES, "clip_g": TEXT_NAMES,
-                  "autoencoder": kl.published_names(config.autoencoder, AUTOENCODERS[found.layout]), "t5": T5_NAMES}
+        naming = {
+            "transformer": checkpoint.transformer_names(found.layout),
+            "clip_l": TEXT_NAMES,
+            "clip_g": TEXT_NAMES,
+            "autoencoder": kl.published_names(config.autoencoder, AUTOENCODERS[found.layout]),
+            "t5": T5_NAMES,
+        }
         for part, network in networks.items():
             tensors = getattr(found, part)
             if part == "transformer":
@@ -148,16 +212,26 @@ class StableDiffusion3(LatentDiffusion):
             fit(network, tensors, naming[part], what=f"the {part} of Stable Diffusion 3", dtype=dtype)
         if "t5" in networks and dtype == torch.float16:
             networks["t5"].float_sums()
-        readers = TextEncoders(networks["clip_l"], networks["clip_g"], networks.get("t5"), words, t5_words,
-                               sizes.text_width, config.t5_length)  # fmt: skip
+        readers = TextEncoders(
+            networks["clip_l"],
+            networks["clip_g"],
+            networks.get("t5"),
+            words,
+            t5_words,
+            sizes.text_width,
+            config.t5_length,
+        )
         model = cls(readers, networks["transformer"], networks["autoencoder"], config, SD3_PREVIEW)
         return model.to(device, memory_format=torch.channels_last).eval()
 
     @classmethod
     def from_weights(
-        cls, name_or_path: str | Path = "sd3", clip: str | Path = "clip", autoencoder: str | Path = "autoencoder_16",
+        cls,
+        name_or_path: str | Path = "sd3",
+        clip: str | Path = "clip",
+        autoencoder: str | Path = "autoencoder_16",
         device: str | torch.device = "cpu",
-    ) -> "StableDiffusion3":  # fmt: skip
+    ) -> "StableDiffusion3":
         """The tiny system: what `python -m helpers.sd3.train` trained, and the parts that it was trained with.
 
         Raises:
@@ -168,11 +242,16 @@ class StableDiffusion3(LatentDiffusion):
         about = description(name_or_path)
         for part, file in (("clip", clip), ("autoencoder", autoencoder)):
             if read_metadata(file)["sha256"] != about["parts"][part]:
-                raise ValueError(f"the transformer {name_or_path} was trained with other weights of the {part} than "
-                                 f"{file}: train it again, {TRAINED_BY['sd3']}")  # fmt: skip
-        (pair, words), painter = CLIP.from_weights(clip), KLAutoencoder.from_weights(autoencoder)
-        sizes, second = MMDiTConfig(**about["transformer"]), TowerConfig(**about["clip_g"])
-        third, rest = T5Config(**about["t5"]), {name: about[name] for name in ("t5_length", "size", "shift")}
+                raise ValueError(
+                    f"the transformer {name_or_path} was trained with other weights of the {part} than "
+                    f"{file}: train it again, {TRAINED_BY['sd3']}"
+                )
+        (pair, words) = CLIP.from_weights(clip)
+        painter = KLAutoencoder.from_weights(autoencoder)
+        sizes = MMDiTConfig(**about["transformer"])
+        second = TowerConfig(**about["clip_g"])
+        third = T5Config(**about["t5"])
+        rest = {name: about[name] for name in ("t5_length", "size", "shift")}
         config = SD3Config(sizes, painter.config, pair.text.config, second, third, **rest)
         own = nn.ModuleDict({"transformer": MMDiT(sizes), "clip_g": TextTower(second), "t5": T5Encoder(third)})
         load_weights(own, name_or_path)
@@ -182,10 +261,19 @@ class StableDiffusion3(LatentDiffusion):
 
     def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
         """Write transformer, second and third encoder (fp16), with the checksums of the files that they go with."""
-        config, readers = self.config, self.encoders
-        about = {"transformer": asdict(config.transformer), "clip_g": asdict(config.clip_g), "t5": asdict(config.t5),
-                 "t5_length": config.t5_length, "size": config.size, "shift": config.shift, "parts": parts,
-                 "preview": self.preview.tolist(), "t5_words": readers.t5_words.tokenizer.to_str()}  # fmt: skip
+        config = self.config
+        readers = self.encoders
+        about = {
+            "transformer": asdict(config.transformer),
+            "clip_g": asdict(config.clip_g),
+            "t5": asdict(config.t5),
+            "t5_length": config.t5_length,
+            "size": config.size,
+            "shift": config.shift,
+            "parts": parts,
+            "preview": self.preview.tolist(),
+            "t5_words": readers.t5_words.tokenizer.to_str(),
+        }
         own = nn.ModuleDict({"transformer": self.transformer, "clip_g": readers.clip_g, "t5": readers.t5})
         save_described(own, about, path, metadata)
 
@@ -245,9 +333,14 @@ class StableDiffusion3(LatentDiffusion):
         return self.denoiser(read, negative, request.guidance_scale, skipped, request.skip_layers, request.skip_scale)
 
     def denoiser(
-        self, read: Condition, negative: Condition | None, scale: float, skipped: Collection[float] = (),
-        skip_layers: Sequence[int] = (), skip_scale: float = 0.0,
-    ) -> Denoiser:  # fmt: skip
+        self,
+        read: Condition,
+        negative: Condition | None,
+        scale: float,
+        skipped: Collection[float] = (),
+        skip_layers: Sequence[int] = (),
+        skip_scale: float = 0.0,
+    ) -> Denoiser:
         """What a sampler asks: the transformer, guided away from `negative` where it is given.
 
         At the times `skipped` it is also led away from what it says without some of its layers (Stable Diffusion
@@ -272,14 +365,32 @@ class StableDiffusion3(LatentDiffusion):
         return denoise
 
     def generate(
-        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", *,
-        prompt_2: str | Sequence[str] | None = None, prompt_3: str | Sequence[str] | None = None, use_t5: bool = True,
-        steps: int = 28, guidance_scale: float = 7.0, seed: int = 0, height: int | None = None,
-        width: int | None = None, num_images: int = 1, sampler: str = "euler", init_image: Any = None,
-        strength: float = 0.8, mask_image: Any = None, clip_skip: int = 0, shift: float | None = None,
-        skip_layers: Collection[int] = (), skip_scale: float = 2.8, skip_from: float = 0.01, skip_until: float = 0.2,
-        callback: Callable[[Step, Tensor], None] | None = None, progress: bool = True,
-    ) -> Tensor:  # fmt: skip
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        use_t5: bool = True,
+        steps: int = 28,
+        guidance_scale: float = 7.0,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        sampler: str = "euler",
+        init_image: Any = None,
+        strength: float = 0.8,
+        mask_image: Any = None,
+        clip_skip: int = 0,
+        shift: float | None = None,
+        skip_layers: Collection[int] = (),
+        skip_scale: float = 2.8,
+        skip_from: float = 0.01,
+        skip_until: float = 0.2,
+        callback: Callable[[Step, Tensor], None] | None = None,
+        progress: bool = True,
+    ) -> Tensor:
         """Pictures, float32 (B, 3, H, W) in [-1, 1].
 
         Args:
@@ -305,11 +416,28 @@ class StableDiffusion3(LatentDiffusion):
             ValueError, TypeError: for bad arguments, before any work is done.
         """
         request = self.request(
-            prompt, negative_prompt, prompt_2=prompt_2, prompt_3=prompt_3, use_t5=use_t5, steps=steps,
-            guidance_scale=guidance_scale, seed=seed, height=height, width=width, num_images=num_images,
-            sampler=sampler, init_image=init_image, strength=strength, mask_image=mask_image, clip_skip=clip_skip,
-            shift=shift, skip_layers=skip_layers, skip_scale=skip_scale, skip_from=skip_from, skip_until=skip_until,
-        )  # fmt: skip
+            prompt,
+            negative_prompt,
+            prompt_2=prompt_2,
+            prompt_3=prompt_3,
+            use_t5=use_t5,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            height=height,
+            width=width,
+            num_images=num_images,
+            sampler=sampler,
+            init_image=init_image,
+            strength=strength,
+            mask_image=mask_image,
+            clip_skip=clip_skip,
+            shift=shift,
+            skip_layers=skip_layers,
+            skip_scale=skip_scale,
+            skip_from=skip_from,
+            skip_until=skip_until,
+        )
         return self.drawn(request, callback, progress)
 
 

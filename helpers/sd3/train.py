@@ -39,13 +39,22 @@ OBJECTIVE = Objective(FlowPath(), "velocity", "velocity", times="logit-normal") 
 
 def tiny_config(clip: TowerConfig, words: int, autoencoder: KLConfig, size: int) -> SD3Config:
     """A transformer over 8x8 tokens, and encoders small enough to ship."""
-    second = TowerConfig(width=96, layers=2, heads=4, mlp=384, activation="gelu", projection=64,
-                         vocabulary=clip.vocabulary, length=clip.length)  # fmt: skip
+    second = TowerConfig(
+        width=96,
+        layers=2,
+        heads=4,
+        mlp=384,
+        activation="gelu",
+        projection=64,
+        vocabulary=clip.vocabulary,
+        length=clip.length,
+    )
     third = T5Config(vocabulary=words, width=96, layers=2, heads=4, head_width=24, mlp=256, buckets=16, farthest=24)
     widths = {"text_width": clip.width + second.width, "pooled_width": clip.projection + second.projection}
     side = size // autoencoder.factor // 2
-    transformer = MMDiTConfig(latent_channels=autoencoder.latent_channels, width=144, layers=6, heads=6,
-                              table=3 * side, base=side, **widths)  # fmt: skip
+    transformer = MMDiTConfig(
+        latent_channels=autoencoder.latent_channels, width=144, layers=6, heads=6, table=3 * side, base=side, **widths
+    )
     return SD3Config(transformer, autoencoder, clip, second, third, t5_length=T5_LENGTH, size=size, shift=1.0)
 
 
@@ -54,10 +63,13 @@ class Learner(nn.Module):
 
     def __init__(self, transformer: MMDiT, clip_g: TextTower, t5: T5Encoder):
         super().__init__()
-        self.transformer, self.clip_g, self.t5 = transformer, clip_g, t5
+        self.transformer = transformer
+        self.clip_g = clip_g
+        self.t5 = t5
 
-    def forward(self, x: Tensor, t: Tensor, first: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], end: int,
-                with_t5: Tensor) -> Tensor:  # fmt: skip
+    def forward(
+        self, x: Tensor, t: Tensor, first: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], end: int, with_t5: Tensor
+    ) -> Tensor:
         """Velocity (B, C, h, w).
 
         Args:
@@ -72,9 +84,11 @@ class Learner(nn.Module):
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
-    main, device = accelerator.is_main_process, accelerator.device
+    main = accelerator.is_main_process
+    device = accelerator.device
     faces = load_faces("toy-faces", "train", options.size, limit=options.limit, progress=main)
-    (pair, words), autoencoder = CLIP.from_weights(options.clip), KLAutoencoder.from_weights(options.autoencoder)
+    (pair, words) = CLIP.from_weights(options.clip)
+    autoencoder = KLAutoencoder.from_weights(options.autoencoder)
     texts = [*wordings(faces.attributes, WORDINGS), ""]
     t5_words = learned_t5_tokenizer(texts, T5_LENGTH)
     config = tiny_config(pair.text.config, len(t5_words), autoencoder.config, options.size)
@@ -84,22 +98,26 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         for block in learner.transformer.blocks:  # adaLN-zero: every block begins as the identity
             zero(block.text.modulation), zero(block.picture.modulation)
         zero(learner.transformer.modulation), zero(learner.transformer.head)
-    autoencoder, clip = autoencoder.to(device), pair.text.to(device)
+    autoencoder = autoencoder.to(device)
+    clip = pair.text.to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
     parts = {part: read_metadata(file)["sha256"] for part, file in files.items()}
     pictures = faces.tensor()
     codes = encode_all(autoencoder, torch.cat([pictures, pictures.flip(-1)]), progress=main)  # mirrored: same captions
-    scale, shift = config.autoencoder.scale, config.autoencoder.shift
+    scale = config.autoencoder.scale
+    shift = config.autoencoder.shift
     preview = fitted_preview((codes.mean[: len(faces)] - shift) * scale, pictures)
     second_words = BytePairTokenizer(words.merges, words.length, padding=0)
-    ids = words(texts), second_words(texts), t5_words(texts)                 # (N * WORDINGS + 1, L) each
+    ids = words(texts), second_words(texts), t5_words(texts)  # (N * WORDINGS + 1, L) each
 
     def losses(learner: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        B, mine = options.batch_size, slice(accelerator.process_index, None, accelerator.num_processes)
+        B = options.batch_size
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
         chosen = torch.randint(len(codes.mean), (B,), generator=generator)
         caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
         caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(texts) - 1, caption)
-        with_t5, t = torch.rand(B, generator=generator) >= WITHOUT_T5, OBJECTIVE.draw_times(B, generator)
+        with_t5 = torch.rand(B, generator=generator) >= WITHOUT_T5
+        t = OBJECTIVE.draw_times(B, generator)
         x0 = (Gaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator) - shift) * scale
         eps = torch.randn(x0.shape, generator=generator)
         x0, eps, t, with_t5 = (x[mine].to(device) for x in (x0, eps, t, with_t5))
@@ -110,8 +128,9 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         return OBJECTIVE.losses(velocity.float(), x0, eps, t), None
 
     def system(average: Learner) -> StableDiffusion3:
-        readers = TextEncoders(clip, average.clip_g, average.t5, words, t5_words, config.transformer.text_width,
-                               config.t5_length)  # fmt: skip
+        readers = TextEncoders(
+            clip, average.clip_g, average.t5, words, t5_words, config.transformer.text_width, config.t5_length
+        )
         return StableDiffusion3(readers, average.transformer, autoencoder, config, preview).eval()
 
     def save(average: Learner, path: Path, told: dict[str, str]) -> None:
@@ -120,16 +139,19 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     def sample(average: Learner, path: Path) -> None:
         from helpers.show.figures import grid, save_png
 
-        save_png(grid(system(average).generate(list(faces.captions[:24]), steps=20, guidance_scale=4.0,
-                                               progress=False)), path)  # fmt: skip
+        save_png(
+            grid(system(average).generate(list(faces.captions[:24]), steps=20, guidance_scale=4.0, progress=False)),
+            path,
+        )
 
     return Task("sd3-toy-faces", learner, losses, save, sample, parts)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.sd3.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.sd3.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add = made.add_argument
     add("--size", type=int, default=64, help="pixels a side")
     add("--limit", type=int, help="use this many training pictures at most")

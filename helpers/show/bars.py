@@ -19,7 +19,8 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str, form: str = "{:.
         ValueError: if there is no series, or if series have other groups than the first.
     """
     groups = _names(series, "bars", "series", "groups")
-    thick, largest = 0.8 / len(series), max(value for values in series.values() for value in values.values())
+    thick = 0.8 / len(series)
+    largest = max(value for values in series.values() for value in values.values())
     figure, axes = plt.subplots(figsize=(7.2, 0.8 + 0.2 * len(groups) * (len(series) + 0.6)))
     for i, (name, values) in enumerate(series.items()):
         places = [place + (i - (len(series) - 1) / 2) * thick for place in range(len(groups))]
@@ -34,8 +35,10 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str, form: str = "{:.
 
 
 def bar_table(
-    columns: Mapping[str, Mapping[str, float]], form: str = "{:.3g}", most: float | None = None,
-) -> Figure:  # fmt: skip
+    columns: Mapping[str, Mapping[str, float]],
+    form: str = "{:.3g}",
+    most: float | None = None,
+) -> Figure:
     """A table that is seen before it is read: a row for every name, in every column a bar with its number.
 
     What a training gave is drawn and not printed: another processor rounds otherwise.

@@ -14,18 +14,25 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from helpers.show.figures import INK, PAPER, to_uint8
 
-FILLS = {"data": "#e8eef7", "convolution": "#cfe0f5", "attention": "#f6d9c4", "resample": "#d5ead9", "text": "#efe0f3",
-         "other": "#eceff2"}  # fmt: skip
-LINE, SOFT = "#4a5560", "#8894a0"
+FILLS = {
+    "data": "#e8eef7",
+    "convolution": "#cfe0f5",
+    "attention": "#f6d9c4",
+    "resample": "#d5ead9",
+    "text": "#efe0f3",
+    "other": "#eceff2",
+}
+LINE = "#4a5560"
+SOFT = "#8894a0"
 
 
 class Traced(NamedTuple):
     """One call of one part."""
 
-    name: str                    # dotted, within the traced module
-    kind: str                    # the part's class
-    inputs: tuple[tuple, ...]    # shapes of the tensors it was given
-    output: tuple                # shape of what came out
+    name: str  # dotted, within the traced module
+    kind: str  # the part's class
+    inputs: tuple[tuple, ...]  # shapes of the tensors it was given
+    output: tuple  # shape of what came out
     parameters: int
 
 
@@ -75,32 +82,90 @@ class Canvas:
         self.axes.set_axis_off()
         self.figure.alt = alt
 
-    def box(self, x: float, y: float, w: float, h: float, text: str = "", kind: str = "other", size: float = 8,
-            bold: bool = False) -> None:  # fmt: skip
+    def box(
+        self,
+        x: float,
+        y: float,
+        w: float,
+        h: float,
+        text: str = "",
+        kind: str = "other",
+        size: float = 8,
+        bold: bool = False,
+    ) -> None:
         """A rounded box with words in its middle; `kind` chooses the colour."""
-        self.axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=4", linewidth=0.9,
-                                           facecolor=FILLS[kind], edgecolor=LINE))  # fmt: skip
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (x, y),
+                w,
+                h,
+                boxstyle="round,pad=0,rounding_size=4",
+                linewidth=0.9,
+                facecolor=FILLS[kind],
+                edgecolor=LINE,
+            )
+        )
         self.words(x + w / 2, y + h / 2, text, size, bold=bold)
 
     def frame(self, x: float, y: float, w: float, h: float, title: str = "") -> None:
         """A large pale box around others, titled above its upper left corner."""
-        self.axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=8", linewidth=1,
-                                           facecolor="#fafbfc", edgecolor="#c5ccd3", zorder=0))  # fmt: skip
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (x, y),
+                w,
+                h,
+                boxstyle="round,pad=0,rounding_size=8",
+                linewidth=1,
+                facecolor="#fafbfc",
+                edgecolor="#c5ccd3",
+                zorder=0,
+            )
+        )
         self.words(x + 10, y + 13, title, 9.5, align="left", bold=True)
 
-    def words(self, x: float, y: float, text: str, size: float = 8, *, align: str = "center", colour: str = INK,
-              bold: bool = False, turn: float = 0) -> None:  # fmt: skip
+    def words(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 8,
+        *,
+        align: str = "center",
+        colour: str = INK,
+        bold: bool = False,
+        turn: float = 0,
+    ) -> None:
         """Text centred on y; `align` says where x is."""
-        self.axes.text(x, y, text, size=size, ha=align, va="center", color=colour, rotation=turn, linespacing=1.25,
-                       weight="bold" if bold else "normal")  # fmt: skip
+        self.axes.text(
+            x,
+            y,
+            text,
+            size=size,
+            ha=align,
+            va="center",
+            color=colour,
+            rotation=turn,
+            linespacing=1.25,
+            weight="bold" if bold else "normal",
+        )
 
     def arrow(self, *points: tuple[float, float], dashed: bool = False, colour: str = LINE, head: bool = True) -> None:
         """A line through the points with a head at the end."""
         for start, end in zip(points, points[1:], strict=False):
             last = head and end is points[-1]
-            self.axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>" if last else "-", mutation_scale=9,
-                                                linewidth=1.1, color=colour, shrinkA=0, shrinkB=0,
-                                                linestyle=(0, (4, 3)) if dashed else "solid"))  # fmt: skip
+            self.axes.add_patch(
+                FancyArrowPatch(
+                    start,
+                    end,
+                    arrowstyle="-|>" if last else "-",
+                    mutation_scale=9,
+                    linewidth=1.1,
+                    color=colour,
+                    shrinkA=0,
+                    shrinkB=0,
+                    linestyle=(0, (4, 3)) if dashed else "solid",
+                )
+            )
 
     def dot(self, x: float, y: float, sign: str) -> None:
         """A small circle with a sign: + where two ways are added, × where they are multiplied."""
@@ -116,14 +181,17 @@ class Canvas:
     def outline(self, x: float, y: float, w: float, h: float, sides: Sequence[float]) -> None:
         """A white frame on a picture at x, y; its sides (left, top, right, bottom) are shares of the picture's."""
         left, top, right, bottom = sides
-        across, down = [left, right, right, left, left], [top, top, bottom, bottom, top]
-        self.axes.plot([x + w * share for share in across], [y + h * share for share in down], color="white", lw=1.4,
-                       zorder=5)  # fmt: skip
+        across = [left, right, right, left, left]
+        down = [top, top, bottom, bottom, top]
+        self.axes.plot(
+            [x + w * share for share in across], [y + h * share for share in down], color="white", lw=1.4, zorder=5
+        )
 
     def heat(self, x: float, y: float, w: float, h: float, values: np.ndarray) -> None:
         """A matrix as colours."""
-        self.axes.imshow(values, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", cmap="PuOr",
-                         zorder=3)  # fmt: skip
+        self.axes.imshow(
+            values, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", cmap="PuOr", zorder=3
+        )
         self.axes.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color=LINE, lw=0.8, zorder=4)
 
 
@@ -131,14 +199,18 @@ class UNetTrace(NamedTuple):
     """A U-Net's parts in order, level by level; every part is what was traced of it."""
 
     stem: Traced
-    down: list[list[Traced]]   # finest level first, each ending in the halving where there is one
+    down: list[list[Traced]]  # finest level first, each ending in the halving where there is one
     middle: list[Traced]
-    up: list[list[Traced]]     # coarsest level first, each ending in the doubling where there is one
+    up: list[list[Traced]]  # coarsest level first, each ending in the doubling where there is one
     head: Traced
 
 
-KINDS = {"SpatialTransformer": "attention", "TransformerBlock": "attention", "Downsample": "resample",
-         "Upsample": "resample"}  # fmt: skip
+KINDS = {
+    "SpatialTransformer": "attention",
+    "TransformerBlock": "attention",
+    "Downsample": "resample",
+    "Upsample": "resample",
+}
 
 
 def unet_trace(unet: Any, *inputs: Any) -> UNetTrace:
@@ -161,39 +233,49 @@ def draw_unet(canvas: Canvas, traced: UNetTrace, x: float, y: float, row: float 
     Returns:
         (width, height, entry, exit): its size, and the points where the latent goes in and comes out.
     """
-    step, rows, tall = bar + 3, len(traced.down), row * 0.56
+    step = bar + 3
+    rows = len(traced.down)
+    tall = row * 0.56
     downs = [[traced.stem, *traced.down[0]], *traced.down[1:]]
     ups = [*traced.up[:-1], [*traced.up[-1], traced.head]]
-    left, starts = x, []
-    for parts in downs:                                       # each level begins under the halving of the one above
+    left = x
+    starts = []
+    for parts in downs:  # each level begins under the halving of the one above
         starts.append(left)
         left += step * (len(parts) - 1)
     middle = left + 3 * step
-    right, mirrored = middle + step * (len(traced.middle) + 2), []
+    right = middle + step * (len(traced.middle) + 2)
+    mirrored = []
     for parts in ups:
         mirrored.append(right)
         right += step * (len(parts) - 1)
     for i, (down, up) in enumerate(zip(downs, reversed(ups), strict=True)):
-        top, a, b = y + i * row, starts[i], mirrored[rows - 1 - i]
+        top = y + i * row
+        a = starts[i]
+        b = mirrored[rows - 1 - i]
         for start, parts in ((a, down), (b, up)):
             for j, call in enumerate(parts):
                 _part(canvas, call, start + j * step, top, bar, tall)
         _across(canvas, down, a + step * len(down) - 3, b, top + 0.5 * tall)
         canvas.words(a - 8, top + tall / 2, _level_text(down, up), 7, align="right", colour=LINE)
         if i + 1 < rows:
-            turn, back = a + step * (len(down) - 1) + bar / 2, b + bar / 2
+            turn = a + step * (len(down) - 1) + bar / 2
+            back = b + bar / 2
             canvas.arrow((turn, top + tall + 1), (turn, top + row - 1))
             canvas.arrow((back, top + row - 1), (back, top + tall + 1))
     low = y + rows * row
     for j, call in enumerate(traced.middle):
         _part(canvas, call, middle + j * step, low, bar, tall)
-    into, out = starts[-1] + step * (len(downs[-1]) - 1) + bar / 2, mirrored[0] + bar / 2
-    end, centre = middle + step * len(traced.middle) - 3, low + tall / 2
+    into = starts[-1] + step * (len(downs[-1]) - 1) + bar / 2
+    out = mirrored[0] + bar / 2
+    end = middle + step * len(traced.middle) - 3
+    centre = low + tall / 2
     canvas.arrow((into, low - row + tall + 1), (into, centre), (middle - 1, centre))
     canvas.arrow((end + 1, centre), (out, centre), (out, low - row + tall + 1))
     count = sum(call.parameters for call in traced.middle)
     canvas.words((middle + end) / 2, low + tall + 12, f"{count / 1e6:.3g} M", 7, colour=LINE)
-    entry, leave = (x, y + tall / 2), (mirrored[-1] + step * len(ups[-1]) - 3, y + tall / 2)
+    entry = (x, y + tall / 2)
+    leave = (mirrored[-1] + step * len(ups[-1]) - 3, y + tall / 2)
     return leave[0] - x, low + tall + 20 - y, entry, leave
 
 

@@ -22,30 +22,61 @@ from helpers.show.bars import bar_table, bars
 from helpers.show.tables import table
 
 __all__ = [
-    "STYLE", "bar_table", "bars", "compare", "grid", "png_bytes", "save_png", "show", "style", "table", "to_uint8",
-]  # fmt: skip
+    "STYLE",
+    "bar_table",
+    "bars",
+    "compare",
+    "grid",
+    "png_bytes",
+    "save_png",
+    "show",
+    "style",
+    "table",
+    "to_uint8",
+]
 
 Images = Any  # np.ndarray or torch.Tensor: torch is not imported here, so that showing stays light
 
-INK, PAPER = "#1b1f24", "#ffffff"
+INK = "#1b1f24"
+PAPER = "#ffffff"
 PALETTE = ("#0b6fb8", "#c2410c", "#0f7a5c", "#a3308f", "#7a5b00", "#5b4bc4")  # each at least 4.5 : 1 on paper
 
 # A figure brings its own paper: on a dark page it is a light card, so nothing in it can vanish into the page.
 STYLE: dict[str, Any] = {
-    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.facecolor": PAPER,
-    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.edgecolor": INK,
-    "xtick.color": INK, "ytick.color": INK,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.prop_cycle": plt.cycler(color=PALETTE),
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#e3e6ea", "grid.linewidth": 0.8, "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e6ea",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
-    "font.size": 10, "axes.titlesize": 10, "legend.frameon": False, "lines.linewidth": 1.8,
-    "figure.figsize": (7.2, 3.2), "figure.dpi": 100, "figure.constrained_layout.use": True,
-    "image.interpolation": "nearest", "image.cmap": "gray", "svg.hashsalt": "course",
-}  # fmt: skip
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.figsize": (7.2, 3.2),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "image.interpolation": "nearest",
+    "image.cmap": "gray",
+    "svg.hashsalt": "course",
+}
 
 SHARPNESS = 2  # picture pixels per page pixel: sharp on high-density screens
-PAGE_WIDTH, TILE, GAP, LINE = 720, 112, 6, 18  # page pixels: widest grid, widest automatic tile, gap, line of text
+PAGE_WIDTH = 720  # page pixels of the widest grid
+TILE = 112  # of the widest automatic tile
+GAP = 6
+LINE = 18  # of text
 
 
 def style() -> None:
@@ -71,7 +102,7 @@ def to_uint8(images: Images) -> np.ndarray:
         raise ValueError(f"pictures must be (N, 3, H, W) or (N, 1, H, W), got {tuple(array.shape)}")
     if array.dtype != np.uint8:
         array = _from_floats(array)
-    array = array.transpose(0, 2, 3, 1)                         # (N, H, W, C)
+    array = array.transpose(0, 2, 3, 1)  # (N, H, W, C)
     return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
 
 
@@ -94,7 +125,7 @@ def grid(
     Raises:
         ValueError: if there is no picture, or not one title for each.
     """
-    tiles = to_uint8(images)                                    # (N, H, W, 3)
+    tiles = to_uint8(images)  # (N, H, W, 3)
     if not len(tiles):
         raise ValueError("grid needs at least one picture, got none")
     if titles is not None and len(titles) != len(tiles):
@@ -175,7 +206,8 @@ def png_bytes(figure: Figure) -> bytes:
 
     Lines and words need 256 colours at most, which takes a third of the room; pictures and heat maps keep every one.
     """
-    raw, packed = BytesIO(), BytesIO()
+    raw = BytesIO()
+    packed = BytesIO()
     figure.savefig(raw, format="png", dpi=100 * SHARPNESS, metadata={"Software": None})
     drawn = Image.open(raw).convert("RGB")
     if not any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in figure.axes):
@@ -220,10 +252,11 @@ def _mosaic(
     """Place every tile to the pixel: matplotlib's own layouts resample pictures to odd sizes."""
     columns = max(map(len, rows))
     height, width = rows[0].shape[1:3]
-    left = 8 + 7 * max(map(len, names)) if names else 0                       # about 7 page pixels per letter
+    left = 8 + 7 * max(map(len, names)) if names else 0  # about 7 page pixels per letter
     fits = (PAGE_WIDTH - left - GAP) / columns - GAP
     scale = scale or _whole(min(TILE, fits) / width)
-    tile_w, tile_h = width * scale, height * scale
+    tile_w = width * scale
+    tile_h = height * scale
     heads = [LINE if words and words[r] else 0 for r in range(len(rows))]
     total_w = left + GAP + columns * (tile_w + GAP)
     total_h = GAP + sum(head + tile_h + GAP for head in heads)

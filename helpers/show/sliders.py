@@ -25,7 +25,8 @@ class PictureSlider(widgets.VBox):
 
     def __init__(self, slider: widgets.SelectionSlider, stack: widgets.Stack, alt: str, still: bytes) -> None:
         super().__init__([slider, stack])
-        self.alt, self.still = alt, still
+        self.alt = alt
+        self.still = still
 
     def __repr__(self) -> str:
         return f"Slider: {self.alt}"
@@ -90,8 +91,8 @@ def _png(frame: Frame) -> bytes:
         png = png_bytes(frame)
         plt.close(frame)
         return png
-    (picture,) = to_uint8(frame)                                 # (H, W, 3)
-    enlarge = max(1, 2 * TILE * SHARPNESS // picture.shape[1])   # small pictures grow by a whole number, unblurred
+    (picture,) = to_uint8(frame)  # (H, W, 3)
+    enlarge = max(1, 2 * TILE * SHARPNESS // picture.shape[1])  # small pictures grow by a whole number, unblurred
     picture = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")

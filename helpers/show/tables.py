@@ -39,8 +39,11 @@ def table(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]], digits: int = 3
         ValueError: if there are no rows, or if a row has other columns than the first.
     """
     named = isinstance(rows, Mapping)
-    records = [{heading: name, **(row if isinstance(row, Mapping) else {"value": row})} for name, row in rows.items()] \
-        if named else [dict(row) for row in rows]  # fmt: skip
+    records = (
+        [{heading: name, **(row if isinstance(row, Mapping) else {"value": row})} for name, row in rows.items()]
+        if named
+        else [dict(row) for row in rows]
+    )
     if not records:
         raise ValueError("table needs at least one row, got none")
     header = tuple(records[0])

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from helpers.published import fetch
 
-START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+START = "<|startoftext|>"
+END = "<|endoftext|>"
+WORD_END = "</w>"
 LENGTH = 77  # tokens that CLIP reads, start and end included
 # contractions, letters in a row, single digits, anything else in a row
 WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
@@ -48,7 +50,8 @@ def letters(word: str) -> list[str]:
 
 def glued(pieces: Sequence[str], pair: Pair) -> list[str]:
     """The pieces with every occurrence of the pair made one, from left to right."""
-    result, i = [], 0
+    result = []
+    i = 0
     while i < len(pieces):
         if tuple(pieces[i : i + 2]) == pair:
             result.append("".join(pair))
@@ -71,11 +74,13 @@ class BytePairTokenizer:
         """
         alphabet = list(byte_letters().values())
         vocabulary = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, merges), START, END]
-        self.merges, self.length = list(merges), length
+        self.merges = list(merges)
+        self.length = length
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
         self.ids = {piece: number for number, piece in enumerate(vocabulary)}
         self.pieces = vocabulary
-        self.start, self.end = self.ids[START], self.ids[END]
+        self.start = self.ids[START]
+        self.end = self.ids[END]
         self.padding = self.end if padding is None else padding
         self._known: dict[str, list[str]] = {START: [START], END: [END]}
 
@@ -91,8 +96,10 @@ class BytePairTokenizer:
         files = [path / "merges.txt", path / "tokenizer.json"] if path.is_dir() else [path]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise FileNotFoundError(f"no tokenizer at {path}: CLIP's is the file merges.txt of a diffusers folder's "
-                                    "tokenizer/, or of the hub's openai/clip-vit-large-patch14")  # fmt: skip
+            raise FileNotFoundError(
+                f"no tokenizer at {path}: CLIP's is the file merges.txt of a diffusers folder's "
+                "tokenizer/, or of the hub's openai/clip-vit-large-patch14"
+            )
         text = file.read_text(encoding="utf-8")
         lines = json.loads(text)["model"]["merges"] if file.suffix == ".json" else text.splitlines()
         pairs = [tuple(line.split() if isinstance(line, str) else line) for line in lines if line[:8] != "#version"]
@@ -111,8 +118,10 @@ class BytePairTokenizer:
         try:
             return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
         except FileNotFoundError as error:
-            raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the "
-                                    "folder of any Stable Diffusion's as tokenizer(s)=") from error  # fmt: skip
+            raise FileNotFoundError(
+                "this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the "
+                "folder of any Stable Diffusion's as tokenizer(s)="
+            ) from error
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -141,8 +150,10 @@ class BytePairTokenizer:
             kept = pieces[: length - 2]
             if len(kept) < len(pieces):
                 lost = self.decode([self.ids[piece] for piece in pieces[length - 2 :]])
-                warnings.warn(f"a prompt holds {length - 2} tokens, this one has {len(pieces)}; "
-                              f"its end was cut off: {lost!r}", stacklevel=2)  # fmt: skip
+                warnings.warn(
+                    f"a prompt holds {length - 2} tokens, this one has {len(pieces)}; its end was cut off: {lost!r}",
+                    stacklevel=2,
+                )
             ids = [self.start, *(self.ids[piece] for piece in kept), self.end]
             row[: len(ids)] = torch.tensor(ids)
         return rows

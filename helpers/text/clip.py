@@ -96,7 +96,7 @@ class TextTower(nn.Module):
             raise ValueError(f"the text tower reads at most {len(self.positions)} tokens, got {ids.shape[1]}")
         if not 0 <= skip < len(self.layers):
             raise ValueError(f"clip skip lies between 0 and {len(self.layers) - 1}, got {skip}")
-        x = self.tokens(ids) + self.positions[: ids.shape[1]]                # (B, N, D)
+        x = self.tokens(ids) + self.positions[: ids.shape[1]]  # (B, N, D)
         for layer in self.layers[: len(self.layers) - skip]:
             x = layer(x)
         return self.norm(x) if norm else x
@@ -107,7 +107,7 @@ class TextTower(nn.Module):
 
     def at_end(self, states: Tensor, ids: Tensor, end: int) -> Tensor:
         """The state at the first end token, which has seen all others; projected where the tower projects: (B, E)."""
-        place = (ids == end).int().argmax(dim=1)                             # (B,)
+        place = (ids == end).int().argmax(dim=1)  # (B,)
         state = states[torch.arange(len(ids), device=ids.device), place]
         return state if self.projection is None else self.projection(state)
 
@@ -133,5 +133,8 @@ TEXT_NAMES: Renaming = [
 def published_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Both layouts of a text tower's names, with and without `text_model.`; the table of positions is no weight."""
     prefixed = any(name.startswith("text_model.") for name in tensors)
-    return {name if prefixed or name.startswith("text_projection.") else f"text_model.{name}": tensor
-            for name, tensor in tensors.items() if not name.endswith("position_ids")}  # fmt: skip
+    return {
+        name if prefixed or name.startswith("text_projection.") else f"text_model.{name}": tensor
+        for name, tensor in tensors.items()
+        if not name.endswith("position_ids")
+    }

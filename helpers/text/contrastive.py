@@ -33,12 +33,12 @@ class ImageTower(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, size, size), normalised as in training -> (B, E)."""
-        x = self.patches(pictures).flatten(2).transpose(1, 2)                # (B, N - 1, D)
+        x = self.patches(pictures).flatten(2).transpose(1, 2)  # (B, N - 1, D)
         x = torch.cat([self.whole.expand(len(x), 1, -1), x], dim=1) + self.positions
         x = self.norm_in(x)
         for layer in self.layers:
             x = layer(x)
-        x = self.norm(x[:, 0])                                               # (B, D)
+        x = self.norm(x[:, 0])  # (B, D)
         return x if self.projection is None else self.projection(x)
 
 
@@ -48,18 +48,21 @@ class CLIP(nn.Module):
     def __init__(self, text: TowerConfig, image: TowerConfig, end: int):
         """`end`: the id of the token that closes a text."""
         super().__init__()
-        self.text, self.image, self.end = TextTower(text), ImageTower(image), end
+        self.text = TextTower(text)
+        self.image = ImageTower(image)
+        self.end = end
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def similarity(self, pictures: Tensor, ids: Tensor) -> Tensor:
         """(B, B'): scaled cosine between every picture and every text."""
-        a = F.normalize(self.image(pictures), dim=-1)                        # (B, E)
-        b = F.normalize(self.text.pooled(ids, self.end), dim=-1)             # (B', E)
-        return self.log_scale.clamp(max=4.6052).exp() * a @ b.T              # at most 100, as in the paper
+        a = F.normalize(self.image(pictures), dim=-1)  # (B, E)
+        b = F.normalize(self.text.pooled(ids, self.end), dim=-1)  # (B', E)
+        return self.log_scale.clamp(max=4.6052).exp() * a @ b.T  # at most 100, as in the paper
 
     def losses(self, pictures: Tensor, ids: Tensor) -> Tensor:
         """(B,) each picture must find its text among the batch's, and each text its picture (figure 3 of the paper)."""
-        similar, target = self.similarity(pictures, ids), torch.arange(len(ids), device=ids.device)
+        similar = self.similarity(pictures, ids)
+        target = torch.arange(len(ids), device=ids.device)
         both = (F.cross_entropy(s, target, reduction="none") for s in (similar, similar.T))
         return sum(both) / 2
 

@@ -63,8 +63,9 @@ class T5Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, N, D), bias (1, H, N, N) -> (B, N, D)."""
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for layer in (self.to_q, self.to_k, self.to_v))  # fmt: skip
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
@@ -74,7 +75,8 @@ class T5Layer(nn.Module):
 
     def __init__(self, config: T5Config):
         super().__init__()
-        self.norm_1, self.attention = T5Norm(config.width), T5Attention(config)
+        self.norm_1 = T5Norm(config.width)
+        self.attention = T5Attention(config)
         self.norm_2 = T5Norm(config.width)
         self.gate, self.value = (nn.Linear(config.width, config.mlp, bias=False) for _ in range(2))
         self.out = nn.Linear(config.mlp, config.width, bias=False)
@@ -117,8 +119,9 @@ def buckets(length: int, config: T5Config) -> Tensor:
     Half the buckets are for tokens behind, half for tokens ahead; of each half, the first are for the exact
     distances 0, 1, 2, ..., and the others grow in width with the logarithm of the distance.
     """
-    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]             # > 0: asked one is ahead
-    half, exact = config.buckets // 2, config.buckets // 4
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]  # > 0: asked one is ahead
+    half = config.buckets // 2
+    exact = config.buckets // 4
     far = distance.abs().clamp(min=1).float()
     growing = exact + (torch.log(far / exact) / math.log(config.farthest / exact) * (half - exact)).long()
     bucket = torch.where(distance.abs() < exact, distance.abs(), growing.clamp(max=half - 1))
@@ -152,7 +155,8 @@ class T5Tokenizer:
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", length: int = 256):
         """`length` of every encoded text, its end token included; T5 itself would read any."""
-        self.tokenizer, self.length = tokenizer, length
+        self.tokenizer = tokenizer
+        self.length = length
         self.padding, self.end = (tokenizer.token_to_id(token) for token in ("<pad>", "</s>"))
 
     @classmethod
@@ -168,8 +172,10 @@ class T5Tokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
-            raise FileNotFoundError(f"no tokenizer at {file}: T5's is the file tokenizer.json of a diffusers folder's "
-                                    "tokenizer_3/, or of the hub's google-t5/t5-small")  # fmt: skip
+            raise FileNotFoundError(
+                f"no tokenizer at {file}: T5's is the file tokenizer.json of a diffusers folder's "
+                "tokenizer_3/, or of the hub's google-t5/t5-small"
+            )
         try:
             read = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
@@ -190,8 +196,10 @@ class T5Tokenizer:
         try:
             return fetch("google-t5/t5-small", ["tokenizer.json"])
         except FileNotFoundError as error:
-            raise FileNotFoundError("this checkpoint brings no tokenizer, and the hub did not give T5's: pass the "
-                                    "tokenizers= of any Stable Diffusion 3, or t5=False") from error  # fmt: skip
+            raise FileNotFoundError(
+                "this checkpoint brings no tokenizer, and the hub did not give T5's: pass the "
+                "tokenizers= of any Stable Diffusion 3, or t5=False"
+            ) from error
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -202,8 +210,11 @@ class T5Tokenizer:
         for row, text in zip(rows, texts, strict=True):
             ids = [i for i in self.tokenizer.encode(text).ids if i != self.end]
             if len(ids) > self.length - 1:
-                warnings.warn(f"T5 was given {len(ids)} tokens and reads {self.length - 1}; the end was cut off: "
-                              f"{self.tokenizer.decode(ids[self.length - 1 :])!r}", stacklevel=2)  # fmt: skip
+                warnings.warn(
+                    f"T5 was given {len(ids)} tokens and reads {self.length - 1}; the end was cut off: "
+                    f"{self.tokenizer.decode(ids[self.length - 1 :])!r}",
+                    stacklevel=2,
+                )
             kept = [*ids[: self.length - 1], self.end]
             row[: len(kept)] = torch.tensor(kept)
         return rows

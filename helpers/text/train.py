@@ -59,7 +59,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
     texts = wordings(faces.attributes, WORDINGS)
     tokenizer = learned_tokenizer(texts)
-    ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))              # (N, WORDINGS, L)
+    ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))  # (N, WORDINGS, L)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = tiny_clip(tokenizer)
@@ -79,8 +79,9 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.text.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.text.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
     add_run_arguments(made, steps=1000, batch_size=128, learning_rate=1e-3)
     return made

@@ -53,7 +53,8 @@ def augmented(images: Tensor, parameters: Tensor) -> Tensor:
 def _moved(images: Tensor, amounts: Tensor) -> Tensor:
     """Scaled, then turned clockwise, then shifted; what comes in from outside is the image's reflection."""
     scale, angle, right, down = amounts.unbind(1)
-    cos, sin = angle.cos() / scale.exp2(), angle.sin() / scale.exp2()
+    cos = angle.cos() / scale.exp2()
+    sin = angle.sin() / scale.exp2()
     shift = torch.stack([2 * right, 2 * down], dim=1)[:, :, None]  # a side is 2 in PyTorch's coordinates
     inverse = torch.stack([cos, sin, -sin, cos], dim=1).unflatten(1, (2, 2))  # from output to input positions
     grid = F.affine_grid(torch.cat([inverse, -inverse @ shift], dim=2), list(images.shape), align_corners=False)

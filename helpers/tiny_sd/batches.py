@@ -55,8 +55,9 @@ class Batches:
         if self.latents is not None and self.augment:
             raise ValueError("latents that were encoded before cannot be augmented: augment=0")
         if self.batch_size % self.processes:
-            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: "
-                             "make it a multiple")  # fmt: skip
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: make it a multiple"
+            )
         if self.faces.split != "train":
             raise ValueError(f"training must not see the {self.faces.split!r} pictures: load_faces(..., split='train')")
         self.captions = caption_table(self.faces)
@@ -86,14 +87,16 @@ class Batches:
     def losses(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Any]:
         """This process's share of the step's losses; the whole batch's randomness is drawn by every process."""
         system: TinySD = getattr(model, "module", model)
-        device, share = next(model.parameters()).device, self._share()
+        device = next(model.parameters()).device
+        share = self._share()
         chosen = self.choose(generator)
         labels, captions = self.conditions(chosen, generator)
         mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
         times = system.objective.draw_times(self.batch_size, generator)
         augmentation = draw_augmentation(self.batch_size, self.augment, generator) if self.augment else None
-        codes = self.codes(system, chosen[share], mirrored[share], device,
-                           None if augmentation is None else augmentation[share])  # fmt: skip
+        codes = self.codes(
+            system, chosen[share], mirrored[share], device, None if augmentation is None else augmentation[share]
+        )
         eps = torch.randn((self.batch_size, *codes.shape[1:]), generator=generator)
         arguments = [eps, times, labels, captions, augmentation]
         values = model(codes, *(None if a is None else a[share].to(device, non_blocking=True) for a in arguments))

@@ -47,14 +47,19 @@ class PixelCodec:
     The range matters: a sampler clips to it, so pictures normalised to any other range come out washed out.
     """
 
-    name, channels, factor = "pixels", 3, 1
+    name = "pixels"
+    channels = 3
+    factor = 1
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Raises ValueError for pictures that leave [-1, 1], such as ImageNet-normalised ones (-2.12..2.64)."""
         if pictures.abs().max() > 1 + 1e-4:
-            low, high = pictures.min().item(), pictures.max().item()
-            raise ValueError(f"pictures must be in [-1, 1], got [{low:.2f}, {high:.2f}]: samples are clipped to "
-                             "[-1, 1], so any other normalisation loses colours (use Faces.tensor)")  # fmt: skip
+            low = pictures.min().item()
+            high = pictures.max().item()
+            raise ValueError(
+                f"pictures must be in [-1, 1], got [{low:.2f}, {high:.2f}]: samples are clipped to "
+                "[-1, 1], so any other normalisation loses colours (use Faces.tensor)"
+            )
         return pictures
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -83,8 +88,12 @@ class LatentCodec:
             mean, std: (C,) of its latents on the training pictures.
             source: what `load_autoencoder` finds it by.
         """
-        self.autoencoder, self.mean, self.std = autoencoder.eval().requires_grad_(False), mean, std
-        self.source, self.channels, self.factor = str(source), len(mean), autoencoder.config.factor
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.mean = mean
+        self.std = std
+        self.source = str(source)
+        self.channels = len(mean)
+        self.factor = autoencoder.config.factor
 
     def __deepcopy__(self, memo: dict) -> "LatentCodec":
         return self  # an average of the network shares it
@@ -100,8 +109,13 @@ class LatentCodec:
         return torch.cat([self.autoencoder.to_pictures(part) for part in latents.split(per_part)])
 
     def describe(self) -> dict[str, Any]:
-        return {"method": self.name, "autoencoder": self.source, "fingerprint": latent_space(self.autoencoder),
-                "mean": self.mean.tolist(), "std": self.std.tolist()}  # fmt: skip
+        return {
+            "method": self.name,
+            "autoencoder": self.source,
+            "fingerprint": latent_space(self.autoencoder),
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+        }
 
     def to(self, device: torch.device | str) -> "LatentCodec":
         self.autoencoder.to(device)
@@ -147,10 +161,13 @@ def described_codec(described: Any, autoencoder: str | Path | None = None) -> Co
         stand_in = None if autoencoder else shipped_autoencoder(described["fingerprint"])
         if stand_in is None:
             raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
-        source, found = stand_in, load_autoencoder(stand_in)
+        source = stand_in
+        found = load_autoencoder(stand_in)
     if latent_space(found) != described["fingerprint"]:
-        raise ValueError(f"the autoencoder {source} is not the one this network was trained with: its latents mean "
-                         "something else. Pass the right one as autoencoder=, or train the network again")  # fmt: skip
+        raise ValueError(
+            f"the autoencoder {source} is not the one this network was trained with: its latents mean "
+            "something else. Pass the right one as autoencoder=, or train the network again"
+        )
     return CODECS[method](found, torch.tensor(described["mean"]), torch.tensor(described["std"]), source)
 
 

@@ -33,10 +33,15 @@ class TinySD(nn.Module):
         """
         super().__init__()
         if config.channels != codec.channels:
-            raise ValueError(f"the codec {codec.name!r} gives {codec.channels} channels, the network takes "
-                             f"{config.channels}: UNetConfig(channels={codec.channels})")  # fmt: skip
-        self.unet, self.codec, self.size = TinyUNet(config), codec, size
-        self.objective_name, self.objective = objective, Objective.named(objective)
+            raise ValueError(
+                f"the codec {codec.name!r} gives {codec.channels} channels, the network takes "
+                f"{config.channels}: UNetConfig(channels={codec.channels})"
+            )
+        self.unet = TinyUNet(config)
+        self.codec = codec
+        self.size = size
+        self.objective_name = objective
+        self.objective = Objective.named(objective)
         self.class_names = tuple(class_names)
         self.perceptual: PerceptualLoss | None = None  # a training may set it
 
@@ -45,19 +50,26 @@ class TinySD(nn.Module):
         config = asdict(self.unet.config)
         if not config["augmentation"]:  # a field that older checkpoints do not have
             del config["augmentation"]
-        return {"config": config, "objective": self.objective_name, "size": self.size,
-                "class_names": list(self.class_names), "codec": self.codec.describe()}  # fmt: skip
+        return {
+            "config": config,
+            "objective": self.objective_name,
+            "size": self.size,
+            "class_names": list(self.class_names),
+            "codec": self.codec.describe(),
+        }
 
     @classmethod
     def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> "TinySD":
         """An untrained TinySD of the described sizes. Raises what `described_codec` raises."""
-        config, rest = UNetConfig(**description["config"]), ("objective", "class_names", "size")
+        config = UNetConfig(**description["config"])
+        rest = ("objective", "class_names", "size")
         codec = described_codec(description["codec"], autoencoder)
         return cls(config, *(description[name] for name in rest), codec)
 
     @classmethod
-    def from_weights(cls, name_or_path: str | Path, device: str | torch.device = "cpu",
-                     autoencoder: str | Path | None = None) -> "TinySD":  # fmt: skip
+    def from_weights(
+        cls, name_or_path: str | Path, device: str | torch.device = "cpu", autoencoder: str | Path | None = None
+    ) -> "TinySD":
         """Weights that `python -m helpers.tiny_sd.train` wrote, ready to generate.
 
         Args:
@@ -87,9 +99,14 @@ class TinySD(nn.Module):
         save_described(self.unet, self.describe(), path, metadata)
 
     def losses(
-        self, codes: Tensor, eps: Tensor, t: Tensor, labels: Tensor, captions: Tensor | None,
+        self,
+        codes: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        captions: Tensor | None,
         augmentation: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """(B,) training losses.
 
         Args:
@@ -166,13 +183,15 @@ class TinySD(nn.Module):
         label_ids, captions = self._conditions(labels, prompts)
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-        device, path = next(self.parameters()).device, self.objective.path
+        device = next(self.parameters()).device
+        path = self.objective.path
         shape = (self.codec.channels, self.size // self.codec.factor, self.size // self.codec.factor)
         # on the CPU: the same pictures on every device
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(label_ids))]
         noise = torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
-        denoise = self.denoiser(label_ids.to(device), None if captions is None else captions.to(device),
-                                guidance_scale, interval)  # fmt: skip
+        denoise = self.denoiser(
+            label_ids.to(device), None if captions is None else captions.to(device), guidance_scale, interval
+        )
         # what a sampler draws later comes from the first generator, which goes on where the noise ended
         return _without_gradients(SAMPLERS[sampler](denoise, noise, timesteps(steps), path, generator=generators[0]))
 
@@ -184,7 +203,8 @@ class TinySD(nn.Module):
 
         self.eval()
         count = len(self._conditions(labels, prompts)[0])
-        seed, pictures = options.pop("seed", 0), []
+        seed = options.pop("seed", 0)
+        pictures = []
         for start in tqdm(range(0, count, batch_size), desc="generating", disable=not progress, leave=False):
             part = slice(start, start + batch_size)
             some = (None if labels is None else labels[part], None if prompts is None else prompts[part])
@@ -211,8 +231,10 @@ class TinySD(nn.Module):
         if label in self.class_names:
             return self.class_names.index(label)
         if isinstance(label, str) or not NO_CLASS <= int(label) < len(self.class_names):
-            raise ValueError(f"unknown class {label!r}: choose one of {', '.join(self.class_names)}, "
-                             f"0..{len(self.class_names) - 1}, or {NO_CLASS} for any")  # fmt: skip
+            raise ValueError(
+                f"unknown class {label!r}: choose one of {', '.join(self.class_names)}, "
+                f"0..{len(self.class_names) - 1}, or {NO_CLASS} for any"
+            )
         return int(label)
 
 

@@ -29,7 +29,8 @@ class EncoderFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> float32 (B, C, h, w) of each resolution, the finest first."""
-        x, features = (images + 1) / 2 if self.range_01 else images, []
+        x = (images + 1) / 2 if self.range_01 else images
+        features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x.float())
@@ -38,7 +39,8 @@ class EncoderFeatures(nn.Module):
 
 def _kl_stages(encoder: Encoder) -> list[nn.Module]:
     """The levels of latent diffusion's encoder; what changes the resolution belongs to the next stage."""
-    stages, before = [], [encoder.fold, encoder.stem]
+    stages = []
+    before = [encoder.fold, encoder.stem]
     for level in encoder.down:
         stages.append(nn.Sequential(*before, *level.residual))
         before = [] if level.resample is None else [level.resample]
@@ -69,7 +71,9 @@ class PerceptualLoss:
                 full resolution costs several times what a small U-Net does. None: whole images.
         """
         self.distance = PerceptualDistance(EncoderFeatures(autoencoder), None, "an autoencoder's encoder")
-        self.weight, self.until, self.crop = weight, until, crop
+        self.weight = weight
+        self.until = until
+        self.crop = crop
 
     def __deepcopy__(self, memo: dict) -> "PerceptualLoss":
         return self  # an average of the network shares it
@@ -86,7 +90,8 @@ class PerceptualLoss:
             predicted, images: (B, 3, H, W) the predicted clean images and the true ones, in [-1, 1].
             t: (B,) times.
         """
-        values, counted = predicted.new_zeros(len(t)), t <= self.until
+        values = predicted.new_zeros(len(t))
+        counted = t <= self.until
         if not counted.any():
             return values
         window = self._window(images)

@@ -30,34 +30,63 @@ from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
 OWN_AUTOENCODER = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute
-PIXEL_WIDTHS, LATENT_WIDTHS = UNetConfig.widths, (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
+PIXEL_WIDTHS = UNetConfig.widths
+LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.tiny_sd.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.tiny_sd.train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add = made.add_argument
-    add("--method", choices=list(CODECS), default="pixels",
-        help="what is diffused: 1 pixels, 2 a pretrained autoencoder's latents, 3 those of one trained on the faces")
+    add(
+        "--method",
+        choices=list(CODECS),
+        default="pixels",
+        help="what is diffused: 1 pixels, 2 a pretrained autoencoder's latents, 3 those of one trained on the faces",
+    )
     add_face_arguments(made)
-    add("--autoencoder", help="of methods 2 and 3: a name, file, folder or hub repository, see "
-        "helpers.autoencoders.published. None: the course's general one (2); trained first, in the run's folder (3)")
+    add(
+        "--autoencoder",
+        help="of methods 2 and 3: a name, file, folder or hub repository, see "
+        "helpers.autoencoders.published. None: the course's general one (2); trained first, in the run's folder (3)",
+    )
     add("--autoencoder-steps", type=int, default=6000, help="where method 3 trains it")
     add("--autoencoder-channels", type=int, default=4, help="where method 3 trains it")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
     add("--widths", type=int, nargs="+", help=f"channels at each resolution; None: {PIXEL_WIDTHS} or {LATENT_WIDTHS}")
-    add("--patch", type=int, help="positions a side folded into channels; None: what makes 16x16 of 64x64 pixels, "
-        "and 8x8 of their latents")  # fmt: skip
+    add(
+        "--patch",
+        type=int,
+        help="positions a side folded into channels; None: what makes 16x16 of 64x64 pixels, and 8x8 of their latents",
+    )
     add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
     add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
-    add("--augment", type=float, default=0.0, metavar="PROBABILITY", help="of each non-leaking augmentation: scale, "
-        "rotation, shift, contrast, brightness (method 1)")
-    add("--perceptual", type=float, default=0.0, metavar="WEIGHT",
-        help="of a perceptual loss on the predicted image (method 1)")
+    add(
+        "--augment",
+        type=float,
+        default=0.0,
+        metavar="PROBABILITY",
+        help="of each non-leaking augmentation: scale, rotation, shift, contrast, brightness (method 1)",
+    )
+    add(
+        "--perceptual",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of a perceptual loss on the predicted image (method 1)",
+    )
     add("--perceptual-encoder", help="autoencoder whose encoder compares the images: as for --autoencoder")
-    add("--perceptual-until", type=float, default=1.0, metavar="TIME",
-        help="noise level, from 0 to 1, up to which the perceptual loss counts")
+    add(
+        "--perceptual-until",
+        type=float,
+        default=1.0,
+        metavar="TIME",
+        help="noise level, from 0 to 1, up to which the perceptual loss counts",
+    )
     add("--perceptual-crop", type=int, metavar="PIXELS", help="a side of the random square that it compares")
     add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
     return made
@@ -94,8 +123,12 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
         torch.manual_seed(options.seed)
         model = TinySD(config, options.objective, faces.class_names, options.size, codec)
     if options.perceptual:
-        model.perceptual = PerceptualLoss(load_autoencoder(options.perceptual_encoder), options.perceptual,
-                                          options.perceptual_until, options.perceptual_crop)  # fmt: skip
+        model.perceptual = PerceptualLoss(
+            load_autoencoder(options.perceptual_encoder),
+            options.perceptual,
+            options.perceptual_until,
+            options.perceptual_crop,
+        )
     return model
 
 
@@ -142,8 +175,14 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     codec, latents = prepared(options, faces, accelerator)
-    batches = Batches(faces, options.batch_size, augment=options.augment, process=accelerator.process_index,
-                      processes=accelerator.num_processes, latents=latents)  # fmt: skip
+    batches = Batches(
+        faces,
+        options.batch_size,
+        augment=options.augment,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        latents=latents,
+    )
     model = new_model(options, faces, codec)
     description = model.describe()
     if latents is not None:  # what tells one training from another; not where the autoencoder lies
@@ -160,21 +199,33 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
     Raises SystemExit for what would stop the second half, or for a first half that was trained with other options.
     """
     folder = own_autoencoder(options)
-    faces, codec = SimpleNamespace(class_names=(), attributes=None), SimpleNamespace(name="own", channels=1, factor=4)
+    faces = SimpleNamespace(class_names=(), attributes=None)
+    codec = SimpleNamespace(name="own", channels=1, factor=4)
     unet_config(options, faces, codec)
     if (folder.parent / "log.jsonl").exists() and not options.resume:
-        raise SystemExit(f"{folder.parent} holds a training already: add --resume to go on with it, or --out another "
-                         "folder")  # fmt: skip
-    words = {"source": options.source, "size": options.size, "limit": options.limit, "seed": options.seed,
-             "precision": options.precision, "steps": options.autoencoder_steps,
-             "latent-channels": options.autoencoder_channels, **OWN_AUTOENCODER}  # fmt: skip
+        raise SystemExit(
+            f"{folder.parent} holds a training already: add --resume to go on with it, or --out another folder"
+        )
+    words = {
+        "source": options.source,
+        "size": options.size,
+        "limit": options.limit,
+        "seed": options.seed,
+        "precision": options.precision,
+        "steps": options.autoencoder_steps,
+        "latent-channels": options.autoencoder_channels,
+        **OWN_AUTOENCODER,
+    }
     argv = [text for name, value in words.items() if value is not None for text in (f"--{name}", str(value))]
     if (folder / "weights.safetensors").exists():
-        made, parser = read_metadata(folder / "weights.safetensors")["command"], autoencoder_training.parser()
+        made = read_metadata(folder / "weights.safetensors")["command"]
+        parser = autoencoder_training.parser()
         settings = {name: value for name, value in vars(parser.parse_args(argv)).items() if name not in FREE}
         if made != (wanted := command(parser, settings)):
-            raise SystemExit(f"{folder} holds an autoencoder made by\n  {made}\nand not by\n  {wanted}\n"
-                             "Same options, or --out another folder")  # fmt: skip
+            raise SystemExit(
+                f"{folder} holds an autoencoder made by\n  {made}\nand not by\n  {wanted}\n"
+                "Same options, or --out another folder"
+            )
         return 0
     resume = ["--resume"] if options.resume and folder.exists() else []
     return autoencoder_training.main([*argv, "--out", str(folder), *resume], more=True)

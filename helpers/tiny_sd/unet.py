@@ -83,7 +83,9 @@ class TinyUNet(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
-        widths, blocks, condition = config.widths, config.blocks, config.condition_width
+        widths = config.widths
+        blocks = config.blocks
+        condition = config.condition_width
         folded = config.channels * config.patch**2
         self.time = TimeEmbedding(widths[0], condition)
         self.classes = nn.Embedding(config.classes + 1, condition)  # the last row stands for "any class"
@@ -98,9 +100,11 @@ class TinyUNet(nn.Module):
             self.down.append(Level(config, [width] * blocks, width, attention, condition))
             self.up.append(Level(config, [2 * width] * blocks, width, attention, condition))  # skips are concatenated
         self.middle = Level(config, [widths[-1]] * 2, widths[-1], config.attention[-1], condition)
-        self.norm, self.fine = group_norm(widths[0]), None
+        self.norm = group_norm(widths[0])
+        self.fine = None
         if config.fine and config.patch > config.fine_patch:
-            self.fold, seen = config.fine_patch, config.channels * config.fine_patch**2
+            self.fold = config.fine_patch
+            seen = config.channels * config.fine_patch**2
             self.head = nn.Conv2d(widths[0], config.fine * (config.patch // self.fold) ** 2, 1)
             self.fine = nn.Sequential(
                 nn.Conv2d(seen + config.fine, config.fine, 3, padding=1),
@@ -111,9 +115,13 @@ class TinyUNet(nn.Module):
             self.head = zero(nn.Conv2d(widths[0], folded, 3, padding=1))
 
     def forward(
-        self, x: Tensor, t: Tensor, labels: Tensor | None = None, captions: Tensor | None = None,
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        captions: Tensor | None = None,
         augmentation: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """One prediction.
 
         Args:
@@ -166,5 +174,7 @@ class TinyUNet(nn.Module):
     def _check(self, x: Tensor) -> None:
         fold = self.config.patch * 2 ** (len(self.config.widths) - 1)
         if x.shape[1] != self.config.channels or x.shape[2] % fold or x.shape[3] % fold:
-            raise ValueError(f"this U-Net takes (B, {self.config.channels}, H, W) with H and W multiples of {fold}, "
-                             f"got {tuple(x.shape)}")  # fmt: skip
+            raise ValueError(
+                f"this U-Net takes (B, {self.config.channels}, H, W) with H and W multiples of {fold}, "
+                f"got {tuple(x.shape)}"
+            )

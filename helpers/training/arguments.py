@@ -19,14 +19,27 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--steps", type=int, default=steps, help="updates")
     add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
     add("--learning-rate", type=float, default=learning_rate, help="the largest, after the warm-up")
-    add("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate: cosine ends at --steps; "
-        "inverse-sqrt does not depend on --steps, so that --resume may prolong a training")
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="muon: Muon for the weights of hidden layers, AdamW "
-        "for the rest")
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cosine",
+        help="of the learning rate: cosine ends at --steps; "
+        "inverse-sqrt does not depend on --steps, so that --resume may prolong a training",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adamw",
+        help="muon: Muon for the weights of hidden layers, AdamW for the rest",
+    )
     add("--ema", type=float, default=0.999, help="decay of the averaged weights")
     add("--seed", type=int, default=0)
-    add("--precision", choices=["auto", "fp32", "bf16"], default="auto",
-        help="auto: bf16 on a GPU that has it; on a CPU what is faster for this network, measured when it starts")
+    add(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto: bf16 on a GPU that has it; on a CPU what is faster for this network, measured when it starts",
+    )
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's home)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
@@ -57,7 +70,8 @@ def make_folder(folder: Path, option: str) -> None:
 
 def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
     """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
-    usual, words = vars(parser.parse_args([])), []
+    usual = vars(parser.parse_args([]))
+    words = []
     for name, value in settings.items():
         if value != usual[name]:
             values = value if isinstance(value, list) else [value]

@@ -140,8 +140,9 @@ def train(
         mean, norm = torch.stack([mean, norm.to(mean)]).tolist()
         if not math.isfinite(mean + norm):  # one infinite gradient would make NaN of every weight
             optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"at step {step + 1} the loss is {mean} and its gradient {norm}: nothing "
-                                     "was updated by it")  # fmt: skip
+            raise FloatingPointError(
+                f"at step {step + 1} the loss is {mean} and its gradient {norm}: nothing was updated by it"
+            )
         if norm > config.clip:
             nn.utils.clip_grads_with_norm_(model.parameters(), config.clip, torch.tensor(norm))
         with torch.autocast(kind, torch.bfloat16, enabled=bf16):  # Muon multiplies matrices; AdamW is not affected

@@ -42,11 +42,13 @@ def orthogonalized_by_gram(matrix: Tensor) -> Tensor:
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
     x = x / x.norm().clamp(min=1e-7)
-    gram, identity = x @ x.T, torch.eye(len(x)).to(x)
+    gram = x @ x.T
+    identity = torch.eye(len(x)).to(x)
     factor = identity
     for _ in range(NEWTON_SCHULZ_STEPS):  # the next x is step @ x, and its Gram matrix step @ gram @ step
         step = a * identity + b * gram + c * (gram @ gram)
-        factor, gram = step @ factor, step @ gram @ step
+        factor = step @ factor
+        gram = step @ gram @ step
     x = factor @ x
     return x if wide else x.T
 
@@ -68,7 +70,8 @@ def muon_update(gradient: Tensor, state: dict[str, Tensor], group: Mapping[str, 
 
 def adamw_update(gradient: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> Tensor:
     """The direction of AdamW's step (Loshchilov & Hutter 2019), without the weight decay."""
-    (beta_1, beta_2), step = group["betas"], state.setdefault("step", torch.zeros(()))
+    (beta_1, beta_2) = group["betas"]
+    step = state.setdefault("step", torch.zeros(()))
     mean = state.setdefault("exp_avg", torch.zeros_like(gradient))
     square = state.setdefault("exp_avg_sq", torch.zeros_like(gradient))
     step += 1
@@ -84,8 +87,9 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices alone and needs a second optimiser beside it for everything else.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.99),
-                 momentum: float = 0.95):  # fmt: skip
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.99), momentum: float = 0.95
+    ):
         defaults = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": 0.0, "muon": False}
         super().__init__(groups, defaults)
 

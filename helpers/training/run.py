@@ -50,13 +50,18 @@ class Task:
 class Run:
     """A task, the folder it is trained in, and how far it has come."""
 
-    def __init__(self, parser: argparse.ArgumentParser, options: argparse.Namespace,
-                 make_task: Callable[[argparse.Namespace, Any], Task]):  # fmt: skip
+    def __init__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        make_task: Callable[[argparse.Namespace, Any], Task],
+    ):
         """`make_task` is given the options and the accelerator; one process at a time, the main one first."""
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-        self.parser, self.options = parser, options
+        self.parser = parser
+        self.options = options
         for path, option in ((options.out, "--out"), (options.export and options.export.parent, "--export")):
             if path:  # now, and not after hours of training
                 make_folder(path, option)
@@ -65,19 +70,28 @@ class Run:
         self.accelerator = Accelerator(mixed_precision="no", cpu=kind == "cpu", kwargs_handlers=[patience])
         self.main = self.accelerator.is_main_process
         if options.batch_size % self.accelerator.num_processes:
-            raise SystemExit(f"--batch-size {options.batch_size} cannot be shared evenly by "
-                             f"{self.accelerator.num_processes} processes: choose a multiple")  # fmt: skip
+            raise SystemExit(
+                f"--batch-size {options.batch_size} cannot be shared evenly by "
+                f"{self.accelerator.num_processes} processes: choose a multiple"
+            )
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
         self.folder = options.out or course_home() / "runs" / self.task.name
         make_folder(self.folder, "--out")
-        self.checkpoint, self.log = self.folder / "checkpoint.safetensors", self.folder / "log.jsonl"
+        self.checkpoint = self.folder / "checkpoint.safetensors"
+        self.log = self.folder / "log.jsonl"
         self.model = self.task.model.to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.config = TrainConfig(steps=options.steps, learning_rate=options.learning_rate, ema=options.ema,
-                                  warmup=self._warmup(), seed=options.seed, schedule=options.schedule,
-                                  optimizer_name=options.optimizer)  # fmt: skip
+        self.config = TrainConfig(
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            ema=options.ema,
+            warmup=self._warmup(),
+            seed=options.seed,
+            schedule=options.schedule,
+            optimizer_name=options.optimizer,
+        )
         self.ema = EMA(self.model, options.ema)
         self.optimizer = self.config.optimizer(self.model)
         if options.compile:
@@ -105,8 +119,9 @@ class Run:
         there = self.checkpoint.exists() or self.log.exists()
         if not self.options.resume:
             if there and self.main:
-                raise SystemExit(f"{self.folder} holds a training already: add --resume to go on with it, "
-                                 "or --out another folder")  # fmt: skip
+                raise SystemExit(
+                    f"{self.folder} holds a training already: add --resume to go on with it, or --out another folder"
+                )
             self.precision = self._choose_precision()
             return 0
         try:
@@ -136,8 +151,10 @@ class Run:
     def _same_training(self, description: dict) -> None:
         """Going on with other numbers would be a different training under the same name."""
         if description["model"] != json.loads(json.dumps(self.task.description)):
-            raise SystemExit(f"{self.folder} holds a training of another model, or of one with other parts: "
-                             "choose --out another folder")  # fmt: skip
+            raise SystemExit(
+                f"{self.folder} holds a training of another model, or of one with other parts: "
+                "choose --out another folder"
+            )
         now = self.settings()
         unknown = {name: self.parser.get_default(name) for name in now}  # options that older checkpoints did not have
         old_settings = unknown | description["settings"]
@@ -154,32 +171,46 @@ class Run:
 
     def save(self, step: int) -> None:
         if self.main:
-            description = {"settings": self.settings(), "seconds": self.seconds, "core_seconds": self.core_seconds,
-                           "model": self.task.description, "precision": self.precision}  # fmt: skip
+            description = {
+                "settings": self.settings(),
+                "seconds": self.seconds,
+                "core_seconds": self.core_seconds,
+                "model": self.task.description,
+                "precision": self.precision,
+            }
             save_checkpoint(self.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
         self.saved = step
 
     def write_log(self, state: TrainState, rate: float) -> None:
         with open(self.log, "a") as file:
-            row = {"step": state.step, "loss": state.loss, "learning_rate": state.rate,
-                   "images_per_second": round(rate, 1), "seconds": round(self.seconds, 1)}  # fmt: skip
+            row = {
+                "step": state.step,
+                "loss": state.loss,
+                "learning_rate": state.rate,
+                "images_per_second": round(rate, 1),
+                "seconds": round(self.seconds, 1),
+            }
             file.write(json.dumps(row) + "\n")
 
     def finish(self) -> Path:
         """Write the averaged weights, fp16, with where they come from."""
         path = self.folder / "weights.safetensors"
-        metadata = {
-            "command": command(self.parser, self.settings()),
-            "seed": str(self.options.seed),
-            "steps": str(self.config.steps),
-            "minutes": f"{self.seconds / 60:.1f}",
-            "core_minutes": f"{self.core_seconds / 60:.1f}",
-            "threads": str(torch.get_num_threads()),
-            "processes": str(self.accelerator.num_processes),
-            "torch": torch.__version__,
-            "precision": self.precision.name,
-            "precision_reason": self.precision.reason,
-        } | ({"source": self.options.source} if hasattr(self.options, "source") else {}) | self.task.told
+        metadata = (
+            {
+                "command": command(self.parser, self.settings()),
+                "seed": str(self.options.seed),
+                "steps": str(self.config.steps),
+                "minutes": f"{self.seconds / 60:.1f}",
+                "core_minutes": f"{self.core_seconds / 60:.1f}",
+                "threads": str(torch.get_num_threads()),
+                "processes": str(self.accelerator.num_processes),
+                "torch": torch.__version__,
+                "precision": self.precision.name,
+                "precision_reason": self.precision.reason,
+            }
+            | ({"source": self.options.source} if hasattr(self.options, "source") else {})
+            | self.task.told
+        )
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
         return path
@@ -198,12 +229,15 @@ class Run:
             advice = f"try a smaller --learning-rate than {self.options.learning_rate:g} in another folder"
             raise SystemExit(f"stopped: {trouble}. {self._kept()}; {advice}") from trouble
         except OSError as trouble:
-            where, why = trouble.filename or self.folder, trouble.strerror or trouble
+            where = trouble.filename or self.folder
+            why = trouble.strerror or trouble
             if trouble.errno in FULL:
-                raise SystemExit(f"stopped: {where} cannot be written ({why}). {self._kept()}: make room, then "
-                                 "--resume") from trouble  # fmt: skip
-            raise SystemExit(f"stopped by trouble with {where}: {why}. {self._kept()}: mend it, then "
-                             "--resume") from trouble  # fmt: skip
+                raise SystemExit(
+                    f"stopped: {where} cannot be written ({why}). {self._kept()}: make room, then --resume"
+                ) from trouble
+            raise SystemExit(
+                f"stopped by trouble with {where}: {why}. {self._kept()}: mend it, then --resume"
+            ) from trouble
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -213,8 +247,9 @@ class Run:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                raise SystemExit(f"another training is running in {self.folder}: wait for it, or choose another --out"
-                                 ) from None  # fmt: skip
+                raise SystemExit(
+                    f"another training is running in {self.folder}: wait for it, or choose another --out"
+                ) from None
         try:
             yield
         finally:
@@ -227,23 +262,37 @@ class Run:
         from tqdm.auto import tqdm
 
         first = self.start()
-        steps = train(self.model, self.task.losses, self.config, optimizer=self.optimizer, ema=self.ema,
-                      accelerator=self.accelerator, first_step=first, bf16=self.precision.name == "bf16")  # fmt: skip
+        steps = train(
+            self.model,
+            self.task.losses,
+            self.config,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            accelerator=self.accelerator,
+            first_step=first,
+            bf16=self.precision.name == "bf16",
+        )
         bar = tqdm(total=self.config.steps, initial=first, unit="step", disable=not self.main)
-        rate, last, spent, state = 0.0, time.perf_counter(), time.process_time(), None
+        rate = 0.0
+        last = time.perf_counter()
+        spent = time.process_time()
+        state = None
         together = self.accelerator.num_processes > 1
         with interruptible(again_stops=not together) as interrupted, bar:
             for state in steps:
                 now = time.perf_counter()
-                self.seconds, last = self.seconds + now - last, now
+                self.seconds = self.seconds + now - last
+                last = now
                 now = time.process_time()
-                self.core_seconds, spent = self.core_seconds + now - spent, now
+                self.core_seconds = self.core_seconds + now - spent
+                spent = now
                 rate = self._meter(rate, state.step, first)
                 self._report(bar, state, rate)
                 if self._one_of_us(interrupted()):
                     break
                 if self._sampled(state.step):  # pictures to look at are not training: off the clocks
-                    last, spent = time.perf_counter(), time.process_time()
+                    last = time.perf_counter()
+                    spent = time.process_time()
             stopped = state is not None and state.step < self.config.steps
             if stopped:
                 self.save(state.step)
@@ -251,7 +300,8 @@ class Run:
         if stopped and self.main:
             quietly(print, f"stopped after step {state.step} and saved; add --resume to go on", flush=True)
         elif self.main:
-            path, minutes = self.finish(), self.seconds / 60
+            path = self.finish()
+            minutes = self.seconds / 60
             quietly(print, f"trained {self.config.steps} steps in {minutes:.1f} minutes; weights: {path}", flush=True)
         return not stopped
 
@@ -291,9 +341,11 @@ class Run:
 
 
 def train_command(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, make_task: Callable[[argparse.Namespace, Any], Task],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    make_task: Callable[[argparse.Namespace, Any], Task],
     more: bool = False,
-) -> int:  # fmt: skip
+) -> int:
     """A training command from its arguments to the end; the exit status: 0 trained, 130 interrupted.
 
     `more`: another training follows in this process, so several processes stay connected.

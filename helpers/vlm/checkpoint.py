@@ -16,7 +16,8 @@ from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
 
-EMBEDDINGS, HEAD = "language_model.embed_tokens.weight", "lm_head.weight"
+EMBEDDINGS = "language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 # applied one after the other: what wraps the parts, then what wrapped a part's inside, in one year or another
 WRAPPINGS = (
     (r"^model\.(?=vision_tower|multi_modal_projector|language_model)", ""),
@@ -70,19 +71,33 @@ def config_of(folder: Path) -> PaliGemmaConfig:
         raise ValueError(f"{folder} holds a {told.get('model_type', 'model without a name')!r}, not a PaliGemma")
     if "quantization_config" in told:
         raise ValueError(f"{folder} is quantised, which the course does not read: take the original weights")
-    seen, said = told.get("vision_config") or {}, told.get("text_config") or {}
+    seen = told.get("vision_config") or {}
+    said = told.get("text_config") or {}
     if said.get("model_type", "gemma") != "gemma":
-        raise ValueError(f"{folder} speaks through {said['model_type']}: the course reads PaliGemma 1, whose decoder "
-                         "is gemma; PaliGemma 2 has gemma2")  # fmt: skip
+        raise ValueError(
+            f"{folder} speaks through {said['model_type']}: the course reads PaliGemma 1, whose decoder "
+            "is gemma; PaliGemma 2 has gemma2"
+        )
     rope = said.get("rope_parameters") or {}
-    vision = SiglipConfig(seen.get("image_size", 224), seen.get("patch_size", 14), seen.get("hidden_size", 1152),
-                          seen.get("num_hidden_layers", 27), seen.get("num_attention_heads", 16),
-                          seen.get("intermediate_size", 4304))  # fmt: skip
-    language = GemmaConfig(said.get("vocab_size", 257_216), said.get("hidden_size", 2048),
-                           said.get("num_hidden_layers", 18), said.get("num_attention_heads", 8),
-                           said.get("num_key_value_heads", 1), said.get("head_dim", 256),
-                           said.get("intermediate_size", 16_384), rope.get("rope_theta", said.get("rope_theta", 1e4)),
-                           said.get("rms_norm_eps", 1e-6))  # fmt: skip
+    vision = SiglipConfig(
+        seen.get("image_size", 224),
+        seen.get("patch_size", 14),
+        seen.get("hidden_size", 1152),
+        seen.get("num_hidden_layers", 27),
+        seen.get("num_attention_heads", 16),
+        seen.get("intermediate_size", 4304),
+    )
+    language = GemmaConfig(
+        said.get("vocab_size", 257_216),
+        said.get("hidden_size", 2048),
+        said.get("num_hidden_layers", 18),
+        said.get("num_attention_heads", 8),
+        said.get("num_key_value_heads", 1),
+        said.get("head_dim", 256),
+        said.get("intermediate_size", 16_384),
+        rope.get("rope_theta", said.get("rope_theta", 1e4)),
+        said.get("rms_norm_eps", 1e-6),
+    )
     return PaliGemmaConfig(vision, language, told.get("image_token_index", told.get("image_token_id", 257_152)))
 
 
@@ -100,7 +115,8 @@ def one_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         if not name.endswith(("position_ids", "inv_freq")):  # tables that are computed
             renamed[name] = tensor
-    head, table = renamed.pop(HEAD, None), renamed.get(EMBEDDINGS)
+    head = renamed.pop(HEAD, None)
+    table = renamed.get(EMBEDDINGS)
     if head is not None and table is None:
         renamed[EMBEDDINGS] = head
     elif head is not None and (head.shape != table.shape or not head.equal(table)):

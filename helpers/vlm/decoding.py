@@ -28,14 +28,16 @@ class Reading:
     @torch.inference_mode()
     def __init__(self, model: PaliGemmaModel, batch: Batch, room: int):
         """`room`: tokens that will be added at most."""
-        self.model, (rows, length) = model, batch.ids.shape
+        self.model = model
+        (rows, length) = batch.ids.shape
         seen = model.see(batch.pictures)
         self.cache = KVCache(model.config.language, rows, length + room, like=seen)
-        last = batch.real.sum(dim=1) - 1                                                 # (B,), padding is on the right
+        last = batch.real.sum(dim=1) - 1  # (B,), padding is on the right
         self.logits = model.language.logits(model.states(batch, seen, self.cache, _only(last, length)))
-        self.count = last + 1                                                            # (B,) tokens read of each row
-        self.visible = None if bool(batch.real.all()) else torch.cat(
-            [batch.real, batch.real.new_ones(rows, room)], dim=1)[:, None]               # (B, 1, length + room)
+        self.count = last + 1  # (B,) tokens read of each row
+        self.visible = (
+            None if bool(batch.real.all()) else torch.cat([batch.real, batch.real.new_ones(rows, room)], dim=1)[:, None]
+        )  # (B, 1, length + room)
 
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
@@ -53,7 +55,9 @@ class Rereading:
 
     @torch.inference_mode()
     def __init__(self, model: PaliGemmaModel, batch: Batch, room: int = 0):
-        self.model, self.batch, self.seen = model, batch, model.see(batch.pictures)
+        self.model = model
+        self.batch = batch
+        self.seen = model.see(batch.pictures)
         last = batch.real.sum(dim=1) - 1
         self.logits = model.language.logits(model.states(batch, self.seen, only=_only(last, batch.ids.shape[1])))
 
@@ -62,8 +66,12 @@ class Rereading:
         """As `Reading.add`."""
         new = torch.ones_like(ids[:, None], dtype=torch.bool)
         old = self.batch
-        self.batch = Batch(old.pictures, torch.cat([old.ids, ids[:, None]], dim=1), torch.cat([old.real, new], dim=1),
-                           torch.cat([old.suffix, new], dim=1))  # fmt: skip
+        self.batch = Batch(
+            old.pictures,
+            torch.cat([old.ids, ids[:, None]], dim=1),
+            torch.cat([old.real, new], dim=1),
+            torch.cat([old.suffix, new], dim=1),
+        )
         last = torch.full_like(ids, self.batch.ids.shape[1] - 1)
         only = _only(last, self.batch.ids.shape[1])
         self.logits = self.model.language.logits(self.model.states(self.batch, self.seen, only=only))
@@ -75,8 +83,9 @@ def _only(token: Tensor, length: int) -> Tensor:
     return F.one_hot(token, length).bool()
 
 
-def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None
-           ) -> Tensor:  # fmt: skip
+def choose(
+    logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
     """The next token of every row: (B, V) -> (B,).
 
     Args:
@@ -92,15 +101,23 @@ def choose(logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generat
     if temperature == 0:
         return logits.argmax(dim=-1)
     chances, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = chances.cumsum(dim=-1) - chances                                            # of all likelier tokens
+    before = chances.cumsum(dim=-1) - chances  # of all likelier tokens
     drawn = torch.multinomial(chances.masked_fill(before >= top_p, 0), 1, generator=generator)
     return order.gather(-1, drawn)[:, 0]
 
 
 def generate(
-    model: PaliGemmaModel, batch: Batch, *, end: int, padding: int = 0, limit: int = 64, temperature: float = 0.0,
-    top_p: float = 1.0, generator: torch.Generator | None = None, cached: bool = True,
-) -> Iterator[Step]:  # fmt: skip
+    model: PaliGemmaModel,
+    batch: Batch,
+    *,
+    end: int,
+    padding: int = 0,
+    limit: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    cached: bool = True,
+) -> Iterator[Step]:
     """Yield token after token until every row has ended, or `limit` have been written.
 
     Args:

@@ -35,18 +35,27 @@ def examine(assistant: PaliGemma, faces: Faces, seed: int = 0, progress: bool = 
     """
     if assistant.masks is None:
         raise ValueError("outlines are examined too: the assistant needs its masks")
-    rng, pictures = np.random.default_rng(seed), list(faces.tensor())
-    rows = [(picture, asked(one)) for picture, face in zip(pictures, faces.attributes, strict=True)
-            for one in (*open_questions(face), a_yes_no_question(face, rng))]  # fmt: skip
+    rng = np.random.default_rng(seed)
+    pictures = list(faces.tensor())
+    rows = [
+        (picture, asked(one))
+        for picture, face in zip(pictures, faces.attributes, strict=True)
+        for one in (*open_questions(face), a_yes_no_question(face, rng))
+    ]
     rows += _counting(faces, rng)
-    told = assistant.write([picture for picture, _ in rows], [one.prompt for _, one in rows], limit=4,
-                           batch_size=100, progress=progress)  # fmt: skip
+    told = assistant.write(
+        [picture for picture, _ in rows], [one.prompt for _, one in rows], limit=4, batch_size=100, progress=progress
+    )
     right = _shares([one for _, one in rows], told)
     captions = assistant.caption(pictures, batch_size=100, progress=progress)
-    kinds = {"species": [animal(face.species) for face in faces.attributes],
-             "fur": [face.fur for face in faces.attributes]}  # fmt: skip
-    right |= {f"caption, {kind}": _mean(mentions(text, kind, word) for text, word in zip(captions, words, strict=True))
-              for kind, words in kinds.items()}  # fmt: skip
+    kinds = {
+        "species": [animal(face.species) for face in faces.attributes],
+        "fur": [face.fur for face in faces.attributes],
+    }
+    right |= {
+        f"caption, {kind}": _mean(mentions(text, kind, word) for text, word in zip(captions, words, strict=True))
+        for kind, words in kinds.items()
+    }
     return right | _boxes(assistant, faces, progress) | {"face mask": _masks(assistant, faces, progress)}
 
 
@@ -83,17 +92,24 @@ def _counting(faces: Faces, rng: np.random.Generator) -> list[tuple[Tensor, Less
 
 def _shares(lessons: Sequence[Lesson], told: Sequence[str]) -> dict[str, float]:
     kinds = dict.fromkeys(one.kind for one in lessons)
-    return {kind: _mean(text == one.answer for one, text in zip(lessons, told, strict=True) if one.kind == kind)
-            for kind in kinds}  # fmt: skip
+    return {
+        kind: _mean(text == one.answer for one, text in zip(lessons, told, strict=True) if one.kind == kind)
+        for kind in kinds
+    }
 
 
 def _boxes(assistant: PaliGemma, faces: Faces, progress: bool) -> dict[str, float]:
     prompt = located(faces.attributes[0]).prompt
     told = assistant.write(list(faces.tensor()), [prompt] * len(faces), batch_size=100, progress=progress)
-    found, nowhere = [boxes_in(text) for text in told], Box(0, 0, 0, 0)
+    found = [boxes_in(text) for text in told]
+    nowhere = Box(0, 0, 0, 0)
     true = [face_boxes(face) for face in faces.attributes]
-    return {part: _mean(Box(*where[part]).iou(said.get(part, nowhere)) >= FOUND
-                        for where, said in zip(true, found, strict=True)) for part in PARTS}  # fmt: skip
+    return {
+        part: _mean(
+            Box(*where[part]).iou(said.get(part, nowhere)) >= FOUND for where, said in zip(true, found, strict=True)
+        )
+        for part in PARTS
+    }
 
 
 def _masks(assistant: PaliGemma, faces: Faces, progress: bool) -> float:

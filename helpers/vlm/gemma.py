@@ -67,7 +67,8 @@ class RMSNorm(Light, nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.zeros(width)), eps
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.float()
@@ -85,14 +86,16 @@ class Rotation:
 
     def __init__(self, cos: Tensor, sin: Tensor):
         """(B, N, 1, d) each, the sines of the first half negative."""
-        self.cos, self.sin = cos, sin
+        self.cos = cos
+        self.sin = sin
 
     @classmethod
     def at(cls, positions: Tensor, width: int, theta: float = 10_000.0) -> "Rotation":
         """For tokens at positions (B, N), and heads of an even width."""
         frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
-        angles = positions[..., None, None].float() * frequencies                        # (B, N, 1, d / 2)
-        cos, sin = angles.cos(), angles.sin()
+        angles = positions[..., None, None].float() * frequencies  # (B, N, 1, d / 2)
+        cos = angles.cos()
+        sin = angles.sin()
         return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
     def to(self, dtype: torch.dtype) -> "Rotation":
@@ -110,7 +113,8 @@ class KVCache:
     def __init__(self, config: GemmaConfig, batch: int, length: int, like: Tensor):
         """`length`: tokens at most; `like` says the dtype and the device."""
         shape = (config.layers, 2, batch, config.kv_heads, length, config.head_width)
-        self.memory, self.filled = like.new_zeros(shape), 0
+        self.memory = like.new_zeros(shape)
+        self.filled = 0
         self._layers = [layer.unbind() for layer in self.memory]  # views: keys and values of each
         ahead = Rotation.at(torch.arange(length + 1, device=like.device)[None], config.head_width, config.theta)
         self._ahead = torch.cat([ahead.cos, ahead.sin], dim=-1)[0, :, 0].to(like.dtype)  # (length + 1, 2 d)
@@ -144,33 +148,38 @@ class Attention(nn.Module):
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
-        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.heads = config.heads
+        self.kv_heads = config.kv_heads
         heads = config.heads + 2 * config.kv_heads  # of queries, then of keys, then of values
         self.to_qkv = Linear(config.width, heads * config.head_width)
         self.to_out = Linear(config.heads * config.head_width, config.width)
         self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
-        self.keep_map, self.cross = False, False
+        self.keep_map = False
+        self.cross = False
 
     def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
-        H, G = self.heads, self.kv_heads
+        H = self.heads
+        G = self.kv_heads
         qk, v = self.to_qkv(x).unflatten(-1, (H + 2 * G, -1)).split((H + G, G), dim=2)
-        q, k = turn(qk).split((H, G), dim=2)                                             # (B, N, H, d), (B, N, G, d)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)                                      # (B, G, N, d)
+        q, k = turn(qk).split((H, G), dim=2)  # (B, N, H, d), (B, N, G, d)
+        k = k.transpose(1, 2)  # (B, G, N, d)
+        v = v.transpose(1, 2)  # (B, G, N, d)
         if cache is not None:
-            k, v = cache.extended(layer, k, v)                                           # (B, G, M, d)
+            k, v = cache.extended(layer, k, v)  # (B, G, M, d)
         mixed = self._shown(q, k, v, mask) if self.keep_map else self._mixed(q, k, v, mask)
         return self.to_out(mixed.flatten(2))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: no key is copied."""
-        shared, G = q.shape[2] // self.kv_heads, self.kv_heads
+        shared = q.shape[2] // self.kv_heads
+        G = self.kv_heads
         if q.shape[1] == 1:  # a single token's heads lie in memory like that already
             mixed = F.scaled_dot_product_attention(q.reshape(len(q), G, shared, -1), k, v, attn_mask=_row(mask))
             return mixed.reshape(q.shape)
-        q = q.unflatten(2, (G, shared)).permute(0, 2, 3, 1, 4)                           # (B, G, H / G, N, d)
+        q = q.unflatten(2, (G, shared)).permute(0, 2, 3, 1, 4)  # (B, G, H / G, N, d)
         if mask is not None:
-            mask = mask[:, None, None].expand(-1, 1, shared, -1, -1).flatten(2, 3)       # (B, 1, H / G * N, M)
+            mask = mask[:, None, None].expand(-1, 1, shared, -1, -1).flatten(2, 3)  # (B, 1, H / G * N, M)
         mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
         return mixed.unflatten(2, (shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
@@ -191,20 +200,29 @@ class Layer(nn.Module):
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
-        self.norm_1, self.attention = RMSNorm(config.width, config.eps), Attention(config)
+        self.norm_1 = RMSNorm(config.width, config.eps)
+        self.attention = Attention(config)
         self.norm_2 = RMSNorm(config.width, config.eps)
-        self.gate, self.value = Linear(config.width, config.mlp), Linear(config.width, config.mlp)
+        self.gate = Linear(config.width, config.mlp)
+        self.value = Linear(config.width, config.mlp)
         self.out = Linear(config.mlp, config.width)
 
-    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int,
-                only: Tensor | None = None) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """(B, N, D), or (T, D) for the T tokens of `only` (B, N): to the others nothing more will happen."""
         x = x + self.attention(self.norm_1(x), turn, mask, cache, layer)
         x = x if only is None else x[only]
         h = self.norm_2(x)
         gate = F.gelu(self.gate(h), approximate="tanh")
         hidden = gate * self.value(h) if torch.is_grad_enabled() else gate.mul_(self.value(h))  # in place: less memory
-        return x + self.out(hidden)                                                      # GeGLU (Shazeer 2020)
+        return x + self.out(hidden)  # GeGLU (Shazeer 2020)
 
 
 class Gemma(nn.Module):
@@ -223,8 +241,14 @@ class Gemma(nn.Module):
         x = F.embedding(ids, self.tokens.weight)
         return x * scalar(self.config.width**0.5, x.device, x.dtype)  # in bfloat16 45.25, with which Gemma was trained
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None,
-                only: Tensor | None = None) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """One state per token.
 
         Args:

@@ -82,8 +82,12 @@ def around(mask: Tensor) -> Box:
     if not len(rows):
         raise ValueError("this mask is empty")
     height, width = mask.shape
-    return Box(columns[0].item() / width, rows[0].item() / height, (columns[-1].item() + 1) / width,
-               (rows[-1].item() + 1) / height)  # fmt: skip
+    return Box(
+        columns[0].item() / width,
+        rows[0].item() / height,
+        (columns[-1].item() + 1) / width,
+        (rows[-1].item() + 1) / height,
+    )
 
 
 def cut_masks(faces: Sequence[FaceAttributes]) -> Tensor:

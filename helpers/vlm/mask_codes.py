@@ -51,16 +51,24 @@ class MaskAutoencoder(nn.Module):
 
     def __init__(self, config: MaskConfig):
         super().__init__()
-        self.config, w = config, config.width
+        self.config = config
+        w = config.width
         narrow = [w, w, w // 2, w // 4, w // 8]  # the decoder's channels, from 4x4 up to 64x64
         wide = [1, w // 4, w // 2, w, w]  # the encoder's, from 64x64 down to 4x4
-        down = [layer for a, b in zip(wide, wide[1:], strict=False)
-                for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())]  # fmt: skip
+        down = [
+            layer
+            for a, b in zip(wide, wide[1:], strict=False)
+            for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+        ]
         self.encoder = nn.Sequential(*down, Residual(w), Residual(w), nn.Conv2d(w, config.code_width, 1))
-        up = [layer for a, b in zip(narrow, narrow[1:], strict=False)
-              for layer in (nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), nn.ReLU())]  # fmt: skip
-        self.decoder = nn.Sequential(nn.Conv2d(config.code_width, w, 1), nn.ReLU(), Residual(w), Residual(w), *up,
-                                     nn.Conv2d(narrow[-1], 1, 1))  # fmt: skip
+        up = [
+            layer
+            for a, b in zip(narrow, narrow[1:], strict=False)
+            for layer in (nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+        ]
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.code_width, w, 1), nn.ReLU(), Residual(w), Residual(w), *up, nn.Conv2d(narrow[-1], 1, 1)
+        )
         self.quantizer = EMAQuantizer(config.K, config.code_width)
 
     def encode(self, masks: Tensor) -> Tensor:
@@ -75,7 +83,7 @@ class MaskAutoencoder(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """int64 (B, 16) -> (B, 64, 64), how likely each pixel belongs to the object."""
-        drawn = self._logits(self.quantizer.decode(codes.unflatten(1, (4, 4))))          # (B, 64, 64)
+        drawn = self._logits(self.quantizer.decode(codes.unflatten(1, (4, 4))))  # (B, 64, 64)
         return (drawn / 2 + 0.5).clamp(0, 1) if self.config.clips else drawn.sigmoid()
 
     def forward(self, masks: Tensor) -> Tensor:
@@ -85,7 +93,7 @@ class MaskAutoencoder(nn.Module):
         return error.flatten(1).mean(1) + quantized.loss.flatten(1).mean(1)
 
     def _vectors(self, masks: Tensor) -> Tensor:
-        return self.encoder(2 * masks[:, None] - 1).permute(0, 2, 3, 1)                  # (B, 4, 4, D)
+        return self.encoder(2 * masks[:, None] - 1).permute(0, 2, 3, 1)  # (B, 4, 4, D)
 
     def _logits(self, vectors: Tensor) -> Tensor:
         return self.decoder(vectors.permute(0, 3, 1, 2))[:, 0]

@@ -107,7 +107,8 @@ class Resampler(nn.Module):
             raise ValueError(f"{self.heads} heads cannot share {out_width} evenly, or there are no queries: {queries}")
         self.queries = nn.Parameter(0.02 * torch.randn(queries, out_width))
         self.to_kv = nn.Linear(width, out_width, bias=False)  # to the language model's width first
-        self.norm_q, self.norm_kv = nn.LayerNorm(out_width, eps=1e-6), nn.LayerNorm(out_width, eps=1e-6)
+        self.norm_q = nn.LayerNorm(out_width, eps=1e-6)
+        self.norm_kv = nn.LayerNorm(out_width, eps=1e-6)
         self.q, self.k, self.v, self.out = (nn.Linear(out_width, out_width) for _ in range(4))
         self.norm = nn.LayerNorm(out_width, eps=1e-6)
         self.projection = nn.Parameter(out_width**-0.5 * torch.randn(out_width, out_width))
@@ -124,11 +125,11 @@ class Resampler(nn.Module):
         """What every query took in, (B, Q, D), and the map of where it looked, (B, H, Q, N)."""
         if states.shape[1] != size[0] * size[1]:
             raise ValueError(f"{states.shape[1]} states are not {size[0]} rows of {size[1]} patches")
-        x = self.norm_kv(self.to_kv(states))                                             # (B, N, D)
-        q = self._split(self.q(self.norm_q(self.queries))[None])                         # (1, H, Q, d)
-        k = self._split(self.k(x + sinusoids_2d(*size, x.shape[-1]).to(x)))              # (B, H, N, d): where
+        x = self.norm_kv(self.to_kv(states))  # (B, N, D)
+        q = self._split(self.q(self.norm_q(self.queries))[None])  # (1, H, Q, d)
+        k = self._split(self.k(x + sinusoids_2d(*size, x.shape[-1]).to(x)))  # (B, H, N, d): where
         weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
-        mixed = weights @ self._split(self.v(x))                                         # what, without where
+        mixed = weights @ self._split(self.v(x))  # what, without where
         return self.out(mixed.transpose(1, 2).flatten(2)), weights
 
     def projected(self, answers: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ def sinusoids_2d(rows: int, columns: int, width: int) -> Tensor:
 
     def along(count: int) -> Tensor:
         angles = torch.arange(count).float()[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1)                            # (count, width / 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)  # (count, width / 2)
 
     x = along(columns).expand(rows, -1, -1)
     y = along(rows)[:, None].expand(-1, columns, -1)

@@ -72,7 +72,7 @@ def prefix_lm_mask(suffix: Tensor, real: Tensor) -> Tensor:
     Count the suffix tokens up to and including each token: a token sees those whose count is not larger than its own.
     The prefix counts 0 throughout, so it sees itself whole and nothing of the answer.
     """
-    count = suffix.cumsum(dim=1)                                                         # (B, N)
+    count = suffix.cumsum(dim=1)  # (B, N)
     return (count[:, None, :] <= count[:, :, None]) & real[:, None, :]
 
 
@@ -101,15 +101,17 @@ class PaliGemmaModel(nn.Module):
         Raises:
             ValueError: where a row has another number of image tokens than its picture has states.
         """
-        place = ids == self.config.image_token                                           # (B, N)
+        place = ids == self.config.image_token  # (B, N)
         if not bool((place.sum(dim=1) == seen.shape[1]).all()):
-            raise ValueError(f"every row needs {seen.shape[1]} image tokens, one per patch; "
-                             f"got {place.sum(dim=1).tolist()}")  # fmt: skip
+            raise ValueError(
+                f"every row needs {seen.shape[1]} image tokens, one per patch; got {place.sum(dim=1).tolist()}"
+            )
         x = self.language.embed(ids)
         return x.masked_scatter(place[..., None], seen.to(x.dtype))
 
-    def states(self, batch: Batch, seen: Tensor | None = None, cache: KVCache | None = None,
-               only: Tensor | None = None) -> Tensor:  # fmt: skip
+    def states(
+        self, batch: Batch, seen: Tensor | None = None, cache: KVCache | None = None, only: Tensor | None = None
+    ) -> Tensor:
         """(B, N, D), one state per token, or (T, D) for the T tokens of `only` (B, N).
 
         `seen` where the picture has been looked at before.
@@ -132,15 +134,14 @@ class PaliGemmaModel(nn.Module):
         Raises:
             ValueError: for a row without a suffix: there is nothing to learn.
         """
-        learned = batch.suffix[:, 1:] & batch.real[:, 1:]                                # (B, N - 1), of the next token
+        learned = batch.suffix[:, 1:] & batch.real[:, 1:]  # (B, N - 1), of the next token
         counts = learned.sum(dim=1)
         if not bool(counts.all()):
             raise ValueError(f"rows {(counts == 0).nonzero().flatten().tolist()} have no suffix: a loss needs answers")
-        states = self.states(batch, seen, only=F.pad(learned, (0, 1)))                   # (tokens, D), no others
+        states = self.states(batch, seen, only=F.pad(learned, (0, 1)))  # (tokens, D), no others
         losses = F.cross_entropy(self.language.logits(states).float(), batch.ids[:, 1:][learned], reduction="none")
         return torch.zeros_like(learned, dtype=losses.dtype).masked_scatter(learned, losses).sum(dim=1) / counts
 
     def forward(self, batch: Batch, seen: Tensor | None = None) -> Tensor:
         """`losses`: what a training calls."""
         return self.losses(batch, seen)
-

@@ -36,22 +36,34 @@ class Segment(NamedTuple):
 class PaliGemma:
     """Model, processor, and the mask decoder where there is one."""
 
-    def __init__(self, model: PaliGemmaModel, tokenizer: Tokenizer, masks: MaskAutoencoder | None = None,
-                 tasks: Sequence[str] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model: PaliGemmaModel,
+        tokenizer: Tokenizer,
+        masks: MaskAutoencoder | None = None,
+        tasks: Sequence[str] | None = None,
+    ):
         """
         Args:
             masks: decodes `<seg>` tokens; None: `segment` says what is missing.
             tasks: first words that it understands; None: any prompt.
         """
-        self.model, self.tokenizer, self.masks, self.tasks = model, tokenizer, masks, tasks
+        self.model = model
+        self.tokenizer = tokenizer
+        self.masks = masks
+        self.tasks = tasks
         vision = model.config.vision
         self.processor = Processor(tokenizer, vision.size, vision.tokens)
 
     @classmethod
     def from_checkpoint(
-        cls, source: str | Path, *, masks: str | Path | None = None, dtype: torch.dtype = torch.float32,
+        cls,
+        source: str | Path,
+        *,
+        masks: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
-    ) -> "PaliGemma":  # fmt: skip
+    ) -> "PaliGemma":
         """Published weights, strict.
 
         Args:
@@ -67,8 +79,10 @@ class PaliGemma:
         found = checkpoint.find(source)
         tokenizer = Tokenizer.from_file(found.folder)
         if tokenizer.image != found.config.image_token:
-            raise ValueError(f"the tokenizer of {found.folder} has <image> at {tokenizer.image}, the model expects it "
-                             f"at {found.config.image_token}: they do not belong together")  # fmt: skip
+            raise ValueError(
+                f"the tokenizer of {found.folder} has <image> at {tokenizer.image}, the model expects it "
+                f"at {found.config.image_token}: they do not belong together"
+            )
         decoder = None if masks is None else MaskAutoencoder.from_published(masks).to(device)
         with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
             model = PaliGemmaModel(found.config)
@@ -77,9 +91,11 @@ class PaliGemma:
 
     @classmethod
     def from_weights(
-        cls, name_or_path: str | Path = "paligemma", masks: str | Path | None = "masks",
+        cls,
+        name_or_path: str | Path = "paligemma",
+        masks: str | Path | None = "masks",
         device: str | torch.device = "cpu",
-    ) -> "PaliGemma":  # fmt: skip
+    ) -> "PaliGemma":
         """The tiny model that `python -m helpers.vlm.train` trained.
 
         Raises:
@@ -90,8 +106,10 @@ class PaliGemma:
         if "language" not in about:
             raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(about)}")
         if masks is not None and about.get("masks", "") not in ("", read_metadata(masks)["sha256"]):
-            raise ValueError(f"{name_or_path} learned to write the codes of other masks than {masks}: train it again, "
-                             f"{TRAINED_BY['paligemma']}")  # fmt: skip
+            raise ValueError(
+                f"{name_or_path} learned to write the codes of other masks than {masks}: train it again, "
+                f"{TRAINED_BY['paligemma']}"
+            )
         towers = SiglipConfig(**about["vision"]), GemmaConfig(**about["language"])
         model = PaliGemmaModel(PaliGemmaConfig(*towers, about["image_token"]))
         load_weights(model, name_or_path)
@@ -101,9 +119,17 @@ class PaliGemma:
     # --- words ------------------------------------------------------------------------------------------------------
 
     def write(
-        self, pictures: Sequence[Any], prompts: Sequence[str], *, limit: int = 64, temperature: float = 0.0,
-        top_p: float = 1.0, seed: int = 0, batch_size: int = 32, progress: bool = False,
-    ) -> list[str]:  # fmt: skip
+        self,
+        pictures: Sequence[Any],
+        prompts: Sequence[str],
+        *,
+        limit: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> list[str]:
         """Answers to prompts in PaliGemma's own form: "caption en", "answer en where is the cat?", "detect cat".
 
         Args:
@@ -123,24 +149,42 @@ class PaliGemma:
             raise ValueError(f"limit and batch_size are 1 or more, got {limit} and {batch_size}")
         for prompt in prompts:
             self._known_task(prompt)
-        generator, answers = self._generator(seed), []
+        generator = self._generator(seed)
+        answers = []
         for start in trange(0, len(prompts), batch_size, unit=" batches", disable=not progress):
             rows = slice(start, start + batch_size)
             batch = self.processor(pictures[rows], prompts[rows]).to(self.device)
-            steps = generate(self.model, batch, end=self.tokenizer.end, padding=self.tokenizer.padding, limit=limit,
-                             temperature=temperature, top_p=top_p, generator=generator)  # fmt: skip
-            ids = torch.stack([step.ids for step in steps], dim=1)                       # (B, tokens written)
+            steps = generate(
+                self.model,
+                batch,
+                end=self.tokenizer.end,
+                padding=self.tokenizer.padding,
+                limit=limit,
+                temperature=temperature,
+                top_p=top_p,
+                generator=generator,
+            )
+            ids = torch.stack([step.ids for step in steps], dim=1)  # (B, tokens written)
             answers += [self.tokenizer.decode(row) for row in ids.cpu()]
         return answers
 
-    def stream(self, picture: Any, prompt: str, *, limit: int = 64, temperature: float = 0.0, top_p: float = 1.0,
-               seed: int = 0) -> Iterator[str]:  # fmt: skip
+    def stream(
+        self, picture: Any, prompt: str, *, limit: int = 64, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+    ) -> Iterator[str]:
         """An answer in pieces, each as soon as it is written. Arguments and errors as for `write`."""
         self._known_task(prompt)
         batch = self.processor([picture], [prompt]).to(self.device)
-        ids, told = [], ""
-        for step in generate(self.model, batch, end=self.tokenizer.end, limit=limit, temperature=temperature,
-                             top_p=top_p, generator=self._generator(seed)):  # fmt: skip
+        ids = []
+        told = ""
+        for step in generate(
+            self.model,
+            batch,
+            end=self.tokenizer.end,
+            limit=limit,
+            temperature=temperature,
+            top_p=top_p,
+            generator=self._generator(seed),
+        ):
             ids.append(int(step.ids))
             text = self.tokenizer.decode(ids)
             if text != told and not text.endswith("\ufffd"):  # half a letter is told with its other half
@@ -171,7 +215,9 @@ class PaliGemma:
             ValueError: without a mask decoder, for an answer without masks, and as `detect`.
         """
         if self.masks is None:
-            raise ValueError("masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)")
+            raise ValueError(
+                "masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)"
+            )
         told = self._one_or_more(picture, thing, "segment {}", **{"limit": PLACES, **options})
         if isinstance(told, str):
             return [self._with_mask(found, picture) for found in parse(told)]
@@ -202,8 +248,10 @@ class PaliGemma:
     def _known_task(self, prompt: Any) -> None:
         first = prompt.split()[0] if isinstance(prompt, str) and prompt.split() else ""
         if self.tasks is not None and first not in self.tasks:
-            raise ValueError(f"unknown task {first!r}: this model was taught {', '.join(self.tasks)} "
-                             f"(caption en, answer en ..., detect ..., segment ...); got {prompt!r}")  # fmt: skip
+            raise ValueError(
+                f"unknown task {first!r}: this model was taught {', '.join(self.tasks)} "
+                f"(caption en, answer en ..., detect ..., segment ...); got {prompt!r}"
+            )
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed)
@@ -226,10 +274,15 @@ def picture_size(picture: Any) -> tuple[int, int]:
     return ImageOps.exif_transpose(picture).size[::-1]
 
 
-def save_model(model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str],
-               masks: str = "") -> None:  # fmt: skip
+def save_model(
+    model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str], masks: str = ""
+) -> None:
     """Write a model (fp16) with its sizes, its tokenizer, and the checksum of the codebook that its `<seg>` are of."""
-    about = {"vision": asdict(model.config.vision), "language": asdict(model.config.language),
-             "image_token": model.config.image_token, "tokenizer": tokenizer.to_json(),
-             "masks": masks}  # fmt: skip
+    about = {
+        "vision": asdict(model.config.vision),
+        "language": asdict(model.config.language),
+        "image_token": model.config.image_token,
+        "tokenizer": tokenizer.to_json(),
+        "masks": masks,
+    }
     save_described(model, about, path, metadata)

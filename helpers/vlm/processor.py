@@ -20,7 +20,11 @@ from helpers.vlm.paligemma import Batch
 if TYPE_CHECKING:
     import tokenizers
 
-PADDING, END, START, IMAGE, UNKNOWN = "<pad>", "<eos>", "<bos>", "<image>", "<unk>"
+PADDING = "<pad>"
+END = "<eos>"
+START = "<bos>"
+IMAGE = "<image>"
+UNKNOWN = "<unk>"
 LOCATIONS = tuple(f"<loc{i:04}>" for i in range(1024))  # a coordinate, in 1024ths of the picture
 SEGMENTS = tuple(f"<seg{i:03}>" for i in range(128))  # a code of the mask autoencoder
 
@@ -78,7 +82,8 @@ class Tokenizer:
         known = [PADDING, END, START, UNKNOWN, "\n", "▁", *both]
         made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
         made.add_special_tokens([PADDING, END, START, UNKNOWN])
-        made.normalizer, made.pre_tokenizer = normalizers.Replace(" ", "▁"), split
+        made.normalizer = normalizers.Replace(" ", "▁")
+        made.pre_tokenizer = split
         made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
         return cls(made)
 
@@ -121,7 +126,10 @@ class Processor:
             tokens: of one picture.
             longest: most tokens of a row beside the picture's.
         """
-        self.tokenizer, self.size, self.tokens, self.longest = tokenizer, size, tokens, longest
+        self.tokenizer = tokenizer
+        self.size = size
+        self.tokens = tokens
+        self.longest = longest
 
     def __call__(self, pictures: Sequence[Any], prompts: Sequence[str], suffixes: Sequence[str] | None = None) -> Batch:
         """Rows of different lengths, filled up with padding on the right.
@@ -154,15 +162,19 @@ class Processor:
             raise TypeError(f"suffixes are a list, got the single {suffixes!r}")
         answers = [None] * len(prompts) if suffixes is None else suffixes
         if not prompts or len(answers) != len(prompts):
-            raise ValueError(f"every row has a prompt, and all have a suffix or none: got {len(prompts)} prompts and "
-                             f"{len(answers)} suffixes")  # fmt: skip
+            raise ValueError(
+                f"every row has a prompt, and all have a suffix or none: got {len(prompts)} prompts and "
+                f"{len(answers)} suffixes"
+            )
         rows = [self._row(prompt, suffix) for prompt, suffix in zip(prompts, answers, strict=True)]
         length = max(len(before) + len(after) for before, after in rows)
         ids = torch.full((len(rows), length), self.tokenizer.padding, dtype=torch.int64)
         real, answer = torch.zeros(2, *ids.shape, dtype=torch.bool)
         for i, (before, after) in enumerate(rows):
             end = len(before) + len(after)
-            ids[i, :end], real[i, :end], answer[i, len(before) : end] = torch.tensor(before + after), True, True
+            ids[i, :end] = torch.tensor(before + after)
+            real[i, :end] = True
+            answer[i, len(before) : end] = True
         return ids, real, answer
 
     def _row(self, prompt: str, suffix: str | None) -> tuple[list[int], list[int]]:
@@ -178,8 +190,10 @@ class Processor:
         after = [] if suffix is None else [*self.tokenizer(suffix), self.tokenizer.end]
         self._refuse_unknown(after, suffix or "")
         if len(words) + 1 + len(after) > self.longest:
-            raise ValueError(f"this row has {len(words) + 1 + len(after)} tokens of text, the most are {self.longest}: "
-                             f"{prompt[:60]!r}...")  # fmt: skip
+            raise ValueError(
+                f"this row has {len(words) + 1 + len(after)} tokens of text, the most are {self.longest}: "
+                f"{prompt[:60]!r}..."
+            )
         return [self.tokenizer.image] * self.tokens + [self.tokenizer.start, *words], after
 
     def _refuse_unknown(self, ids: list[int], text: str) -> None:
@@ -188,8 +202,10 @@ class Processor:
         if unknown in ids:
             known = self.tokenizer.words()
             strange = [word for word in text.replace("?", " ").replace(";", " ").split() if word not in known]
-            raise ValueError(f"this model has never read {', '.join(map(repr, strange)) or 'one of these marks'} (in "
-                             f"{text!r}); its words: {' '.join(known)}")  # fmt: skip
+            raise ValueError(
+                f"this model has never read {', '.join(map(repr, strange)) or 'one of these marks'} (in "
+                f"{text!r}); its words: {' '.join(known)}"
+            )
 
 
 def picture_tensor(picture: Any, size: int) -> Tensor:
@@ -217,11 +233,14 @@ def picture_tensor(picture: Any, size: int) -> Tensor:
             raise ValueError(f"this picture cannot be used: {error}") from error
         return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1) / 127.5 - 1
     if not isinstance(picture, Tensor):
-        raise TypeError("a picture is a path, a PIL picture or a tensor (3, H, W) in [-1, 1], got "
-                        f"{'none' if picture is None else type(picture).__name__}")  # fmt: skip
+        raise TypeError(
+            "a picture is a path, a PIL picture or a tensor (3, H, W) in [-1, 1], got "
+            f"{'none' if picture is None else type(picture).__name__}"
+        )
     if picture.ndim != 3 or picture.shape[0] != 3 or not picture.is_floating_point() or not picture.numel():
-        raise ValueError(f"a picture as a tensor is (3, H, W), floats in [-1, 1]; got {picture.dtype} "
-                         f"{tuple(picture.shape)}")  # fmt: skip
+        raise ValueError(
+            f"a picture as a tensor is (3, H, W), floats in [-1, 1]; got {picture.dtype} {tuple(picture.shape)}"
+        )
     if not picture.abs().max() <= 1.0001:  # so written, NaN is refused too
         raise ValueError(f"a picture's values lie in [-1, 1], got up to {picture.abs().max().item():.3g}")
     if picture.shape[1:] != (size, size):

@@ -15,8 +15,15 @@ from helpers.data.questions import CORNERS, Several
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 
-WHOLE = {"species": SPECIES, "fur": tuple(FURS), "eyes": tuple(EYES), "background": tuple(BACKGROUNDS),
-         "pattern": PATTERNS, "tongue": (False, True), "mane": (False, True)}  # fmt: skip
+WHOLE = {
+    "species": SPECIES,
+    "fur": tuple(FURS),
+    "eyes": tuple(EYES),
+    "background": tuple(BACKGROUNDS),
+    "pattern": PATTERNS,
+    "tongue": (False, True),
+    "mane": (False, True),
+}
 CORNER = (*SPECIES, None)  # what a quarter of a picture shows; None: nothing
 UNLABELLED = -100  # for a quarter of a picture of one face, and for the whole of several
 WEIGHTS = {"pattern": 3.0}  # faint; all others 1
@@ -38,16 +45,17 @@ class Taught(nn.Module):
 
     def __init__(self, model: PaliGemmaModel):
         super().__init__()
-        self.model, width = model, model.config.vision.width
+        self.model = model
+        width = model.config.vision.width
         self.whole = nn.ModuleList(nn.Linear(width, len(choices)) for choices in WHOLE.values())
         self.corner = nn.Linear(width, len(CORNER))
         weights = [WEIGHTS.get(name, 1.0) for name in WHOLE] + [len(WHOLE) / len(CORNERS)] * len(CORNERS)
-        self.register_buffer("weights", torch.tensor(weights) / len(WHOLE), persistent=False)      # (Q,)
+        self.register_buffer("weights", torch.tensor(weights) / len(WHOLE), persistent=False)  # (Q,)
 
     def forward(self, batch: Batch, labels: Tensor) -> Tensor:
         """A batch of B rows about P pictures, labels int64 (P, Q) -> losses (B,): the answers' and the labels'."""
-        states = self.model.vision(batch.pictures)                                       # (P, N, D)
-        answers = self.model(batch, self.model.projector(states))                        # (B,)
+        states = self.model.vision(batch.pictures)  # (P, N, D)
+        answers = self.model(batch, self.model.projector(states))  # (B,)
         return answers + self.label_losses(states, labels).repeat_interleave(len(answers) // len(states))
 
     def label_losses(self, states: Tensor, labels: Tensor) -> Tensor:
@@ -57,9 +65,11 @@ class Taught(nn.Module):
         drown in the mean. A quarter's animal is read from its states' mean.
         """
         side = round(states.shape[1] ** 0.5)
-        grid = states.unflatten(1, (2, side // 2, 2, side // 2))                         # (P, 2, N', 2, N', D)
-        quarters = grid.mean((2, 4)).flatten(1, 2)                                       # (P, 4, D)
+        grid = states.unflatten(1, (2, side // 2, 2, side // 2))  # (P, 2, N', 2, N', D)
+        quarters = grid.mean((2, 4)).flatten(1, 2)  # (P, 4, D)
         read = [head(states.amax(1)) for head in self.whole] + list(self.corner(quarters).unbind(1))
-        losses = [F.cross_entropy(logits.float(), label, ignore_index=UNLABELLED, reduction="none")
-                  for logits, label in zip(read, labels.T, strict=True)]  # fmt: skip
+        losses = [
+            F.cross_entropy(logits.float(), label, ignore_index=UNLABELLED, reduction="none")
+            for logits, label in zip(read, labels.T, strict=True)
+        ]
         return (torch.stack(losses, dim=1) * self.weights).sum(dim=1)

@@ -43,8 +43,9 @@ class Layer(nn.Module):
         self.norm_1 = nn.LayerNorm(config.width, eps=1e-6)
         self.attention = Attention(config.width, config.heads, bias=True)
         self.norm_2 = nn.LayerNorm(config.width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(config.width, config.mlp), nn.GELU("tanh"),
-                                 nn.Linear(config.mlp, config.width))  # fmt: skip
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, config.mlp), nn.GELU("tanh"), nn.Linear(config.mlp, config.width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
@@ -74,7 +75,7 @@ class SiglipTower(nn.Module):
         size = self.config.size
         if pictures.ndim != 4 or pictures.shape[1:] != (3, size, size):
             raise ValueError(f"the tower sees (B, 3, {size}, {size}), got {tuple(pictures.shape)}")
-        x = self.patches(pictures).flatten(2).transpose(1, 2) + self.positions           # (B, N, D)
+        x = self.patches(pictures).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -90,7 +91,7 @@ def sigmoid_losses(logits: Tensor) -> Tensor:
 
     No pair needs to know of another: a batch can be spread over machines without comparing everything with everything.
     """
-    truth = 2 * torch.eye(len(logits), device=logits.device) - 1                         # (B, B)
+    truth = 2 * torch.eye(len(logits), device=logits.device) - 1  # (B, B)
     return -F.logsigmoid(truth * logits).sum(dim=1)
 
 

@@ -42,7 +42,9 @@ class Lessons(NamedTuple):
 
 def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> Lessons:
     """Random pictures with lessons about them."""
-    pictures, told, labels = [], [], []
+    pictures = []
+    told = []
+    labels = []
     for i in range(count):
         if i % COUNTED == 0:
             group = several(len(faces), rng)
@@ -110,8 +112,9 @@ def framed(picture: Tensor, boxes: Iterable[Box]) -> Tensor:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.vlm.train", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.vlm.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
     made.add_argument("--start", help="fine-tune these weights, a name or a file; default: start from nothing")
     made.add_argument("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")

@@ -21,7 +21,7 @@ from helpers.vlm.mask_codes import MaskAutoencoder, MaskConfig
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
-    masks = cut_masks(attributes_of("train", options.faces, seed=0))                     # (N, 64, 64)
+    masks = cut_masks(attributes_of("train", options.faces, seed=0))  # (N, 64, 64)
     config = MaskConfig.tiny()
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -42,8 +42,9 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
             again = average.decode(average.encode(some))
         save_png(compare({"mask": _grey(some), "decoded": _grey(again)}), path)
 
-    return Task("masks-toy-faces", model, losses, lambda average, path, told: average.save(path, told), sample,
-                asdict(config))  # fmt: skip
+    return Task(
+        "masks-toy-faces", model, losses, lambda average, path, told: average.save(path, told), sample, asdict(config)
+    )
 
 
 def _grey(masks: Tensor) -> Tensor:
@@ -53,8 +54,11 @@ def _grey(masks: Tensor) -> Tensor:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(prog="python -m helpers.vlm.train_masks", description=__doc__,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    made = argparse.ArgumentParser(
+        prog="python -m helpers.vlm.train_masks",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     made.add_argument("--faces", type=int, default=6000, help="drawn to learn from")
     add_run_arguments(made, steps=1500, batch_size=64, learning_rate=2e-3)
     made.set_defaults(ema=0.995)

@@ -24,9 +24,10 @@ def test_hinge_has_nothing_to_gain_beyond_one():
 
 def test_the_adaptive_weight_balances_the_pulls():
     weight = torch.randn(4, 4, requires_grad=True)
-    error, adversarial = (3 * weight).square().sum(), weight.sum()
+    error = (3 * weight).square().sum()
+    adversarial = weight.sum()
     balance = adaptive_weight(error, adversarial, weight)
-    assert (balance * 4).item() == pytest.approx((18 * weight).norm().item(), rel=1e-3)     # |grad of the sum| is 4
+    assert (balance * 4).item() == pytest.approx((18 * weight).norm().item(), rel=1e-3)  # |grad of the sum| is 4
     assert adaptive_weight(error, 0 * weight.sum(), weight) == 1e4
     assert not balance.requires_grad
 

@@ -28,9 +28,11 @@ def maps():
 
 @torch.no_grad()
 def test_a_guess_sees_only_what_came_before(prior, maps):
-    labels, changed = torch.tensor([0, 1, 2]), maps.clone()
-    changed[:, 2, 1] = (changed[:, 2, 1] + 1) % 16                                         # the tenth code
-    before, after = prior(maps, labels), prior(changed, labels)
+    labels = torch.tensor([0, 1, 2])
+    changed = maps.clone()
+    changed[:, 2, 1] = (changed[:, 2, 1] + 1) % 16  # the tenth code
+    before = prior(maps, labels)
+    after = prior(changed, labels)
     torch.testing.assert_close(before[:, :10], after[:, :10])
     assert (before[:, 10:] - after[:, 10:]).abs().amax((0, 2)).min() > 1e-4
     assert not torch.allclose(prior(maps, labels), prior(maps, labels.flip(0)))
@@ -45,7 +47,8 @@ def test_kept_keys_change_nothing(prior):
 
 
 def test_draws_follow_the_guesses(prior):
-    labels, generator = torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0)
+    labels = torch.zeros(4000, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
     drawn = prior.generate(labels, generator)
     wanted = prior(drawn[:1], labels[:1])[0, 0].softmax(0)
     torch.testing.assert_close(torch.bincount(drawn[:, 0, 0], minlength=16) / 4000, wanted, atol=0.03, rtol=0)
@@ -80,8 +83,11 @@ def test_the_shipped_prior_belongs_to_the_shipped_codes():
 
 def test_trained_by_a_command(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
-    VQAutoencoder(VQConfig(width=8, multipliers=(1,), blocks=1, groups=4, patch=8, K=32, code_width=3,
-                           latent_channels=3, ema=True)).save(tmp_path / "vq.safetensors", {})  # fmt: skip
+    VQAutoencoder(
+        VQConfig(
+            width=8, multipliers=(1,), blocks=1, groups=4, patch=8, K=32, code_width=3, latent_channels=3, ema=True
+        )
+    ).save(tmp_path / "vq.safetensors", {})
     few = ["--size", "32", "--limit", "20", "--steps", "2", "--batch-size", "4", "--precision", "fp32"]
     paths = ["--autoencoder", str(tmp_path / "vq.safetensors"), "--out", str(tmp_path / "run")]
     assert main([*few, *paths, "--sample-every", "0"]) == 0

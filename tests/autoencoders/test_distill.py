@@ -80,7 +80,8 @@ def test_reconstructions_are_decoded_once_each(teacher, monkeypatch):
     model = load_autoencoder(teacher)
     images = load_patterns("train", 64, limit=12, progress=False)
     data = distill.TeacherData(images, encode_once(model, images, progress=False), model, share=1.0)
-    decode, counts = model.to_pictures, []
+    decode = model.to_pictures
+    counts = []
     monkeypatch.setattr(model, "to_pictures", lambda latents: counts.append(len(latents)) or decode(latents))
     for step in range(60):
         x, latents, reconstructions = data.batch(4, torch.Generator().manual_seed(step))

@@ -32,7 +32,8 @@ def test_total_correlation_of_independent_codes_is_nothing(generator):
 
 def test_total_correlation_of_correlated_codes(generator):
     """Of a Gaussian with correlation r it is -log(1 - r^2) / 2; the batch is the data set here."""
-    r, N = 0.9, 2000
+    r = 0.9
+    N = 2000
     centres = torch.randn(N, 2, generator=generator) @ torch.linalg.cholesky(torch.tensor([[1, r], [r, 1]])).T
     narrow = torch.full((N, 2), 2 * math.log(0.3))
     z = centres + 0.3 * torch.randn(N, 2, generator=generator)
@@ -43,7 +44,8 @@ def test_total_correlation_of_correlated_codes(generator):
 
 def test_weights_of_the_aggregate_sum_to_one():
     """With equal posteriors every weighting gives the density itself, whatever the data set's size."""
-    z, zero = torch.zeros(8, 1), torch.zeros(8, 1)
+    z = torch.zeros(8, 1)
+    zero = torch.zeros(8, 1)
     for count in (8, 100, 10**6):
         assert d.aggregate(z, zero, zero, count)[0].tolist() == pytest.approx([-0.5 * math.log(2 * math.pi)] * 8)
     with pytest.raises(ValueError, match="2 codes or more, of a larger data set: got 8 of 7"):
@@ -58,7 +60,8 @@ def test_permuted_keeps_columns_and_breaks_rows(generator):
 
 def test_mmd_against_its_closed_form(generator):
     """RBF of two normal clouds, one moved: 2 (s / (s + 2))^(D/2) (1 - exp(-|m|^2 / 2(s + 2))), with s = D."""
-    D, moved = 3, torch.tensor([1.0, 0.5, 0.0])
+    D = 3
+    moved = torch.tensor([1.0, 0.5, 0.0])
     x, y = torch.randn(2, 3000, D, generator=generator)
     wanted = 2 * (D / (D + 2)) ** (D / 2) * (1 - math.exp(-moved.square().sum().item() / (2 * (D + 2))))
     assert d.mmd(x, y + moved).item() == pytest.approx(wanted, rel=0.1)
@@ -74,7 +77,8 @@ def test_mmd_has_no_bias(generator):
 
 def test_sliced_wasserstein_of_a_moved_set_is_the_way(generator):
     """|m|^2 / D: what a random direction sees of it."""
-    x, moved = torch.randn(500, 4, generator=generator), torch.tensor([3.0, 0, 0, 4.0])
+    x = torch.randn(500, 4, generator=generator)
+    moved = torch.tensor([3.0, 0, 0, 4.0])
     assert d.sliced_wasserstein(x, x, generator=generator).item() == 0
     assert d.sliced_wasserstein(x, x + moved, 20_000, generator).item() == pytest.approx(25 / 4, rel=0.03)
 

@@ -14,7 +14,8 @@ def count(module: torch.nn.Module) -> int:
 
 def test_published_sizes():
     with torch.device("meta"):
-        sd1, sd3 = KLAutoencoder(KLConfig.sd1()), KLAutoencoder(KLConfig.sd3())
+        sd1 = KLAutoencoder(KLConfig.sd1())
+        sd3 = KLAutoencoder(KLConfig.sd3())
     assert (count(sd1), count(sd1.encoder), count(sd1.decoder)) == (83_653_863, 34_163_592, 49_490_179)
     assert (count(sd3), count(sd3.encoder), count(sd3.decoder)) == (83_819_683, 34_274_208, 49_545_475)
     assert KLConfig.sd1().factor == 8
@@ -32,7 +33,8 @@ def test_kl_against_sampling():
 
 def test_the_scale_is_undone():
     torch.manual_seed(0)
-    model, pictures = KLAutoencoder(SMALL).eval(), torch.rand(2, 3, 8, 8) * 2 - 1
+    model = KLAutoencoder(SMALL).eval()
+    pictures = torch.rand(2, 3, 8, 8) * 2 - 1
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         z = model.encode(pictures).sample(torch.Generator().manual_seed(1))
@@ -48,7 +50,8 @@ def test_pictures_that_cannot_be_halved_are_refused(shape):
 
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
-    model, pictures = KLAutoencoder(SMALL), torch.rand(2, 3, 8, 8)
+    model = KLAutoencoder(SMALL)
+    pictures = torch.rand(2, 3, 8, 8)
     gaussian = model.encode(pictures)
     (model.decode(gaussian.sample()) - pictures).square().sum().add(gaussian.kl().sum()).backward()
     dead = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]

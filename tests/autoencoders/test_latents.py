@@ -39,7 +39,8 @@ def small_batches(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """Which batches are encoded."""
-    encoded, real = [], module._encoded
+    encoded = []
+    real = module._encoded
     monkeypatch.setattr(module, "_encoded", lambda a, f, part: encoded.append(part.start) or real(a, f, part))
     return encoded
 
@@ -47,7 +48,8 @@ def counted(monkeypatch):
 def test_a_batch_is_what_the_autoencoder_says_mirrored_or_not(faces, tmp_path):
     model = autoencoder()
     latents = encode_once(model, faces, cache_dir=tmp_path, progress=False)
-    chosen, mirrored = torch.tensor([3, 22, 3]), torch.tensor([False, True, True])
+    chosen = torch.tensor([3, 22, 3])
+    mirrored = torch.tensor([False, True, True])
     pictures = faces.tensor(chosen)
     pictures[mirrored] = pictures[mirrored].flip(-1)
     with torch.no_grad():
@@ -246,7 +248,8 @@ def test_a_distilled_autoencoder_belongs_to_its_teachers_latent_space():
 
 
 def test_bf16_encodes_only_where_it_is_faster_and_as_good(faces, monkeypatch):
-    model, images = autoencoder(), faces.tensor(slice(0, 5))
+    model = autoencoder()
+    images = faces.tensor(slice(0, 5))
     clock = iter(range(100))  # every encoding takes one second
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(module, "computes_bf16", lambda kind: True)

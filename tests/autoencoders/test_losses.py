@@ -27,7 +27,8 @@ def _gradients(loss, pictures):
     """Of the decoder's last layer and of the critic, after one step."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        painter, codes = Painter(), torch.randn(4, 4, 32, 32)
+        painter = Painter()
+        codes = torch.randn(4, 4, 32, 32)
     loss(pictures, painter.head(codes), painter.head.weight).mean().backward()
     critic = None if loss.critic is None else loss.critic[0].weight.grad
     return painter.head.weight.grad, critic
@@ -119,11 +120,13 @@ def test_lpips_is_torchmetrics(pictures):
 
 def test_features_of_length_one():
     """Twice as strong features are the same features."""
+
     class Sees(nn.Module):
         def forward(self, x):
             return [x]
 
-    distance, x = PerceptualDistance(Sees(), None, "pixels"), torch.rand(2, 3, 8, 8) + 0.1
+    distance = PerceptualDistance(Sees(), None, "pixels")
+    x = torch.rand(2, 3, 8, 8) + 0.1
     assert distance(x, 2 * x).abs().max() < 1e-6
 
 

@@ -11,9 +11,15 @@ from helpers.autoencoders.published import SDXL_SCALE, load_autoencoder
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.published import published_sources
 
-SMALL = dict(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, latent_channels=4,
-             down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-             scaling_factor=0.13025)  # fmt: skip
+SMALL = dict(
+    block_out_channels=(8, 16),
+    norm_num_groups=4,
+    layers_per_block=1,
+    latent_channels=4,
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
+    scaling_factor=0.13025,
+)
 
 
 @pytest.fixture(scope="module")

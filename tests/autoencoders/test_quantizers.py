@@ -51,7 +51,8 @@ def test_a_code_is_its_own_nearest(name, z):
 def test_nearest_is_the_full_matrix_argmin():
     generator = torch.Generator().manual_seed(1)
     for vectors, K in ((3000, 500), (6000, 1024)):  # codes that are no whole blocks; more rows than at once
-        z, codebook = torch.randn(vectors, 8, generator=generator), torch.randn(K, 8, generator=generator)
+        z = torch.randn(vectors, 8, generator=generator)
+        codebook = torch.randn(K, 8, generator=generator)
         exact = torch.cdist(z.double(), codebook.double()).argmin(1)
         assert (nearest(z, codebook) == exact).float().mean() > 0.999
         with torch.autocast("cpu", torch.bfloat16):
@@ -74,7 +75,7 @@ def test_ema_codes_go_to_the_means_of_what_they_are_chosen_for():
     torch.manual_seed(0)
     centres = torch.tensor([[5.0, 0], [-5, 0], [0, 5], [0, -5]])
     quantizer = EMAQuantizer(4, 2, decay=0.9)
-    quantizer(centres + 1.5)                                                 # the start: one code near each
+    quantizer(centres + 1.5)  # the start: one code near each
     for _ in range(60):
         quantizer(centres.repeat(50, 1) + 0.3 * torch.randn(200, 2))
     assert torch.cdist(centres, quantizer.codebook).min(1).values.max() < 0.15
@@ -85,7 +86,7 @@ def test_unused_codes_start_again():
     data = torch.randn(512, 4)
     quantizer = EMAQuantizer(64, 4, decay=0.8)
     quantizer(data)
-    quantizer.codebook[:32] += 100.0                                         # far from everything
+    quantizer.codebook[:32] += 100.0  # far from everything
     quantizer.sums[:32] = quantizer.codebook[:32] * quantizer.counts[:32, None]
     assert usage(quantizer.eval()(data).indices, 64).share <= 0.5
     quantizer.train()
@@ -113,15 +114,18 @@ def test_fsq_uses_every_level_and_no_other():
 
 def test_lfq_loss_is_lowest_for_sure_and_varied_choices():
     sure = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
-    losses = {name: LFQ(2, entropy=0.1, beta=0.0, sharpness=20.0)(z).loss.mean().item()
-              for name, z in {"varied": sure, "all alike": sure.abs(), "unsure": 0 * sure}.items()}  # fmt: skip
+    losses = {
+        name: LFQ(2, entropy=0.1, beta=0.0, sharpness=20.0)(z).loss.mean().item()
+        for name, z in {"varied": sure, "all alike": sure.abs(), "unsure": 0 * sure}.items()
+    }
     assert losses["varied"] == pytest.approx(-0.1 * 2 * math.log(2), abs=1e-4)
     assert losses["all alike"] == pytest.approx(0, abs=1e-4) and losses["unsure"] == pytest.approx(0, abs=1e-4)
 
 
 def test_every_residual_layer_brings_it_closer():
     torch.manual_seed(0)
-    data, errors = torch.randn(2000, 4), []
+    data = torch.randn(2000, 4)
+    errors = []
     for count in (1, 2, 3):
         quantizer = ResidualQuantizer([EMAQuantizer(16, 4) for _ in range(count)])
         for _ in range(5):
@@ -176,7 +180,8 @@ def test_several_processes_learn_one_codebook(tmp_path):
     torch.multiprocessing.spawn(_learn_codes, args=(str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.manual_seed(0)
-    alone, data = EMAQuantizer(8, 3), _batches()
+    alone = EMAQuantizer(8, 3)
+    data = _batches()
     torch.manual_seed(1)
     for batch in data:
         alone(batch)
@@ -191,7 +196,8 @@ def _batches():
 def _learn_codes(rank, meet, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     torch.manual_seed(0)
-    quantizer, data = EMAQuantizer(8, 3), _batches()
+    quantizer = EMAQuantizer(8, 3)
+    data = _batches()
     torch.manual_seed(1)
     for batch in data:
         quantizer(batch.chunk(2)[rank])

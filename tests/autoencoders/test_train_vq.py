@@ -11,8 +11,25 @@ from helpers.weights import read_metadata
 
 
 def run(folder, *more):
-    return main(["--limit", "64", "--size", "32", "--batch-size", "4", "--checkpoint-every", "2", "--precision", "fp32",
-                 "--sample-every", "0", "--out", str(folder), *more])  # fmt: skip
+    return main(
+        [
+            "--limit",
+            "64",
+            "--size",
+            "32",
+            "--batch-size",
+            "4",
+            "--checkpoint-every",
+            "2",
+            "--precision",
+            "fp32",
+            "--sample-every",
+            "0",
+            "--out",
+            str(folder),
+            *more,
+        ]
+    )
 
 
 def test_trains_resumes_and_says_so(tmp_path):

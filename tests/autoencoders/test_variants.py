@@ -26,7 +26,8 @@ def with_posterior(model, mean, logvar):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_computes_and_learns(name):
-    model, given = made(name), batch()
+    model = made(name)
+    given = batch()
     terms = model(given)
     assert terms.error.shape == terms.penalty.shape == (16,) and (terms.error + terms.penalty).isfinite().all()
     (terms.error + terms.penalty).mean().backward()
@@ -48,7 +49,8 @@ def test_the_same_seed_gives_the_same_loss(name):
         torch.manual_seed(1)  # as a training step does: the first codes of VQ are chosen by it
         return made(name, seed=3)(batch())
 
-    one, other = loss(), loss()
+    one = loss()
+    other = loss()
     assert torch.equal(one.error, other.error) and torch.equal(one.penalty, other.penalty)
 
 
@@ -72,8 +74,12 @@ def test_errors_are_told():
 def test_beta_of_one_is_the_vae():
     posterior = torch.full((16, 16), 2.0), torch.full((16, 16), -1.0)
     kl = gaussian_kl(*posterior).sum(1)
-    cases = [("beta", {"beta": 1.0}, 1), ("beta", {}, 8), ("Info", {"alpha": 0.0, "weight": 1.0}, 1),
-             ("DIP-I", {"diagonal": 0.0, "off_diagonal": 0.0}, 1)]  # fmt: skip
+    cases = [
+        ("beta", {"beta": 1.0}, 1),
+        ("beta", {}, 8),
+        ("Info", {"alpha": 0.0, "weight": 1.0}, 1),
+        ("DIP-I", {"diagonal": 0.0, "off_diagonal": 0.0}, 1),
+    ]
     for name, setting, times in cases:
         torch.testing.assert_close(with_posterior(made(name, **setting), *posterior)(batch()).penalty, times * kl)
 
@@ -102,7 +108,8 @@ def test_capacity_holds_the_rate_at_its_target_from_both_sides():
 
 
 def test_total_correlation_with_weight_one_is_the_sampled_rate():
-    model, given = made("beta-TC", beta=1.0), batch()
+    model = made("beta-TC", beta=1.0)
+    given = batch()
     posterior = 2 * torch.randn(16, 16, generator=given.generator), torch.full((16, 16), -1.0)
     z = model.draw(posterior, torch.Generator().manual_seed(5))
     sampled = (log_gaussian(z, *posterior) - log_gaussian(z)).sum(1)
@@ -123,8 +130,10 @@ def test_dip_asks_for_unit_covariance():
         extra = made(name).penalty((white, none), white, batch()) - gaussian_kl(white, none).sum(1)
         assert extra.abs().max() < 1e-2
     noisy = torch.zeros_like(white)  # with unit noise the codes' variance is 2: only the second form minds
-    extra = [made(name).penalty((white, noisy), white, batch())[0] - gaussian_kl(white, noisy).sum(1)[0]
-             for name in ("DIP-I", "DIP-II")]  # fmt: skip
+    extra = [
+        made(name).penalty((white, noisy), white, batch())[0] - gaussian_kl(white, noisy).sum(1)[0]
+        for name in ("DIP-I", "DIP-II")
+    ]
     assert extra[0].item() == pytest.approx(0, abs=0.01) and extra[1].item() == pytest.approx(50 * 16, rel=0.01)
     wide = torch.full_like(white, math.log(3))  # a variance of 3, not of exp(2 log 3)
     extra = made("DIP-II").penalty((white, wide), white, batch())[0] - gaussian_kl(white, wide).sum(1)[0]
@@ -134,7 +143,8 @@ def test_dip_asks_for_unit_covariance():
 def test_factor_adds_the_critics_log_ratio():
     """With a plus: the encoder shall bring it down."""
     z = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
-    posterior, model = (z, torch.zeros_like(z)), made("Factor")
+    posterior = (z, torch.zeros_like(z))
+    model = made("Factor")
     more = model.penalty(posterior, z, batch()) - made("Factor", gamma=0.0).penalty(posterior, z, batch())
     torch.testing.assert_close(more, 8 * model.critic(z)[:, 0], atol=1e-4, rtol=1e-4)
 
@@ -160,7 +170,8 @@ def test_factors_critic_finds_the_total_correlation():
     """Trained on a Gaussian with correlation 0.9, its log-ratio tends to -log(1 - 0.81) / 2."""
     torch.manual_seed(0)
     model = made("Factor", gamma=0.0)
-    critic, optimizer = model.critic, torch.optim.Adam(model.critic.parameters(), 2e-3)
+    critic = model.critic
+    optimizer = torch.optim.Adam(model.critic.parameters(), 2e-3)
     for _ in range(400):
         z = torch.randn(512, 16)
         z[:, 1] = 0.9 * z[:, 0] + (1 - 0.81) ** 0.5 * z[:, 1]
@@ -177,7 +188,8 @@ def test_factors_critic_finds_the_total_correlation():
 @pytest.mark.parametrize("name", ["WAE-MMD, IMQ", "WAE-MMD, RBF", "sliced WAE", "Info"])
 def test_the_distance_does_not_fade_with_the_batch(name):
     """Dividing a mean over pairs by B (B - 1), as copied, makes the penalty vanish: it must be the same for any B."""
-    model, told = made(name), []
+    model = made(name)
+    told = []
     for count in (64, 512):
         z = 3 + torch.randn(count, 16, generator=torch.Generator().manual_seed(count))
         posterior = (z,) if model.numbers == 1 else (z, torch.full_like(z, -20.0))
@@ -198,7 +210,8 @@ def test_wae_is_its_weight_times_the_discrepancy():
 
 @pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
 def test_one_importance_sample_is_the_elbo(name):
-    model, given = made(name, samples=1, means=1000), batch(2)
+    model = made(name, samples=1, means=1000)
+    given = batch(2)
     model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
     posterior = torch.ones(2, 16), torch.full((2, 16), -1.0)
     terms = with_posterior(model, *posterior)(given)
@@ -209,7 +222,8 @@ def test_one_importance_sample_is_the_elbo(name):
 @pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
 def test_more_importance_samples_tighten_the_bound(name):
     """The published code weighs losses, not likelihoods, by their softmax: more samples then raise its loss."""
-    given, told = batch(8), []
+    given = batch(8)
+    told = []
     for samples in (1, 5, 50):
         terms = [made(name, samples=samples)(given) for _ in range(20)]
         told.append(torch.stack([(t.error + t.penalty).mean() for t in terms]).mean().item())
@@ -219,7 +233,8 @@ def test_more_importance_samples_tighten_the_bound(name):
 @pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
 def test_the_bound_is_the_log_likelihood_where_that_is_known(name):
     """A decoder that ignores its code: log p(x) is the error, whatever the posterior, once there are enough samples."""
-    model, given = made(name, samples=2000), batch(2)
+    model = made(name, samples=2000)
+    given = batch(2)
     model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
     terms = with_posterior(model, torch.full((2, 16), 0.3), torch.full((2, 16), -0.2))(given)
     known = given.x.square().flatten(1).sum(1) / (2 * SPREAD**2)
@@ -227,7 +242,8 @@ def test_the_bound_is_the_log_likelihood_where_that_is_known(name):
 
 
 def test_several_bounds_are_averaged_not_joined():
-    model, given = made("MIWAE", means=50, samples=1), batch(8)
+    model = made("MIWAE", means=50, samples=1)
+    given = batch(8)
     one = made("IWAE", means=1, samples=50)
     joined, averaged = ((t.error + t.penalty).mean().item() for t in (one(given), model(given)))
     assert averaged > joined + 1
@@ -238,11 +254,14 @@ def test_several_bounds_are_averaged_not_joined():
 
 @pytest.mark.parametrize("name", ["AE", "log-cosh", "MS-SSIM", "perceptual (DFC)"])
 def test_the_error_of_a_perfect_copy_is_nothing_and_grows(name):
-    model, given = made(name).eval(), batch(8)
+    model = made(name).eval()
+    given = batch(8)
     smooth = torch.nn.functional.interpolate(given.x[:, :, ::8, ::8], scale_factor=8, mode="bilinear")
     given = given._replace(x=smooth)
-    told = [model.error(smooth + off * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1)), given)
-            for off in (0, 0.05, 0.2)]  # fmt: skip
+    told = [
+        model.error(smooth + off * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1)), given)
+        for off in (0, 0.05, 0.2)
+    ]
     assert told[0].abs().max() < 1e-2 and (told[0] < told[1]).all() and (told[1] < told[2]).all()
 
 
@@ -270,7 +289,8 @@ def test_the_stand_in_for_vgg_is_not_trained():
 
 
 def test_a_choice_costs_at_most_log_k():
-    model, given = made("categorical"), batch()
+    model = made("categorical")
+    given = batch()
     sure = torch.full((16, 16, 16), -50.0)
     sure[..., 0] = 50
     assert model.penalty((sure,), None, given).tolist() == pytest.approx([16 * math.log(16)] * 16)
@@ -278,7 +298,8 @@ def test_a_choice_costs_at_most_log_k():
 
 
 def test_joint_holds_both_capacities():
-    model, given = made("joint"), batch(progress=1.0)
+    model = made("joint")
+    given = batch(progress=1.0)
     mean = torch.full((16, 16), (2 * 25.0 / 16) ** 0.5)
     sure = 50 * torch.nn.functional.one_hot(torch.arange(16) % 3, 3).float()
     assert model.penalty((mean, torch.zeros(16, 16), sure), None, given).item() == pytest.approx(0, abs=1e-2)
@@ -297,8 +318,10 @@ def test_gamma_draws_have_the_right_moments_and_gradient():
 
 
 def test_gamma_codes_and_their_rate():
-    model, generator = made("gamma"), torch.Generator().manual_seed(0)
-    shape, rate = torch.full((20_000, 16), 3.0), torch.full((20_000, 16), 2.0)
+    model = made("gamma")
+    generator = torch.Generator().manual_seed(0)
+    shape = torch.full((20_000, 16), 3.0)
+    rate = torch.full((20_000, 16), 2.0)
     z = model.draw((shape, rate), generator)
     assert z.mean().item() == pytest.approx(1.5, rel=0.01) and z.var().item() == pytest.approx(0.75, rel=0.03)
     prior = Gamma(torch.tensor(2.0), torch.tensor(1.0))
@@ -309,7 +332,8 @@ def test_gamma_codes_and_their_rate():
 
 
 def test_vq_pulls_the_encoder_with_a_quarter():
-    model, given = made("VQ").eval(), batch()
+    model = made("VQ").eval()
+    given = batch()
     tokens = model.encoder(given.x).unflatten(1, (16, -1))
     found = model.quantizer(tokens)
     gap = (tokens - model.quantizer.decode(found.indices)).square().mean((1, 2))
@@ -320,7 +344,8 @@ def test_vq_pulls_the_encoder_with_a_quarter():
 
 
 def test_conditional_decoders_know_the_species():
-    model, given = made("conditional"), batch(6)
+    model = made("conditional")
+    given = batch(6)
     z = torch.zeros(6, 16)
     told = model.decode(z, given)
     assert torch.allclose(told[0], told[3]) and not torch.allclose(told[0], told[1])
@@ -335,19 +360,25 @@ def test_conditional_decoders_know_the_species():
 @pytest.mark.parametrize("name", ["hierarchical", "ladder"])
 def test_two_layers_of_codes_cost_what_sampling_says(name):
     torch.manual_seed(0)
-    model, four, draws = made(name), batch(4), 1000
+    model = made(name)
+    four = batch(4)
+    draws = 1000
     for part in (model.upper[-1], model.lower[-1], model.below[-1]):
         part.weight.data *= 5
     many = four._replace(x=four.x.repeat(draws, 1, 1, 1), labels=four.labels.repeat(draws))
     *normal, features = (part.repeat(draws, 1) for part in model.posterior(four))
-    model.posterior, told = lambda _: (*normal, features), []
+    model.posterior = lambda _: (*normal, features)
+    told = []
     for _ in range(3):
         upper = VAE.draw(model, normal, many.generator)
         expected = model.expected(upper)
         lower = model.lower_posterior(features, upper, expected)
         z = VAE.draw(model, lower, many.generator)
-        told.append((log_gaussian(upper, *normal) - log_gaussian(upper) + log_gaussian(z, *lower)
-                     - log_gaussian(z, *expected)).sum(1).unflatten(0, (draws, 4)))  # fmt: skip
+        told.append(
+            (log_gaussian(upper, *normal) - log_gaussian(upper) + log_gaussian(z, *lower) - log_gaussian(z, *expected))
+            .sum(1)
+            .unflatten(0, (draws, 4))
+        )
     rates = model(many).penalty.unflatten(0, (draws, 4)).mean(0)
     torch.testing.assert_close(rates, torch.cat(told).mean(0), rtol=0.05, atol=0.05)
 
@@ -363,21 +394,26 @@ def test_the_ladder_weighs_by_certainty():
 
 
 def test_a_prior_made_of_the_picture_itself_costs_nothing():
-    model, given = made("VampPrior"), batch(1)
-    model.K, model.pictures = 1, torch.nn.Parameter(given.x.clone())
+    model = made("VampPrior")
+    given = batch(1)
+    model.K = 1
+    model.pictures = torch.nn.Parameter(given.x.clone())
     assert model(given).penalty.item() == pytest.approx(0, abs=1e-3)
 
 
 def test_vamp_is_a_mixture_not_a_sum():
     """Many times the same component is that component: the 1 / K must be inside the logarithm."""
-    model, given = made("VampPrior"), batch(1)
+    model = made("VampPrior")
+    given = batch(1)
     model.pictures = torch.nn.Parameter(given.x.clone().expand(32, -1, -1, -1))
     assert model(given).penalty.item() == pytest.approx(0, abs=1e-3)
 
 
 def test_vamp_is_pytorchs_mixture():
-    model, generator = made("VampPrior"), torch.Generator().manual_seed(0)
-    parts, posterior = torch.randn(2, 32, 16, generator=generator), torch.randn(2, 4, 16, generator=generator)
+    model = made("VampPrior")
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(2, 32, 16, generator=generator)
+    posterior = torch.randn(2, 4, 16, generator=generator)
     model.components = lambda: tuple(parts)
     z = model.draw(tuple(posterior), generator)
     mixture = MixtureSameFamily(Categorical(torch.ones(32)), normal(*parts))
@@ -392,7 +428,8 @@ def normal(mean, logvar):
 
 
 def test_the_second_stage_does_not_move_the_first():
-    model, plain = made("two-stage"), made("VAE")
+    model = made("two-stage")
+    plain = made("VAE")
     for some in (model, plain):
         terms = some(batch())
         (terms.error + terms.penalty).mean().backward()

@@ -48,9 +48,15 @@ def test_published_size():
 
     with torch.device("meta"):
         ours = VQAutoencoder(VQConfig())
-        theirs = VQModel(block_out_channels=(128, 256, 512), down_block_types=["DownEncoderBlock2D"] * 3,
-                         up_block_types=["UpDecoderBlock2D"] * 3, layers_per_block=2, latent_channels=3,
-                         num_vq_embeddings=8192, vq_embed_dim=3)  # fmt: skip
+        theirs = VQModel(
+            block_out_channels=(128, 256, 512),
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            layers_per_block=2,
+            latent_channels=3,
+            num_vq_embeddings=8192,
+            vq_embed_dim=3,
+        )
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
     assert counts[0] == counts[1] and ours.config.factor == 4
 
@@ -58,7 +64,8 @@ def test_published_size():
 def test_weights_come_back(tmp_path):
     model = VQAutoencoder(VQConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, K=16, ema=True)).eval()
     model.save(tmp_path / "x.safetensors", {})
-    again, pictures = VQAutoencoder.from_weights(tmp_path / "x.safetensors"), torch.rand(1, 3, 16, 16)
+    again = VQAutoencoder.from_weights(tmp_path / "x.safetensors")
+    pictures = torch.rand(1, 3, 16, 16)
     with torch.no_grad():  # each half by itself: between two codes, half precision may choose the other
         z = model.encode(pictures)
         torch.testing.assert_close(again.encode(pictures), z, atol=1e-2, rtol=1e-2)

@@ -27,16 +27,33 @@ CODE = f"{CELLS}.filter((cell) => cell.cell_type === 'code')"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """JupyterLab on a copy of the notebooks: it saves what it runs."""
-    course, home = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("home")
+    course = tmp_path_factory.mktemp("course")
+    home = tmp_path_factory.mktemp("home")
     shutil.copytree(NOTEBOOKS, course / "notebooks")
     (course / "00_assets").symlink_to(ROOT / "00_assets")
     (course / "pages").symlink_to(ROOT / "pages")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
-               "--expose-app-in-browser", f"--notebook-dir={course}", f"--IdentityProvider.token={TOKEN}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
-    folders = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-               "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-               "JUPYTER_PLATFORM_DIRS": "1", "PYTHONPATH": _with_root(), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--port=0",
+        "--expose-app-in-browser",
+        f"--notebook-dir={course}",
+        f"--IdentityProvider.token={TOKEN}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    folders = {
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "PYTHONPATH": _with_root(),
+        "OMP_NUM_THREADS": "1",
+    }
     with (home / "log").open("w") as log:
         server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
     try:
@@ -99,8 +116,9 @@ def test_one_runs_from_top_to_bottom_and_its_sliders_move(page: Any) -> None:
     assert page.evaluate(f"{CODE}.every((cell) => !cell.outputs.length)")
     page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
     page.evaluate("{ window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    page.wait_for_function(f"{CODE}.every((cell) => cell.execution_count || !cell.source.trim())", timeout=300_000,
-                           polling=500)
+    page.wait_for_function(
+        f"{CODE}.every((cell) => cell.execution_count || !cell.source.trim())", timeout=300_000, polling=500
+    )
     counts = page.evaluate(f"{CODE}.map((cell) => cell.execution_count)")
     assert counts == list(range(1, len(counts) + 1))
     errors = f"{CODE}.flatMap((cell) => cell.outputs).filter((output) => output.output_type === 'error')"
@@ -113,7 +131,8 @@ def _move_a_slider(page: Any, panel: Any) -> None:
     first = f"{CELLS}.findIndex((cell) => cell.source.includes('image_slider(['))"
     page.evaluate(f"window.jupyterapp.shell.currentWidget.content.scrollToItem({first}, 'center').then(() => null)")
     output = panel.locator(".jp-OutputArea").filter(has=page.locator(".widget-hslider .noUi-handle")).first
-    handle, picture = output.locator(".noUi-handle").first, output.locator("img:visible").first
+    handle = output.locator(".noUi-handle").first
+    picture = output.locator("img:visible").first
     picture.wait_for(timeout=30_000)
     before = picture.get_attribute("src")
     handle.focus()

@@ -18,14 +18,16 @@ from pages.record import ROOT
 
 BOOKS = {f"notebooks/{path.relative_to(NOTEBOOKS).with_suffix('.html')}": path for path in notebooks()}
 PAGES = ["index.html", *BOOKS, *(f"pages/{name.replace('.md', '.html')}" for name in TEXTS), "search.html"]
-PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+SCREEN = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def rendered() -> Path:
     """The site, made anew from the stored notebooks; any warning is an error."""
-    made = subprocess.run([sys.executable, "-m", "pages.build", "--strict"], cwd=ROOT, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    made = subprocess.run(
+        [sys.executable, "-m", "pages.build", "--strict"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stdout + made.stderr
     return HTML
 
@@ -85,7 +87,8 @@ def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, An
     outputs = page.locator(".cell_output").filter(has=handles).all()
     assert len(outputs) == stored, f"{len(outputs)} sliders drawn of {stored}"
     for output in outputs:
-        handle, stack = output.locator(".noUi-handle").first, output.locator("img:visible")
+        handle = output.locator(".noUi-handle").first
+        stack = output.locator("img:visible")
         stack.first.wait_for()
         before = _shown(stack)
         handle.focus()
@@ -123,8 +126,10 @@ def test_the_first_picture_comes_soon(browser: Any, site: str) -> None:
 
 def test_faint_text_is_noticed(browser: Any) -> None:
     page = browser.new_page()
-    page.set_content("<body style='background:#111'><p style='color:#555'>lost</p><p style='color:#ddd'>seen</p>"
-                     "<p style='background:#fff;color:#ddd'>lost too</p><p hidden style='color:#111'>hidden</p>")
+    page.set_content(
+        "<body style='background:#111'><p style='color:#555'>lost</p><p style='color:#ddd'>seen</p>"
+        "<p style='background:#fff;color:#ddd'>lost too</p><p hidden style='color:#111'>hidden</p>"
+    )
     assert [text.partition(" ")[2] for text in faint(page)] == ['P "lost"', 'P "lost too"']
     page.close()
 

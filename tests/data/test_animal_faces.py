@@ -50,13 +50,17 @@ def test_whether_they_are_at_hand_is_answered_without_fetching(
 
 # Layouts
 
+
 @pytest.mark.parametrize("shape", ["afhq", "parent", "zip", "flat zip", "folder with a zip"])
 def test_every_layout_gives_the_same_pictures(tree: Path, tmp_path: Path, shape: str) -> None:
     (tmp_path / "zips").mkdir()
-    root = {"afhq": lambda: tree, "parent": lambda: tree.parent,
-            "zip": lambda: pack(tree, tmp_path / "zips" / "a.zip"),
-            "flat zip": lambda: pack(tree, tmp_path / "zips" / "a.zip", prefix=""),
-            "folder with a zip": lambda: pack(tree, tmp_path / "zips" / "a.zip").parent}[shape]()
+    root = {
+        "afhq": lambda: tree,
+        "parent": lambda: tree.parent,
+        "zip": lambda: pack(tree, tmp_path / "zips" / "a.zip"),
+        "flat zip": lambda: pack(tree, tmp_path / "zips" / "a.zip", prefix=""),
+        "folder with a zip": lambda: pack(tree, tmp_path / "zips" / "a.zip").parent,
+    }[shape]()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         faces = load(root)
@@ -107,6 +111,7 @@ def test_adding_a_file_is_noticed(tree: Path) -> None:
 
 # Bad files: counted, named, warned of
 
+
 def test_bad_files_are_skipped_by_name_and_labels_stay_right(tree: Path) -> None:
     (tree / "train" / "cat" / "00.png").write_bytes(b"")
     (tree / "train" / "dog" / "05.png").write_bytes(b"no picture")
@@ -156,12 +161,17 @@ def test_more_than_a_tenth_of_a_class_is_an_error(tree: Path, many: int) -> None
 
 # Bad folders: errors
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda tree: (tree / "train/wild").rename(tree / "gone"), "the class wild is missing .* train/wild/"),
-    (lambda tree: [file.unlink() for file in (tree / "train/dog").iterdir()], "the class dog is empty"),
-    (lambda tree: (tree / "train/horse").mkdir(), "nobody knows in train: horse; expected are cat, dog, wild"),
-    (lambda tree: (tree / "train/cat").rename(tree / "train/Cat!"), "nobody knows in train: Cat!"),
-], ids=["missing", "empty", "unknown", "misspelt"])  # fmt: skip
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tree: (tree / "train/wild").rename(tree / "gone"), "the class wild is missing .* train/wild/"),
+        (lambda tree: [file.unlink() for file in (tree / "train/dog").iterdir()], "the class dog is empty"),
+        (lambda tree: (tree / "train/horse").mkdir(), "nobody knows in train: horse; expected are cat, dog, wild"),
+        (lambda tree: (tree / "train/cat").rename(tree / "train/Cat!"), "nobody knows in train: Cat!"),
+    ],
+    ids=["missing", "empty", "unknown", "misspelt"],
+)
 def test_bad_class_folders(tree: Path, tmp_path: Path, spoil, message: str) -> None:
     spoil(tree)
     with pytest.raises(ValueError, match=message):
@@ -219,6 +229,7 @@ def test_bombs_in_a_zip_are_skipped(tree: Path, tmp_path: Path, monkeypatch) -> 
 
 # Where they are looked for
 
+
 def offline(*_, **__):
     raise ConnectionError("no network here")
 
@@ -227,15 +238,20 @@ def test_when_they_are_nowhere_one_message_tells_all(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ANIMAL_FACES_DIR", str(tmp_path / "typo"))
     monkeypatch.setattr("kagglehub.dataset_download", offline)
     monkeypatch.setattr("helpers.data.fetch.find_spec", lambda name: None)
-    with (pytest.warns(UserWarning, match="typo does not exist; looking elsewhere"),
-          pytest.raises(FileNotFoundError) as caught):
+    with (
+        pytest.warns(UserWarning, match="typo does not exist; looking elsewhere"),
+        pytest.raises(FileNotFoundError) as caught,
+    ):
         load()
     message = str(caught.value)
-    for part in (f"1. ANIMAL_FACES_DIR: {tmp_path / 'typo'} does not exist",
-                 f"2. 00_assets/datasets/afhq: {tmp_path / 'checkout' / '00_assets'}",
-                 "Kaggle (andrewmvd/animal-faces, with kagglehub): ConnectionError: no network here",
-                 "hub (huggan/AFHQ): ImportError: reading the hub's copy needs pyarrow: pip install pyarrow",
-                 "set ANIMAL_FACES_DIR to the zip", "source='toy-faces'"):
+    for part in (
+        f"1. ANIMAL_FACES_DIR: {tmp_path / 'typo'} does not exist",
+        f"2. 00_assets/datasets/afhq: {tmp_path / 'checkout' / '00_assets'}",
+        "Kaggle (andrewmvd/animal-faces, with kagglehub): ConnectionError: no network here",
+        "hub (huggan/AFHQ): ImportError: reading the hub's copy needs pyarrow: pip install pyarrow",
+        "set ANIMAL_FACES_DIR to the zip",
+        "source='toy-faces'",
+    ):
         assert part in message
 
 
@@ -296,13 +312,15 @@ def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tree: Path, tmp_path: Path
     monkeypatch.setattr(fetch, "rows", lambda files: iter(stored))
     monkeypatch.setattr(fetch, "HUB_VAL", 3)
     fetch.pack([], fetch.hub_zip())
-    train, val = load(), load(split="val")
+    train = load()
+    val = load(split="val")
     assert set(train.counts.values()) == {10} and set(val.counts.values()) == {3}
     pixels = {faces.split: {tuple(image[:, 0, 0].tolist()) for image in faces.images} for faces in (train, val)}
     assert not pixels["train"] & pixels["val"] and len(pixels["train"] | pixels["val"]) == 39
 
 
 # The command
+
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", "helpers.data", "--source", "animal-faces", "--size", "16", *arguments]

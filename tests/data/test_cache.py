@@ -66,8 +66,9 @@ DAMAGE = {
     "half a description": lambda path: path.with_suffix(".json").write_text('{"recipe": {"so'),
     "an empty description": lambda path: path.with_suffix(".json").write_text("[]"),
     "another's description": lambda path: path.with_suffix(".json").write_text(
-        json.dumps(json.loads(path.with_suffix(".json").read_text()) | {"recipe": {}})),
-}  # fmt: skip
+        json.dumps(json.loads(path.with_suffix(".json").read_text()) | {"recipe": {}})
+    ),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
@@ -163,8 +164,10 @@ def test_a_real_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_too_much_for_memory_is_an_error_that_says_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, errno.ENOSPC)
     monkeypatch.setattr(cache, "MEMORY_LIMIT", 100)
-    with (pytest.warns(UserWarning, match="the disk is full"),
-          pytest.raises(OSError, match="too many to keep in memory.*the disk is full.*Set COURSE_HOME")):
+    with (
+        pytest.warns(UserWarning, match="the disk is full"),
+        pytest.raises(OSError, match="too many to keep in memory.*the disk is full.*Set COURSE_HOME"),
+    ):
         cache.load_or_build(tmp_path, "faces", RECIPE, build)
 
 
@@ -196,8 +199,13 @@ print(images.shape, int(images.sum()))
 
 
 def start(folder: Path, name: str, pause: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", BUILDER, str(folder), name, str(pause)],
-                            cwd=repository_root(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", BUILDER, str(folder), name, str(pause)],
+        cwd=repository_root(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(*paths: Path) -> None:

@@ -82,9 +82,11 @@ def test_shortened_captions_drop_details_at_the_stated_rate():
     rng = np.random.default_rng(0)
     faces = toy_attributes(1500, 3)
     texts = [shortened(one, rng, chance=0.3) for one in faces]
-    kept = {"eyes": np.mean(["eyes" in text for text in texts]),
-            "background": np.mean(["background" in text for text in texts]),
-            "pattern": np.mean([one.pattern in text for one, text in zip(faces, texts)])}  # fmt: skip
+    kept = {
+        "eyes": np.mean(["eyes" in text for text in texts]),
+        "background": np.mean(["background" in text for text in texts]),
+        "pattern": np.mean([one.pattern in text for one, text in zip(faces, texts)]),
+    }
     assert all(0.65 < share < 0.75 for share in kept.values()), kept
     assert shortened(faces[0], rng, chance=0.0) == caption(faces[0])
     assert shortened(faces[0], rng, chance=1.0) == caption(faces[0], [])

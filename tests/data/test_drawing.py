@@ -34,7 +34,8 @@ def test_seed_and_split_decide_the_faces() -> None:
 
 
 def test_the_first_of_many_are_the_same() -> None:
-    many, few = load(count=20), load(count=6)
+    many = load(count=20)
+    few = load(count=6)
     assert np.array_equal(many.images[:6], few.images) and many.captions[:6] == few.captions
 
 
@@ -82,13 +83,22 @@ def test_dead_workers_do_not_stop_the_drawing(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_script_without_a_main_guard_is_run_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from helpers.data import drawing\n"
-                      "drawing.WORTH_WORKERS, drawing.cpu_count = 1, lambda: 2\n"
-                      "attributes = drawing.attributes_of('train', 70, seed=0)\n"
-                      "print(sum(map(len, drawing.draw_all(attributes, 16, progress=False))))\n")  # fmt: skip
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(
-                              filter(None, [str(repository_root()), os.environ.get("PYTHONPATH")]))})  # fmt: skip
+    script.write_text(
+        "from helpers.data import drawing\n"
+        "drawing.WORTH_WORKERS, drawing.cpu_count = 1, lambda: 2\n"
+        "attributes = drawing.attributes_of('train', 70, seed=0)\n"
+        "print(sum(map(len, drawing.draw_all(attributes, 16, progress=False))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(repository_root()), os.environ.get("PYTHONPATH")])),
+        },
+    )
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["70"], "")
 
 

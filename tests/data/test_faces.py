@@ -12,13 +12,21 @@ from helpers.data.faces import _in_rotation, to_float, to_uint8
 
 def some_faces(count: int = 10) -> Faces:
     rng = np.random.default_rng(0)
-    return Faces(rng.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8), np.arange(count) % 3,
-                 captions=tuple(f"face {i}" for i in range(count)), attributes=tuple(range(count)))
+    return Faces(
+        rng.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8),
+        np.arange(count) % 3,
+        captions=tuple(f"face {i}" for i in range(count)),
+        attributes=tuple(range(count)),
+    )
 
 
 def same(faces: Faces, whole: Faces, rows: np.ndarray) -> bool:
-    return (np.array_equal(faces.images, whole.images[rows]) and np.array_equal(faces.labels, whole.labels[rows])
-            and faces.captions == tuple(f"face {i}" for i in rows) and faces.attributes == tuple(rows))
+    return (
+        np.array_equal(faces.images, whole.images[rows])
+        and np.array_equal(faces.labels, whole.labels[rows])
+        and faces.captions == tuple(f"face {i}" for i in rows)
+        and faces.attributes == tuple(rows)
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -72,7 +80,8 @@ def test_counts_and_classes() -> None:
 
 def test_tensor_has_the_samplers_range() -> None:
     images = np.zeros((1, 3, 8, 8), np.uint8)
-    images[0, 1], images[0, 2] = 255, 51
+    images[0, 1] = 255
+    images[0, 2] = 51
     x = Faces(images, np.zeros(1, int)).tensor()
     assert x.dtype == torch.float32 and x.shape == (1, 3, 8, 8)
     torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
@@ -118,14 +127,17 @@ def test_a_limit_keeps_the_classes_balanced(labels: list[int], limit: int) -> No
     assert all(kept_count >= min(most - 1, there) for kept_count, there in counts.values())
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"source": "real"}, "unknown source 'real'; there are: toy-faces, animal-faces"),
-    ({"split": "test"}, "unknown split 'test'; there are: train, val"),
-    ({"size": 4}, "from 8 to 1024"),
-    ({"size": 64.5}, "whole number"),
-    ({"limit": 0}, "at least 1"),
-    ({"root": "somewhere"}, "drawn, not read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"source": "real"}, "unknown source 'real'; there are: toy-faces, animal-faces"),
+        ({"split": "test"}, "unknown split 'test'; there are: train, val"),
+        ({"size": 4}, "from 8 to 1024"),
+        ({"size": 64.5}, "whole number"),
+        ({"limit": 0}, "at least 1"),
+        ({"root": "somewhere"}, "drawn, not read"),
+    ],
+)
 def test_load_faces_says_what_was_wrong(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_faces(**wrong)

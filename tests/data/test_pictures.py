@@ -63,7 +63,7 @@ RIGHT = {
     "half transparent": (encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
     "opaque RGBA": (encoded(Image.new("RGBA", (32, 32), (*ORANGE, 255)), "PNG"), ORANGE),
     "YCbCr JPEG": (encoded(Image.new("RGB", (32, 32), ORANGE).convert("YCbCr"), "JPEG"), ORANGE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "colour"), RIGHT.values(), ids=RIGHT.keys())
@@ -75,8 +75,10 @@ def test_every_mode_keeps_its_colour(data: bytes, colour: tuple[int, int, int]) 
 
 def bomb() -> bytes:
     """A PNG header that promises 60,000 x 60,000 pixels."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -94,7 +96,7 @@ WRONG = {
     "floating point": (encoded(Image.fromarray(np.ones((16, 16), np.float32)), "TIFF"), "floating-point"),
     "32-bit": (encoded(Image.fromarray(np.full((16, 16), 1 << 20, np.int32)), "TIFF"), "outside 16 bits"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "reason"), WRONG.values(), ids=WRONG.keys())
@@ -125,6 +127,7 @@ def test_no_damage_gets_through_as_another_error(kind: str, place: int, value: i
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone(orientation: int) -> None:
     from PIL import ImageOps
+
     exif = Image.Exif()
     exif[274] = orientation
     data = encoded(noise(120, 80), "PNG", exif=exif)

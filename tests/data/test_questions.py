@@ -18,8 +18,13 @@ def faces(tmp_path_factory):
 def test_answers_are_the_attributes(faces):
     for face in faces.attributes:
         said = {one.kind: one.answer for one in open_questions(face)}
-        assert said == {"species": animal(face.species), "fur": face.fur, "eyes": face.eyes,
-                        "background": face.background, "pattern": face.pattern}  # fmt: skip
+        assert said == {
+            "species": animal(face.species),
+            "fur": face.fur,
+            "eyes": face.eyes,
+            "background": face.background,
+            "pattern": face.pattern,
+        }
 
 
 def test_exactly_one_of_the_names_is_right(faces):

@@ -47,14 +47,16 @@ def test_the_cat_has_two_ears_two_eyes_and_nothing_on_its_forehead():
 
 def test_the_cat_is_symmetric():
     x, y = cat_head(50_000).xy.T
-    left, right = y[x < 0], y[x > 0]
+    left = y[x < 0]
+    right = y[x > 0]
     assert len(left) / 50_000 == pytest.approx(0.5, abs=0.01)
     quantiles = torch.linspace(0.05, 0.95, 10)
     torch.testing.assert_close(left.quantile(quantiles), right.quantile(quantiles), atol=0.06, rtol=0)
 
 
 def test_lines_without_noise_are_thin_and_the_pen_widens_them():
-    thin, thick = cat_head(5_000, noise=0), cat_head(5_000, noise=0.05)
+    thin = cat_head(5_000, noise=0)
+    thick = cat_head(5_000, noise=0.05)
     nearest = torch.cdist(thick.xy, cat_head(20_000, noise=0).xy).amin(1)
     assert torch.cdist(thin.xy, cat_head(20_000, noise=0, seed=1).xy).amin(1).mean() < 0.005
     assert nearest.mean() == pytest.approx(0.05 * math.sqrt(2 / math.pi), rel=0.3)
@@ -73,7 +75,8 @@ def test_leaves_of_the_clover_are_the_gaussians_they_are_said_to_be():
 
 def test_the_moons_reach_into_one_another_and_do_not_touch():
     moons = two_moons(2_000, noise=0)
-    upper, lower = moons.of_class("upper").xy, moons.of_class("lower").xy
+    upper = moons.of_class("upper").xy
+    lower = moons.of_class("lower").xy
     assert torch.cdist(upper, lower).min() > 0.1
     assert lower[:, 1].max() > upper[:, 1].min()
 

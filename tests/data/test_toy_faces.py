@@ -69,10 +69,16 @@ def test_no_face_is_impossible(seed):
     assert (one.species, one.pattern) != ("wild", "patched")
 
 
-WISHES = st.fixed_dictionaries({}, optional={
-    "species": st.sampled_from(SPECIES), "fur": st.sampled_from(list(FURS)), "eyes": st.sampled_from(list(EYES)),
-    "pattern": st.sampled_from(PATTERNS), "background": st.sampled_from(list(BACKGROUNDS)),
-})  # fmt: skip
+WISHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "species": st.sampled_from(SPECIES),
+        "fur": st.sampled_from(list(FURS)),
+        "eyes": st.sampled_from(list(EYES)),
+        "pattern": st.sampled_from(PATTERNS),
+        "background": st.sampled_from(list(BACKGROUNDS)),
+    },
+)
 
 
 @pytest.mark.parametrize("part,species", [("mane", "wild"), ("tongue", "dog")])
@@ -91,15 +97,18 @@ def test_a_wish_is_granted_or_refused_never_changed(seed, wanted):
     assert {name: getattr(one, name) for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("wanted, said", [
-    ({"mane": True, "species": "cat"}, "a mane is drawn on plain wild animals only, not on a .* cat"),
-    ({"mane": True, "species": "wild", "pattern": "striped"}, "not on a striped wild"),
-    ({"tongue": True, "species": "cat"}, "a tongue is drawn on dogs only, not on a cat"),
-    ({"species": "wild", "pattern": "patched"}, "never patched"),
-    ({"species": "horse"}, "unknown species 'horse': choose one of cat, dog, wild"),
-    ({"fur": "green"}, "unknown fur 'green': choose one of black"),
-    ({"hat": "red"}, "unknown attribute 'hat': a drawn face has species"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wanted, said",
+    [
+        ({"mane": True, "species": "cat"}, "a mane is drawn on plain wild animals only, not on a .* cat"),
+        ({"mane": True, "species": "wild", "pattern": "striped"}, "not on a striped wild"),
+        ({"tongue": True, "species": "cat"}, "a tongue is drawn on dogs only, not on a cat"),
+        ({"species": "wild", "pattern": "patched"}, "never patched"),
+        ({"species": "horse"}, "unknown species 'horse': choose one of cat, dog, wild"),
+        ({"fur": "green"}, "unknown fur 'green': choose one of black"),
+        ({"hat": "red"}, "unknown attribute 'hat': a drawn face has species"),
+    ],
+)
 def test_what_is_never_drawn_is_refused_by_name(wanted, said):
     for seed in range(5):
         with pytest.raises(ValueError, match=said):
@@ -121,7 +130,8 @@ def test_a_face_of_seven_pixels_is_refused():
 def test_small_pictures_are_antialiased_large_ones():
     """The same face at half the size is the average of its pixels, up to the edges of polygons."""
     for one in toy_attributes(6, 3):
-        large, small = draw_face(one, 128).astype(float), draw_face(one, 64).astype(float)
+        large = draw_face(one, 128).astype(float)
+        small = draw_face(one, 64).astype(float)
         assert np.abs(large.reshape(3, 64, 2, 64, 2).mean((2, 4)) - small).mean() < 4
 
 
@@ -131,7 +141,9 @@ def test_boxes_lie_inside_the_picture_and_in_each_other(seed):
     boxes = face_boxes(face(seed))
     for x0, y0, x1, y1 in boxes.values():
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-    left, right, nose = boxes["left eye"], boxes["right eye"], boxes["nose"]
+    left = boxes["left eye"]
+    right = boxes["right eye"]
+    nose = boxes["nose"]
     assert left[2] < right[0] and left[0] < nose[0] and nose[2] < right[2]  # as seen
     x0, y0, x1, y1 = boxes["face"]
     for part in (left, right, nose):
@@ -163,7 +175,8 @@ def test_the_mask_is_the_head_without_background_and_body():
 
 
 def test_tongue_mane_and_pattern_change_the_picture():
-    dog, wild = face(1, species="dog", tongue=False), face(2, species="wild", pattern="plain", mane=False)
+    dog = face(1, species="dog", tongue=False)
+    wild = face(2, species="wild", pattern="plain", mane=False)
     assert (draw_face(dog) != draw_face(dataclasses.replace(dog, tongue=True))).any()
     lion = dataclasses.replace(wild, mane=True)
     assert face_mask(lion).sum() > 1.15 * face_mask(wild).sum()

@@ -53,12 +53,17 @@ def test_min_snr_weights_are_one_weight_in_four_spaces():
     alpha, sigma = FlowPath().alpha_sigma(t)
     wrong = denoised("x0", x0 + 0.1, FlowPath().add_noise(x0, eps, t), alpha, sigma)
     error = (target("velocity", *wrong, alpha, sigma) - target("velocity", x0, eps, alpha, sigma)).square().flatten(1)
-    torch.testing.assert_close(error.mean(1) * min_snr_weight("velocity", alpha, sigma),
-                               0.01 * min_snr_weight("x0", alpha, sigma), rtol=2e-3, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        error.mean(1) * min_snr_weight("velocity", alpha, sigma),
+        0.01 * min_snr_weight("x0", alpha, sigma),
+        rtol=2e-3,
+        atol=1e-6,
+    )
 
 
 def test_min_snr_against_the_paper():
-    alpha, sigma = torch.tensor([0.995, 0.6]), torch.tensor([0.1, 0.8])
+    alpha = torch.tensor([0.995, 0.6])
+    sigma = torch.tensor([0.1, 0.8])
     snr = (alpha / sigma) ** 2
     assert min_snr_weight("epsilon", alpha, sigma).tolist() == pytest.approx([5 / snr[0].item(), 1.0])
     wanted = [5 / (snr[0] + 1).item(), (snr[1] / (snr[1] + 1)).item()]

@@ -9,7 +9,8 @@ from torch import Tensor
 from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, guided, sample, timesteps
 from helpers.diffusion.samplers import evaluations, posterior
 
-MEAN, STD = 2.0, 0.5
+MEAN = 2.0
+STD = 0.5
 PATHS = {
     "flow": FlowPath(),
     "flow, shifted": FlowPath(3.0),
@@ -51,15 +52,17 @@ def test_every_sampler_recovers_a_gaussian_on_every_path(name, path):
 @given(mean=st.floats(-3, 3), std=st.floats(0.1, 2), name=st.sampled_from(sorted(SAMPLERS)), shift=st.floats(0.5, 4))
 def test_any_gaussian_is_recovered_on_any_flow_path(mean, std, name, shift):
     path = FlowPath(shift)
-    x = sample(name, exact(path, mean, std), normal(4_000), timesteps(200), path,
-               generator=torch.Generator().manual_seed(1))  # fmt: skip
+    x = sample(
+        name, exact(path, mean, std), normal(4_000), timesteps(200), path, generator=torch.Generator().manual_seed(1)
+    )
     assert x.mean().item() == pytest.approx(mean, abs=0.05 * (1 + std))
     assert x.std().item() == pytest.approx(std, rel=0.08, abs=0.02)
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_euler_is_ddim(path):
-    noise, times = normal(64), timesteps(30)
+    noise = normal(64)
+    times = timesteps(30)
     euler, ddim = (sample(name, exact(path), noise, times, path) for name in ("euler", "ddim"))
     torch.testing.assert_close(euler, ddim, atol=2e-4, rtol=0)
 
@@ -67,11 +70,13 @@ def test_euler_is_ddim(path):
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_euler_ancestral_is_ddpm_is_ddim_with_eta_one(path):
     def run(sampler, **options):
-        *_, last = sampler(exact(path), normal(64), timesteps(30), path, generator=torch.Generator().manual_seed(3),
-                           **options)  # fmt: skip
+        *_, last = sampler(
+            exact(path), normal(64), timesteps(30), path, generator=torch.Generator().manual_seed(3), **options
+        )
         return last.x
 
-    ddpm, ancestral = run(SAMPLERS["ddpm"]), run(SAMPLERS["euler_ancestral"])
+    ddpm = run(SAMPLERS["ddpm"])
+    ancestral = run(SAMPLERS["euler_ancestral"])
     torch.testing.assert_close(ancestral, ddpm, atol=1e-3, rtol=0)
     torch.testing.assert_close(run(SAMPLERS["ddim"], eta=1.0), ddpm, atol=1e-3, rtol=0)
 
@@ -92,8 +97,11 @@ def test_order_of_convergence(name, wanted, path):
 
 def test_posterior_agrees_with_bayes_by_counting():
     """q(x_s | x_t, x0): regress simulated x_s on x_t, and compare mean and spread."""
-    path, x0, (t, s) = DDPMPath.linear(), torch.full((200_000,), 0.7), (0.5, 0.45)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
+    path = DDPMPath.linear()
+    x0 = torch.full((200_000,), 0.7)
+    (t, s) = (0.5, 0.45)
+    (alpha_t, sigma_t) = path.alpha_sigma(t)
+    (alpha_s, sigma_s) = path.alpha_sigma(s)
     x_s = alpha_s * x0 + sigma_s * normal(200_000)
     step = alpha_t / alpha_s
     x_t = step * x_s + (sigma_t**2 - step**2 * sigma_s**2).sqrt() * normal(200_000, seed=1)
@@ -106,7 +114,8 @@ def test_posterior_agrees_with_bayes_by_counting():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_evaluations_are_counted_right(name):
-    path, calls = FlowPath(), []
+    path = FlowPath()
+    calls = []
 
     def counting(x, t):
         calls.append(t)

@@ -13,10 +13,14 @@ ROOT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 HERE = ("127.", "::1", "localhost", "0.0.0.0")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # event -> which of its arguments are paths, and which are open folders (-1: none)
-    "os.mkdir": (slice(1), slice(2, 3)), "os.remove": (slice(1), slice(1, 2)), "os.rmdir": (slice(1), slice(1, 2)),
-    "os.truncate": (slice(1), slice(0)), "os.rename": (slice(2), slice(2, 4)), "os.link": (slice(1, 2), slice(2, 4)),
+    "os.mkdir": (slice(1), slice(2, 3)),
+    "os.remove": (slice(1), slice(1, 2)),
+    "os.rmdir": (slice(1), slice(1, 2)),
+    "os.truncate": (slice(1), slice(0)),
+    "os.rename": (slice(2), slice(2, 4)),
+    "os.link": (slice(1, 2), slice(2, 4)),
     "os.symlink": (slice(1, 2), slice(2, 3)),
-}  # fmt: skip
+}
 MARK = "COURSE_TESTS_IN_A_NOTEBOOK"  # of what a notebook's kernel starts
 IN_A_NOTEBOOK = MARK in os.environ or any("ipykernel_launcher" in word for word in sys.orig_argv)
 

@@ -13,7 +13,8 @@ from helpers.layers.convolutional import Convolution, Downsample, ResidualBlock,
 def test_folded_upsampling_is_enlarging_and_convolving(size, layout):
     """Sixteen multiplications instead of 36: the border too must see zeros, not copies."""
     torch.manual_seed(0)
-    layer, x = Upsample(6), torch.randn(2, 6, *size).contiguous(memory_format=layout)
+    layer = Upsample(6)
+    x = torch.randn(2, 6, *size).contiguous(memory_format=layout)
     plain = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain)
@@ -33,14 +34,16 @@ def test_a_deep_convolution_is_a_matrix_product(size, layout):
 
 
 def test_upsampling_to_an_odd_size():
-    layer, x = Upsample(4), torch.randn(1, 4, 3, 5)
+    layer = Upsample(4)
+    x = torch.randn(1, 4, 3, 5)
     with torch.no_grad():
         assert layer(x, (5, 9)).shape == (1, 4, 5, 9)
 
 
 @pytest.mark.parametrize(("all_sides", "padding"), [(True, (1, 1, 1, 1)), (False, (0, 1, 0, 1))])
 def test_downsampling_pads_where_the_published_weights_expect_it(all_sides, padding):
-    layer, x = Downsample(4, pad_all_sides=all_sides), torch.randn(1, 4, 8, 6)
+    layer = Downsample(4, pad_all_sides=all_sides)
+    x = torch.randn(1, 4, 8, 6)
     plain = F.conv2d(F.pad(x, padding), layer.conv.weight, layer.conv.bias, stride=2)
     torch.testing.assert_close(layer(x), plain)
     assert layer(x).shape == (1, 4, 4, 3)
@@ -48,7 +51,9 @@ def test_downsampling_pads_where_the_published_weights_expect_it(all_sides, padd
 
 def test_the_residual_block_is_its_formula():
     torch.manual_seed(0)
-    block, x, time = ResidualBlock(8, 16, 12, groups=4), torch.randn(2, 8, 5, 5), torch.randn(2, 12)
+    block = ResidualBlock(8, 16, 12, groups=4)
+    x = torch.randn(2, 8, 5, 5)
+    time = torch.randn(2, 12)
     h = block.conv_1(F.silu(F.group_norm(x, 4, block.norm_1.weight, block.norm_1.bias, 1e-5)))
     h = h + block.time(time)[:, :, None, None]
     h = block.conv_2(F.silu(F.group_norm(h, 4, block.norm_2.weight, block.norm_2.bias, 1e-5)))
@@ -71,7 +76,8 @@ def test_silu_overwrites_only_where_no_gradient_will_ask():
 
 def test_causal_attention_sees_no_later_token():
     torch.manual_seed(0)
-    layer, x = Attention(16, 4, bias=True, causal=True), torch.randn(1, 7, 16)
+    layer = Attention(16, 4, bias=True, causal=True)
+    x = torch.randn(1, 7, 16)
     changed = x.clone()
     changed[:, 4:] += 1
     torch.testing.assert_close(layer(x)[:, :4], layer(changed)[:, :4])
@@ -84,7 +90,8 @@ def test_causal_attention_sees_no_later_token():
 def test_maps_are_kept_only_inside_the_block():
     torch.manual_seed(0)
     pair = torch.nn.ModuleDict({"self": Attention(8, 2), "cross": Attention(8, 2, 6)})
-    x, context = torch.randn(1, 5, 8), torch.randn(1, 3, 6)
+    x = torch.randn(1, 5, 8)
+    context = torch.randn(1, 3, 6)
     plain = pair["cross"](x, context)
     with kept_maps(pair) as layers:
         assert list(layers) == ["cross"]

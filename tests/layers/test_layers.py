@@ -10,7 +10,9 @@ from helpers.layers.embeddings import TimeEmbedding, sinusoids
 
 def test_fused_attention_is_the_readable_formula():
     torch.manual_seed(0)
-    layer, x, context = Attention(16, 4, 12), torch.randn(2, 9, 16), torch.randn(2, 5, 12)
+    layer = Attention(16, 4, 12)
+    x = torch.randn(2, 9, 16)
+    context = torch.randn(2, 5, 12)
     q = layer._split(layer.to_q(x))
     k, v = (layer._split(part) for part in layer.to_kv(context).chunk(2, dim=-1))
     mixed, weights = readable(q, k, v)
@@ -66,14 +68,17 @@ def test_group_norm_groups_hold_at_least_four_channels(channels):
 
 def test_blocks_begin_as_the_identity():
     torch.manual_seed(0)
-    x, condition, context = torch.randn(2, 16, 4, 4), torch.randn(2, 12), torch.randn(2, 5, 8)
+    x = torch.randn(2, 16, 4, 4)
+    condition = torch.randn(2, 12)
+    context = torch.randn(2, 5, 8)
     assert torch.equal(ResidualBlock(16, 16, 12)(x, condition), x)
     assert torch.equal(TransformerBlock(16, 2, 8)(x, context), x)
 
 
 def test_the_condition_scales_and_shifts():
     torch.manual_seed(0)
-    block, x = ResidualBlock(16, 16, 12), torch.randn(2, 16, 4, 4)
+    block = ResidualBlock(16, 16, 12)
+    x = torch.randn(2, 16, 4, 4)
     torch.nn.init.normal_(block.conv_2.weight)
     assert not torch.allclose(block(x, torch.zeros(2, 12)), block(x, torch.ones(2, 12)))
 

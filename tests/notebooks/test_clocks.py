@@ -15,10 +15,26 @@ from pages.execute import notebooks
 
 MODULES = {"time", "timeit", "datetime", "resource", "psutil", "tracemalloc", "torch.utils.benchmark"}
 METERS = {
-    "perf_counter", "perf_counter_ns", "process_time", "process_time_ns", "monotonic", "monotonic_ns", "thread_time",
-    "time_ns", "elapsed_time", "timeit", "getrusage", "get_traced_memory", "memory_info", "virtual_memory",
-    "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "mem_get_info",
-}  # fmt: skip
+    "perf_counter",
+    "perf_counter_ns",
+    "process_time",
+    "process_time_ns",
+    "monotonic",
+    "monotonic_ns",
+    "thread_time",
+    "time_ns",
+    "elapsed_time",
+    "timeit",
+    "getrusage",
+    "get_traced_memory",
+    "memory_info",
+    "virtual_memory",
+    "memory_allocated",
+    "max_memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "mem_get_info",
+}
 CHECKS = ("assert", "check")  # how the names of functions start that raise where a value is not as it should be
 
 
@@ -113,7 +129,8 @@ class Clocks:
 
     def _body(self, function: ast.FunctionDef, measured: bool) -> bool:
         """Follow a body, with arguments that depend on a clock or not; whether what it returns does."""
-        before, arguments = set(self.measured), function.args
+        before = set(self.measured)
+        arguments = function.args
         names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
         self.measured = self.measured | names if measured else self.measured - names
         self._inside.append(function.name)
@@ -173,25 +190,39 @@ def test_no_assertion_depends_on_a_clock(path: Path) -> None:
 PLANTED = {
     "directly": ["import time\nstart = time.perf_counter()", "assert time.perf_counter() - start < 1"],
     "through names": ["from time import process_time as now", "a = now()", "b = now() - a\nc = 2 * b", "assert c < 1"],
-    "through a function": ["import time\ndef seconds(f):\n    t = time.time()\n    f()\n    return time.time() - t",
-                           "ratio = seconds(old) / seconds(new)", "assert ratio > 1.4"],
-    "through a comprehension": ["from time import perf_counter", "times = {n: perf_counter() for n in names}",
-                                "worst = max(times.values())\nassert worst < 3"],
-    "through a list": ["import time\ntimes = []", "for n in range(3):\n    times.append(time.monotonic())",
-                       "assert times[-1] - times[0] < 2"],
-    "through a list, in a function": ["import time\ntimes = []\ndef note():\n    times.append(time.time())",
-                                      "note()\nassert len(set(times)) == 1"],
+    "through a function": [
+        "import time\ndef seconds(f):\n    t = time.time()\n    f()\n    return time.time() - t",
+        "ratio = seconds(old) / seconds(new)",
+        "assert ratio > 1.4",
+    ],
+    "through a comprehension": [
+        "from time import perf_counter",
+        "times = {n: perf_counter() for n in names}",
+        "worst = max(times.values())\nassert worst < 3",
+    ],
+    "through a list": [
+        "import time\ntimes = []",
+        "for n in range(3):\n    times.append(time.monotonic())",
+        "assert times[-1] - times[0] < 2",
+    ],
+    "through a list, in a function": [
+        "import time\ntimes = []\ndef note():\n    times.append(time.time())",
+        "note()\nassert len(set(times)) == 1",
+    ],
     "through an entry": ["import time\nrow = {}\nrow['s'] = time.time()", "a, *b = row.values()\nassert a < 9"],
     "as an argument": ["import time", "def small(value):\n    assert value < 1", "small(time.process_time())"],
     "by a check": ["import time\nspent = time.time()", "torch.testing.assert_close(spent, 1.0)"],
     "by a condition": ["import time\nslow = time.time() > 5", "if slow:\n    raise ValueError('too slow')"],
-    "work done in a time": ["import time\nsteps, end = 0, time.time() + 1", "while time.time() < end:\n    steps += 1",
-                            "assert steps > 100"],
+    "work done in a time": [
+        "import time\nsteps, end = 0, time.time() + 1",
+        "while time.time() < end:\n    steps += 1",
+        "assert steps > 100",
+    ],
     "in a loop": ["import time\nlast = 0", "for n in range(3):\n    assert last < 3\n    last = time.time()"],
     "memory of the card": ["import torch", "most = torch.cuda.max_memory_allocated() / 1e9\nassert most < 16"],
     "memory of the process": ["import psutil", "assert psutil.Process().memory_info().rss < 2e9"],
     "after a magic": ["%matplotlib inline\nimport time", "assert (now := time.time()) and now > 0"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("cells", PLANTED.values(), ids=PLANTED.keys())
@@ -204,10 +235,12 @@ FINE = {
     "counted work": ["with FlopCounterMode() as counter:\n    model(x)", "assert counter.get_total_flops() < 1e9"],
     "a record": ["record = json.loads(path.read_text())", "assert record['core_seconds'] < 60"],
     "a name with another value now": ["import time\nstart = time.time()\nstart = 3", "assert start == 3"],
-    "another function's local name": ["import time\ndef f():\n    start = time.time()\n    print(start)",
-                                      "start = 0\nf()\nassert start == 0"],
+    "another function's local name": [
+        "import time\ndef f():\n    start = time.time()\n    print(start)",
+        "start = 0\nf()\nassert start == 0",
+    ],
     "a function that is not timed": ["import time\ndef f(x):\n    return x", "assert f(2) == 2\nprint(time.time())"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("cells", FINE.values(), ids=FINE.keys())

@@ -16,8 +16,10 @@ HEAD = f"{'':28}{'cells':>6}{'lines':>7}{'median':>8}{'9 of 10':>9}{'longest':>9
 @pytest.fixture(scope="module")
 def measured(pytestconfig: pytest.Config) -> dict[str, Makeup]:
     table = {path.stem: makeup(path) for path in LESSONS}
-    lines = [f"{name:28}{m.cells:6}{m.lines:7}{m.median:8.1f}{m.tenth:9.1f}{m.longest:9}{m.words:12.1f}{m.silent:8}"
-             for name, m in table.items()]  # fmt: skip
+    lines = [
+        f"{name:28}{m.cells:6}{m.lines:7}{m.median:8.1f}{m.tenth:9.1f}{m.longest:9}{m.words:12.1f}{m.silent:8}"
+        for name, m in table.items()
+    ]
     print("\n".join(["", HEAD, *lines]))  # pytest -s shows it; a failure shows it always
     return table
 

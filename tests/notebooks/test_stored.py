@@ -53,9 +53,13 @@ def test_what_is_made_to_be_seen_is_seen(path: Path) -> None:
     for cell in _code(path):
         if cell.source.lstrip().startswith("%"):
             continue
-        lost = [node for node in ast.parse(cell.source).body[:-1]
-                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-                and getattr(node.value.func, "id", "") in ("table", "grid", "compare", "image_slider")]  # fmt: skip
+        lost = [
+            node
+            for node in ast.parse(cell.source).body[:-1]
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and getattr(node.value.func, "id", "") in ("table", "grid", "compare", "image_slider")
+        ]
         assert not lost, f"this is not the cell's last line, and nobody sees it: {ast.unparse(lost[0])}"
 
 

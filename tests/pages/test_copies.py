@@ -12,8 +12,13 @@ CODE = """import os
 from pathlib import Path
 open("00_assets/results/scores.json")
 os.environ.get("PHOTOGRAPH")"""
-FILES = ("helpers/course.py", "00_assets/weights/small.safetensors", "pages/execute.py",
-         "00_assets/results/scores.json", "00_assets/results/other.json")  # fmt: skip
+FILES = (
+    "helpers/course.py",
+    "00_assets/weights/small.safetensors",
+    "pages/execute.py",
+    "00_assets/results/scores.json",
+    "00_assets/results/other.json",
+)
 
 
 def _notebook(path: Path, prose: str = "# A title", code: str = CODE) -> Path:
@@ -57,7 +62,8 @@ def test_a_copy_depends_on_the_notebook_the_settings_and_the_versions(path: Path
 
 
 def test_what_is_not_a_current_copy_is_removed(path: Path, tmp_path: Path) -> None:
-    source, folder = path.parent, tmp_path / "executed"
+    source = path.parent
+    folder = tmp_path / "executed"
     others = [_notebook(source / name) for name in ("02_changed.ipynb", "03_killed.ipynb", "solutions/04_s.ipynb")]
     for one in (path, *others):
         copies.keep(nbformat.read(one, as_version=4), copies.copy_of(one, folder, source), copies.fingerprint_of(one))
@@ -98,9 +104,14 @@ def test_the_pages_of_before_stay_until_the_new_ones_are_whole(tmp_path: Path, m
         assert (tmp_path / "html" / "index.html").read_text() == "before"
         return status
 
-    for name, value in {"ROOT": tmp_path, "HTML": tmp_path / "html", "UNFINISHED": tmp_path / "html.part",
-                        "gather": lambda folder, executed: [], "build_main": sphinx,
-                        "lighten": lightened.append}.items():  # fmt: skip
+    for name, value in {
+        "ROOT": tmp_path,
+        "HTML": tmp_path / "html",
+        "UNFINISHED": tmp_path / "html.part",
+        "gather": lambda folder, executed: [],
+        "build_main": sphinx,
+        "lighten": lightened.append,
+    }.items():
         monkeypatch.setattr(build, name, value)
     monkeypatch.setattr(vendor, "fetch", lambda patience: [])
     assert build.build(quick=quick) == status

@@ -14,7 +14,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pages import course, execute
 from pages.record import ROOT
 
-FINE, FAILS, ENDLESS = "print(6 * 7)", "assert 6 * 9 == 42", "import time; time.sleep(3600)"
+FINE = "print(6 * 7)"
+FAILS = "assert 6 * 9 == 42"
+ENDLESS = "import time; time.sleep(3600)"
 DRIVER = """
 import signal, sys
 from pathlib import Path
@@ -71,12 +73,18 @@ def test_a_notebook_that_fails_or_never_ends_is_named_and_the_others_go_on(
     _notebook(source / "02_fails.ipynb", FINE, FAILS)
     _notebook(source / "03_dies.ipynb", "import os; os._exit(1)")
     _notebook(source / "04_endless.ipynb", ENDLESS)
-    folder, renderer = tmp_path / "executed", Renderer()
+    folder = tmp_path / "executed"
+    renderer = Renderer()
     assert course.run((), source, folder, renderer) == 1
     written, errors = capfd.readouterr()
     lines = [line.split(maxsplit=2) for line in written.splitlines() if "/5" in line]
-    assert [line[:2] for line in lines] == [["1/5", "01_fine"], ["2/5", "02_fails"], ["3/5", "03_dies"],
-                                            ["4/5", "04_endless"], ["5/5", "01_solutions"]]  # fmt: skip
+    assert [line[:2] for line in lines] == [
+        ["1/5", "01_fine"],
+        ["2/5", "02_fails"],
+        ["3/5", "03_dies"],
+        ["4/5", "04_endless"],
+        ["5/5", "01_solutions"],
+    ]
     assert lines[1][2] == "FAILED in cell [2]: AssertionError: assert 6 * 9 == 42"
     assert lines[2][2].startswith("FAILED in cell [1]: the kernel died")
     assert lines[3][2].startswith("FAILED in cell [1]: still running after 0:")

@@ -110,24 +110,30 @@ def test_features_rank_sets_of_pictures(reader, faces):
         assert values == sorted(values) and values[2] > 3 * abs(values[0]), values
 
 
-@pytest.mark.parametrize("pictures, error, said", [
-    (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), TypeError, "to_float converts"),
-    (torch.full((2, 3, 64, 64), 200.0), ValueError, "are they 0..255"),
-    (torch.full((2, 3, 64, 64), float("nan")), ValueError, "diverged"),
-    (torch.zeros(2, 64, 64), ValueError, "square pictures"),
-    (torch.zeros(2, 1, 64, 64), ValueError, "square pictures"),
-    (torch.zeros(2, 3, 64, 32), ValueError, "square pictures"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pictures, error, said",
+    [
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), TypeError, "to_float converts"),
+        (torch.full((2, 3, 64, 64), 200.0), ValueError, "are they 0..255"),
+        (torch.full((2, 3, 64, 64), float("nan")), ValueError, "diverged"),
+        (torch.zeros(2, 64, 64), ValueError, "square pictures"),
+        (torch.zeros(2, 1, 64, 64), ValueError, "square pictures"),
+        (torch.zeros(2, 3, 64, 32), ValueError, "square pictures"),
+    ],
+)
 def test_pictures_that_are_none_are_refused(reader, pictures, error, said):
     with pytest.raises(error, match=said):
         reader.read(pictures)
 
 
-@pytest.mark.parametrize("wanted, said", [
-    ({"species": "horse"}, "unknown species 'horse'; there are: cat, dog, wild"),
-    ({"hat": "red"}, "no attribute 'hat'; it reads species"),
-    ({"fur": ["black"] * 3}, "150 pictures, but 3 wanted fur"),
-])
+@pytest.mark.parametrize(
+    "wanted, said",
+    [
+        ({"species": "horse"}, "unknown species 'horse'; there are: cat, dog, wild"),
+        ({"hat": "red"}, "no attribute 'hat'; it reads species"),
+        ({"fur": ["black"] * 3}, "150 pictures, but 3 wanted fur"),
+    ],
+)
 def test_wishes_that_are_none_are_refused(reader, faces, wanted, said):
     with pytest.raises(ValueError, match=said):
         reader.agreement(faces[0], wanted)

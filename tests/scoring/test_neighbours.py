@@ -55,7 +55,9 @@ def smooth(n, seed):
 
 
 def test_copying_is_caught_and_new_pictures_are_not_accused():
-    train, validation, fresh = smooth(300, 0), smooth(150, 1), smooth(150, 2)
+    train = smooth(300, 0)
+    validation = smooth(150, 1)
+    fresh = smooth(150, 2)
     honest = copied(fresh, train, validation)
     assert 0.9 < honest.ratio < 1.1 and len(honest.suspects) < 10
     fresh[7] = train[123]

@@ -27,14 +27,16 @@ def test_diffusers_reads_our_names_as_compvis_wrote_them(layouts, peer):
         layouts["safetensors"], config=str(layouts["diffusers"]), local_files_only=True, safety_checker=None
     )
     for part in ("unet", "vae", "text_encoder"):
-        theirs, mine = getattr(peer, part).state_dict(), getattr(read, part).state_dict()
+        theirs = getattr(peer, part).state_dict()
+        mine = getattr(read, part).state_dict()
         assert theirs.keys() == mine.keys()
         assert all(torch.equal(theirs[name], mine[name].float()) for name in theirs), part
 
 
 def test_an_odd_latent(peer, ours):
     """576 x 520 pixels are 72 x 65 latent positions: halves are rounded up, and the way up must come back to them."""
-    latent, text = torch.randn(1, 4, 9, 13), torch.randn(1, 16, 24)
+    latent = torch.randn(1, 4, 9, 13)
+    text = torch.randn(1, 16, 24)
     with torch.no_grad():
         theirs = peer.unet(latent, torch.tensor(500), encoder_hidden_states=text).sample
         assert difference(ours.unet(latent, torch.tensor([500]), text), theirs) <= CLOSE
@@ -75,8 +77,11 @@ def test_averaged_weights_of_a_training_checkpoint(layouts, tensors, tmp_path):
     """CompVis wrote the average under names without dots."""
     from safetensors.torch import save_file
 
-    averaged = {"model_ema.diffusion_model" + name.removeprefix("model.diffusion_model").replace(".", ""): tensor * 2
-                for name, tensor in tensors.items() if name.startswith("model.diffusion_model")}  # fmt: skip
+    averaged = {
+        "model_ema.diffusion_model" + name.removeprefix("model.diffusion_model").replace(".", ""): tensor * 2
+        for name, tensor in tensors.items()
+        if name.startswith("model.diffusion_model")
+    }
     save_file({**tensors, **averaged, "model_ema.decay": torch.tensor(0.9999)}, tmp_path / "full.safetensors")
     options = {"config": SMALL, "tokenizer": layouts["tokenizer"]}
     plain, smooth = (

@@ -73,7 +73,8 @@ def test_weights_of_something_else_are_refused_in_words(files):
 
 def test_resuming_with_other_parts_is_refused(files, tmp_path):
     pair, tokenizer = CLIP.from_weights(files["clip"])
-    clip, out = tmp_path / "clip.safetensors", ["--out", str(tmp_path / "run"), "--limit", "60"]
+    clip = tmp_path / "clip.safetensors"
+    out = ["--out", str(tmp_path / "run"), "--limit", "60"]
     options = [*QUICK, *out, "--clip", str(clip), "--autoencoder", files["autoencoder"]]
     pair.save(tokenizer, clip, {})
     assert train_unet(options) == 0
@@ -94,6 +95,7 @@ def test_samples_and_weights_on_a_gpu(tmp_path):
 
 def test_the_preview_is_the_best_linear_map():
     torch.manual_seed(0)
-    latents, mixing = torch.randn(3, 4, 4, 4), torch.randn(4, 3)
+    latents = torch.randn(3, 4, 4, 4)
+    mixing = torch.randn(4, 3)
     pictures = torch.einsum("bchw,cr->brhw", latents, mixing).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(fitted_preview(latents, pictures), mixing, atol=1e-4, rtol=1e-4)

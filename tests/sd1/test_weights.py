@@ -28,7 +28,7 @@ def unseen():
 def test_pictures_find_their_captions(unseen):
     pair, tokenizer = CLIP.from_weights()
     with torch.no_grad():
-        similar = pair.similarity(unseen.tensor(), tokenizer(list(unseen.captions)))     # (100, 100)
+        similar = pair.similarity(unseen.tensor(), tokenizer(list(unseen.captions)))  # (100, 100)
     found = [unseen.captions[i] == unseen.captions[j] for i, j in enumerate(similar.argmax(1))]
     assert sum(found) >= 85, f"{sum(found)} of 100 pictures find their caption among all"
 

@@ -63,7 +63,8 @@ def test_diffusers_reads_our_names_as_stability_wrote_them(either):
     """The oracle for the single file's names is not ours: diffusers' converter must find every tensor in its place."""
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-    prefix, stored = checkpoint.PREFIXES["transformer"], load_file(either.layouts["single"])
+    prefix = checkpoint.PREFIXES["transformer"]
+    stored = load_file(either.layouts["single"])
     read = convert_sd3_transformer_checkpoint_to_diffusers(
         {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
     )
@@ -75,14 +76,19 @@ def test_diffusers_reads_our_names_as_stability_wrote_them(either):
 @torch.no_grad()
 def test_text_encoders(either):
     length = either.config.t5_length
-    states, _, pooled, _ = either.peer.encode_prompt(PROMPTS, None, None, max_sequence_length=length,
-                                                     do_classifier_free_guidance=False)  # fmt: skip
+    states, _, pooled, _ = either.peer.encode_prompt(
+        PROMPTS, None, None, max_sequence_length=length, do_classifier_free_guidance=False
+    )
     ours = either.ours.encoders(PROMPTS)
     assert difference(ours.text, states) <= 1e-5 and difference(ours.pooled, pooled) <= 1e-5
     states, _, pooled, _ = either.peer.encode_prompt(
-        PROMPTS, PROMPTS[::-1], ["a cat", "a dog"], max_sequence_length=length, do_classifier_free_guidance=False,
+        PROMPTS,
+        PROMPTS[::-1],
+        ["a cat", "a dog"],
+        max_sequence_length=length,
+        do_classifier_free_guidance=False,
         clip_skip=1,
-    )  # fmt: skip
+    )
     ours = either.ours.encoders(PROMPTS, PROMPTS[::-1], ["a cat", "a dog"], clip_skip=1)
     assert difference(ours.text, states) <= 1e-5 and difference(ours.pooled, pooled) <= 1e-5
 
@@ -90,11 +96,13 @@ def test_text_encoders(either):
 @torch.no_grad()
 def test_without_t5(sd3):
     ours = sd3.ours.encoders(PROMPTS, use_t5=False)
-    peer, encoder = sd3.peer, sd3.peer.text_encoder_3
+    peer = sd3.peer
+    encoder = sd3.peer.text_encoder_3
     peer.text_encoder_3 = None
     try:
-        states, *_ = peer.encode_prompt(PROMPTS, None, None, max_sequence_length=sd3.config.t5_length,
-                                        do_classifier_free_guidance=False)  # fmt: skip
+        states, *_ = peer.encode_prompt(
+            PROMPTS, None, None, max_sequence_length=sd3.config.t5_length, do_classifier_free_guidance=False
+        )
     finally:
         peer.text_encoder_3 = encoder
     assert difference(ours.text, states) <= 1e-5
@@ -105,8 +113,10 @@ def test_without_t5(sd3):
 @torch.no_grad()
 def test_autoencoder(sd3):
     generator = torch.Generator().manual_seed(1)
-    pictures, latent = torch.rand(2, 3, 64, 32, generator=generator), torch.randn(2, 16, 4, 6, generator=generator)
-    theirs, ours = sd3.peer.vae, sd3.ours.autoencoder
+    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    latent = torch.randn(2, 16, 4, 6, generator=generator)
+    theirs = sd3.peer.vae
+    ours = sd3.ours.autoencoder
     assert difference(ours.encode(pictures).mean, theirs.encode(pictures).latent_dist.mean) <= 1e-5
     assert difference(ours.decode(latent), theirs.decode(latent).sample) <= 1e-5
 
@@ -126,23 +136,55 @@ def test_times(sd3, shift, steps):
 def test_picture(either, layout, skip_layers):
     ours = StableDiffusion3.from_checkpoint(either.layouts[layout], config=either.config, tokenizers=either.words)
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
-    theirs = either.peer(
-        PROMPTS[0], negative_prompt=PROMPTS[1], num_inference_steps=10, guidance_scale=5.0, latents=noise, height=64,
-        width=64, output_type="pt", max_sequence_length=either.config.t5_length,
-        skip_guidance_layers=skip_layers or None, skip_layer_guidance_stop=0.5,
-    ).images * 2 - 1  # fmt: skip
-    made = ours.generate(PROMPTS[0], PROMPTS[1], steps=10, guidance_scale=5.0, seed=3, skip_layers=skip_layers,
-                         skip_until=0.5, progress=False)  # fmt: skip
+    theirs = (
+        either.peer(
+            PROMPTS[0],
+            negative_prompt=PROMPTS[1],
+            num_inference_steps=10,
+            guidance_scale=5.0,
+            latents=noise,
+            height=64,
+            width=64,
+            output_type="pt",
+            max_sequence_length=either.config.t5_length,
+            skip_guidance_layers=skip_layers or None,
+            skip_layer_guidance_stop=0.5,
+        ).images
+        * 2
+        - 1
+    )
+    made = ours.generate(
+        PROMPTS[0],
+        PROMPTS[1],
+        steps=10,
+        guidance_scale=5.0,
+        seed=3,
+        skip_layers=skip_layers,
+        skip_until=0.5,
+        progress=False,
+    )
     assert difference(made, theirs) <= 1e-4
 
 
 def test_picture_with_clip_skip(sd3):
     """Which counts for the prompt, not for the negative one."""
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
-    theirs = sd3.peer(
-        PROMPTS[0], negative_prompt=PROMPTS[1], num_inference_steps=4, guidance_scale=5.0, latents=noise, height=64,
-        width=64, output_type="pt", max_sequence_length=sd3.config.t5_length, clip_skip=1,
-    ).images * 2 - 1  # fmt: skip
+    theirs = (
+        sd3.peer(
+            PROMPTS[0],
+            negative_prompt=PROMPTS[1],
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            latents=noise,
+            height=64,
+            width=64,
+            output_type="pt",
+            max_sequence_length=sd3.config.t5_length,
+            clip_skip=1,
+        ).images
+        * 2
+        - 1
+    )
     made = sd3.ours.generate(PROMPTS[0], PROMPTS[1], steps=4, guidance_scale=5.0, seed=3, clip_skip=1, progress=False)
     assert difference(made, theirs) <= 1e-4
 
@@ -182,7 +224,11 @@ def test_blocks_of_the_published_width():
     theirs = randomised(transformer_reference(sizes))
     with torch.device("meta"):
         ours = MMDiT(sizes)
-    fit(ours, checkpoint.plain(theirs.state_dict(), sizes, "diffusers"), checkpoint.transformer_names("diffusers"),
-        what="two blocks")  # fmt: skip
+    fit(
+        ours,
+        checkpoint.plain(theirs.state_dict(), sizes, "diffusers"),
+        checkpoint.transformer_names("diffusers"),
+        what="two blocks",
+    )
     given = inputs(type(SMALL)(transformer=sizes), tokens=12)
     assert difference(ours.eval()(*given), asked(theirs, *given)) <= 1e-5

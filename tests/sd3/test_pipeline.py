@@ -46,7 +46,8 @@ def test_any_sampler_and_any_multiple_of_sixteen(sd3, sampler, height, width):
 
 
 def test_image_to_image_and_inpainting(sd3):
-    picture, mask = 2 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1, torch.zeros(64, 64)
+    picture = 2 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
+    mask = torch.zeros(64, 64)
     mask[16:48, 32:] = 1
     kept = sd3.ours.generate("a cat", init_image=picture, strength=0, **QUICK)
     again = sd3.ours.autoencoder.to_pictures(sd3.ours.autoencoder.to_latents(picture[None]))
@@ -73,11 +74,15 @@ def test_networks_that_take_turns_give_the_same_picture(sd3):
 @pytest.mark.parametrize("picture", [None, torch.zeros(3, 64, 64)], ids=["text to image", "image to image"])
 def test_only_the_network_whose_turn_it_is_works(sd3, picture):
     """Seen on any machine: whoever computes was the last to be brought to the card."""
-    model, brought = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config), []
+    model = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config)
+    brought = []
     bring = model._bring
     model._bring = lambda module: (brought.append(module), bring(module))
-    owners = {model.encoders: ("clip_l", "clip_g", "t5"), model.transformer: (),
-              model.autoencoder: ("encoder", "decoder")}  # fmt: skip
+    owners = {
+        model.encoders: ("clip_l", "clip_g", "t5"),
+        model.transformer: (),
+        model.autoencoder: ("encoder", "decoder"),
+    }
     for owner, parts in owners.items():
         for part in [getattr(owner, name) for name in parts] or [owner]:
             part.register_forward_pre_hook(lambda *_, owner=owner: _is_last(brought, owner))
@@ -94,7 +99,7 @@ def test_prompts_that_are_the_same_are_read_once(sd3):
     handle = sd3.ours.encoders.t5.register_forward_hook(lambda _, given, __: read.append(len(given[0])))
     made = sd3.ours.generate(["a cat", "a dog"], num_images=3, seed=4, **QUICK)
     handle.remove()
-    assert read == [2, 1]                                                    # two prompts, one empty negative one
+    assert read == [2, 1]  # two prompts, one empty negative one
     torch.testing.assert_close(made[4:5], sd3.ours.generate("a dog", seed=8, **QUICK), atol=1e-4, rtol=0)
 
 
@@ -110,7 +115,7 @@ def test_t5_does_not_overflow_in_float16(sd3):
     folder = sd3.layouts["diffusers"]
     half = StableDiffusion3.from_checkpoint(folder, config=sd3.config, dtype=torch.float16).encoders.t5
     with torch.no_grad():
-        half.layers[0].out.weight.mul_(1e6)                                  # float32: no overflow here
+        half.layers[0].out.weight.mul_(1e6)  # float32: no overflow here
         assert half(torch.tensor([[3, 1, 0]])).isfinite().all()
     assert half.layers[0].gate.weight.dtype == torch.float16 and half.layers[0].out.weight.dtype == torch.float32
 
@@ -120,8 +125,8 @@ def test_positions_are_the_centre_of_the_published_table():
     sizes = MMDiTConfig(width=16)
     table = positions(192, 192, sizes).unflatten(0, (192, 192))
     torch.testing.assert_close(positions(64, 32, sizes).unflatten(0, (64, 32)), table[64:128, 80:112])
-    torch.testing.assert_close(table[0, 3, 0], torch.tensor(1.0).sin())      # three places to the right are 1
-    torch.testing.assert_close(table[3, 0, :8], table[0, 0, :8])             # another row changes the second half only
+    torch.testing.assert_close(table[0, 3, 0], torch.tensor(1.0).sin())  # three places to the right are 1
+    torch.testing.assert_close(table[3, 0, :8], table[0, 0, :8])  # another row changes the second half only
     torch.testing.assert_close(table[3, 0, 8], torch.tensor(1.0).sin())
     with pytest.raises(ValueError, match="more than the 192 a side"):
         positions(8, 200, sizes)
@@ -169,7 +174,8 @@ def test_a_folder_without_t5_needs_no_hub(sd3, tmp_path, hub_out_of_reach):
 
 def test_a_variant_that_only_some_parts_come_in(sd3, tmp_path, monkeypatch):
     """As the repositories of 3.5: text encoders in two precisions, transformer and autoencoder in one."""
-    folder, asked = tmp_path / "mixed", []
+    folder = tmp_path / "mixed"
+    asked = []
     shutil.copytree(sd3.layouts["diffusers"], folder)
     for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         (folder / part / "model.safetensors").rename(folder / part / "model.fp16.safetensors")
@@ -187,7 +193,8 @@ def test_a_folder_in_shards(sd3, tmp_path):
     shutil.copytree(sd3.layouts["diffusers"], folder)
     whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(whole)
-    names, files = sorted(tensors), [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    names = sorted(tensors)
+    files = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     for i, file in enumerate(files):
         save_file({name: tensors[name] for name in names[i::2]}, folder / "transformer" / file)
     index = {"weight_map": {name: files[i % 2] for i, name in enumerate(names)}}

@@ -38,7 +38,7 @@ def test_the_parts_make_a_system_that_draws(files):
     assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
     assert model.preview.shape == (16, 3)
     words = model.encoders.t5_words(["a striped orange cat"])[0]
-    assert words[:4].min() > 2 and words[4] == model.encoders.t5_words.end   # every word is a token of its own
+    assert words[:4].min() > 2 and words[4] == model.encoders.t5_words.end  # every word is a token of its own
 
 
 def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
@@ -50,7 +50,7 @@ def test_all_three_networks_learned(files):
     about = read_metadata(files["sd3"])
     assert about["command"].startswith("python -m helpers.sd3.train --limit 60 --clip clip.safetensors")
     model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
-    assert model.transformer.head.weight.abs().max() > 0                     # began at zero
+    assert model.transformer.head.weight.abs().max() > 0  # began at zero
     assert torch.isfinite(model.encoders(["a cat"]).text).all()
 
 
@@ -60,7 +60,8 @@ def test_both_new_text_encoders_learn_with_the_transformer():
     config = tiny_config(clip, 30, KLConfig(width=8, multipliers=(1, 2), groups=4, latent_channels=16), size=16)
     learner = Learner(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
     first = torch.randn(2, 6, 16), torch.randn(2, 8)
-    ids, heard = (torch.tensor([[1, 5, 19, 0, 0, 0]] * 2), torch.ones(2, 24).long()), torch.tensor([True, True])
+    ids = (torch.tensor([[1, 5, 19, 0, 0, 0]] * 2), torch.ones(2, 24).long())
+    heard = torch.tensor([True, True])
     learner(torch.randn(2, 16, 8, 8), torch.rand(2), first, ids, 19, heard).square().sum().backward()
     for part in ("clip_g", "t5", "transformer"):
         still = [name for name, weight in getattr(learner, part).named_parameters() if weight.grad is None]

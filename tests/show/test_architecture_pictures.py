@@ -51,7 +51,8 @@ def unexplained(canvas: Canvas, known: set[int], parameters: set[int]) -> list[s
     wrong = []
     for words in (text.get_text() for text in canvas.axes.texts):
         for number, unit in NUMBER.findall(words):
-            value, digits = float(number.replace(",", "")), len(number.partition(".")[2])
+            value = float(number.replace(",", ""))
+            digits = len(number.partition(".")[2])
             scale = {" M": 1e6, " billion": 1e9}.get(unit)
             near = any(abs(count / scale - value) <= 0.5 * 10**-digits for count in parameters) if scale else False
             if not (near or value in known or (value <= COUNTED and not scale)):
@@ -70,8 +71,11 @@ def default(function: Callable, name: str) -> int:
 def test_stable_diffusion_1() -> None:
     config = SD1Config.v1()
     with torch.device("meta"):
-        text, unet, autoencoder = TextTower(config.text), UNet(config.unet), KLAutoencoder(config.autoencoder)
-        latent, ids = torch.zeros(1, 4, 64, 64), torch.zeros(1, 77, dtype=torch.long)
+        text = TextTower(config.text)
+        unet = UNet(config.unet)
+        autoencoder = KLAutoencoder(config.autoencoder)
+        latent = torch.zeros(1, 4, 64, 64)
+        ids = torch.zeros(1, 77, dtype=torch.long)
         known = sizes(text, ids) | sizes(unet, latent, torch.zeros(1), torch.zeros(1, 77, 768))
         known |= sizes(autoencoder.decoder, latent)
     ways = list(zip(unet.down, reversed(unet.up), strict=True))  # a level of the U-Net: down, and up again
@@ -82,19 +86,24 @@ def test_stable_diffusion_1() -> None:
 
 
 def test_stable_diffusion_3() -> None:
-    config, tiny = SD3Config(), StableDiffusion3.from_weights()
+    config = SD3Config()
+    tiny = StableDiffusion3.from_weights()
     with torch.device("meta"):
-        clip_l, clip_g, t5 = TextTower(config.clip_l), TextTower(config.clip_g), T5Encoder(config.t5)
-        transformer, autoencoder = MMDiT(config.transformer), KLAutoencoder(config.autoencoder)
-        latent, ids = torch.zeros(1, 16, 128, 128), torch.zeros(1, 77, dtype=torch.long)
+        clip_l = TextTower(config.clip_l)
+        clip_g = TextTower(config.clip_g)
+        t5 = T5Encoder(config.t5)
+        transformer = MMDiT(config.transformer)
+        autoencoder = KLAutoencoder(config.autoencoder)
+        latent = torch.zeros(1, 16, 128, 128)
+        ids = torch.zeros(1, 77, dtype=torch.long)
         known = sizes(clip_l, ids) | sizes(clip_g, ids) | sizes(t5, torch.zeros(1, 256, dtype=torch.long))
         known |= sizes(autoencoder.decoder, latent)
         known |= sizes(transformer, latent, torch.zeros(1), torch.zeros(1, 77 + 256, 4096), torch.zeros(1, 2048))
     known |= {77 + 256 + (128 // 2) ** 2, default(StableDiffusion3.generate, "steps")}  # tokens of text and picture
-    known |= set(tiny.encoders(["a cat"]).text.shape)                                   # what the small picture shows
+    known |= set(tiny.encoders(["a cat"]).text.shape)  # what the small picture shows
     block = transformer.blocks[0]
     for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.picture))):
-        known.add(round(100 * size(*parts) / size(block)))                              # per cent of a block
+        known.add(round(100 * size(*parts) / size(block)))  # per cent of a block
     assert unexplained(sd3_diagram.draw(tiny), known, counts(clip_l, clip_g, t5, transformer, autoencoder)) == []
 
 

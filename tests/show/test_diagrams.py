@@ -20,7 +20,10 @@ def test_a_trace_lists_calls_in_order_with_their_shapes():
     model = nn.Sequential(shared, nn.ReLU(), shared)
     calls = trace(model, torch.zeros(2, 3))
     assert [(call.kind, call.output, call.parameters) for call in calls] == [
-        ("Linear", (2, 3), 12), ("ReLU", (2, 3), 0), ("Linear", (2, 3), 12)]  # fmt: skip
+        ("Linear", (2, 3), 12),
+        ("ReLU", (2, 3), 0),
+        ("Linear", (2, 3), 12),
+    ]
     assert not any(module._forward_hooks for module in model.modules()), "a trace leaves nothing behind"
 
 
@@ -36,7 +39,8 @@ def test_a_trace_costs_nothing_on_the_meta_device():
 
 
 def test_the_drawn_numbers_are_those_of_a_forward_pass():
-    unet, seen = UNet(SMALL), {}
+    unet = UNet(SMALL)
+    seen = {}
 
     def note(name: str):
         def hook(module, inputs, output):

@@ -28,7 +28,7 @@ from helpers.show.figures import (
     show,
     style,
     to_uint8,
-)  # fmt: skip
+)
 from helpers.show.tables import table
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 5), dtype=np.uint8)
@@ -67,7 +67,7 @@ def test_a_grid_shows_every_pixel_in_its_own_colour() -> None:
     for index, picture in enumerate(COLOURS):
         row, column = divmod(index, 3)
         for y, x in itertools.product(range(4), range(5)):
-            top = figures.GAP + row * (4 * 8 + figures.GAP) + y * 8 + 4       # the middle of the enlarged pixel
+            top = figures.GAP + row * (4 * 8 + figures.GAP) + y * 8 + 4  # the middle of the enlarged pixel
             left = figures.GAP + column * (5 * 8 + figures.GAP) + x * 8 + 4
             assert tuple(shown[2 * top, 2 * left]) == tuple(picture[:, y, x])
 

@@ -14,8 +14,18 @@ from helpers.text.train import learn_merges
 
 CORPUS = ["the cat sat on the mat", "the cats sat"] * 2
 TOKENIZER = BytePairTokenizer(list(learn_merges(CORPUS, 40)), length=16)
-TEXTS = ["a photo of a cat", "A  Cat's   eyes... they're 123 blue! naïve café 日本語 😀 don't", "", "   ",
-         "it's\n\ttwo", "ǅ İstanbul ﬁne", "x" * 300, "under_score a²b", "<|endoftext|> x", "e\u0301 é"]  # fmt: skip
+TEXTS = [
+    "a photo of a cat",
+    "A  Cat's   eyes... they're 123 blue! naïve café 日本語 😀 don't",
+    "",
+    "   ",
+    "it's\n\ttwo",
+    "ǅ İstanbul ﬁne",
+    "x" * 300,
+    "under_score a²b",
+    "<|endoftext|> x",
+    "e\u0301 é",
+]
 
 
 def published() -> Path:

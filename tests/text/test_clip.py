@@ -17,8 +17,9 @@ IMAGE = TowerConfig(width=32, layers=2, heads=4, mlp=64, size=16, patch=4, proje
 def on_disk(module: torch.nn.Module, inner: str) -> dict[str, torch.Tensor]:
     """Keys as files have them: with the inner prefix that some versions of transformers keep in memory and some not."""
     tensors = {n: t for n, t in module.state_dict().items() if not n.endswith("position_ids")}
-    return {n if n.startswith((inner, "text_projection", "visual_projection")) else inner + n: t
-            for n, t in tensors.items()}  # fmt: skip
+    return {
+        n if n.startswith((inner, "text_projection", "visual_projection")) else inner + n: t for n, t in tensors.items()
+    }
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -26,10 +27,22 @@ def test_the_text_tower_is_the_reference(activation):
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     config = TowerConfig(**{**TEXT.__dict__, "activation": activation})
-    theirs = randomised(CLIPTextModelWithProjection(CLIPTextConfig(
-        vocab_size=50, hidden_size=24, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=9, hidden_act=activation, projection_dim=16, eos_token_id=49, bos_token_id=48,
-    )))  # fmt: skip
+    theirs = randomised(
+        CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=50,
+                hidden_size=24,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=9,
+                hidden_act=activation,
+                projection_dim=16,
+                eos_token_id=49,
+                bos_token_id=48,
+            )
+        )
+    )
     ours = TextTower(config)
     fit(ours, on_disk(theirs, "text_model."), TEXT_NAMES, what="a text tower")
     ids = torch.tensor([[48, 3, 4, 49, 49, 49], [48, 7, 8, 9, 1, 49]])
@@ -43,10 +56,19 @@ def test_the_text_tower_is_the_reference(activation):
 def test_the_image_tower_is_the_reference():
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    theirs = randomised(CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4,
-        projection_dim=16,
-    )))  # fmt: skip
+    theirs = randomised(
+        CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=16,
+                patch_size=4,
+                projection_dim=16,
+            )
+        )
+    )
     ours = ImageTower(IMAGE)
     fit(ours, on_disk(theirs, "vision_model."), IMAGE_NAMES, what="an image tower")
     pictures = torch.randn(2, 3, 16, 16)
@@ -56,7 +78,8 @@ def test_the_image_tower_is_the_reference():
 
 def test_published_sizes():
     with torch.device("meta"):
-        text, image = TextTower(TowerConfig.sd1_text()), ImageTower(TowerConfig.vit_l_14_image())
+        text = TextTower(TowerConfig.sd1_text())
+        image = ImageTower(TowerConfig.vit_l_14_image())
     assert sum(p.numel() for p in text.parameters()) == 123_060_480
     assert sum(p.numel() for p in image.parameters()) == 303_966_208  # transformers' ViT-L/14 with its projection
 
@@ -64,15 +87,19 @@ def test_published_sizes():
 def test_a_state_knows_nothing_of_later_tokens():
     torch.manual_seed(0)
     tower = TextTower(TEXT)
-    a, b = tower(torch.tensor([[1, 2, 3, 4]])), tower(torch.tensor([[1, 2, 3, 9]]))
+    a = tower(torch.tensor([[1, 2, 3, 4]]))
+    b = tower(torch.tensor([[1, 2, 3, 9]]))
     torch.testing.assert_close(a[:, :3], b[:, :3])
     assert not torch.allclose(a[:, 3], b[:, 3])
 
 
-@pytest.mark.parametrize(("ids", "skip", "message"), [
-    (torch.zeros(1, 10, dtype=torch.long), 0, "at most 9 tokens, got 10"),
-    (torch.zeros(1, 4, dtype=torch.long), 2, "between 0 and 1, got 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ids", "skip", "message"),
+    [
+        (torch.zeros(1, 10, dtype=torch.long), 0, "at most 9 tokens, got 10"),
+        (torch.zeros(1, 4, dtype=torch.long), 2, "between 0 and 1, got 2"),
+    ],
+)
 def test_what_the_tower_cannot_do_it_refuses(ids, skip, message):
     with pytest.raises(ValueError, match=message):
         TextTower(TEXT)(ids, skip=skip)
@@ -82,12 +109,15 @@ def test_the_loss_of_a_guess_is_the_logarithm_of_the_batch():
     torch.manual_seed(0)
     model = CLIP(TEXT, IMAGE, end=49)
     model.log_scale.data.fill_(-20.0)  # every pair looks alike
-    pictures, ids = torch.randn(6, 3, 16, 16), torch.randint(48, (6, 9))
+    pictures = torch.randn(6, 3, 16, 16)
+    ids = torch.randint(48, (6, 9))
     torch.testing.assert_close(model.losses(pictures, ids), torch.full((6,), math.log(6)))
 
 
 def test_the_loss_does_not_care_about_the_order_of_pairs():
     torch.manual_seed(0)
-    model, pictures, ids = CLIP(TEXT, IMAGE, end=49), torch.randn(6, 3, 16, 16), torch.randint(48, (6, 9))
+    model = CLIP(TEXT, IMAGE, end=49)
+    pictures = torch.randn(6, 3, 16, 16)
+    ids = torch.randint(48, (6, 9))
     order = torch.randperm(6)
     torch.testing.assert_close(model.losses(pictures, ids)[order], model.losses(pictures[order], ids[order]))

@@ -79,11 +79,14 @@ def animal_model(model, monkeypatch):
 # Scores
 
 
-@pytest.mark.parametrize(("sampling", "evaluations"), [
-    (Sampling(2.0, steps=4), 8),
-    (Sampling(1.0, steps=4), 4),
-    (Sampling(2.0, (0.0, 0.6), steps=4), 6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sampling", "evaluations"),
+    [
+        (Sampling(2.0, steps=4), 8),
+        (Sampling(1.0, steps=4), 4),
+        (Sampling(2.0, (0.0, 0.6), steps=4), 6),
+    ],
+)
 def test_evaluations_of_the_network_are_counted(model, sampling, evaluations):
     images, counted = generate(model, ["cat", "dog", "dog"], sampling, seed=3)
     assert counted == evaluations
@@ -91,7 +94,8 @@ def test_evaluations_of_the_network_are_counted(model, sampling, evaluations):
 
 
 def test_a_sampling_that_costs_too_much_is_refused_before_the_work(model, monkeypatch):
-    counts, really = [], model.generate
+    counts = []
+    really = model.generate
 
     def counted(labels, **options):
         counts.append(len(labels))
@@ -106,7 +110,11 @@ def test_a_sampling_that_costs_too_much_is_refused_before_the_work(model, monkey
 def test_good_images_score_well_and_the_scores_are_json(animal_model, photographs):
     scores, images = evaluate(animal_model, ColourJudge(), photographs, FAST, per_class=20)
     assert json.loads(json.dumps(scores))["sampling"] == {
-        "guidance_scale": 2.0, "interval": [0.0, 1.0], "steps": 2, "sampler": "dpm_solver_pp_2m"}  # fmt: skip
+        "guidance_scale": 2.0,
+        "interval": [0.0, 1.0],
+        "steps": 2,
+        "sampler": "dpm_solver_pp_2m",
+    }
     assert len(images) == scores["n"] == 60 and scores["held_out"] == 60 and scores["seed"] == SEED
     assert scores["evaluations"] == 4 and scores["images_per_second"] > 0
     assert scores["agreement"] == {kind: {"of three": 1.0, "of a thousand": 1.0} for kind in ("overall", *CLASSES)}
@@ -123,8 +131,11 @@ def test_without_photographs_only_the_judge_scores(animal_model):
 def test_dogs_that_look_like_cats_and_a_foreign_distribution_are_noticed(animal_model, photographs, monkeypatch):
     good, _ = evaluate(animal_model, ColourJudge(), photographs, FAST, per_class=20)
     ours = animal_model.generate
-    monkeypatch.setattr(animal_model, "generate", lambda labels, **options: 0.3 * ours(
-        ["cat" if label == "dog" else label for label in labels], **options))  # fmt: skip
+    monkeypatch.setattr(
+        animal_model,
+        "generate",
+        lambda labels, **options: 0.3 * ours(["cat" if label == "dog" else label for label in labels], **options),
+    )
     bad, _ = evaluate(animal_model, ColourJudge(), photographs, FAST, per_class=20)
     shares = {kind: share["of three"] for kind, share in bad["agreement"].items()}
     assert shares == {"overall": pytest.approx(2 / 3), "cat": 1, "dog": 0, "wild": 1}
@@ -158,7 +169,8 @@ def test_the_lowest_kid_among_the_best_judged_is_chosen():
 
 
 def test_sampling_is_chosen_on_other_noise_and_on_training_photographs(animal_model, photographs, monkeypatch):
-    seeds, ours = [], animal_model.generate
+    seeds = []
+    ours = animal_model.generate
 
     def watched(labels, *, seed, **options):
         seeds.append(seed)
@@ -186,8 +198,16 @@ def shelf(tmp_path, monkeypatch):
 
 
 def put(model, name: str, seed: str = "1") -> None:
-    model.save(animals.weights_path(name), {"command": "python -m helpers.tiny_sd.train", "seed": seed, "steps": "7",
-                                            "core_minutes": "3.5", "encoding_core_minutes": "1.0"})  # fmt: skip
+    model.save(
+        animals.weights_path(name),
+        {
+            "command": "python -m helpers.tiny_sd.train",
+            "seed": seed,
+            "steps": "7",
+            "core_minutes": "3.5",
+            "encoding_core_minutes": "1.0",
+        },
+    )
 
 
 @pytest.fixture
@@ -195,8 +215,11 @@ def measured(shelf, model, animal_model, photographs, monkeypatch):
     """One network with weights and a record; the weights on the shelf give the coloured samples too."""
     put(model, "tiny_sd_animals")
     monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
-    animals.write("photographs", "16", {"counts": animals.counts_of(photographs),
-                                        **baseline(ColourJudge(), photographs, per_class=20)})  # fmt: skip
+    animals.write(
+        "photographs",
+        "16",
+        {"counts": animals.counts_of(photographs), **baseline(ColourJudge(), photographs, per_class=20)},
+    )
     animals.measure("tiny_sd_animals", ColourJudge(), photographs, FAST, "the command")
     return shelf
 
@@ -226,7 +249,11 @@ def test_what_can_be_recomputed_is(measured, monkeypatch):
     monkeypatch.setattr(animals, "_judge", ColourJudge)
     rows = rows_by_name(animals._rows("tiny_sd_animals", ColourJudge()))
     assert rows["judged as asked, overall (60 samples, recomputed)"] == (
-        "real animals, Method 2, 64 px: judged as asked, overall (60 samples, recomputed)", "100 %", ">= 97 %", True)
+        "real animals, Method 2, 64 px: judged as asked, overall (60 samples, recomputed)",
+        "100 %",
+        ">= 97 %",
+        True,
+    )
     assert rows["judged as asked, dog (20 samples, recomputed)"].wanted == ">= 92 %"
     kid = rows["KID to held-out photographs, judge's features (from the record: no photographs here)"]
     assert kid.wanted == "<= 0.03" and "n = 60 and 60" in kid.measured
@@ -265,8 +292,12 @@ def test_scores_below_their_bounds_are_short(measured):
     entry["evaluations"] = 51.0
     animals.write("networks", "tiny_sd_animals", entry)
     short = [row for row in animals._rows("tiny_sd_animals", None) if not row.ok]
-    assert [row.measured for row in short] == ["91 %", f"0.031 ± {entry['kid']['standard_error']:.2g}, n = 60 and 60",
-                                               "51", "never measured"]  # fmt: skip
+    assert [row.measured for row in short] == [
+        "91 %",
+        f"0.031 ± {entry['kid']['standard_error']:.2g}, n = 60 and 60",
+        "51",
+        "never measured",
+    ]
 
 
 def test_a_record_keeps_other_networks_and_the_fid_of_the_same_weights(measured, photographs):
@@ -283,8 +314,13 @@ def test_a_record_keeps_other_networks_and_the_fid_of_the_same_weights(measured,
 def test_an_entry_says_where_it_comes_from(measured):
     entry = animals.recorded()["networks"]["tiny_sd_animals"]
     assert entry["weights"] == read_metadata("tiny_sd_animals")["sha256"]
-    assert entry["training"] == {"command": "python -m helpers.tiny_sd.train", "seed": 1, "steps": 7,
-                                 "core_minutes": 4.5, "precision": "fp32"}  # fmt: skip
+    assert entry["training"] == {
+        "command": "python -m helpers.tiny_sd.train",
+        "seed": 1,
+        "steps": 7,
+        "core_minutes": 4.5,
+        "precision": "fp32",
+    }
     by = entry["measured_by"]
     assert by["command"] == "the command" and set(by) == {"command", "date", "hardware", "core_minutes"}
 
@@ -371,7 +407,8 @@ def test_the_larger_network_is_pictured_where_it_is_there(shelf, model, monkeypa
 
 def test_a_picture_that_is_too_large_loses_levels_and_not_size():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    exact, coarse = animals_picture.png(noise), animals_picture.png(noise, most=10_500)
+    exact = animals_picture.png(noise)
+    coarse = animals_picture.png(noise, most=10_500)
     assert len(coarse) <= 10_500 < len(exact)
     difference = np.asarray(noise).astype(int) - np.asarray(Image.open(__import__("io").BytesIO(coarse)))
     assert 0 < np.abs(difference).max() <= 4

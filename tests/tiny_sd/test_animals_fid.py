@@ -69,8 +69,10 @@ def test_distances_are_the_formula_in_float64():
     found = animals_fid.distances(generated, real)
 
     def formula(a, b):
-        a, b = a.double().numpy(), b.double().numpy()
-        first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+        a = a.double().numpy()
+        b = b.double().numpy()
+        first = np.cov(a, rowvar=False)
+        second = np.cov(b, rowvar=False)
         values, vectors = np.linalg.eigh(first)
         root = (vectors * np.sqrt(values)) @ vectors.T
         shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root)).sum()
@@ -83,8 +85,18 @@ def test_distances_are_the_formula_in_float64():
 
 def measured(model, photographs, network, earlier=None, seeds=2, **options):
     saved = []
-    record = animals_fid.measure(model, "checksum", options.pop("sampling", FAST), photographs, network, earlier,
-                                 lambda one: saved.append(dict(one)), per_class=10, seeds=seeds, **options)  # fmt: skip
+    record = animals_fid.measure(
+        model,
+        "checksum",
+        options.pop("sampling", FAST),
+        photographs,
+        network,
+        earlier,
+        lambda one: saved.append(dict(one)),
+        per_class=10,
+        seeds=seeds,
+        **options,
+    )
     return record, saved
 
 

@@ -71,7 +71,8 @@ def test_each_is_chosen_with_the_probability_and_both_shifts_together():
     parameters = draw_augmentation(20_000, 0.15, step_generator(0, 0))
     chosen = parameters != 0
     assert chosen.float().mean(0).tolist() == pytest.approx([0.15] * PARAMETERS, abs=0.01)
-    right, down = NAMES.index("shift right"), NAMES.index("shift down")
+    right = NAMES.index("shift right")
+    down = NAMES.index("shift down")
     assert torch.equal(chosen[:, right], chosen[:, down])
     assert parameters[chosen].std().item() == pytest.approx(1, abs=0.02)
 
@@ -88,7 +89,8 @@ def augmenting(model) -> TinySD:
 
 def test_the_network_can_tell_and_at_sampling_nothing_is_augmented(model, augmenting):
     torch.manual_seed(0)
-    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 0.6])
+    x = torch.randn(2, 3, 16, 16)
+    t = torch.tensor([0.3, 0.6])
     with torch.no_grad():
         plain = model.unet.eval()(x, t)
         assert torch.equal(augmenting.unet.eval()(x, t), plain)
@@ -98,8 +100,14 @@ def test_the_network_can_tell_and_at_sampling_nothing_is_augmented(model, augmen
 
 def test_training_shows_the_network_augmented_images_with_their_parameters(faces, augmenting, monkeypatch):
     seen = {}
-    monkeypatch.setattr(augmenting, "losses", lambda *a: seen.update(zip(("codes", "eps", "t", "labels", "captions",
-                        "augmentation"), a, strict=True)) or torch.zeros(8))  # fmt: skip
+    monkeypatch.setattr(
+        augmenting,
+        "losses",
+        lambda *a: (
+            seen.update(zip(("codes", "eps", "t", "labels", "captions", "augmentation"), a, strict=True))
+            or torch.zeros(8)
+        ),
+    )
     Batches(faces, 8, augment=0.5).losses(augmenting, step_generator(0, 0))
     augmentation = seen["augmentation"]
     assert augmentation.shape == (8, PARAMETERS) and augmentation.any() and not augmentation.all()
@@ -116,8 +124,10 @@ def test_training_shows_the_network_augmented_images_with_their_parameters(faces
 def test_shares_of_an_augmented_batch_are_the_batch(faces, augmenting):
     augmenting.eval()
     whole, _ = Batches(faces, 8, augment=0.5).losses(augmenting, step_generator(0, 3))
-    halves = [Batches(faces, 8, augment=0.5, process=i, processes=2).losses(augmenting, step_generator(0, 3))[0]
-              for i in (0, 1)]  # fmt: skip
+    halves = [
+        Batches(faces, 8, augment=0.5, process=i, processes=2).losses(augmenting, step_generator(0, 3))[0]
+        for i in (0, 1)
+    ]
     torch.testing.assert_close(torch.cat(halves), whole, atol=1e-5, rtol=1e-4)
 
 
@@ -140,8 +150,23 @@ def test_off_is_what_older_files_describe(model):
 
 @pytest.mark.usefixtures("one_home")
 def test_a_run_with_augmentation_samples_afterwards(tmp_path):
-    words = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--steps", "6",
-             "--sample-every", "0", "--augment", "0.3"]  # fmt: skip
+    words = [
+        "--size",
+        "16",
+        "--limit",
+        "60",
+        "--widths",
+        "8",
+        "16",
+        "--batch-size",
+        "8",
+        "--steps",
+        "6",
+        "--sample-every",
+        "0",
+        "--augment",
+        "0.3",
+    ]
     assert main([*words, "--out", str(tmp_path)]) == 0
     model = TinySD.from_weights(tmp_path / "weights.safetensors")
     assert model.unet.config.augmentation == PARAMETERS == model.describe()["config"]["augmentation"]

@@ -16,7 +16,8 @@ def test_conditions_are_dropped_example_by_example(faces):
     batches = Batches(faces, 2000)
     chosen = batches.choose(step_generator(0, 0))
     labels, captions = batches.conditions(chosen, step_generator(0, 1))
-    no_class, no_caption = labels == NO_CLASS, captions.sum(1) == 0
+    no_class = labels == NO_CLASS
+    no_caption = captions.sum(1) == 0
     assert no_class.float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert no_caption.float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert (no_class & no_caption).float().mean().item() == pytest.approx(0.1, abs=0.03)

@@ -155,7 +155,8 @@ def test_unknown_codecs_are_refused():
 
 
 def test_cached_latents_train_as_fresh_ones_do_and_never_ask_the_autoencoder(system, faces, latents, monkeypatch):
-    cached, fresh = Batches(faces, 8, latents=latents), Batches(faces, 8)
+    cached = Batches(faces, 8, latents=latents)
+    fresh = Batches(faces, 8)
     draws = [torch.Generator().manual_seed(5) for _ in range(2)]
     wanted, _ = fresh.losses(system.eval(), draws[1])
     monkeypatch.setattr(system.codec.autoencoder, "to_latents", lambda *_: pytest.fail("the autoencoder was asked"))

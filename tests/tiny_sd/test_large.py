@@ -39,7 +39,8 @@ def test_a_step_fits_a_16_gb_card(command):
     side = options.size // shape.factor
     with torch.device("meta"):
         model = TinyUNet(unet_config(options, faces, shape))
-        x, t = torch.empty(options.batch_size, shape.channels, side, side), torch.empty(options.batch_size)
+        x = torch.empty(options.batch_size, shape.channels, side, side)
+        t = torch.empty(options.batch_size)
 
         def forward():
             with torch.autocast("cpu", torch.bfloat16):

@@ -79,7 +79,8 @@ def test_bad_arguments_are_refused_before_any_work(model, arguments, message):
 
 def test_the_pixel_codec_refuses_what_a_sampler_would_clip():
     """The predecessor normalised by ImageNet statistics and clipped samples to [-1, 1]: half the colours were lost."""
-    codec, picture = PixelCodec(), torch.rand(2, 3, 8, 8) * 2 - 1
+    codec = PixelCodec()
+    picture = torch.rand(2, 3, 8, 8) * 2 - 1
     assert torch.equal(codec.decode(codec.encode(picture)), picture)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     white = torch.ones(1, 3, 8, 8)

@@ -16,8 +16,27 @@ from helpers.tiny_sd.train import main
 from helpers.training import step_generator
 from helpers.weights import read_metadata, read_tensors, write_tensors
 
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--dropout", "0.1", "--batch-size", "8",
-        "--log-every", "1", "--steps", "12", "--sample-every", "0", "--checkpoint-every", "5"]  # fmt: skip
+TINY = [
+    "--size",
+    "16",
+    "--limit",
+    "60",
+    "--widths",
+    "8",
+    "16",
+    "--dropout",
+    "0.1",
+    "--batch-size",
+    "8",
+    "--log-every",
+    "1",
+    "--steps",
+    "12",
+    "--sample-every",
+    "0",
+    "--checkpoint-every",
+    "5",
+]
 
 
 @pytest.fixture
@@ -54,7 +73,8 @@ def test_shipped_autoencoders_can_be_used(name, images):
 
 
 def test_it_is_zero_for_the_truth_and_proportional_to_its_weight(encoder, images):
-    t, other = torch.full((4,), 0.5), images.flip(0)
+    t = torch.full((4,), 0.5)
+    other = images.flip(0)
     assert torch.equal(PerceptualLoss(encoder, 1.0)(images, images, t), torch.zeros(4))
     once, twice = (PerceptualLoss(encoder, weight)(other, images, t) for weight in (0.1, 0.2))
     assert (once > 1e-3).all()
@@ -62,7 +82,8 @@ def test_it_is_zero_for_the_truth_and_proportional_to_its_weight(encoder, images
 
 
 def test_above_the_time_it_neither_counts_nor_computes(encoder, images):
-    loss, t = PerceptualLoss(encoder, 1.0, until=0.5), torch.tensor([0.1, 0.9, 0.5, 0.6])
+    loss = PerceptualLoss(encoder, 1.0, until=0.5)
+    t = torch.tensor([0.1, 0.9, 0.5, 0.6])
     counted = []
     loss.distance.sees.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
     values = loss(images.flip(0), images, t)
@@ -72,7 +93,9 @@ def test_above_the_time_it_neither_counts_nor_computes(encoder, images):
 
 
 def test_a_crop_is_compared_at_one_place_in_both_images(encoder, images):
-    loss, t, seen = PerceptualLoss(encoder, 1.0, crop=8), torch.zeros(4), []
+    loss = PerceptualLoss(encoder, 1.0, crop=8)
+    t = torch.zeros(4)
+    seen = []
     loss.distance.sees.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     torch.manual_seed(3)
     value = loss(images.flip(0), images, t)
@@ -108,8 +131,17 @@ def test_it_is_no_part_of_the_network(encoder, model):
 
 @pytest.mark.usefixtures("one_home")
 def test_a_run_with_it_stops_and_goes_on(tmp_path):
-    words = [*TINY, "--perceptual", "0.1", "--perceptual-encoder", "general_autoencoder", "--perceptual-until", "0.7",
-             "--perceptual-crop", "8"]  # fmt: skip
+    words = [
+        *TINY,
+        "--perceptual",
+        "0.1",
+        "--perceptual-encoder",
+        "general_autoencoder",
+        "--perceptual-until",
+        "0.7",
+        "--perceptual-crop",
+        "8",
+    ]
     assert main([*words, "--out", str(tmp_path)]) == 0
     rows = (tmp_path / "log.jsonl").read_text().splitlines()
     (tmp_path / "checkpoint.previous.safetensors").replace(tmp_path / "checkpoint.safetensors")  # of step 10

@@ -20,8 +20,27 @@ from helpers.training.interrupt import interruptible
 from helpers.weights import read_metadata
 
 STEPS = 24
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--dropout", "0.1", "--batch-size", "8",
-        "--log-every", "1", "--steps", str(STEPS), "--sample-every", "0", "--checkpoint-every", "5"]  # fmt: skip
+TINY = [
+    "--size",
+    "16",
+    "--limit",
+    "60",
+    "--widths",
+    "8",
+    "16",
+    "--dropout",
+    "0.1",
+    "--batch-size",
+    "8",
+    "--log-every",
+    "1",
+    "--steps",
+    str(STEPS),
+    "--sample-every",
+    "0",
+    "--checkpoint-every",
+    "5",
+]
 
 
 pytestmark = pytest.mark.usefixtures("one_home")
@@ -49,8 +68,9 @@ def test_a_run_leaves_weights_a_log_and_a_checkpoint(whole):
     assert sum(losses(whole)[-5:]) < sum(losses(whole)[:5])
     metadata = read_metadata(whole / "weights.safetensors")
     assert metadata["steps"] == str(STEPS)
-    assert metadata["command"] == ("python -m helpers.tiny_sd.train --size 16 --limit 60 --widths 8 16 "
-                                   "--dropout 0.1 --steps 24 --batch-size 8")  # fmt: skip
+    assert metadata["command"] == (
+        "python -m helpers.tiny_sd.train --size 16 --limit 60 --widths 8 16 --dropout 0.1 --steps 24 --batch-size 8"
+    )
     model = TinySD.from_weights(whole / "weights.safetensors")
     assert model.generate(["cat"], prompts=["a plain black cat"], steps=2).shape == (1, 3, 16, 16)
 

@@ -19,8 +19,25 @@ from helpers.tiny_sd.train import main
 from helpers.weights import read_metadata, read_tensors
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--size", "16", "--limit", "60", "--widths", "8", "16", "--batch-size", "8", "--steps", "12",
-        "--log-every", "1", "--sample-every", "0", "--checkpoint-every", "4"]  # fmt: skip
+TINY = [
+    "--size",
+    "16",
+    "--limit",
+    "60",
+    "--widths",
+    "8",
+    "16",
+    "--batch-size",
+    "8",
+    "--steps",
+    "12",
+    "--log-every",
+    "1",
+    "--sample-every",
+    "0",
+    "--checkpoint-every",
+    "4",
+]
 OWN = [*TINY, "--method", "own", "--autoencoder-steps", "6"]
 
 
@@ -125,8 +142,14 @@ def test_the_same_training_goes_on_though_its_folder_is_called_otherwise(own):
 def test_two_processes_train_both_halves(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "helpers.tiny_sd.train", *OWN, "--precision", "fp32", "--out", str(tmp_path)]
-    told = subprocess.run(command, cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    told = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert told.returncode == 0, told.stderr[-3000:]
     assert read_metadata(tmp_path / "weights.safetensors")["processes"] == "2"
 

@@ -26,7 +26,8 @@ def test_an_untrained_network_answers_zero(inputs, patch, fine):
 
 
 def test_time_class_and_caption_each_change_the_answer(model, inputs):
-    unet, (x, t) = model.unet.eval(), inputs
+    unet = model.unet.eval()
+    (x, t) = inputs
     captions = torch.zeros(3, 18, dtype=torch.long)
     labels = torch.tensor([0, 1, 2])
     said = captions.clone()

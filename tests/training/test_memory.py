@@ -8,7 +8,8 @@ from helpers.training.memory import training_memory
 
 
 def test_two_layers_by_hand():
-    model, x = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 3)), torch.randn(7, 10)
+    model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 3))
+    x = torch.randn(7, 10)
     memory = training_memory(model, lambda: model(x))
     weights = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     # the first layer keeps its input, tanh its answer, which is also what the last layer keeps
@@ -23,12 +24,13 @@ def test_activations_grow_with_the_batch_and_weights_do_not():
 
 
 def test_shapes_alone_weigh_as_much_as_numbers_or_a_little_more():
-    config = UNetConfig(channels=4, patch=2, widths=(16, 32), attention=(True, True), fine=0, head_width=8,
-                        words=20)
+    config = UNetConfig(channels=4, patch=2, widths=(16, 32), attention=(True, True), fine=0, head_width=8, words=20)
     found = []
     for device in ("cpu", "meta"):
         with torch.device(device):
-            model, x, t = TinyUNet(config), torch.zeros(3, 4, 16, 16), torch.zeros(3)
+            model = TinyUNet(config)
+            x = torch.zeros(3, 4, 16, 16)
+            t = torch.zeros(3)
             found.append(training_memory(model, lambda model=model, x=x, t=t: model(x, t)))
     assert found[0][:4] == found[1][:4]
     assert 1 <= found[1].activations / found[0].activations < 1.3, "attention counts its matrix there"

@@ -13,8 +13,16 @@ CONFIG = TrainConfig(steps=30, warmup=3, optimizer_name="muon", learning_rate=1e
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 6, 3, padding=1), nn.SiLU(), nn.Dropout(0.1),
-                         nn.Flatten(), nn.Linear(96, 12), nn.SiLU(), nn.Linear(12, 1))  # fmt: skip
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)),
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.SiLU(),
+        nn.Dropout(0.1),
+        nn.Flatten(),
+        nn.Linear(96, 12),
+        nn.SiLU(),
+        nn.Linear(12, 1),
+    )
 
 
 def losses(model, generator):
@@ -30,7 +38,8 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_singular_values_come_near_one(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
-    before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(orthogonalized(matrix))
+    before = torch.linalg.svdvals(matrix)
+    after = torch.linalg.svdvals(orthogonalized(matrix))
     assert before.max() > 5 * before.min(), "else this test could not tell"
     assert 0.3 < after.min() and after.max() < 1.3
     U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -76,7 +85,8 @@ def test_the_other_parameters_move_as_by_pytorchs_adamw():
 
 def test_a_convolution_is_a_matrix_of_output_channels_by_all_it_multiplies():
     torch.manual_seed(0)
-    gradient, group = torch.randn(8, 5, 3, 3), {"momentum": 0.95}
+    gradient = torch.randn(8, 5, 3, 3)
+    group = {"momentum": 0.95}
     as_kernel = muon_update(gradient, {}, group)
     as_matrix = muon_update(gradient.reshape(8, 45), {}, group)
     torch.testing.assert_close(as_kernel.reshape(8, 45), as_matrix)
@@ -117,15 +127,18 @@ def test_adamw_is_what_nobody_has_to_ask_for():
 
 
 def test_stopping_and_going_on_changes_no_number(tmp_path):
-    whole, ema = network(), EMA(network())
+    whole = network()
+    ema = EMA(network())
     list(train(whole, losses, CONFIG, ema=ema))
-    model, ema = network(), EMA(network())
+    model = network()
+    ema = EMA(network())
     optimizer = CONFIG.optimizer(model)
     for state in train(model, losses, CONFIG, optimizer=optimizer, ema=ema):
         if state.step == 11:
             break
     save_checkpoint(tmp_path / "c.safetensors", 11, model, ema.module, optimizer, {})
-    fresh, average = nn.Sequential(*network()), EMA(network())
+    fresh = nn.Sequential(*network())
+    average = EMA(network())
     optimizer = CONFIG.optimizer(fresh)
     load_checkpoint(tmp_path / "c.safetensors", fresh, average.module, optimizer)
     list(train(fresh, losses, CONFIG, optimizer=optimizer, ema=average, first_step=11))

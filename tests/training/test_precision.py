@@ -11,8 +11,23 @@ from helpers.training import precision, run
 from helpers.training.precision import StepSeconds, measure_step
 from helpers.weights import read_metadata, read_tensors
 
-TINY = ["--size", "16", "--limit", "12", "--widths", "8", "16", "--steps", "1", "--batch-size", "4",
-        "--sample-every", "0", "--schedule", "inverse-sqrt"]  # fmt: skip
+TINY = [
+    "--size",
+    "16",
+    "--limit",
+    "12",
+    "--widths",
+    "8",
+    "16",
+    "--steps",
+    "1",
+    "--batch-size",
+    "4",
+    "--sample-every",
+    "0",
+    "--schedule",
+    "inverse-sqrt",
+]
 
 
 def clocked(monkeypatch, seconds: dict[torch.dtype, float]) -> bool:
@@ -38,25 +53,30 @@ def test_imitated_bf16_is_not_used_and_that_is_said(tmp_path, monkeypatch, capfd
     assert metadata["precision"] == "fp32" and "--precision bf16" in metadata["command"]
 
 
-@pytest.mark.parametrize(("seconds", "faster"), [
-    (StepSeconds(fp32=0.3, bf16=0.1), "bf16"),
-    (StepSeconds(fp32=0.3, bf16=0.29), "fp32"),  # not worth the rounding
-    (StepSeconds(fp32=0.1, bf16=0.9), "fp32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "faster"),
+    [
+        (StepSeconds(fp32=0.3, bf16=0.1), "bf16"),
+        (StepSeconds(fp32=0.3, bf16=0.29), "fp32"),  # not worth the rounding
+        (StepSeconds(fp32=0.1, bf16=0.9), "fp32"),
+    ],
+)
 def test_bf16_must_pay(seconds, faster):
     assert seconds.faster == faster
 
 
 def test_measuring_changes_nothing_and_sees_both_precisions():
     torch.manual_seed(0)
-    model, dtypes = nn.Linear(4, 4), []
+    model = nn.Linear(4, 4)
+    dtypes = []
 
     def loss_fn(model, generator):
         output = model(torch.randn(8, 4, generator=generator))
         dtypes.append(output.dtype)
         return output.square().mean(1), None
 
-    before, state = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    before = [p.clone() for p in model.parameters()]
+    state = torch.get_rng_state()
     seconds = measure_step(model, loss_fn)
     assert seconds.fp32 > 0 and seconds.bf16 > 0
     assert set(dtypes) == {torch.float32, torch.bfloat16}
@@ -110,5 +130,6 @@ def test_a_prolonged_training_has_the_numbers_of_an_uninterrupted_one(tmp_path):
     assert main([*TINY, "--steps", "2", "--out", str(tmp_path / "prolonged")]) == 0
     assert main([*TINY, "--steps", "4", "--resume", "--out", str(tmp_path / "prolonged")]) == 0
     assert main([*TINY, "--steps", "4", "--out", str(tmp_path / "whole")]) == 0
-    whole, prolonged = weights("whole"), weights("prolonged")
+    whole = weights("whole")
+    prolonged = weights("prolonged")
     assert all(torch.equal(whole[name], prolonged[name]) for name in whole)

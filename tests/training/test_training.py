@@ -39,7 +39,8 @@ def test_it_learns_and_yields_every_step():
 
 def test_every_step_runs_in_train_mode_whatever_happens_in_between():
     """The predecessor sampled once, which called eval(), and trained on without dropout."""
-    model, seen = network(), []
+    model = network()
+    seen = []
 
     def watching(model, generator):
         seen.append(model.training)
@@ -51,7 +52,8 @@ def test_every_step_runs_in_train_mode_whatever_happens_in_between():
 
 
 def test_dropout_and_the_callers_random_numbers_do_not_meet():
-    a, b = network(), network()
+    a = network()
+    b = network()
     list(train(a, losses, CONFIG))
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
@@ -62,15 +64,18 @@ def test_dropout_and_the_callers_random_numbers_do_not_meet():
 
 @pytest.mark.parametrize("stop", [1, 17, 39])
 def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, stop):
-    whole, whole_ema = network(), EMA(network(), CONFIG.ema)
+    whole = network()
+    whole_ema = EMA(network(), CONFIG.ema)
     list(train(whole, losses, CONFIG, ema=whole_ema))
-    model, ema = network(), EMA(network(), CONFIG.ema)
+    model = network()
+    ema = EMA(network(), CONFIG.ema)
     optimizer = CONFIG.optimizer(model)
     for state in train(model, losses, CONFIG, optimizer=optimizer, ema=ema):
         if state.step == stop:
             break
     save_checkpoint(tmp_path / "c.safetensors", stop, model, ema.module, optimizer, {"a": 1})
-    fresh, fresh_ema = nn.Sequential(*network()), EMA(network(), CONFIG.ema)
+    fresh = nn.Sequential(*network())
+    fresh_ema = EMA(network(), CONFIG.ema)
     optimizer = CONFIG.optimizer(fresh)
     checkpoint = load_checkpoint(tmp_path / "c.safetensors", fresh, fresh_ema.module, optimizer)
     assert checkpoint.step == stop and checkpoint.description == {"a": 1}
@@ -79,7 +84,8 @@ def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, stop):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_training_and_changes_nothing():
-    model, kept = network(), []
+    model = network()
+    kept = []
 
     def spoiled(model, generator):
         values, details = losses(model, generator)
@@ -147,8 +153,10 @@ def test_no_weight_decay_on_biases():
 
 
 def saved_twice(folder):
-    model, path = network(), folder / "c.safetensors"
-    ema, optimizer = EMA(model), CONFIG.optimizer(model)
+    model = network()
+    path = folder / "c.safetensors"
+    ema = EMA(model)
+    optimizer = CONFIG.optimizer(model)
     for state in train(model, losses, TrainConfig(steps=2), optimizer=optimizer, ema=ema):
         save_checkpoint(path, state.step, model, ema.module, optimizer, {})
     return path, model, ema, optimizer

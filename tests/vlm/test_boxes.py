@@ -30,10 +30,15 @@ def test_several_objects_and_their_masks():
     assert parse("") == []
 
 
-@pytest.mark.parametrize(("one", "other", "share"), [
-    (Box(0, 0, 1, 1), Box(0, 0, 1, 1), 1), (Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1), 0),
-    (Box(0, 0, 0.5, 1), Box(0, 0, 1, 1), 0.5), (Box(0, 0, 0.6, 0.6), Box(0.3, 0.3, 0.9, 0.9), 0.09 / 0.63),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        (Box(0, 0, 1, 1), Box(0, 0, 1, 1), 1),
+        (Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1), 0),
+        (Box(0, 0, 0.5, 1), Box(0, 0, 1, 1), 0.5),
+        (Box(0, 0, 0.6, 0.6), Box(0.3, 0.3, 0.9, 0.9), 0.09 / 0.63),
+    ],
+)
 def test_what_two_boxes_share(one, other, share):
     assert one.iou(other) == pytest.approx(share) == other.iou(one)
 
@@ -49,16 +54,19 @@ def test_a_mask_comes_back_to_its_place():
     assert not again[:12].any() and not again[:, 50:].any()
 
 
-@pytest.mark.parametrize(("answer", "complaint"), [
-    ("<loc0001><loc0002><loc0003> cat", "has 3 <loc> tokens, a box has 4"),
-    ("<loc0001><loc0002><loc0003><loc0004><loc0005> cat", "has 5 <loc> tokens"),
-    ("cat", "has 0 <loc> tokens"),
-    ("cat <loc0001><loc0002><loc0003><loc0004>", "is no object"),
-    ("<loc0001><loc0002><loc0003><loc4000> cat", "a <loc> above 1023"),
-    ("<loc0500><loc0002><loc0300><loc0400> cat", "a box of no size"),
-    ("<loc0001><loc0002><loc0003><loc0004><seg001><seg002> cat", "has 2 <seg> tokens, a mask has 16"),
-    (box_words((0, 0, 1, 1)) + "<seg128>" * 16 + " cat", "a <seg> above 127"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        ("<loc0001><loc0002><loc0003> cat", "has 3 <loc> tokens, a box has 4"),
+        ("<loc0001><loc0002><loc0003><loc0004><loc0005> cat", "has 5 <loc> tokens"),
+        ("cat", "has 0 <loc> tokens"),
+        ("cat <loc0001><loc0002><loc0003><loc0004>", "is no object"),
+        ("<loc0001><loc0002><loc0003><loc4000> cat", "a <loc> above 1023"),
+        ("<loc0500><loc0002><loc0300><loc0400> cat", "a box of no size"),
+        ("<loc0001><loc0002><loc0003><loc0004><seg001><seg002> cat", "has 2 <seg> tokens, a mask has 16"),
+        (box_words((0, 0, 1, 1)) + "<seg128>" * 16 + " cat", "a <seg> above 127"),
+    ],
+)
 def test_an_answer_that_is_no_list_of_boxes(answer, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse(answer)

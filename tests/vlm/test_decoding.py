@@ -78,7 +78,8 @@ def test_a_long_table_meets_few_states_as_it_meets_many(vocabulary, rows, faster
     monkeypatch.setattr(module, "_seconds", lambda way, *_: 1.0 if way is faster else 2.0)
     gemma = Gemma(GemmaConfig(vocabulary, width=8, layers=1, heads=1, head_width=4, mlp=8))
     states = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    logits, plain = gemma.logits(states), F.linear(states, gemma.tokens.weight)
+    logits = gemma.logits(states)
+    plain = F.linear(states, gemma.tokens.weight)
     torch.testing.assert_close(logits, plain)
     assert list(module._FASTEST.values()) == ([faster] if rows < 40 else [])
     slopes = (torch.autograd.grad(out.square().mean(), states)[0] for out in (logits, plain))
@@ -86,10 +87,13 @@ def test_a_long_table_meets_few_states_as_it_meets_many(vocabulary, rows, faster
 
 
 def test_hooks_of_light_modules_are_called():
-    layer, called = Linear(2, 3), []
-    hooks = [layer.register_forward_hook(lambda *_: called.append("after")),
-             layer.register_forward_pre_hook(lambda *_: called.append("before")),
-             layer.register_full_backward_hook(lambda *_: called.append("back"))]  # fmt: skip
+    layer = Linear(2, 3)
+    called = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: called.append("after")),
+        layer.register_forward_pre_hook(lambda *_: called.append("before")),
+        layer.register_full_backward_hook(lambda *_: called.append("back")),
+    ]
     for hook in hooks:
         layer(torch.randn(1, 2, requires_grad=True)).sum().backward()
         hook.remove()
@@ -117,7 +121,8 @@ def test_the_picture_is_looked_at_once(untaught, monkeypatch):
 
 def test_the_cache_is_reserved_once(untaught):
     reading = Reading(untaught.model, PROCESSOR([PICTURE], ["caption en"]), room=7)
-    memory, length = reading.cache.memory.data_ptr(), reading.cache.filled
+    memory = reading.cache.memory.data_ptr()
+    length = reading.cache.filled
     for _ in range(7):
         reading.add(reading.logits.argmax(-1))
     assert reading.cache.memory.data_ptr() == memory and reading.cache.filled == length + 7

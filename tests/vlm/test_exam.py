@@ -20,9 +20,11 @@ class KnowsAll:
     device = torch.device("cpu")
 
     def __init__(self, faces, wrong: bool = False):
-        self.faces, self.wrong = faces, wrong
-        self.known = {picture.numpy().tobytes(): face
-                      for picture, face in zip(faces.tensor(), faces.attributes, strict=True)}  # fmt: skip
+        self.faces = faces
+        self.wrong = wrong
+        self.known = {
+            picture.numpy().tobytes(): face for picture, face in zip(faces.tensor(), faces.attributes, strict=True)
+        }
         cut = cut_masks(faces.attributes)
         self.masks = SimpleNamespace(decode=lambda codes: cut[codes[:, 0]])
 
@@ -63,14 +65,17 @@ def test_who_knows_nothing_fails(faces):
     assert set(examine(KnowsAll(faces, wrong=True), faces).values()) == {0.0}
 
 
-@pytest.mark.parametrize(("said", "kind", "wanted", "right"), [
-    ("a striped grey cat with green eyes on a red background", "species", "cat", True),
-    ("a striped grey wild animal on a red background", "species", "wild animal", True),
-    ("a striped grey cat on a red background", "species", "dog", False),
-    ("a plain white dog with brown eyes", "fur", "white", True),
-    ("a plain white dog with brown eyes", "fur", "brown", False),
-    ("a plain dog with brown eyes", "fur", "brown", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "kind", "wanted", "right"),
+    [
+        ("a striped grey cat with green eyes on a red background", "species", "cat", True),
+        ("a striped grey wild animal on a red background", "species", "wild animal", True),
+        ("a striped grey cat on a red background", "species", "dog", False),
+        ("a plain white dog with brown eyes", "fur", "white", True),
+        ("a plain white dog with brown eyes", "fur", "brown", False),
+        ("a plain dog with brown eyes", "fur", "brown", False),
+    ],
+)
 def test_what_a_caption_mentions(said, kind, wanted, right):
     assert mentions(said, kind, wanted) == right
 
@@ -80,6 +85,8 @@ def test_malformed_boxes_are_none():
 
 
 def test_overlap():
-    a, b = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
-    a[:2], b[1:3] = True, True
+    a = torch.zeros(4, 4, dtype=torch.bool)
+    b = torch.zeros(4, 4, dtype=torch.bool)
+    a[:2] = True
+    b[1:3] = True
     assert overlap(a, b) == pytest.approx(1 / 3)

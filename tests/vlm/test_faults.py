@@ -25,17 +25,20 @@ from helpers.weights import read_metadata
 PICTURE = torch.zeros(3, 28, 28)
 
 
-@pytest.mark.parametrize(("picture", "error", "complaint"), [
-    (None, TypeError, "got none"),
-    (np.zeros((28, 28, 3)), TypeError, "a picture is a path, a PIL picture or a tensor .* got ndarray"),
-    (torch.zeros(28, 28), ValueError, r"is \(3, H, W\), floats in \[-1, 1\]; got torch.float32 \(28, 28\)"),
-    (torch.zeros(1, 28, 28), ValueError, r"got torch.float32 \(1, 28, 28\)"),
-    (torch.zeros(3, 28, 28, dtype=torch.uint8), ValueError, "got torch.uint8"),
-    (255 * torch.ones(3, 28, 28), ValueError, "values lie in .* got up to 255"),
-    (torch.full((3, 28, 28), torch.nan), ValueError, "got up to nan"),
-    ("nowhere.png", FileNotFoundError, "no picture at nowhere.png"),
-    (Image.new("F", (30, 30)), ValueError, "cannot be used: floating-point pixels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("picture", "error", "complaint"),
+    [
+        (None, TypeError, "got none"),
+        (np.zeros((28, 28, 3)), TypeError, "a picture is a path, a PIL picture or a tensor .* got ndarray"),
+        (torch.zeros(28, 28), ValueError, r"is \(3, H, W\), floats in \[-1, 1\]; got torch.float32 \(28, 28\)"),
+        (torch.zeros(1, 28, 28), ValueError, r"got torch.float32 \(1, 28, 28\)"),
+        (torch.zeros(3, 28, 28, dtype=torch.uint8), ValueError, "got torch.uint8"),
+        (255 * torch.ones(3, 28, 28), ValueError, "values lie in .* got up to 255"),
+        (torch.full((3, 28, 28), torch.nan), ValueError, "got up to nan"),
+        ("nowhere.png", FileNotFoundError, "no picture at nowhere.png"),
+        (Image.new("F", (30, 30)), ValueError, "cannot be used: floating-point pixels"),
+    ],
+)
 def test_no_picture(untaught, picture, error, complaint):
     with pytest.raises(error, match=complaint):
         untaught.answer(picture, "what animal is this?")
@@ -67,14 +70,21 @@ def test_a_rotated_picture_is_set_upright(tmp_path):
     assert upright[:, :10].mean() > 0.9 and upright[:, -10:].mean() < -0.9
 
 
-@pytest.mark.parametrize(("prompt", "error", "complaint"), [
-    ("translate this", ValueError, "unknown task 'translate': this model was taught caption, answer, detect, segment"),
-    ("", ValueError, "unknown task ''"),
-    (None, ValueError, "unknown task ''"),
-    ("answer en what zebra is this?", ValueError, "has never read 'zebra'"),
-    ("answer en <image> what animal", ValueError, "must not hold <image>, which is added where it belongs"),
-    ("answer en " + "a cat " * 600, ValueError, "tokens of text, the most are 512"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompt", "error", "complaint"),
+    [
+        (
+            "translate this",
+            ValueError,
+            "unknown task 'translate': this model was taught caption, answer, detect, segment",
+        ),
+        ("", ValueError, "unknown task ''"),
+        (None, ValueError, "unknown task ''"),
+        ("answer en what zebra is this?", ValueError, "has never read 'zebra'"),
+        ("answer en <image> what animal", ValueError, "must not hold <image>, which is added where it belongs"),
+        ("answer en " + "a cat " * 600, ValueError, "tokens of text, the most are 512"),
+    ],
+)
 def test_bad_prompts(untaught, prompt, error, complaint):
     with pytest.raises(error, match=complaint):
         untaught.write([PICTURE], [prompt])
@@ -135,7 +145,8 @@ def test_weights_of_something_else():
 
 
 def test_codes_belong_to_their_masks(untaught, tmp_path):
-    mine, other = MaskAutoencoder(MaskConfig.tiny()), MaskAutoencoder(MaskConfig.tiny())
+    mine = MaskAutoencoder(MaskConfig.tiny())
+    other = MaskAutoencoder(MaskConfig.tiny())
     mine.save(tmp_path / "mine.safetensors", {})
     other.save(tmp_path / "other.safetensors", {})
     told = read_metadata(tmp_path / "mine.safetensors")["sha256"]
@@ -149,7 +160,8 @@ def test_an_outline_lies_where_the_picture_has_it(tmp_path):
     """`segment` as a whole, on a picture whose stored pixels lie on their side."""
     codebook = SimpleNamespace(decode=lambda codes: torch.ones(len(codes), 64, 64))
     assistant = PaliGemma(PaliGemmaModel(SMALL).eval(), WORDS, codebook)
-    picture, exif = Image.new("RGB", (20, 40)), Image.Exif()
+    picture = Image.new("RGB", (20, 40))
+    exif = Image.Exif()
     exif[274] = 6
     picture.save(tmp_path / "x.jpg", exif=exif)
     said = "<loc0000><loc0512><loc1023><loc1023>" + "<seg000>" * 16 + " face"
@@ -225,8 +237,8 @@ def test_published_mask_weights_are_read_where_they_belong(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays, **{"_vq_vae._embedding": model.quantizer.codebook.numpy()})
     codes = torch.randint(128, (2, 16))
     with torch.no_grad():
-        likely = model.eval().decode(codes)                                              # of log-odds
-        drawn = (likely / (1 - likely)).log()                                            # from -1, outside, to 1
+        likely = model.eval().decode(codes)  # of log-odds
+        drawn = (likely / (1 - likely)).log()  # from -1, outside, to 1
         published = MaskAutoencoder.from_published(tmp_path / "x.npz").decode(codes)
         torch.testing.assert_close(published, (drawn / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=1e-4)
 
@@ -255,15 +267,25 @@ def reconfigured(folder, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-@pytest.mark.parametrize(("damage", "complaint"), [
-    (lambda t: t.pop("model.language_model.norm.weight"), "this is not PaliGemma: missing language_model.norm.weight"),
-    (lambda t: t.update(extra=torch.zeros(1)), "this is not PaliGemma: unexpected extra"),
-    (lambda t: t.update({"model.multi_modal_projector.linear.bias": torch.zeros(7)}),
-     r"bias is \(7,\), made for \(48,\)"),
-    (lambda t: t.update({"lm_head.weight": torch.zeros(len(WORDS), 48)}), "a head of its own"),
-    (lambda t: t.update({"model.language_model.layers.0.pre_feedforward_layernorm.weight": torch.zeros(48)}),
-     "Likeliest cause: PaliGemma 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (
+            lambda t: t.pop("model.language_model.norm.weight"),
+            "this is not PaliGemma: missing language_model.norm.weight",
+        ),
+        (lambda t: t.update(extra=torch.zeros(1)), "this is not PaliGemma: unexpected extra"),
+        (
+            lambda t: t.update({"model.multi_modal_projector.linear.bias": torch.zeros(7)}),
+            r"bias is \(7,\), made for \(48,\)",
+        ),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(len(WORDS), 48)}), "a head of its own"),
+        (
+            lambda t: t.update({"model.language_model.layers.0.pre_feedforward_layernorm.weight": torch.zeros(48)}),
+            "Likeliest cause: PaliGemma 2",
+        ),
+    ],
+)
 def test_tensors_that_do_not_fit(folder, damage, complaint):
     changed(folder, damage)
     with pytest.raises(ValueError, match=complaint):

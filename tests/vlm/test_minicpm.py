@@ -13,9 +13,15 @@ from helpers.vlm.minicpm import MOST, PATCH, Resampler, cut, sinusoids_2d, slici
 sides = st.integers(20, 5000)
 
 
-@pytest.mark.parametrize(("size", "grid", "tokens"), [
-    ((448, 448), (1, 1), 64), ((640, 480), (2, 1), 192), ((1920, 1080), (4, 2), 576), ((1344, 1344), (3, 3), 640),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "grid", "tokens"),
+    [
+        ((448, 448), (1, 1), 64),
+        ((640, 480), (2, 1), 192),
+        ((1920, 1080), (4, 2), 576),
+        ((1344, 1344), (3, 3), 640),
+    ],
+)
 def test_published_token_counts(size, grid, tokens):
     how = slicing(*size)
     assert (how.columns, how.rows) == grid and how.tokens == tokens
@@ -43,10 +49,13 @@ def test_slices_are_made_of_whole_patches(width, height):
 def test_the_slices_are_the_picture():
     picture = Image.linear_gradient("L").rotate(30).convert("RGB").resize((1000, 900))
     whole, slices = cut(picture)
-    how, (w, h) = slicing(1000, 900), slicing(1000, 900).slice
+    how = slicing(1000, 900)
+    (w, h) = slicing(1000, 900).slice
     assert whole.size == how.whole and len(slices) == how.columns * how.rows > 2
-    rows = [np.concatenate([np.asarray(one) for one in slices[i : i + how.columns]], axis=1)
-            for i in range(0, len(slices), how.columns)]  # fmt: skip
+    rows = [
+        np.concatenate([np.asarray(one) for one in slices[i : i + how.columns]], axis=1)
+        for i in range(0, len(slices), how.columns)
+    ]
     large = picture.resize((how.columns * w, how.rows * h), Image.Resampling.BICUBIC)
     assert np.array_equal(np.concatenate(rows), np.asarray(large))
     assert cut(Image.new("RGB", (300, 200)))[1] == []

@@ -40,10 +40,19 @@ def test_the_vision_tower_is_the_reference(config):
     """The second is one layer of full width."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    theirs = randomised(SiglipVisionModel(SiglipVisionConfig(
-        image_size=config.size, patch_size=config.patch, hidden_size=config.width, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, intermediate_size=config.mlp, vision_use_head=False,
-    )))  # fmt: skip
+    theirs = randomised(
+        SiglipVisionModel(
+            SiglipVisionConfig(
+                image_size=config.size,
+                patch_size=config.patch,
+                hidden_size=config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.mlp,
+                vision_use_head=False,
+            )
+        )
+    )
     ours = SiglipTower(config)
     tensors = {name.removeprefix("vision_model."): tensor for name, tensor in theirs.state_dict().items()}
     fit(ours, tensors, SIGLIP_NAMES, what="a vision tower")
@@ -52,19 +61,32 @@ def test_the_vision_tower_is_the_reference(config):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", [
-    GemmaConfig(50, 48, 3, 4, 1, 16, 64), GemmaConfig(50, 48, 2, 4, 2, 16, 64), GemmaConfig(300, layers=1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        GemmaConfig(50, 48, 3, 4, 1, 16, 64),
+        GemmaConfig(50, 48, 2, 4, 2, 16, 64),
+        GemmaConfig(300, layers=1),
+    ],
+)
 def test_the_decoder_is_the_reference(config):
     """The second has two heads of keys and values, the third is one layer of full width."""
     from transformers import GemmaConfig as TheirConfig
     from transformers import GemmaForCausalLM
 
-    theirs = randomised(GemmaForCausalLM(TheirConfig(
-        vocab_size=config.vocabulary, hidden_size=config.width, num_hidden_layers=config.layers,
-        num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_width,
-        intermediate_size=config.mlp,
-    )))  # fmt: skip
+    theirs = randomised(
+        GemmaForCausalLM(
+            TheirConfig(
+                vocab_size=config.vocabulary,
+                hidden_size=config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads,
+                head_dim=config.head_width,
+                intermediate_size=config.mlp,
+            )
+        )
+    )
     ours = Gemma(config)
     tensors = {n.removeprefix("model."): t for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
     fit(ours, tensors, GEMMA_NAMES, what="a decoder")
@@ -79,9 +101,16 @@ def test_logits_and_losses_of_a_batch_with_padding(theirs, ours, pictures):
     batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
     assert not batch.real.all()
     labels = batch.ids.masked_fill(~batch.suffix, -100)
-    said = theirs(input_ids=batch.ids, pixel_values=batch.pictures, attention_mask=batch.real.long(),
-                  token_type_ids=batch.suffix.long(), labels=labels)  # fmt: skip
-    ours_logits, losses, counts = ours.logits(batch), ours.losses(batch), batch.suffix.sum(dim=1)
+    said = theirs(
+        input_ids=batch.ids,
+        pixel_values=batch.pictures,
+        attention_mask=batch.real.long(),
+        token_type_ids=batch.suffix.long(),
+        labels=labels,
+    )
+    ours_logits = ours.logits(batch)
+    losses = ours.losses(batch)
+    counts = batch.suffix.sum(dim=1)
     assert difference(ours_logits[batch.real], said.logits[batch.real]) <= 1e-5
     assert abs((losses * counts).sum() / counts.sum() - said.loss).item() <= 1e-5
 
@@ -99,8 +128,9 @@ def test_greedy_tokens_of_a_batch_with_padding(theirs, ours, pictures, cached):
     steps = list(generate(ours, batch, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached))
     written = torch.stack([step.ids for step in steps], dim=1)
     with torch.no_grad():
-        said = theirs.generate(**left_padded(batch), max_new_tokens=12, do_sample=False, output_logits=True,
-                               return_dict_in_generate=True)  # fmt: skip
+        said = theirs.generate(
+            **left_padded(batch), max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
     assert torch.equal(written, said.sequences[:, batch.ids.shape[1] :])
     assert len(written.unique()) > 5, "a model that always says the same proves nothing"
     for step, logits in zip(steps, said.logits, strict=True):
@@ -144,20 +174,31 @@ def test_half_precision(theirs, ours, pictures, tmp_path):
     loaded = PaliGemma.from_checkpoint(write_folder(theirs, tmp_path, 2026), dtype=torch.bfloat16)
     batch = PROCESSOR(pictures, PROMPTS)
     with torch.no_grad():
-        exact, said = ours.logits(batch), loaded.model.logits(batch).float()
-        reference = deepcopy(theirs).to(torch.bfloat16)(
-            input_ids=batch.ids, pixel_values=batch.pictures.to(torch.bfloat16), attention_mask=batch.real.long(),
-            token_type_ids=torch.zeros_like(batch.ids)).logits.float()  # fmt: skip
+        exact = ours.logits(batch)
+        said = loaded.model.logits(batch).float()
+        reference = (
+            deepcopy(theirs)
+            .to(torch.bfloat16)(
+                input_ids=batch.ids,
+                pixel_values=batch.pictures.to(torch.bfloat16),
+                attention_mask=batch.real.long(),
+                token_type_ids=torch.zeros_like(batch.ids),
+            )
+            .logits.float()
+        )
     mine, peers = ((logits - exact)[batch.real].std().item() for logits in (said, reference))
     assert 0 < mine < 1.25 * peers
     assert len(loaded.write(pictures, PROMPTS, limit=3)) == len(PROMPTS)
 
 
-@pytest.mark.parametrize(("config", "parameters", "tokens"), [
-    (PaliGemmaConfig.paligemma_3b_224(), 2_923_466_480, 256),
-    (PaliGemmaConfig.paligemma_3b_448(), 2_923_466_480 + 768 * 1152, 1024),
-    (PaliGemmaConfig.paligemma_3b_896(), 2_923_466_480 + 3840 * 1152, 4096),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "parameters", "tokens"),
+    [
+        (PaliGemmaConfig.paligemma_3b_224(), 2_923_466_480, 256),
+        (PaliGemmaConfig.paligemma_3b_448(), 2_923_466_480 + 768 * 1152, 1024),
+        (PaliGemmaConfig.paligemma_3b_896(), 2_923_466_480 + 3840 * 1152, 4096),
+    ],
+)
 def test_published_sizes(config, parameters, tokens):
     with torch.device("meta"):
         model = PaliGemmaModel(config)

@@ -46,17 +46,22 @@ def test_each_corner_is_read_from_its_own_quarter(taught):
 
 
 def test_what_is_not_labelled_costs_nothing(taught):
-    states, nothing = torch.randn(2, 16, SMALL.vision.width), torch.full((2, len(WHOLE) + 4), UNLABELLED)
+    states = torch.randn(2, 16, SMALL.vision.width)
+    nothing = torch.full((2, len(WHOLE) + 4), UNLABELLED)
     assert taught.label_losses(states, nothing).tolist() == [0, 0]
 
 
 def test_labels_are_added_to_what_the_answers_cost(taught, faces):
     pictures = list(torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
     asked = PROCESSOR(pictures, ["caption en"] * 2, ["a cat"] * 2)
-    batch = asked._replace(ids=asked.ids.repeat_interleave(2, 0), real=asked.real.repeat_interleave(2, 0),
-                           suffix=asked.suffix.repeat_interleave(2, 0))  # fmt: skip
+    batch = asked._replace(
+        ids=asked.ids.repeat_interleave(2, 0),
+        real=asked.real.repeat_interleave(2, 0),
+        suffix=asked.suffix.repeat_interleave(2, 0),
+    )
     labels = torch.tensor([labels_of_face(face) for face in faces.attributes[:2]])
     with torch.no_grad():
-        both, answers = taught(batch, labels), taught.model(batch)
+        both = taught(batch, labels)
+        answers = taught.model(batch)
         more = taught.label_losses(taught.model.vision(batch.pictures), labels)
     np.testing.assert_allclose(both - answers, more.repeat_interleave(2), rtol=1e-4)

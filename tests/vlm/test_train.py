@@ -24,9 +24,28 @@ def files(tmp_path_factory) -> dict[str, str]:
         plain = [*QUICK, "--steps", "3", "--sample-every", "0"]
         assert train_masks([*plain, "--export", files["masks"]]) == 0
         assert train([*plain, "--masks", files["masks"], "--export", files["first"]]) == 0
-        assert train([*plain[:-4], "--steps", "1", "--sample-every", "1", "--learning-rate", "1e-6", "--start",
-                      files["first"], "--masks", files["masks"], "--export", files["second"],
-                      "--out", str(folder / "second")]) == 0  # fmt: skip
+        assert (
+            train(
+                [
+                    *plain[:-4],
+                    "--steps",
+                    "1",
+                    "--sample-every",
+                    "1",
+                    "--learning-rate",
+                    "1e-6",
+                    "--start",
+                    files["first"],
+                    "--masks",
+                    files["masks"],
+                    "--export",
+                    files["second"],
+                    "--out",
+                    str(folder / "second"),
+                ]
+            )
+            == 0
+        )
     assert (folder / "second" / "samples-000001.png").stat().st_size > 1000
     return files
 
