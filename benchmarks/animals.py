@@ -37,7 +37,7 @@ from benchmarks.report import Row, at_least, at_most
 from benchmarks.side_by_side import hardware
 from helpers.course import repository_root
 from helpers.tiny_sd.model import TinySD
-from helpers.weights import TRAINED_BY, read_metadata, weights_path
+from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RECORD = "00_assets/results/animals.json"
 MOST_MEGABYTES = 20  # of one network's weights
@@ -115,11 +115,11 @@ def _photograph_row(size: str, scores: dict[str, Any]) -> Row:
 
 def _judge() -> Judge | None:
     """The judge, or None where its packages are absent."""
-    from helpers.scoring.photographs import PhotographReader
+    from helpers.scoring.photographs import PhotographClassifier
 
     try:
         with redirect_stdout(io.StringIO()):  # its package prints a line
-            return PhotographReader()
+            return PhotographClassifier()
     except ImportError:
         return None
 
@@ -128,7 +128,7 @@ def _rows(name: str, judge: Judge | None) -> list[Row]:
     title = f"real animals, {NETWORKS[name].title}"
     path = weights_path(name)
     if not path.is_file():
-        return [Row(f"{title}: shipped weights", "none yet", TRAINED_BY[name], False)]
+        return [Row(f"{title}: shipped weights", "none yet", TRAINING_COMMANDS[name], False)]
     entry = recorded()["networks"].get(name)
     command = f"python -m benchmarks.animals {name}"
     if entry is None:
@@ -372,9 +372,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measured(name: str, photographs: Photographs, sampling: Sampling | None, command: str) -> dict[str, Any]:
     """One network's scores, and those of the photographs themselves where the record lacks them."""
-    from helpers.scoring.photographs import PhotographReader
+    from helpers.scoring.photographs import PhotographClassifier
 
-    judge = PhotographReader()
+    judge = PhotographClassifier()
     size = str(photographs.held_out.size)
     counts = counts_of(photographs)
     if recorded()["photographs"].get(size, {}).get("counts") != counts:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers.data import Faces
-from helpers.scoring.coverage import coverage
+from helpers.scoring.coverage import precision_recall
 from helpers.scoring.frechet import kernel_distance
 from helpers.scoring.neighbours import nearest
 from helpers.scoring.photographs import agreement
@@ -30,7 +30,7 @@ SUSPICIOUS = 0.01  # share of the held-out photographs that lie as near to a tra
 
 
 class Judge(Protocol):
-    """What `PhotographReader` does."""
+    """What `PhotographClassifier` does."""
 
     def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, H) in [-1, 1] -> probabilities (N, 1000) and features (N, D)."""
@@ -180,7 +180,7 @@ def compare(images: Tensor, features: Tensor, judge: Judge, photographs: Photogr
     held_out = photographs.held_out.tensor(chosen)
     _, real = judge.read(held_out)
     kid = kernel_distance(features, real, repeats=REPEATS)
-    share = coverage(real, features)
+    share = precision_recall(real, features)
     return {
         "held_out": len(held_out),
         "kid": {"value": kid.value, "standard_error": kid.spread},
@@ -230,7 +230,7 @@ def baseline(judge: Judge, photographs: Photographs, per_class: int = PER_CLASS)
     held_out = photographs.held_out.tensor(balanced(photographs.held_out, min(photographs.held_out.counts.values())))
     _, real = judge.read(held_out)
     kid = kernel_distance(features, real, repeats=REPEATS)
-    share = coverage(real, features)
+    share = precision_recall(real, features)
     return {
         "n": len(chosen),
         "held_out": len(held_out),

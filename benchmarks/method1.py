@@ -20,7 +20,7 @@ from benchmarks import real_faces
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.side_by_side import Comparison, hardware
 from helpers.course import repository_root
-from helpers.weights import TRAINED_BY, read_metadata, weights_path
+from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 NAME = "tiny_sd_pixels"
 RESULTS = "00_assets/results/method1.json"
@@ -42,12 +42,12 @@ def check() -> list[Row]:
 def _shipped() -> list[Row]:
     from helpers.data.captions import caption
     from helpers.data.toy_faces import toy_attributes
-    from helpers.scoring.attributes import held_out_accuracy, load_reader
+    from helpers.scoring.attributes import held_out_accuracy, load_classifier
     from helpers.tiny_sd.model import TinySD
 
     if not weights_path(NAME).exists():
-        return [Row("shipped weights of Method 1", "none yet", TRAINED_BY[NAME], False)]
-    reader = load_reader()
+        return [Row("shipped weights of Method 1", "none yet", TRAINING_COMMANDS[NAME], False)]
+    reader = load_classifier()
     model = TinySD.from_weights(NAME)
     metadata = read_metadata(NAME)
     wanted = toy_attributes(300, seed=77)  # attributes nobody trained on; only their captions are used
@@ -152,11 +152,11 @@ def speeds(racers: dict[str, object]) -> dict[str, list[float]]:
 
 def judge(racer) -> float:
     """Share of generated pictures whose species is the one asked for."""
-    from helpers.scoring.attributes import load_reader
+    from helpers.scoring.attributes import load_classifier
 
     labels = torch.arange(PICTURES) % 3
     pictures = racer.sample(labels)
-    return load_reader().agreement(pictures, {"species": ["cat", "dog", "wild"] * (PICTURES // 3)})["species"]
+    return load_classifier().agreement(pictures, {"species": ["cat", "dog", "wild"] * (PICTURES // 3)})["species"]
 
 
 def beside() -> None:

@@ -15,12 +15,12 @@ from benchmarks.report import Row, at_least, at_most, true
 from benchmarks.sd1_peers import difference
 from benchmarks.side_by_side import Comparison, alternating, compared, hardware, peak_tensors, recorded
 from helpers.course import repository_root
-from helpers.vlm.decoding import Reading, generate
+from helpers.vlm.decoding import CachedDecoder, generate
 from helpers.vlm.gemma import GemmaConfig
 from helpers.vlm.minicpm import slicing
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SiglipConfig
-from helpers.weights import TRAINED_BY, weights_path
+from helpers.weights import TRAINING_COMMANDS, weights_path
 
 RESULTS = "00_assets/results/paligemma.json"
 PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
@@ -118,16 +118,16 @@ def _slices() -> list[Row]:
 def _answers() -> list[Row]:
     """What the tiny weights say of held-out faces."""
     from helpers.data import load_faces
-    from helpers.vlm.exam import examine
+    from helpers.vlm.exam import evaluate
     from helpers.vlm.pipeline import PaliGemma
 
     absent = [name for name in WEIGHTS if not weights_path(name).exists()]
     if absent:
         return [
-            Row(f"shipped weights, {name}", "none yet", TRAINED_BY.get(name, "no command yet"), False)
+            Row(f"shipped weights, {name}", "none yet", TRAINING_COMMANDS.get(name, "no command yet"), False)
             for name in absent
         ]
-    marks = examine(PaliGemma.from_weights(), load_faces(split="val", limit=FACES, progress=False))
+    marks = evaluate(PaliGemma.from_weights(), load_faces(split="val", limit=FACES, progress=False))
     rows = [at_least(f"{kind}, {FACES} held-out faces", 100 * marks[kind], least, "%") for kind, least in LEAST.items()]
     size = sum(weights_path(name).stat().st_size for name in WEIGHTS) / 1e6
     return [*rows, at_most(f"weights, {' and '.join(WEIGHTS)}", size, 12, "MB")]
@@ -200,7 +200,7 @@ def measured(name: str) -> dict:
     given = left_padded(batch)
 
     def read() -> Tensor:
-        return Reading(ours, batch, room=1).logits
+        return CachedDecoder(ours, batch, room=1).logits
 
     def read_there() -> Tensor:
         return theirs(**given, use_cache=True, logits_to_keep=1).logits[:, -1]

@@ -41,7 +41,7 @@ def channel_range(images: np.ndarray) -> np.ndarray:
     return np.percentile(images.transpose(1, 0, 2, 3).reshape(3, -1), TAILS, axis=1).T
 
 
-def coverage(samples: np.ndarray, data: np.ndarray) -> dict[str, float]:
+def precision_recall(samples: np.ndarray, data: np.ndarray) -> dict[str, float]:
     """Share of the data's range, channel by channel, that the samples reach."""
     made = channel_range(samples)
     real = channel_range(data)
@@ -97,7 +97,7 @@ def main(folder: Path) -> None:
         "percentiles": TAILS,
         "range_of_samples": channel_range(samples).round(1).tolist(),
         "range_of_data": channel_range(data.images).round(1).tolist(),
-        "range_coverage": coverage(samples, data.images),
+        "range_coverage": precision_recall(samples, data.images),
         "mean_of_samples": colours(samples, np.mean),
         "mean_of_data": colours(data.images, np.mean),
         "spread_of_samples": colours(samples, np.std),

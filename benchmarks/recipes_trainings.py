@@ -49,10 +49,10 @@ class Judge:
     """Generated images against held-out photographs, as many of each class."""
 
     def __init__(self, size: int, per_class: int):
-        from helpers.scoring.photographs import PhotographReader
+        from helpers.scoring.photographs import PhotographClassifier
 
         held_out = load_faces("animal-faces", "val", size, progress=False)
-        self.reader = PhotographReader()
+        self.reader = PhotographClassifier()
         self.names = held_out.class_names
         self.per_class = per_class
         self.features = self.reader.read(held_out.tensor(balanced(held_out, per_class)))[1]

@@ -28,14 +28,14 @@ from benchmarks.side_by_side import (
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
-from helpers.layers.attention import readable
-from helpers.published import fit
+from helpers.layers.attention import attention_with_map
+from helpers.published import load_pretrained
 from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
-from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.training.precision import computes_bf16
-from helpers.weights import TRAINED_BY, read_metadata, weights_path
+from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RESULTS = "00_assets/results/sd1.json"
 SYSTEM = "Stable Diffusion 1"
@@ -65,7 +65,7 @@ def check() -> list[Row]:
 def _sizes() -> list[Row]:
     with torch.device("meta"):
         parts = {
-            "text encoder": TextTower(TowerConfig.sd1_text()),
+            "text encoder": TextTower(CLIPTowerConfig.sd1_text()),
             "U-Net": UNet(UNetConfig.v1()),
             "autoencoder": KLAutoencoder(KLConfig.sd1()),
         }
@@ -184,13 +184,13 @@ def full_size(part: str) -> tuple[nn.Module, nn.Module]:
             )
         )
         with torch.device("meta"):
-            ours = TextTower(TowerConfig.sd1_text())
+            ours = TextTower(CLIPTowerConfig.sd1_text())
             names = TEXT_NAMES
     filled(theirs)
     tensors = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith("position_ids")}
     if part == "text encoder" and not any(name.startswith("text_model.") for name in tensors):
         tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-    fit(ours, tensors, names, what=f"the {part}")
+    load_pretrained(ours, tensors, names, what=f"the {part}")
     return theirs.eval(), ours.eval()
 
 
@@ -218,11 +218,13 @@ def filled(module: nn.Module) -> nn.Module:
 def _drawn() -> list[Row]:
     from helpers.data.captions import caption
     from helpers.data.toy_faces import toy_attributes
-    from helpers.scoring.attributes import held_out_accuracy, load_reader
+    from helpers.scoring.attributes import held_out_accuracy, load_classifier
 
     if not weights_path(NAME).exists():
-        return [Row("shipped weights of the tiny SD1", "none yet", TRAINED_BY.get(NAME, "a training command"), False)]
-    reader = load_reader()
+        return [
+            Row("shipped weights of the tiny SD1", "none yet", TRAINING_COMMANDS.get(NAME, "a training command"), False)
+        ]
+    reader = load_classifier()
     model = StableDiffusion1.from_weights(NAME)
     wanted = toy_attributes(PROMPTS, seed=78)  # nobody trained on them; only their captions are used
     pictures = model.generate(
@@ -296,11 +298,11 @@ def attention_variants(tokens: int = 4096, heads: int = 8, width: int = 40) -> l
     q, k, v = (torch.randn(2, heads, tokens, width, generator=generator) for _ in range(3))
 
     def sliced() -> Tensor:
-        parts = (readable(q[:, h : h + 1], k[:, h : h + 1], v[:, h : h + 1])[0] for h in range(heads))
+        parts = (attention_with_map(q[:, h : h + 1], k[:, h : h + 1], v[:, h : h + 1])[0] for h in range(heads))
         return torch.cat(list(parts), dim=1)
 
     variants = {
-        "readable formula": lambda: readable(q, k, v)[0],
+        "readable formula": lambda: attention_with_map(q, k, v)[0],
         "readable, head by head": sliced,
         "fused (SDPA)": lambda: nn.functional.scaled_dot_product_attention(q, k, v),
         "fused, bfloat16": lambda: nn.functional.scaled_dot_product_attention(

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLConfig
-from helpers.published import published_sources
+from helpers.published import checkpoint_keys
 from helpers.sd1 import checkpoint
 from helpers.sd1.pipeline import SD1Config, StableDiffusion1
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TEXT_NAMES, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig
 from helpers.text.train import learn_merges
 
 CORPUS = ["a striped orange cat with green eyes", "a plain grey dog with blue eyes", "a photo of a cat and a dog"] * 3
 MERGES = list(learn_merges(CORPUS, 60))
 WORDS = BytePairTokenizer(MERGES, length=16)
 SMALL = SD1Config(
-    text=TowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16),
+    text=CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16),
     unet=UNetConfig(width=32, text_width=24, groups=8),
     autoencoder=KLConfig(width=16, groups=8),
     size=64,
@@ -66,7 +66,7 @@ def reference(config: SD1Config):
     )
     crossed = [f"{'CrossAttn' * has}DownBlock2D" for has in unet.attention]
     network = UNet2DConditionModel(
-        sample_size=config.size // auto.factor,
+        sample_size=config.size // auto.downsampling_factor,
         in_channels=4,
         out_channels=4,
         layers_per_block=unet.blocks,
@@ -129,7 +129,7 @@ def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
     tensors = {}
     for prefix, module, renaming in parts:
         for name, tensor in module.state_dict().items():
-            sources = published_sources(name, renaming)
+            sources = checkpoint_keys(name, renaming)
             for source, part in zip(sources, tensor.chunk(len(sources)), strict=True):
                 convolution = part.ndim == 2 and any(kind in source for kind in ("attn_1.", "proj_in", "proj_out"))
                 part = part[:, :, None, None] if convolution else part

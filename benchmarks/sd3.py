@@ -19,7 +19,7 @@ from benchmarks.sd3_peers import SMALL, SMALL_3_5, reference, stability_tensors,
 from benchmarks.side_by_side import Comparison, compared, compared_rows, hardware, network_comparisons, with_earlier
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
-from helpers.published import fit
+from helpers.published import load_pretrained
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
@@ -27,7 +27,7 @@ from helpers.sd3.pipeline import StableDiffusion3
 from helpers.text.clip import TextTower
 from helpers.text.t5 import T5Config, T5Encoder
 from helpers.training.precision import computes_bf16
-from helpers.weights import TRAINED_BY, weights_path
+from helpers.weights import TRAINING_COMMANDS, weights_path
 
 RESULTS = "00_assets/results/sd3.json"
 SYSTEM = "Stable Diffusion 3"
@@ -177,11 +177,11 @@ def _faults(model: StableDiffusion3, made: SimpleNamespace, into: Path) -> Row:
 def _drawn() -> list[Row]:
     from helpers.data.captions import caption
     from helpers.data.toy_faces import toy_attributes
-    from helpers.scoring.attributes import held_out_accuracy, load_reader
+    from helpers.scoring.attributes import held_out_accuracy, load_classifier
 
     if not weights_path(NAME).exists():
-        return [Row("shipped weights of the tiny SD3", "none yet", TRAINED_BY[NAME], False)]
-    reader = load_reader()
+        return [Row("shipped weights of the tiny SD3", "none yet", TRAINING_COMMANDS[NAME], False)]
+    reader = load_classifier()
     model = StableDiffusion3.from_weights(NAME)
     wanted = toy_attributes(PROMPTS, seed=78)  # the captions that Stable Diffusion 1 is asked for too
     pictures = model.generate(
@@ -238,7 +238,7 @@ def pair(sizes: MMDiTConfig) -> tuple[MMDiT, nn.Module]:
         ours = MMDiT(sizes)
     theirs = filled(transformer_reference(sizes, sizes.width // sizes.heads)).eval()
     tensors = checkpoint.plain(theirs.state_dict(), sizes, "diffusers")
-    fit(ours, tensors, checkpoint.transformer_names("diffusers"), what="a transformer")
+    load_pretrained(ours, tensors, checkpoint.transformer_names("diffusers"), what="a transformer")
     return ours.eval(), theirs
 
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from benchmarks.sd1_peers import MERGES, WORDS, randomised, write_merges
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLConfig
-from helpers.published import published_sources
+from helpers.published import checkpoint_keys
 from helpers.sd3 import checkpoint
 from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.sd3.pipeline import SD3Config, StableDiffusion3
-from helpers.text.clip import TEXT_NAMES, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig
 from helpers.text.t5 import T5_NAMES, T5Config
 
-TOWER = TowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16, projection=24)
+TOWER = CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16, projection=24)
 SMALL = SD3Config(
     transformer=MMDiTConfig(width=128, layers=3, heads=2, text_width=64, pooled_width=56, table=12, base=64),
     autoencoder=replace(KLConfig.sd3(), width=16, groups=8),
@@ -166,7 +166,7 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
         ]
     for part, module, renaming in parts:
         for name, tensor in module.state_dict().items():
-            sources = published_sources(name, renaming)
+            sources = checkpoint_keys(name, renaming)
             for source, piece in zip(sources, tensor.chunk(len(sources)), strict=True):
                 piece = piece[:, :, None, None] if piece.ndim == 2 and "attn_1." in source else piece
                 tensors[checkpoint.PREFIXES[part] + source] = piece.contiguous().clone()

@@ -29,7 +29,7 @@ from benchmarks.tiny_sd_trainings import (
     workers,
 )
 from helpers.course import repository_root
-from helpers.weights import TRAINED_BY, read_metadata, weights_path
+from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RECORD = "00_assets/results/tiny_sd.json"
 SHIPPED = {"pixels": "tiny_sd_pixels", "pretrained": "tiny_sd_pretrained", "own": "tiny_sd_own"}
@@ -60,15 +60,15 @@ def _real_animals() -> list[Row]:
 
 def _shipped() -> list[Row]:
     from helpers.data.toy_faces import toy_attributes
-    from helpers.scoring.attributes import load_reader
+    from helpers.scoring.attributes import load_classifier
     from helpers.tiny_sd.model import TinySD
 
     rows = []
-    reader = load_reader()
+    reader = load_classifier()
     wanted = [face.species for face in toy_attributes(SAMPLES, seed=77)]  # of faces nobody trained on
     for method, name in SHIPPED.items():
         if not weights_path(name).exists():
-            rows.append(Row(f"shipped weights, {method}", "none yet", TRAINED_BY[name], False))
+            rows.append(Row(f"shipped weights, {method}", "none yet", TRAINING_COMMANDS[name], False))
             continue
         pictures = TinySD.from_weights(name).generate(wanted, seed=10_000)
         species = reader.agreement(pictures, {"species": wanted})["species"]

@@ -149,7 +149,7 @@ def sampling() -> dict[str, dict[str, list[float]]]:
     spent = {method: {"in all": [], "decoding": []} for method in systems}
     for turn in range(ROUNDS + 1):  # the first is a warm-up
         for method, system in systems.items():
-            *_, last = system.walk(labels, steps=1)
+            *_, last = system.sample_steps(labels, steps=1)
             works = {
                 "in all": lambda s=system: s.generate(labels, steps=12),
                 "decoding": lambda s=system, x=last.x: s.codec.decode(x),

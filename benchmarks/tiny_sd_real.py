@@ -119,11 +119,11 @@ def main(folders: list[Path]) -> None:
     """Generate, judge, and write the record and the pictures."""
     from helpers.data import load_faces
     from helpers.scoring.frechet import frechet_distance, kernel_distance
-    from helpers.scoring.photographs import PhotographReader, agreement
+    from helpers.scoring.photographs import PhotographClassifier, agreement
     from helpers.show.figures import grid, save_png, style
 
     style()
-    reader = PhotographReader()
+    reader = PhotographClassifier()
     held_out = load_faces("animal-faces", "val", 64)
     seen = load_faces("animal-faces", "train", 64)
     chosen = balanced(held_out, HELD_OUT)

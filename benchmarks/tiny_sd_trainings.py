@@ -33,9 +33,9 @@ class Judge:
 
     def __init__(self):
         from helpers.data import load_faces
-        from helpers.scoring.attributes import load_reader
+        from helpers.scoring.attributes import load_classifier
 
-        self.reader = load_reader()
+        self.reader = load_classifier()
         self.unseen = load_faces(split="val")
         self.train = load_faces(split="train")
         self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
@@ -55,9 +55,9 @@ class Judge:
 
     def scores(self, pictures, asked, last: bool) -> dict:
         """Nearest neighbours and recall at the end only."""
-        from helpers.scoring.coverage import coverage
+        from helpers.scoring.coverage import precision_recall
         from helpers.scoring.frechet import frechet_distance, kernel_distance
-        from helpers.scoring.neighbours import copied
+        from helpers.scoring.neighbours import memorization_check
 
         features = self.reader.features(pictures)
         told = self.reader.agreement(pictures, asked)
@@ -70,16 +70,16 @@ class Judge:
             "kernel": kernel_distance(features, self.features).value,
         }
         if last:
-            within = coverage(self.features[:SAMPLES], features)
+            within = precision_recall(self.features[:SAMPLES], features)
             found |= {
                 "precision": within.precision,
                 "recall": within.recall,
-                "copying": copied(pictures[:100], self.train.images, self.unseen.images[:100]).ratio,
+                "copying": memorization_check(pictures[:100], self.train.images, self.unseen.images[:100]).ratio,
             }
         return found
 
 
-def prepared(method: str, seed: int, faces) -> tuple[object, object]:
+def build_codec(method: str, seed: int, faces) -> tuple[object, object]:
     """The codec and the latents of one run; for method 3 its autoencoder is trained here."""
     import tempfile
 
@@ -89,24 +89,24 @@ def prepared(method: str, seed: int, faces) -> tuple[object, object]:
 
     if method == "pixels":
         return PixelCodec(), None
-    autoencoder = own_autoencoder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
+    autoencoder = autoencoder_folder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
     with tempfile.TemporaryDirectory() as folder:  # not from a cache: the encoding is part of the price
         latents = encode_once(autoencoder, faces, cache_dir=folder)
         latents = replace(latents, values=np.array(latents.values))
     return CODECS[method](autoencoder, latents.mean, latents.std), latents
 
 
-def own_autoencoder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODER_STEPS):
+def autoencoder_folder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODER_STEPS):
     """Method 3's autoencoder, in the same way as `helpers.tiny_sd.train --method own` makes it."""
     from helpers.autoencoders.kl import KLAutoencoder
-    from helpers.autoencoders.losses import PictureLoss
+    from helpers.autoencoders.losses import ReconstructionLoss
     from helpers.autoencoders.train import Reconstruction, drawn_batch, tiny_config, with_measured_scale
-    from helpers.tiny_sd.train import OWN_AUTOENCODER as OWN
+    from helpers.tiny_sd.train import AUTOENCODER_RECIPE as OWN
     from helpers.training import EMA, TrainConfig, train
     from helpers.training.precision import computes_bf16
 
     torch.manual_seed(seed)
-    model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), PictureLoss())
+    model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), ReconstructionLoss())
     model = model.to(memory_format=torch.channels_last)
 
     def losses(model, generator):
@@ -129,7 +129,7 @@ def channel_psnr(trained_on: str, channels: int, judge: Judge) -> float:
 
     some = judge.train if trained_on == "faces" else load_patterns()
     pictures = judge.unseen.tensor(slice(0, 300))
-    autoencoder = own_autoencoder(0, some, channels, CHANNEL_STEPS)
+    autoencoder = autoencoder_folder(0, some, channels, CHANNEL_STEPS)
     with torch.no_grad():
         parts = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
     return round(psnr(pictures, torch.cat(parts)), 2)
@@ -143,7 +143,7 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
 
     start = time.process_time()
     faces = judge.train
-    codec, latents = prepared(method, seed, faces)
+    codec, latents = build_codec(method, seed, faces)
     spent = time.process_time() - start
     before = spent
     model = command.new_model(command.parser().parse_args(["--method", method, "--seed", str(seed)]), faces, codec)

@@ -6,7 +6,7 @@ import statistics
 import time
 
 from benchmarks.report import Row, at_most, true
-from helpers.autoencoders.zoo import BATCH_SIZE, CONFIG, VARIANTS, Judge, made, train_variant
+from helpers.autoencoders.zoo import BATCH_SIZE, CONFIG, VARIANTS, VariantEvaluator, build_variant, train_variant
 from helpers.course import repository_root
 from helpers.data import load_faces
 
@@ -36,7 +36,7 @@ def _as_recorded(record: dict, name: str = "VAE") -> Row:
     """One entry trained anew: another machine rounds otherwise, so the spread of the seeds is the measure."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
     told = record["variants"][name]["psnr"]
-    apart = abs(_trained(name, 0, faces, Judge(unseen))["psnr"] - told["seeds"][0])
+    apart = abs(_trained(name, 0, faces, VariantEvaluator(unseen))["psnr"] - told["seeds"][0])
     return at_most(f"{name} trained anew: PSNR away from the table's", apart, 0.2, "dB")
 
 
@@ -48,7 +48,7 @@ def run() -> None:
     """Train every variant three times, write the table."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
     variants = {}
-    judge = Judge(unseen)
+    judge = VariantEvaluator(unseen)
     for name in VARIANTS:
         found = [_trained(name, seed, faces, judge) for seed in range(SEEDS)]
         variants[name] = {key: _spread([one[key] for one in found]) for key in found[0]}
@@ -58,8 +58,8 @@ def run() -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _trained(name: str, seed: int, faces, judge: Judge) -> dict[str, float]:
-    model = made(name, seed)
+def _trained(name: str, seed: int, faces, judge: VariantEvaluator) -> dict[str, float]:
+    model = build_variant(name, seed)
     start = time.process_time()
     for _ in train_variant(model, faces, CONFIG):
         pass

@@ -24,12 +24,12 @@ from helpers.autoencoders.code_prior import CodePrior
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.quantizers import nearest
 from helpers.autoencoders.train_vq import tiny_config
-from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig, through_codes
+from helpers.autoencoders.vq import CODEBOOK, VQAutoencoder, VQConfig, reconstruct
 from helpers.course import repository_root
 from helpers.data import load_faces
 from helpers.data.chelsea import load_chelsea
-from helpers.published import fit
-from helpers.scoring.attributes import load_reader
+from helpers.published import load_pretrained
+from helpers.scoring.attributes import load_classifier
 from helpers.scoring.reconstruction import psnr
 from helpers.training.precision import computes_bf16
 from helpers.weights import read_metadata, weights_path
@@ -51,11 +51,11 @@ def _shipped() -> list[Row]:
     faces = load_faces(split="val", size=64, limit=300)
     told = read_metadata("vq")
     model = VQAutoencoder.from_weights("vq")
-    again, _, used = through_codes(model, faces.tensor())
+    again, _, used = reconstruct(model, faces.tensor())
     species = torch.arange(300) % 3
     written = CodePrior.from_weights("vq_prior").generate(species, torch.Generator().manual_seed(0))
     drawn = torch.cat([model.decode_indices(some) for some in written.split(50)]).clamp(-1, 1)
-    right = load_reader().agreement(drawn, {"species": species})["species"]
+    right = load_classifier().agreement(drawn, {"species": species})["species"]
     size = sum(weights_path(name).stat().st_size for name in ("vq", "vq_prior")) / 1e6
     return [
         at_least("VQ, 300 unseen drawn faces, 64x64 to 16x16: PSNR", psnr(faces.tensor(), again), 26.0, "dB"),
@@ -107,7 +107,7 @@ def kl_pair() -> tuple[KLAutoencoder, nn.Module]:
         )
     )
     ours = KLAutoencoder(config)
-    fit(ours, dict(theirs.state_dict()), published_names(config, "diffusers"), what="an AutoencoderKL")
+    load_pretrained(ours, dict(theirs.state_dict()), published_names(config, "diffusers"), what="an AutoencoderKL")
     return ours.eval(), theirs
 
 
@@ -131,7 +131,7 @@ def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
     )
     ours = VQAutoencoder(config)
     names = [*published_names(config.halves(), "diffusers"), *CODEBOOK]
-    fit(ours, dict(theirs.state_dict()), names, what="a VQModel")
+    load_pretrained(ours, dict(theirs.state_dict()), names, what="a VQModel")
     return ours.eval(), theirs
 
 
@@ -200,7 +200,7 @@ def training_step(K: int, theirs: bool, pictures: Tensor):
     torch.manual_seed(0)
     model = VQAutoencoder(tiny_config(K)).train()
     config = tiny_config(K)
-    vectors = len(pictures) * (pictures.shape[-1] // config.factor) ** 2
+    vectors = len(pictures) * (pictures.shape[-1] // config.downsampling_factor) ** 2
     peer = Peer(K, config.code_width, vectors).train() if theirs else None
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -214,7 +214,7 @@ def training_step(K: int, theirs: bool, pictures: Tensor):
                     loss = found.loss.mean()
                 else:
                     codes, loss = peer(z.float())
-            again = model.paint(codes)
+            again = model.decode_codes(codes)
         (F.mse_loss(again.float(), pictures) + loss).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -249,7 +249,7 @@ def draw_chelsea(models: dict[str, VQAutoencoder]) -> None:
 
     style()
     chelsea = load_chelsea()
-    reconstructions = {f"trained on {data}": through_codes(model, chelsea)[0] for data, model in models.items()}
+    reconstructions = {f"trained on {data}": reconstruct(model, chelsea)[0] for data, model in models.items()}
     images = torch.cat([chelsea, *reconstructions.values()])
     save_png(grid(images, titles=["Chelsea", *reconstructions], scale=3), repository_root() / FIGURE)
 
@@ -270,7 +270,7 @@ def measured_on_photographs(folder: Path) -> VQAutoencoder:
     model = VQAutoencoder.from_weights(weights)
     told = read_metadata(weights)
     faces = load_faces("animal-faces", "val", 64)
-    again, _, used = through_codes(model, faces.tensor())
+    again, _, used = reconstruct(model, faces.tensor())
     record = {
         "command": told["command"],
         "minutes": float(told["minutes"]),

@@ -1,6 +1,6 @@
 """Checkpoints that other people published: read without running their code, and fitted to our modules strictly.
 
-A module's tensors are looked up by name: a `Renaming` turns our names into the file's. Whatever is missing, left
+A module's tensors are looked up by name: a `KeyMapping` turns our names into the file's. Whatever is missing, left
 over or of another shape is reported together; nothing is loaded then.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 # (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k, v
-Renaming = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+KeyMapping = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors file, or of a pickle (.ckpt, .bin, .pt, .pth) that holds data only.
 
     A `state_dict` level inside is opened; entries that are no tensors (a training's step counter) are left out.
@@ -50,7 +50,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-class _Ignored:
+class _InertObject:
     """Stands in for a training library's object in a checkpoint: it is named there, and never used."""
 
     def __init__(self, *_):
@@ -61,7 +61,7 @@ class _Ignored:
 
 
 # what PyTorch Lightning wrote beside the weights of the first Stable Diffusion checkpoints: its callback, and a score
-HARMLESS = (
+ALLOWED_PICKLE_GLOBALS = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "numpy.dtype",
     "numpy.core.multiarray.scalar",
@@ -73,7 +73,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     check_zip(path)
     try:
-        with torch.serialization.safe_globals([(_Ignored, name) for name in HARMLESS]):
+        with torch.serialization.safe_globals([(_InertObject, name) for name in ALLOWED_PICKLE_GLOBALS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -131,7 +131,7 @@ def _nature(path: Path) -> str:
     return "damaged or no checkpoint"
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_json_config(path: Path) -> dict[str, Any]:
     """What a config.json (or model_index.json) tells: JSON, and never code.
 
     Raises:
@@ -197,7 +197,7 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
             index = folder / part / f"{stem}.safetensors.index{dot}.json"
             if index.is_file():
                 try:
-                    files = sorted(set(read_config(index)["weight_map"].values()))
+                    files = sorted(set(read_json_config(index)["weight_map"].values()))
                     if not all(isinstance(file, str) for file in files):
                         raise TypeError("a file's name is no text")
                 except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -209,8 +209,10 @@ def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str |
                     raise FileNotFoundError(
                         f"{index} lists {', '.join(absent)}, which {folder / part} lacks: download the rest"
                     )
-                return {name: tensor for file in files for name, tensor in read_tensors(folder / part / file).items()}
-    return read_tensors(folder_part(folder, part, stems, variant))
+                return {
+                    name: tensor for file in files for name, tensor in read_checkpoint(folder / part / file).items()
+                }
+    return read_checkpoint(folder_part(folder, part, stems, variant))
 
 
 def fetch(repo: str, patterns: Sequence[str]) -> Path:
@@ -234,24 +236,24 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def renamed(name: str, renaming: Renaming) -> str:
+def map_key(name: str, key_mapping: KeyMapping) -> str:
     """A name of ours as they write it, with the braces of what we keep together."""
-    for pattern, replacement in renaming:
+    for pattern, replacement in key_mapping:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def published_sources(name: str, renaming: Renaming) -> list[str]:
+def checkpoint_keys(name: str, key_mapping: KeyMapping) -> list[str]:
     """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
-    name = renamed(name, renaming)
+    name = map_key(name, key_mapping)
     together = re.search(r"\{(\w+)\}", name)
     return [name.replace(together[0], letter) for letter in together[1]] if together else [name]
 
 
-def fit(
+def load_pretrained(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
-    renaming: Renaming,
+    key_mapping: KeyMapping,
     *,
     what: str,
     dtype: torch.dtype = torch.float32,
@@ -274,16 +276,16 @@ def fit(
     faults = []
     used = set()
     for name, ours in module.state_dict().items():
-        sources = published_sources(name, renaming)
+        sources = checkpoint_keys(name, key_mapping)
         used.update(sources)
         absent = [source for source in sources if source not in tensors]
         if absent:
             faults += [f"missing {source}" for source in absent]
             continue
         expected = (len(ours) // len(sources), *ours.shape[1:]) if ours.ndim else ()
-        shapes = [_essential(tensors[source].shape) for source in sources]
-        strange = [source for source, shape in zip(sources, shapes, strict=True) if shape != _essential(expected)]
-        if strange and _stacked(shapes) == _essential(ours.shape):
+        shapes = [_squeezed_shape(tensors[source].shape) for source in sources]
+        strange = [source for source, shape in zip(sources, shapes, strict=True) if shape != _squeezed_shape(expected)]
+        if strange and _concatenated_shape(shapes) == _squeezed_shape(ours.shape):
             strange = []  # fewer heads of keys and values than of queries: unequal parts of one tensor
         faults += [f"{source} is {tuple(tensors[source].shape)}, made for {expected}" for source in strange]
         if not strange:
@@ -299,19 +301,19 @@ def fit(
     module.load_state_dict(state, assign=True)
 
 
-def cause_among(causes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def guess_cause(causes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """The first of the causes, by a pattern, that matches a tensor's name: what a file may be instead. Or ""."""
     return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
 
 
-def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _concatenated_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     """The shape of tensors below one another; None where they do not go together."""
     if not all(shapes) or len({shape[1:] for shape in shapes}) != 1:
         return None
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _essential(shape: Sequence[int]) -> tuple[int, ...]:
+def _squeezed_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without trailing ones: a 1x1 convolution's weights are a linear layer's."""
     sizes = list(shape)
     while len(sizes) > 2 and sizes[-1] == 1:

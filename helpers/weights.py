@@ -22,11 +22,13 @@ from helpers.course import repository_root
 
 Config = TypeVar("Config")
 
-SEAL = "sha256_metadata"  # the checksum of all other metadata
-SUMS = "SHA256SUMS"  # beside shipped weights that are older than the seal: the checksum of each file (sha256sum -c)
+METADATA_CHECKSUM = "sha256_metadata"  # the checksum of all other metadata
+CHECKSUM_FILE = (
+    "SHA256SUMS"  # beside shipped weights that are older than the seal: the checksum of each file (sha256sum -c)
+)
 
 # name of a file in 00_assets/weights -> the command that trains it
-TRAINED_BY = {
+TRAINING_COMMANDS = {
     "scorer": "python -m helpers.scoring.attributes",
     "clip": "python -m helpers.text.train --export 00_assets/weights/clip.safetensors",
     "autoencoder": "python -m helpers.autoencoders.train --export 00_assets/weights/autoencoder.safetensors",
@@ -95,8 +97,8 @@ def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write contiguous CPU tensors as they are, checksummed and atomically; training checkpoints are such files too."""
-    told = {name: text for name, text in metadata.items() if name != SEAL} | {"sha256": checksum(tensors)}
-    data = save(dict(tensors), {**told, SEAL: _seal(told)})
+    told = {name: text for name, text in metadata.items() if name != METADATA_CHECKSUM} | {"sha256": checksum(tensors)}
+    data = save(dict(tensors), {**told, METADATA_CHECKSUM: _metadata_checksum(told)})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -129,8 +131,8 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _seal(metadata: Mapping[str, str]) -> str:
-    told = {name: text for name, text in metadata.items() if name != SEAL}
+def _metadata_checksum(metadata: Mapping[str, str]) -> str:
+    told = {name: text for name, text in metadata.items() if name != METADATA_CHECKSUM}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -172,8 +174,8 @@ def read_metadata(name_or_path: str | Path) -> dict[str, str]:
     return read_tensors(_find(name_or_path))[1]
 
 
-def description(name_or_path: str | Path) -> dict[str, Any]:
-    """The sizes that a file of `save_described` builds its module with; lists come back as tuples.
+def read_config(name_or_path: str | Path) -> dict[str, Any]:
+    """The sizes that a file of `save_with_config` builds its module with; lists come back as tuples.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`, and for a file that describes no module.
@@ -187,13 +189,13 @@ def description(name_or_path: str | Path) -> dict[str, Any]:
     return _with_tuples(json.loads(metadata["model"]))
 
 
-def described(config: type[Config], name_or_path: str | Path) -> Config:
-    """The configuration that a file of `save_described` tells.
+def load_config(config: type[Config], name_or_path: str | Path) -> Config:
+    """The configuration that a file of `save_with_config` tells.
 
     Raises:
-        FileNotFoundError, ValueError: as `description`, and for the weights of another kind of network.
+        FileNotFoundError, ValueError: as `read_config`, and for the weights of another kind of network.
     """
-    told = description(name_or_path)
+    told = read_config(name_or_path)
     try:
         return config(**told)
     except TypeError as error:
@@ -203,9 +205,9 @@ def described(config: type[Config], name_or_path: str | Path) -> Config:
         ) from error
 
 
-def save_described(module: nn.Module, about: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:
+def save_with_config(module: nn.Module, config: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:
     """`save_weights` with a description of the module, plain JSON values, from which it can be built again."""
-    save_weights(module, path, {"model": json.dumps(about), **metadata})
+    save_weights(module, path, {"model": json.dumps(config), **metadata})
 
 
 def _with_tuples(value: Any) -> Any:
@@ -221,8 +223,10 @@ def _find(name_or_path: str | Path) -> Path:
     for path in tried:
         if path.is_file():
             return path
-    command = TRAINED_BY.get(Path(name).stem)
-    advice = f"Train them with: {command}" if command else f"The course knows weights for: {', '.join(TRAINED_BY)}"
+    command = TRAINING_COMMANDS.get(Path(name).stem)
+    advice = (
+        f"Train them with: {command}" if command else f"The course knows weights for: {', '.join(TRAINING_COMMANDS)}"
+    )
     raise FileNotFoundError(f"no weights {name!r}; looked for {' and '.join(map(str, tried))}. {advice}")
 
 
@@ -243,22 +247,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} carries no checksum: it was not written by helpers.weights")
     if checksum(tensors) != metadata["sha256"]:
         raise ValueError(f"{path} is damaged, {advice}: its tensors do not have the checksum that it promises")
-    vouched = metadata[SEAL] == _seal(metadata) if SEAL in metadata else _as_listed(path)
-    if vouched is None:
+    metadata_ok = (
+        metadata[METADATA_CHECKSUM] == _metadata_checksum(metadata)
+        if METADATA_CHECKSUM in metadata
+        else _matches_checksum_file(path)
+    )
+    if metadata_ok is None:
         warnings.warn(
             f"{path} was written by an older version of the course, without a checksum of its metadata: they "
             "are taken as they are",
             stacklevel=2,
         )
-    elif not vouched:
+    elif not metadata_ok:
         raise ValueError(f"{path} is damaged, {advice}: what it says of itself does not have the checksum it promises")
     return tensors, metadata
 
 
-def _as_listed(path: Path) -> bool | None:
+def _matches_checksum_file(path: Path) -> bool | None:
     """Whether the list beside a file knows these very bytes; None: it does not know the file."""
     try:
-        listed = (path.parent / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        listed = (path.parent / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}

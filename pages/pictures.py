@@ -9,7 +9,7 @@ from textwrap import fill
 import numpy as np
 import torch
 
-from helpers.autoencoders.vq import VQAutoencoder, code_pictures, through_codes
+from helpers.autoencoders.vq import VQAutoencoder, codes_to_rgb, reconstruct
 from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
@@ -33,7 +33,7 @@ def drawn_faces() -> None:
 
 def noise_becomes_a_picture() -> None:
     """Three generations, a row each, from pure noise on the left to the picture on the right."""
-    walk = list(TinySD.from_weights("tiny_sd_pixels").walk(["cat", "dog", "wild"], steps=24, seed=12))
+    walk = list(TinySD.from_weights("tiny_sd_pixels").sample_steps(["cat", "dog", "wild"], steps=24, seed=12))
     shown = [walk[step].x.clamp(-1, 1) for step in (0, 3, 7, 11, 14, 16, 18, 20, 21, 23)]
     save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].picture)
 
@@ -52,8 +52,8 @@ def faces_from_codes() -> None:
     """Unseen faces, their maps of codes in false colours, and what is decoded from those."""
     model = VQAutoencoder.from_weights("vq")
     pictures = load_faces(split="val", size=64, limit=10, progress=False).tensor()
-    again, maps, _ = through_codes(model, pictures)
-    shown = torch.cat([pictures, code_pictures(model, maps), again])
+    again, maps, _ = reconstruct(model, pictures)
+    shown = torch.cat([pictures, codes_to_rgb(model, maps), again])
     save_png(grid(shown, columns=10), IMAGES / PARTS["Autoencoders"].picture)
 
 

@@ -27,7 +27,7 @@ class Shapes:
 
     def __init__(self) -> None:
         config = SD1Config.v1()
-        side = config.size // config.autoencoder.factor
+        side = config.size // config.autoencoder.downsampling_factor
         with torch.device("meta"):
             text = TextTower(config.text)
             unet = UNet(config.unet)
@@ -50,7 +50,7 @@ def draw(system: StableDiffusion1, seed: int = 3) -> Canvas:
     shapes = Shapes()
     canvas = Canvas(WIDTH, HEIGHT, ALT)
     states = system.encode_text([PROMPT])[0]
-    (*_, last) = list(system.walk(PROMPT, steps=25, seed=seed))
+    (*_, last) = list(system.sample_steps(PROMPT, steps=25, seed=seed))
     _prompt(canvas, shapes, states)
     _latents(canvas, shapes, system, seed, last.x)
     _residual_block(canvas, shapes)

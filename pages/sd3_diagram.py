@@ -30,7 +30,7 @@ class Shapes:
     def __init__(self) -> None:
         self.config = config = SD3Config()
         sizes = config.transformer
-        side = config.size // config.autoencoder.factor
+        side = config.size // config.autoencoder.downsampling_factor
         with torch.device("meta"):
             networks = {
                 "CLIP-L": TextTower(config.clip_l),
@@ -69,7 +69,7 @@ def draw(system: StableDiffusion3, seed: int = 3) -> Canvas:
     shapes = Shapes()
     canvas = Canvas(WIDTH, HEIGHT, ALT)
     read = system.encoders([PROMPT])
-    (*_, last) = list(system.walk(PROMPT, steps=20, seed=seed, guidance_scale=4.0))
+    (*_, last) = list(system.sample_steps(PROMPT, steps=20, seed=seed, guidance_scale=4.0))
     _prompt(canvas, shapes, read.text[0])
     _latents(canvas, shapes, system, seed, last.x)
     _joint_block(canvas, shapes)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.autoencoders.quantizers import FSQ, LFQ, ResidualQuantizer, VectorQuantizer, nearest, usage
 from helpers.data import cache
-from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, sample, timesteps
+from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, sample, time_grid
 from helpers.text.t5 import learned_t5_tokenizer
 from helpers.vlm.processor import Tokenizer
 
@@ -77,7 +77,7 @@ def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T
 
     alpha, sigma = path.alpha_sigma(1.0)  # not every schedule ends in pure noise
     start = alpha * mean + (alpha**2 * std**2 + sigma**2).sqrt() * drawn(0, 4_000)
-    x = sample(name, denoise, start, timesteps(300), path, generator=torch.Generator().manual_seed(1))
+    x = sample(name, denoise, start, time_grid(300), path, generator=torch.Generator().manual_seed(1))
     assert x.mean().item() == pytest.approx(mean, abs=0.06 * (1 + std))
     assert x.std().item() == pytest.approx(std, rel=0.09, abs=0.03)
 

@@ -118,7 +118,7 @@ def test_damaged_files_are_refused_and_the_module_stays_as_it_was(damage, saved)
 def unsealed(path):
     """As the course wrote files before their metadata had a checksum."""
     tensors, told = weights.read_tensors(path)
-    del told[weights.SEAL]
+    del told[weights.METADATA_CHECKSUM]
     save_file(tensors, path, told)
     return told
 
@@ -134,7 +134,7 @@ def test_a_list_of_checksums_vouches_for_older_files(saved, line):
     unsealed(saved)
     right = hashlib.sha256(saved.read_bytes()).hexdigest()
     text = line.format(right=right, wrong="0" * 64, name=saved.name)
-    saved.with_name(weights.SUMS).write_bytes(text.encode(errors="surrogateescape"))
+    saved.with_name(weights.CHECKSUM_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if "wrong" in line:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.weights import described, load_weights, save_described
+from helpers.weights import load_config, load_weights, save_with_config
 
 Cache = list[tuple[Tensor, Tensor]]  # of every block: keys and values (B, heads, n, D / heads) of the codes so far
 
@@ -137,11 +137,11 @@ class CodePrior(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
-        save_described(self, asdict(self.config), path, metadata)
+        save_with_config(self, asdict(self.config), path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "CodePrior":
-        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(described(PriorConfig, name_or_path))
+        """Weights that `save` wrote. Raises what `load_weights` and `read_config` raise."""
+        model = cls(load_config(PriorConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()

@@ -50,7 +50,7 @@ def student_config(teacher: nn.Module) -> KLConfig:
     if latent.shape[2:] != (SIZE // FACTOR, SIZE // FACTOR):
         raise SystemExit(
             f"--teacher must make images {FACTOR} times smaller per side, this one makes them "
-            f"{teacher.config.factor} times smaller"
+            f"{teacher.config.downsampling_factor} times smaller"
         )
     channels = latent.shape[1]
     latents_of = latent_space(teacher)

@@ -25,7 +25,7 @@ def log_gaussian(z: Tensor, mean: Tensor | float = 0.0, logvar: Tensor | float =
     return -0.5 * (math.log(2 * math.pi) + logvar + (z - mean) ** 2 * (-logvar).exp())
 
 
-def aggregate(z: Tensor, mean: Tensor, logvar: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def aggregate_posterior_log_density(z: Tensor, mean: Tensor, logvar: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Log-density of codes under the posterior of the whole data set, estimated from one batch.
 
     By stratified sampling (Chen et al. 2018, appendix C.2): a code's own picture counts for 1 / N, another one for
@@ -53,7 +53,7 @@ def aggregate(z: Tensor, mean: Tensor, logvar: Tensor, count: int) -> tuple[Tens
     return together, (weights.log()[:, :, None] + each).logsumexp(1).sum(1)
 
 
-def permuted(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def permute_dims(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(B, D) with every column shuffled for itself: samples of prod_d q(z_d) (Kim & Mnih 2018, algorithm 1)."""
     order = torch.rand(z.shape, generator=generator).argsort(0).to(z.device)
     return z.gather(0, order)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
-from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
-from helpers.published import Renaming
-from helpers.weights import described, load_weights, save_described
+from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample, silu
+from helpers.published import KeyMapping
+from helpers.weights import load_config, load_weights, save_with_config
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class KLConfig:
     latents_of: str = ""  # of a distilled autoencoder: the fingerprint of the one whose latents it reproduces
 
     @property
-    def factor(self) -> int:
+    def downsampling_factor(self) -> int:
         """How many times smaller the latent is than the picture, per side."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
@@ -48,7 +48,7 @@ class KLConfig:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class DiagonalGaussian:
     """What the encoder says of a picture: a mean and a log-variance for every number of the latent, (B, C, h, w)."""
 
     mean: Tensor
@@ -64,8 +64,8 @@ class Gaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
-def refuse_odd_sides(pictures: Tensor, factor: int) -> None:
-    """Raises ValueError for what an encoder that makes sides `factor` times smaller cannot take."""
+def check_divisible(pictures: Tensor, factor: int) -> None:
+    """Raises ValueError for what an encoder that makes sides `downsampling_factor` times smaller cannot take."""
     if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
         raise ValueError(
             f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, got {tuple(pictures.shape)}"
@@ -92,7 +92,7 @@ class Level(nn.Module):
     def __init__(self, channels: int, width: int, blocks: int, groups: int, resample: nn.Module | None):
         super().__init__()
         inputs = [channels] + [width] * (blocks - 1)
-        self.residual = nn.ModuleList(ResidualBlock(c, width, groups=groups, eps=1e-6) for c in inputs)
+        self.residual = nn.ModuleList(ResnetBlock(c, width, groups=groups, eps=1e-6) for c in inputs)
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Level(nn.Module):
 
 def _middle(width: int, groups: int) -> nn.Sequential:
     """Residual block, attention, residual block: the only place where a corner sees the opposite one."""
-    first, last = (ResidualBlock(width, width, groups=groups, eps=1e-6) for _ in range(2))
+    first, last = (ResnetBlock(width, width, groups=groups, eps=1e-6) for _ in range(2))
     return nn.Sequential(first, PixelAttention(width, groups), last)
 
 
@@ -169,15 +169,15 @@ class KLAutoencoder(nn.Module):
         self.quant = nn.Conv2d(2 * C, 2 * C, 1) if config.quant_convs else nn.Identity()
         self.post_quant = nn.Conv2d(C, C, 1) if config.quant_convs else nn.Identity()
 
-    def encode(self, pictures: Tensor) -> Gaussian:
+    def encode(self, pictures: Tensor) -> DiagonalGaussian:
         """(B, 3, H, W) in [-1, 1] -> a Gaussian over (B, C, h, w).
 
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        refuse_odd_sides(pictures, self.config.factor)
+        check_divisible(pictures, self.config.downsampling_factor)
         mean, logvar = self.quant(self.encoder(pictures)).chunk(2, dim=1)
-        return Gaussian(mean, logvar.clamp(-30, 20))
+        return DiagonalGaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w), unscaled -> (B, 3, H, W), about [-1, 1]."""
@@ -195,17 +195,17 @@ class KLAutoencoder(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
-        save_described(self, asdict(self.config), path, metadata)
+        save_with_config(self, asdict(self.config), path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "KLAutoencoder":
-        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(described(KLConfig, name_or_path))
+        """Weights that `save` wrote. Raises what `load_weights` and `read_config` raise."""
+        model = cls(load_config(KLConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
 
 
-def published_names(config: KLConfig, layout: str) -> Renaming:
+def published_names(config: KLConfig, layout: str) -> KeyMapping:
     """From our names to those of a published file, in layout "compvis" or "diffusers".
 
     CompVis counts the decoder's levels from the picture up (its `up.3` runs first); diffusers and we in running order.

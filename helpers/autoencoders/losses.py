@@ -13,7 +13,7 @@ from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight
 from helpers.autoencoders.perceptual import load_perceptual
 
 
-class PictureLoss(nn.Module):
+class ReconstructionLoss(nn.Module):
     """Pictures in, losses out; the critic's own loss stands beside the autoencoder's, and neither feels the other's.
 
     (They share an optimiser, and so the limit on the gradient's length.)
@@ -39,7 +39,7 @@ class PictureLoss(nn.Module):
         self.weights = (perceptual, adversarial)
         self.start = start
         self.perceptual = (load_perceptual(),) if perceptual else ()  # in a tuple: neither trained nor saved
-        self.critic = PatchDiscriminator(width=32, layers=2) if adversarial else None
+        self.discriminator = PatchDiscriminator(width=32, layers=2) if adversarial else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # a checkpoint must know whether it has begun
 
     def forward(self, pictures: Tensor, again: Tensor, last_layer: Tensor) -> Tensor:
@@ -55,12 +55,14 @@ class PictureLoss(nn.Module):
         loss = (difference.abs() if self.error == "l1" else difference.square()).flatten(1).mean(1)
         for distance in self.perceptual:
             loss = loss + self.weights[0] * distance.to(pictures.device)(pictures, again)
-        if self.critic is not None and self.training:
+        if self.discriminator is not None and self.training:
             self.steps += 1
             if self.steps > self.start:
-                loss = loss + self._critic(pictures, again, loss.mean(), last_layer)
+                loss = loss + self._discriminator_loss(pictures, again, loss.mean(), last_layer)
             elif torch.distributed.is_available() and torch.distributed.is_initialized():
-                loss = loss + 0.0 * sum(p.sum() for p in self.critic.parameters())  # processes wait for each gradient
+                loss = loss + 0.0 * sum(
+                    p.sum() for p in self.discriminator.parameters()
+                )  # processes wait for each gradient
         return loss
 
     @property
@@ -68,10 +70,10 @@ class PictureLoss(nn.Module):
         """What the perceptual distance looks with, or "pixels" where there is none."""
         return self.perceptual[0].name if self.perceptual else "pixels"
 
-    def _critic(self, pictures: Tensor, again: Tensor, error: Tensor, last_layer: Tensor) -> Tensor:
-        frozen = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
-        fooled = -torch.func.functional_call(self.critic, frozen, (again,)).mean()
-        judged = hinge(self.critic(pictures), self.critic(again.detach()))
+    def _discriminator_loss(self, pictures: Tensor, again: Tensor, error: Tensor, last_layer: Tensor) -> Tensor:
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        fooled = -torch.func.functional_call(self.discriminator, frozen, (again,)).mean()
+        judged = hinge(self.discriminator(pictures), self.discriminator(again.detach()))
         return self.weights[1] * adaptive_weight(error, fooled, last_layer) * fooled + judged
 
 
@@ -90,6 +92,6 @@ def add_loss_arguments(parser: argparse.ArgumentParser, error: str) -> None:
     add("--critic-from", type=int, default=0, metavar="STEP", help="the critic joins after so many steps")
 
 
-def picture_loss(options: argparse.Namespace) -> PictureLoss:
+def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
     """What the options ask for."""
-    return PictureLoss(options.error, options.perceptual, options.adversarial, options.critic_from)
+    return ReconstructionLoss(options.error, options.perceptual, options.adversarial, options.critic_from)

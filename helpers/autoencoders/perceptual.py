@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from helpers.scoring.attributes import load_reader
+from helpers.scoring.attributes import load_classifier
 
 VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pooling before all but one
 
@@ -40,12 +40,12 @@ class VGG16(nn.Module):
         return seen
 
 
-class Reader(nn.Module):
+class AttributeFeatures(nn.Module):
     """The stand-in: the first convolutions of the course's own reader of drawn faces."""
 
     def __init__(self, stages: int = 3):
         super().__init__()
-        self.stages = load_reader().trunk[:stages]
+        self.stages = load_classifier().trunk[:stages]
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> what each stage sees."""
@@ -96,7 +96,7 @@ def load_perceptual(download: bool = False) -> PerceptualDistance:
     """
     path = vgg_path()
     if not (path.exists() or download):
-        return PerceptualDistance(Reader(), None, "stand-in: the course's reader of drawn faces, not LPIPS")
+        return PerceptualDistance(AttributeFeatures(), None, "stand-in: the course's reader of drawn faces, not LPIPS")
     from torchvision.models import VGG16_Weights
 
     state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)

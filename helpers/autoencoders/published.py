@@ -15,8 +15,8 @@ from helpers.autoencoders import kl, tiny
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.autoencoders.vq import VQAutoencoder
-from helpers.published import fetch, fit, folder_part, modern_attention, read_config, read_tensors
-from helpers.weights import TRAINED_BY, description, weights_path
+from helpers.published import fetch, folder_part, load_pretrained, modern_attention, read_checkpoint, read_json_config
+from helpers.weights import TRAINING_COMMANDS, read_config, weights_path
 
 SDXL = "stabilityai/sdxl-vae"  # or madebyollin/sdxl-vae-fp16-fix
 SDXL_SCALE = 0.13025
@@ -35,7 +35,7 @@ def load_autoencoder(source: str | Path) -> nn.Module:
         FileNotFoundError, ValueError: saying what was looked for, or what it is instead.
     """
     text = str(source)
-    if text in TRAINED_BY and weights_path(text).is_file():
+    if text in TRAINING_COMMANDS and weights_path(text).is_file():
         return _ours(weights_path(text))
     if text == "sdxl-vae":
         text = os.environ.get("SDXL_VAE") or SDXL
@@ -45,12 +45,12 @@ def load_autoencoder(source: str | Path) -> nn.Module:
     if path.is_file():
         return _ours(path) if _is_ours(path) else _from_file(path).eval()
     if text.count("/") not in (1, 2) or path.is_absolute() or path.suffix in (".safetensors", ".ckpt", ".pth", ".pt"):
-        description(text)  # raises, and says which weights there are
+        read_config(text)  # raises, and says which weights there are
     return _from_folder(_downloaded(text)).eval()
 
 
 def _ours(path: Path) -> nn.Module:
-    return (VQAutoencoder if "K" in description(path) else KLAutoencoder).from_weights(path)
+    return (VQAutoencoder if "K" in read_config(path) else KLAutoencoder).from_weights(path)
 
 
 def _downloaded(text: str) -> Path:
@@ -90,14 +90,14 @@ def _from_folder(folder: Path) -> nn.Module:
 
 
 def _from_diffusers(folder: Path) -> nn.Module:
-    told = read_config(folder / "config.json")
+    told = read_json_config(folder / "config.json")
     kind = told.get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(
             f"{folder} holds a {kind or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "
             "of a whole pipeline, name the folder vae"
         )
-    tensors = modern_attention(read_tensors(folder_part(folder, ".", ["diffusion_pytorch_model"])))
+    tensors = modern_attention(read_checkpoint(folder_part(folder, ".", ["diffusion_pytorch_model"])))
     try:
         if kind == "AutoencoderTiny":
             config = TinyConfig(
@@ -127,7 +127,7 @@ def _kl_config(told: Mapping) -> KLConfig:
 
 def _from_file(path: Path) -> nn.Module:
     """A single file in CompVis's layout; such a file tells no scale, and the one in use is Stable Diffusion XL's."""
-    tensors = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_tensors(path).items()}
+    tensors = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_checkpoint(path).items()}
     if "encoder.down.0.block.0.norm1.weight" not in tensors:
         raise ValueError(f"{path} holds no autoencoder in CompVis's layout; pass a diffusers folder as a folder")
     config = KLConfig(scale=SDXL_SCALE)
@@ -137,7 +137,7 @@ def _from_file(path: Path) -> nn.Module:
 def _fitted(kind: type[nn.Module], config: object, tensors: Mapping[str, Tensor], names) -> nn.Module:
     with torch.device("meta"):
         model = kind(config)
-    fit(model, tensors, names, what=f"an autoencoder of these sizes ({config})")
+    load_pretrained(model, tensors, names, what=f"an autoencoder of these sizes ({config})")
     return model
 
 
@@ -146,7 +146,7 @@ def tiny_from_pair(encoder: Path, decoder: Path) -> TinyAutoencoder:
     tensors = {
         f"{half}.{name}": tensor
         for half, path in (("encoder", encoder), ("decoder", decoder))
-        for name, tensor in read_tensors(path).items()
+        for name, tensor in read_checkpoint(path).items()
     }
     numbers = [name.split(".")[1] for name in tensors if name.startswith("encoder.")]
     if not all(number.isdigit() for number in numbers) or "encoder.0.weight" not in tensors:

@@ -128,12 +128,12 @@ class EMAQuantizer(nn.Module):
         """(..., D); in training mode the codebook moves, by the vectors of all processes together."""
         vectors = z.detach().flatten(0, -2).float()  # (N, D)
         if self.training and not self.started:
-            self._start(gathered(vectors))
+            self._start(all_gather_rows(vectors))
         chosen = nearest(vectors, self.codebook)
         indices = chosen.reshape(z.shape[:-1])
         codes = self.decode(indices)  # before they move
         if self.training:
-            self._follow(gathered(vectors), gathered(chosen))
+            self._follow(all_gather_rows(vectors), all_gather_rows(chosen))
         return Quantized(straight_through(z, codes), indices, self.beta * (z - codes).square().mean(-1))
 
     def decode(self, indices: Tensor) -> Tensor:
@@ -144,10 +144,10 @@ class EMAQuantizer(nn.Module):
     def _start(self, vectors: Tensor, rounds: int = 10) -> None:
         """k-means on one batch, from vectors of it (with repeats where there are fewer than codes)."""
         K = len(self.codebook)
-        self.codebook.copy_(_some(vectors, K))
+        self.codebook.copy_(_sample_rows(vectors, K))
         for _ in range(rounds):
             indices = nearest(vectors, self.codebook)
-            counts, sums = self._tally(vectors, indices)
+            counts, sums = self._assignment_counts(vectors, indices)
             self.codebook.copy_(torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], self.codebook))
         self.counts.fill_(len(vectors) / K)
         self.sums.copy_(self.codebook * self.counts[:, None])
@@ -156,24 +156,24 @@ class EMAQuantizer(nn.Module):
     @torch.no_grad()
     def _follow(self, vectors: Tensor, indices: Tensor) -> None:
         """Move every code to the running mean of its vectors; let the unused start anew."""
-        counts, sums = self._tally(vectors, indices)
+        counts, sums = self._assignment_counts(vectors, indices)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         average = self.counts.mean()
         unused = self.counts < self.revive_below * average
         if unused.any():
-            self.sums[unused] = _some(vectors, int(unused.sum())) * average
+            self.sums[unused] = _sample_rows(vectors, int(unused.sum())) * average
             self.counts[unused] = average
         known = (self.counts > 1e-5)[:, None]  # a code that is never chosen has no mean: it stays
         self.codebook.copy_(torch.where(known, self.sums / self.counts.clamp(min=1e-5)[:, None], self.codebook))
 
-    def _tally(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _assignment_counts(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """How often each code was chosen, and the sum of what it was chosen for."""
         counts = torch.bincount(indices, minlength=len(self.codebook)).to(vectors)
         return counts, torch.zeros_like(self.sums).index_add_(0, indices, vectors)
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """(N, ...) of this process -> those of all processes, in order of rank: every one then learns the same codes."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return rows
@@ -182,7 +182,7 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _some(vectors: Tensor, count: int) -> Tensor:
+def _sample_rows(vectors: Tensor, count: int) -> Tensor:
     """That many of the vectors, no one twice as long as there are enough."""
     order = torch.randperm(len(vectors), device=vectors.device)
     return vectors[order.repeat(-(-count // len(vectors)))[:count]]

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import refuse_odd_sides
-from helpers.published import Renaming
+from helpers.autoencoders.kl import check_divisible
+from helpers.published import KeyMapping
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TinyConfig:
     pooled: bool = False  # blocks at the smallest resolution look at statistics of the whole map first (FLUX.2)
 
     @property
-    def factor(self) -> int:
+    def downsampling_factor(self) -> int:
         """How many times smaller the latent is than the picture, per side."""
         return 2 ** (len(self.blocks) - 1)
 
@@ -101,7 +101,7 @@ class TinyAutoencoder(nn.Module):
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        refuse_odd_sides(pictures, self.config.factor)
+        check_divisible(pictures, self.config.downsampling_factor)
         return self.encoder((pictures + 1) / 2)
 
     def to_pictures(self, latents: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class TinyAutoencoder(nn.Module):
         return (2 * self.decoder(latents) - 1).clamp(-1, 1)
 
 
-def published_names(layout: str) -> Renaming:
+def published_names(layout: str) -> KeyMapping:
     """From our names to those of a published file, in layout "taesd" (two files, one per half) or "diffusers".
 
     diffusers counts the decoder's layers from the convolution on: its squashing is no layer there.

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
-from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
+from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
+from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.patterns import load_patterns
@@ -58,7 +58,7 @@ def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
 class Reconstruction(nn.Module):
     """An autoencoder as a training sees it: pictures in, losses out."""
 
-    def __init__(self, autoencoder: KLAutoencoder, loss: PictureLoss):
+    def __init__(self, autoencoder: KLAutoencoder, loss: ReconstructionLoss):
         super().__init__()
         self.autoencoder = autoencoder
         self.loss = loss
@@ -76,12 +76,14 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
     faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     config = tiny_config(options.latent_channels, options.patch)
-    if options.size % config.factor:
-        raise SystemExit(f"--size must be a multiple of {config.factor}, got {options.size}")
+    if options.size % config.downsampling_factor:
+        raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Reconstruction(KLAutoencoder(config), picture_loss(options)).to(memory_format=torch.channels_last)
-    side = options.size // config.factor
+        model = Reconstruction(KLAutoencoder(config), reconstruction_loss(options)).to(
+            memory_format=torch.channels_last
+        )
+    side = options.size // config.downsampling_factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -115,7 +117,9 @@ def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 100, progress: bool = False) -> Gaussian:
+def encode_all(
+    autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 100, progress: bool = False
+) -> DiagonalGaussian:
     """The Gaussians of many pictures (N, 3, H, W), in batches on the autoencoder's device; they are kept on the CPU."""
     from tqdm.auto import tqdm
 
@@ -123,7 +127,7 @@ def encode_all(autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 1
     gaussians = []
     for batch in tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False):
         gaussians.append(autoencoder.encode(batch.to(device)))
-    return Gaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
+    return DiagonalGaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
 
 
 @torch.no_grad()

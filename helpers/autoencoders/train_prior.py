@@ -39,8 +39,8 @@ class Guessing(nn.Module):
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     autoencoder = VQAutoencoder.from_weights(options.autoencoder)
-    if options.size % autoencoder.config.factor:
-        raise SystemExit(f"--size must be a multiple of {autoencoder.config.factor}, got {options.size}")
+    if options.size % autoencoder.config.downsampling_factor:
+        raise SystemExit(f"--size must be a multiple of {autoencoder.config.downsampling_factor}, got {options.size}")
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     maps = face_maps(autoencoder.to(accelerator.device), faces)  # (2, N, h, w)
     book = read_metadata(options.autoencoder)["sha256"]  # a prior says nothing about other codes

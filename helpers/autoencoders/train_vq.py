@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.losses import PictureLoss, add_loss_arguments, picture_loss
+from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.autoencoders.quantizers import usage
 from helpers.autoencoders.train import drawn_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
@@ -34,7 +34,7 @@ def tiny_config(K: int = 1024) -> VQConfig:
 class Reconstruction(nn.Module):
     """A quantised autoencoder as a training sees it: pictures in, losses out."""
 
-    def __init__(self, autoencoder: VQAutoencoder, loss: PictureLoss):
+    def __init__(self, autoencoder: VQAutoencoder, loss: ReconstructionLoss):
         super().__init__()
         self.autoencoder = autoencoder
         self.loss = loss
@@ -49,12 +49,12 @@ class Reconstruction(nn.Module):
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     config = tiny_config(options.codes)
-    if options.size % config.factor:
-        raise SystemExit(f"--size must be a multiple of {config.factor}, got {options.size}")
+    if options.size % config.downsampling_factor:
+        raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Reconstruction(VQAutoencoder(config), picture_loss(options))
+        model = Reconstruction(VQAutoencoder(config), reconstruction_loss(options))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)

@@ -67,15 +67,15 @@ class AE(nn.Module):
     paper = "Hinton & Salakhutdinov 2006"
     formula = r"-\log p(x \mid z)"
     numbers = 1  # that the encoder says of every number of the code
-    pictures_in = 3  # channels that the encoder reads
+    in_channels = 3  # channels that the encoder reads
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
         self.width = width
-        self.encoder = Encoder(self.numbers * width, self.pictures_in)
-        self.decoder = Decoder(self.width_in())
+        self.encoder = Encoder(self.numbers * width, self.in_channels)
+        self.decoder = Decoder(self.decoder_width())
 
-    def width_in(self) -> int:
+    def decoder_width(self) -> int:
         """What the decoder reads."""
         return self.width
 

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.divergences import (
-    aggregate,
+    aggregate_posterior_log_density,
     inverse_multiquadratic,
     log_cosh,
     log_gaussian,
     mmd,
-    permuted,
+    permute_dims,
     rbf,
     sliced_wasserstein,
 )
-from helpers.autoencoders.perceptual import Reader
+from helpers.autoencoders.perceptual import AttributeFeatures
 from helpers.autoencoders.variant import AE, CLASSES, VAE, WIDTH, Batch, Terms, noise_like
 
 # --- other weights of the rate ---------------------------------------------------------------------------------------
@@ -31,9 +31,9 @@ class Conditional(VAE):
 
     paper = "Sohn, Lee, Yan 2015, eq. 4"
     formula = r"-\log p(x \mid z, y) + KL(q(z \mid x, y) \,\Vert\, N(0, I))"
-    pictures_in = 3 + CLASSES
+    in_channels = 3 + CLASSES
 
-    def width_in(self) -> int:
+    def decoder_width(self) -> int:
         return self.width + CLASSES
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -80,7 +80,7 @@ class TotalCorrelation(VAE):
     beta = 8.0
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        together, apart = aggregate(z, *posterior, batch.count)
+        together, apart = aggregate_posterior_log_density(z, *posterior, batch.count)
         information = log_gaussian(z, *posterior).sum(1) - together
         return information + self.beta * (together - apart) + apart - log_gaussian(z).sum(1)
 
@@ -122,16 +122,18 @@ class Factor(VAE):
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)
-        self.critic = nn.Sequential(nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1))
+        self.discriminator = nn.Sequential(
+            nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1)
+        )
 
     def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
         # the critic's own loss stands beside the encoder's, and neither's gradient reaches the other
-        frozen = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
-        ratio = torch.func.functional_call(self.critic, frozen, (z,))[:, 0]
-        real = self.critic(z.detach())[:, 0]
-        shuffled = self.critic(permuted(z.detach(), batch.generator))[:, 0]
-        critic = F.softplus(-real) + F.softplus(shuffled)  # cross-entropy of a logit
-        return self.kl(posterior) + self.gamma * ratio + critic
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        ratio = torch.func.functional_call(self.discriminator, frozen, (z,))[:, 0]
+        real = self.discriminator(z.detach())[:, 0]
+        shuffled = self.discriminator(permute_dims(z.detach(), batch.generator))[:, 0]
+        discriminator = F.softplus(-real) + F.softplus(shuffled)  # cross-entropy of a logit
+        return self.kl(posterior) + self.gamma * ratio + discriminator
 
 
 # --- a distance between all codes and the prior ----------------------------------------------------------------------
@@ -238,7 +240,9 @@ class Perceptual(VAE):
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)
-        self.seen_by = (Reader(),)  # a stand-in for VGG, trained on drawn faces; in a tuple: not to be trained
+        self.seen_by = (
+            AttributeFeatures(),
+        )  # a stand-in for VGG, trained on drawn faces; in a tuple: not to be trained
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the reader's first convolutions see."""

@@ -30,7 +30,7 @@ class Categorical(AE):
     def numbers(self) -> int:
         return self.K
 
-    def width_in(self) -> int:
+    def decoder_width(self) -> int:
         return self.width * self.K
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -71,7 +71,7 @@ class Joint(VAE):
         super().__init__(width)
         self.encoder = Encoder(2 * width + self.K)
 
-    def width_in(self) -> int:
+    def decoder_width(self) -> int:
         return self.width + self.K
 
     def posterior(self, batch: Batch) -> tuple[Tensor, ...]:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Decoder, Encoder, KLConfig, refuse_odd_sides
+from helpers.autoencoders.kl import Decoder, Encoder, KLConfig, check_divisible
 from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, Usage, VectorQuantizer, usage
-from helpers.published import Renaming
-from helpers.weights import described, load_weights, save_described
+from helpers.published import KeyMapping
+from helpers.weights import load_config, load_weights, save_with_config
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class VQConfig:
         if self.K < 1:
             raise ValueError(f"a codebook has a code or more, got K = {self.K}")
 
-    def halves(self) -> KLConfig:
+    def kl_config(self) -> KLConfig:
         """The sizes of encoder and decoder."""
         return KLConfig(self.width, self.multipliers, self.blocks, self.latent_channels, self.groups, patch=self.patch)
 
     @property
-    def factor(self) -> int:
+    def downsampling_factor(self) -> int:
         """How many times smaller the code map is than the picture, per side."""
-        return self.halves().factor
+        return self.kl_config().downsampling_factor
 
 
 class VQAutoencoder(nn.Module):
@@ -53,9 +53,9 @@ class VQAutoencoder(nn.Module):
     def __init__(self, config: VQConfig):
         super().__init__()
         self.config = config
-        halves = config.halves()
-        self.encoder = Encoder(halves, outputs=config.latent_channels)
-        self.decoder = Decoder(halves)
+        kl_config = config.kl_config()
+        self.encoder = Encoder(kl_config, outputs=config.latent_channels)
+        self.decoder = Decoder(kl_config)
         self.quant = nn.Conv2d(config.latent_channels, config.code_width, 1)
         self.post_quant = nn.Conv2d(config.code_width, config.latent_channels, 1)
         self.quantizer = (EMAQuantizer if config.ema else VectorQuantizer)(config.K, config.code_width)
@@ -66,7 +66,7 @@ class VQAutoencoder(nn.Module):
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        refuse_odd_sides(pictures, self.config.factor)
+        check_divisible(pictures, self.config.downsampling_factor)
         return self.quant(self.encoder(pictures))
 
     def quantize(self, z: Tensor) -> Quantized:
@@ -76,20 +76,20 @@ class VQAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, D, h, w), quantised or not -> (B, 3, H, W): the quantiser is part of the decoder."""
-        return self.paint(self.quantize(z).codes)
+        return self.decode_codes(self.quantize(z).codes)
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """(B, h, w) -> (B, 3, H, W)."""
-        return self.paint(self.quantizer.decode(indices).permute(0, 3, 1, 2))
+        return self.decode_codes(self.quantizer.decode(indices).permute(0, 3, 1, 2))
 
-    def paint(self, codes: Tensor) -> Tensor:
+    def decode_codes(self, codes: Tensor) -> Tensor:
         """Codes (B, D, h, w) -> (B, 3, H, W), about [-1, 1]."""
         return self.decoder(self.post_quant(codes))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
         """The pictures again, and what the quantiser said."""
         quantized = self.quantize(self.encode(pictures))
-        return self.paint(quantized.codes), quantized
+        return self.decode_codes(quantized.codes), quantized
 
     def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """What is diffused, (B, D, h, w): the vectors before they are quantised, scaled; nothing in them is random."""
@@ -101,18 +101,18 @@ class VQAutoencoder(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
-        save_described(self, asdict(self.config), path, metadata)
+        save_with_config(self, asdict(self.config), path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path) -> "VQAutoencoder":
-        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(described(VQConfig, name_or_path))
+        """Weights that `save` wrote. Raises what `load_weights` and `read_config` raise."""
+        model = cls(load_config(VQConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
 
 
 @torch.no_grad()
-def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
+def reconstruct(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
     """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
     device = next(autoencoder.parameters()).device
     found = []
@@ -123,7 +123,7 @@ def through_codes(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int 
     return again, indices, usage(indices, autoencoder.config.K)
 
 
-def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
+def codes_to_rgb(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
     """Maps of codes (N, h, w) as pictures (N, 3, H, W) in [-1, 1]: alike codes have alike colours.
 
     The three directions in which the codebook's vectors vary most are red, green and blue.
@@ -132,7 +132,7 @@ def code_pictures(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
     centred = book - book.mean(0)
     along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T  # (K, 3)
     colours = (along / (2 * along.std(0))).clamp(-1, 1)
-    return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.factor)
+    return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.downsampling_factor)
 
 
-CODEBOOK: Renaming = [(r"^quantizer\.codebook$", "quantize.embedding.weight")]  # in both published layouts
+CODEBOOK: KeyMapping = [(r"^quantizer\.codebook$", "quantize.embedding.weight")]  # in both published layouts

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from helpers.autoencoders import variants, variants_codes
 from helpers.autoencoders.variant import AE, Batch
 from helpers.data import Faces
-from helpers.scoring.attributes import ATTRIBUTES, load_reader
+from helpers.scoring.attributes import ATTRIBUTES, load_classifier
 from helpers.scoring.disentanglement import dci, mig, sap
 from helpers.scoring.frechet import frechet_distance
 from helpers.scoring.reconstruction import active_units, psnr, ssim
@@ -42,12 +42,12 @@ VARIANTS: dict[str, type[AE]] = {
     "two-stage": variants_codes.TwoStage,
     "VQ": variants_codes.VQ,
 }
-SHAPES = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
+ARCHITECTURE_FIELDS = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
 CONFIG = TrainConfig(steps=150, learning_rate=4e-3, warmup=15)
 BATCH_SIZE = 32
 
 
-def made(name: str, seed: int = 0, **settings: float) -> AE:
+def build_variant(name: str, seed: int = 0, **settings: float) -> AE:
     """A variant with first weights of this seed; `settings` change its constants, such as beta.
 
     Raises:
@@ -59,7 +59,7 @@ def made(name: str, seed: int = 0, **settings: float) -> AE:
         torch.manual_seed(seed)
         model = VARIANTS[name]()
     for setting, value in settings.items():
-        if not isinstance(getattr(model, setting, None), float | int) or setting in SHAPES:
+        if not isinstance(getattr(model, setting, None), float | int) or setting in ARCHITECTURE_FIELDS:
             raise ValueError(f"{name} has no constant {setting!r} that could change")
         setattr(model, setting, value)
     return model
@@ -84,13 +84,13 @@ def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iter
     model.eval()
 
 
-class Judge:
+class VariantEvaluator:
     """Faces that no variant has seen, and what of them is the same for every variant."""
 
     def __init__(self, faces: Faces):
         self.pictures = faces.tensor()
         self.labels = torch.from_numpy(faces.labels)
-        self.reader = load_reader()
+        self.reader = load_classifier()
         self.features = self.reader.features(self.pictures)
         self.known = torch.tensor(
             [[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()] for face in faces.attributes]

@@ -40,7 +40,7 @@ def weights_metadata(faces: Faces) -> dict[str, str]:
     return {"photographs": composition, "licence": WEIGHTS_LICENCE}
 
 
-class NotHereError(Exception):
+class CollectionNotFoundError(Exception):
     """A place that has no animal faces; the message says why."""
 
 
@@ -65,7 +65,7 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
         bad: list[Skipped] = []
         _warn_if_enlarging(collection, contents, size)
         yield from decode_all(contents.entries, collection.read, size, bad, progress)
-        _refuse_a_hole(collection, contents.entries, bad)
+        _check_missing_share(collection, contents.entries, bad)
         details["skipped"] = bad
 
     images, details = load_or_build(cache_dir, f"animal-faces-{split}-{size}", recipe, build)
@@ -83,7 +83,7 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
     )
 
 
-def _refuse_a_hole(collection: Collection, entries: list[Entry], bad: list[Skipped]) -> None:
+def _check_missing_share(collection: Collection, entries: list[Entry], bad: list[Skipped]) -> None:
     unusable = {one.path: one for one in bad}
     for label, name in enumerate(CLASS_NAMES):
         paths = [one.path for one in entries if one.label == label]
@@ -129,13 +129,13 @@ def find(root: str | Path | None, size: int) -> Collection:
     if root is not None:
         try:
             return collection_at(Path(root).expanduser(), size)
-        except NotHereError as reason:
+        except CollectionNotFoundError as reason:
             raise FileNotFoundError(f"no animal faces at {root}: {reason}. {HELP}") from None
     tried = []
     for place, locate in _places():
         try:
             return collection_at(locate(), size)
-        except NotHereError as reason:
+        except CollectionNotFoundError as reason:
             tried.append(f"{place}: {reason}")
         except PermissionError:
             raise
@@ -161,7 +161,7 @@ def at_hand(size: int = 64) -> bool:
         try:
             collection_at(locate(), size)
             return True
-        except (NotHereError, OSError, ValueError):
+        except (CollectionNotFoundError, OSError, ValueError):
             pass
     return False
 
@@ -180,21 +180,23 @@ def _places() -> list[tuple[str, Callable[[], Path]]]:
 
 def _from_environment() -> Path:
     if not (path := os.environ.get("ANIMAL_FACES_DIR")):
-        raise NotHereError("not set")
+        raise CollectionNotFoundError("not set")
     return Path(path).expanduser()
 
 
 def collection_at(path: Path, size: int) -> Collection:
     """The collection in a folder, in a zip, or in the best of a folder's zips. Raises NotHereError, or ValueError."""
     if not path.exists():
-        raise NotHereError(f"{path} does not exist")
+        raise CollectionNotFoundError(f"{path} does not exist")
     collection = Collection(path) if path.is_dir() else ZipCollection(path)
     if split_prefix(collection) is not None:
         return collection
     zips = [path / name for name in collection.files if "/" not in name and name.lower().endswith(".zip")]
     found = [one for one in map(ZipCollection, zips) if split_prefix(one) is not None]
     if not found:
-        raise NotHereError(f"{path} holds neither train/cat, train/dog, train/wild (or afhq/train/...) nor such a zip")
+        raise CollectionNotFoundError(
+            f"{path} holds neither train/cat, train/dog, train/wild (or afhq/train/...) nor such a zip"
+        )
 
     def preference(one: Collection) -> tuple[bool, int]:
         pictures = [Entry(path, length, 0) for path, length in one.files.items() if path.count("/") >= 2]

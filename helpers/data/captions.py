@@ -57,16 +57,16 @@ def caption(attributes: FaceAttributes, keep: Sequence[str] = ("pattern", "fur",
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def shortened(attributes: FaceAttributes, rng: np.random.Generator, chance: float = 0.15) -> str:
+def drop_details(attributes: FaceAttributes, rng: np.random.Generator, chance: float = 0.15) -> str:
     """A caption that leaves each detail out with some chance: a network must cope with prompts that say little."""
     details = ("pattern", "fur", "eyes", "background", "more")
     return caption(attributes, [detail for detail in details if rng.random() >= chance])
 
 
-def wordings(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[str]:
+def caption_variants(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[str]:
     """`count` captions of the first face, of the second, ...: the full one, then such as leave details out."""
     rng = np.random.default_rng(seed)
-    return [text for face in faces for text in (caption(face), *(shortened(face, rng) for _ in range(count - 1)))]
+    return [text for face in faces for text in (caption(face), *(drop_details(face, rng) for _ in range(count - 1)))]
 
 
 def encode(captions: Sequence[str], length: int = LENGTH) -> Tensor:

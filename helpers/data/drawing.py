@@ -72,7 +72,7 @@ def _drawn(pieces: list[tuple], parallel: bool) -> Iterator[np.ndarray]:
         # "spawn": a fork of a process whose threads hold locks (torch, Jupyter) can hang.
         pool = ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"))
         try:
-            with _nameless_main():
+            with _hide_main_module():
                 drawn = pool.map(_draw_piece, pieces)  # starts the workers
             for piece in drawn:
                 yield piece
@@ -86,7 +86,7 @@ def _drawn(pieces: list[tuple], parallel: bool) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _nameless_main() -> Iterator[None]:
+def _hide_main_module() -> Iterator[None]:
     """Keep new workers from running the user's script again: most have no `if __name__ == "__main__":`."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -71,7 +71,7 @@ def a_yes_no_question(face: FaceAttributes, rng: np.random.Generator, about: Seq
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
-class Several(NamedTuple):
+class FaceGrid(NamedTuple):
     """Up to four faces of a set in one picture."""
 
     corners: tuple[int | None, ...]  # positions in the set, top left, top right, bottom left, bottom right; None: empty
@@ -100,7 +100,7 @@ class Several(NamedTuple):
         return [Question("place", f"what is at the {corner}?", one) for corner, one in zip(CORNERS, there, strict=True)]
 
 
-def several(count: int, rng: np.random.Generator) -> Several:
+def sample_face_grid(count: int, rng: np.random.Generator) -> FaceGrid:
     """One to four of a set of `count` faces, in random corners."""
     filled = rng.permutation(4) < rng.integers(1, 5)
-    return Several(tuple(int(rng.integers(count)) if one else None for one in filled), int(rng.integers(count)))
+    return FaceGrid(tuple(int(rng.integers(count)) if one else None for one in filled), int(rng.integers(count)))

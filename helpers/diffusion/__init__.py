@@ -1,24 +1,31 @@
 """Diffusion and flow matching on one convention: x_t = alpha_t x0 + sigma_t eps, data at t = 0, noise at t = 1."""
 
-from helpers.diffusion.guidance import guide, guided
-from helpers.diffusion.objectives import PREDICTIONS, Denoised, Objective, denoised, min_snr_weight, target
-from helpers.diffusion.samplers import SAMPLERS, Step, sample, timesteps
-from helpers.diffusion.schedules import DDPMPath, FlowPath, Path
+from helpers.diffusion.guidance import apply_guidance, guided_denoiser
+from helpers.diffusion.objectives import (
+    PREDICTION_TYPES,
+    Denoised,
+    Objective,
+    convert_prediction,
+    min_snr_weight,
+    training_target,
+)
+from helpers.diffusion.samplers import SAMPLERS, Step, sample, time_grid
+from helpers.diffusion.schedules import DDPMPath, FlowPath, NoisePath
 
 __all__ = [
-    "PREDICTIONS",
+    "PREDICTION_TYPES",
     "SAMPLERS",
     "DDPMPath",
     "Denoised",
     "FlowPath",
     "Objective",
-    "Path",
+    "NoisePath",
     "Step",
-    "denoised",
-    "guide",
-    "guided",
+    "convert_prediction",
+    "apply_guidance",
+    "guided_denoiser",
     "min_snr_weight",
     "sample",
-    "target",
-    "timesteps",
+    "training_target",
+    "time_grid",
 ]

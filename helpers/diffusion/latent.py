@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from helpers.diffusion.objectives import Denoised
 from helpers.diffusion.request import Limits, Request
 from helpers.diffusion.samplers import SAMPLERS, Denoiser, Step
-from helpers.diffusion.schedules import Path
+from helpers.diffusion.schedules import NoisePath
 
 
 class LatentDiffusion(nn.Module):
     """An autoencoder, a path, and the walk along it: text to image, image to image, inpainting."""
 
-    def __init__(self, autoencoder: nn.Module, path: Path, limits: Limits, preview: Any):
+    def __init__(self, autoencoder: nn.Module, path: NoisePath, limits: Limits, preview: Any):
         """
         Args:
             autoencoder: has `to_latents` and `to_pictures`.
@@ -55,7 +55,9 @@ class LatentDiffusion(nn.Module):
         """A preview without the decoder: (B, C, h, w) -> (B, 3, h, w) in [-1, 1], one linear map per position."""
         return torch.einsum("bchw,cr->brhw", latents.float(), self.preview.to(latents.device)).clamp(-1, 1)
 
-    def walk(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> Iterator[Step]:
+    def sample_steps(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options
+    ) -> Iterator[Step]:
         """Generate, yielding every state in latent space; options as for `generate`, but callback and progress."""
         return self.steps(self.request(prompt, negative_prompt, **options))
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.diffusion.schedules import DDPMPath, FlowPath, Path, expand
+from helpers.diffusion.schedules import DDPMPath, FlowPath, NoisePath, expand
 
-PREDICTIONS = ("epsilon", "x0", "v", "velocity")
+PREDICTION_TYPES = ("epsilon", "x0", "v", "velocity")
 SMALLEST_DIVISOR = 1e-3  # alpha is 0 at pure noise and sigma 0 at clean data: keeps a division finite there
 
 
@@ -23,13 +23,13 @@ class Denoised(NamedTuple):
     eps: Tensor  # (B, ...) the noise it sees
 
 
-def _known(kind: str) -> None:
-    if kind not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(PREDICTIONS)}")
+def _known(prediction_type: str) -> None:
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"unknown prediction {prediction_type!r}: choose one of {', '.join(PREDICTION_TYPES)}")
 
 
-def target(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The right answer for a network that predicts `kind`.
+def training_target(prediction_type: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The right answer for a network that predicts `prediction_type`.
 
     epsilon: the noise (DDPM, eq. 14); x0: the picture; v: alpha eps - sigma x0 (Salimans & Ho 2022, app. D);
     velocity: eps - x0, the direction of the straight path (SD3, eq. 13).
@@ -39,13 +39,13 @@ def target(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> 
         x0, eps: (B, ...) data and noise.
         alpha, sigma: (B,) or 0-d coefficients of the path.
     """
-    _known(kind)
-    if kind == "v":
+    _known(prediction_type)
+    if prediction_type == "v":
         return expand(alpha, x0) * eps - expand(sigma, x0) * x0
-    return {"epsilon": eps, "x0": x0, "velocity": eps - x0}[kind]
+    return {"epsilon": eps, "x0": x0, "velocity": eps - x0}[prediction_type]
 
 
-def denoised(kind: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Denoised:
+def convert_prediction(prediction_type: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Denoised:
     """Read a prediction as (x0, eps), using x_t = alpha x0 + sigma eps.
 
     Args:
@@ -53,22 +53,24 @@ def denoised(kind: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Ten
         prediction, x: (B, ...) the network's answer and the state it was given.
         alpha, sigma: (B,) or 0-d coefficients of the path at the state's time.
     """
-    _known(kind)
+    _known(prediction_type)
     alpha = expand(alpha, x)
     sigma = expand(sigma, x)
-    if kind == "epsilon":
+    if prediction_type == "epsilon":
         return Denoised((x - sigma * prediction) / alpha.clamp(min=SMALLEST_DIVISOR), prediction)
-    if kind == "x0":
+    if prediction_type == "x0":
         return Denoised(prediction, (x - alpha * prediction) / sigma.clamp(min=SMALLEST_DIVISOR))
-    if kind == "v":  # (alpha, sigma) is a rotation here: it needs alpha^2 + sigma^2 = 1, else divide by that sum
+    if (
+        prediction_type == "v"
+    ):  # (alpha, sigma) is a rotation here: it needs alpha^2 + sigma^2 = 1, else divide by that sum
         norm = alpha**2 + sigma**2
         return Denoised((alpha * x - sigma * prediction) / norm, (sigma * x + alpha * prediction) / norm)
     total = alpha + sigma  # velocity = eps - x0; total is 1 on a flow path
     return Denoised((x - sigma * prediction) / total, (x + alpha * prediction) / total)
 
 
-def min_snr_weight(kind: str, alpha: Tensor, sigma: Tensor, gamma: float = 5.0) -> Tensor:
-    """Weight of the loss on `kind` that equals min(snr, gamma) on the x0 loss (Hang et al. 2023, section 3.4).
+def min_snr_weight(prediction_type: str, alpha: Tensor, sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    """Min-SNR weight of the loss on `prediction_type` (Hang et al. 2023, section 3.4): min(snr, gamma) on the x0 loss.
 
     epsilon: min(snr, gamma) / snr; x0: min(snr, gamma); v: min(snr, gamma) / (snr + 1).
     velocity (flow, alpha + sigma = 1): min(snr, gamma) sigma^2, since there v - v' = (x0' - x0) / sigma.
@@ -76,12 +78,12 @@ def min_snr_weight(kind: str, alpha: Tensor, sigma: Tensor, gamma: float = 5.0) 
     Args:
         alpha, sigma: (B,) coefficients; sigma may be 0 (the snr is then held below 1e12).
     """
-    _known(kind)
+    _known(prediction_type)
     snr = (alpha / sigma.clamp(min=1e-6)) ** 2
     capped = snr.clamp(max=gamma)
-    if kind == "velocity":
+    if prediction_type == "velocity":
         return capped * sigma**2
-    return {"epsilon": capped / snr.clamp(min=1e-12), "x0": capped, "v": capped / (snr + 1)}[kind]
+    return {"epsilon": capped / snr.clamp(min=1e-12), "x0": capped, "v": capped / (snr + 1)}[prediction_type]
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ class Objective:
     *output* lives near the pictures, while the loss keeps the weighting of the velocity (JiT, Li & He 2025).
     """
 
-    path: Path
+    path: NoisePath
     prediction: str = "x0"  # what comes out of the network
     loss: str = "velocity"  # whose error is squared
     times: str = "logit-normal"  # "uniform", or SD3's logit-normal (SD3, section 3.1): more of the hard middle
-    min_snr: float | None = None  # gamma of the min-SNR weight; None: every time counts alike
-    smallest_sigma: float = 0.05  # below it, reading a velocity off an x0 prediction divides by almost nothing
+    min_snr_gamma: float | None = None  # gamma of the min-SNR weight; None: every time counts alike
+    sigma_min: float = 0.05  # below it, reading a velocity off an x0 prediction divides by almost nothing
 
     def __post_init__(self):
         _known(self.prediction)
@@ -113,20 +115,20 @@ class Objective:
             ValueError: for any other name.
         """
         recipes = {
-            "flow": cls(FlowPath(), smallest_sigma=0.1),
-            "epsilon": cls(DDPMPath.cosine(), "epsilon", "epsilon", times="uniform", min_snr=5.0),
+            "flow": cls(FlowPath(), sigma_min=0.1),
+            "epsilon": cls(DDPMPath.cosine(), "epsilon", "epsilon", times="uniform", min_snr_gamma=5.0),
         }
         if name not in recipes:
             raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(recipes)}")
         return recipes[name]
 
-    def draw_times(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_times(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """(B,) training times in (0, 1)."""
         if self.times == "logit-normal":
             return torch.sigmoid(torch.randn(batch, generator=generator))
         return torch.rand(batch, generator=generator).clamp(min=1e-4)
 
-    def losses(self, answer: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    def losses(self, model_output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """(B,) the weighted squared error of each example, averaged over its numbers.
 
         Args:
@@ -137,9 +139,11 @@ class Objective:
         alpha, sigma = self.path.alpha_sigma(t)
         if self.prediction != self.loss:
             x = self.path.add_noise(x0, eps, t)
-            safe = sigma.clamp(min=self.smallest_sigma)
-            guess = denoised(self.prediction, answer, x, alpha, safe)
-            answer = target(self.loss, guess.x0, guess.eps, alpha, safe)
+            safe = sigma.clamp(min=self.sigma_min)
+            guess = convert_prediction(self.prediction, model_output, x, alpha, safe)
+            model_output = training_target(self.loss, guess.x0, guess.eps, alpha, safe)
             eps = (x - expand(alpha, x) * x0) / expand(safe, x)  # the truth, read alike: a right answer costs nothing
-        error = (answer - target(self.loss, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
-        return error if self.min_snr is None else error * min_snr_weight(self.loss, alpha, sigma, self.min_snr)
+        error = (model_output - training_target(self.loss, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
+        return (
+            error if self.min_snr_gamma is None else error * min_snr_weight(self.loss, alpha, sigma, self.min_snr_gamma)
+        )

@@ -22,7 +22,7 @@ class Limits:
 
     size: int  # pixels a side that it was trained on, and makes when nothing is said
     multiple: int  # heights and widths must be multiples of this many pixels
-    factor: int  # how many times smaller a latent is than the picture, per side
+    downsampling_factor: int  # how many times smaller a latent is than the picture, per side
     latent_channels: int
     text_layers: int  # clip skip must leave one
     largest: int | None = None  # pixels a side, where there is a limit
@@ -88,12 +88,12 @@ class Request:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w)."""
-        factor = self.limits.factor
+        factor = self.limits.downsampling_factor
         return self.limits.latent_channels, self.size[0] // factor, self.size[1] // factor
 
     def latent_mask(self) -> Tensor:
         """(1, 1, h, w): 1 where any pixel of the position is to be redrawn."""
-        return F.max_pool2d((self.mask > 0.5).float(), self.limits.factor)
+        return F.max_pool2d((self.mask > 0.5).float(), self.limits.downsampling_factor)
 
     def pasted(self, pictures: Tensor) -> Tensor:
         """The pictures, with what the mask protects put back from the original, pixel for pixel."""

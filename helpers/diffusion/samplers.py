@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers.diffusion.objectives import Denoised
-from helpers.diffusion.schedules import Path
+from helpers.diffusion.schedules import NoisePath
 
 Denoiser = Callable[[Tensor, float], Denoised]
 
@@ -26,14 +26,14 @@ class Step(NamedTuple):
     x0: Tensor  # (B, ...) the picture as predicted one step earlier
 
 
-def timesteps(steps: int, power: float = 1.0) -> Tensor:
+def time_grid(steps: int, power: float = 1.0) -> Tensor:
     """(T + 1,) times from 1 down to 0; a power > 1 crowds them towards the data, where detail is decided."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     return torch.linspace(1, 0, steps + 1) ** power
 
 
-def _walk(times: Tensor, path: Path) -> Iterator[tuple[float, float, float, float, float, float]]:
+def _walk(times: Tensor, path: NoisePath) -> Iterator[tuple[float, float, float, float, float, float]]:
     """Pairs of neighbouring times with their coefficients: t, alpha, sigma, t', alpha', sigma'."""
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all():
         raise ValueError(f"times must decrease from 1 (noise) to 0 (data), got {times.tolist()}")
@@ -64,7 +64,7 @@ def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[flo
     return mean, math.sqrt(max(added, 0.0)) * sigma_s / sigma_t
 
 
-def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
+def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
     """Ancestral sampling (DDPM, algorithm 2): draw every next state from the posterior at the predicted x0."""
     x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
@@ -74,7 +74,9 @@ def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generat
         yield Step(t_next, x, x0)
 
 
-def ddim(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None, eta=0.0) -> Iterator[Step]:
+def ddim(
+    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None, eta=0.0
+) -> Iterator[Step]:
     """DDIM (Song et al. 2020, eq. 12): aim at x0, keep the predicted noise; eta = 1 is DDPM, 0 draws none."""
     x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
@@ -87,7 +89,7 @@ def ddim(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generat
         yield Step(t_next, x, x0)
 
 
-def euler(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
+def euler(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
     """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v."""
     x = noise  # (B, ...)
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
@@ -96,7 +98,9 @@ def euler(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, genera
         yield Step(t_next, x, x0)
 
 
-def euler_ancestral(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
+def euler_ancestral(
+    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None
+) -> Iterator[Step]:
     """Euler down to less noise than asked for, then noise added back: k-diffusion's "Euler a" in alpha and sigma.
 
     In units of the data (x / alpha) the noise falls from s to s'; of s'^2, the part s'^2 (1 - s'^2 / s^2) is fresh.
@@ -113,7 +117,7 @@ def euler_ancestral(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path,
         yield Step(t_next, x, x0)
 
 
-def heun(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
+def heun(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
     """Heun's method (EDM, algorithm 1): look where Euler leads, then go by the average of both answers.
 
     Two network evaluations a step, one in the last; second-order accurate.
@@ -131,7 +135,7 @@ def heun(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generat
         yield Step(t_next, x, here.x0)
 
 
-def lms(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None, order=3) -> Iterator[Step]:
+def lms(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None, order=3) -> Iterator[Step]:
     """Linear multistep (Adams-Bashforth): draw a polynomial through the last answers and integrate it over the step.
 
     One evaluation a step. The polynomial is in t; its integral against d(alpha) and d(sigma) is a fine midpoint sum.
@@ -151,7 +155,9 @@ def lms(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generato
         yield Step(t_next, x, x0)
 
 
-def dpm_solver_pp_2m(denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Iterator[Step]:
+def dpm_solver_pp_2m(
+    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None
+) -> Iterator[Step]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): exact in the linear part, x0 extrapolated in log(alpha / sigma).
 
     One evaluation a step. The first step, and the last (where the log is infinite), are first-order.
@@ -183,13 +189,13 @@ SAMPLERS = {
 }
 
 
-def evaluations(sampler: str, steps: int) -> int:
+def num_function_evaluations(sampler: str, steps: int) -> int:
     """How many times a sampler asks the network in `steps` steps: what a fair comparison holds equal."""
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
 @torch.no_grad()
-def sample(sampler: str, denoise: Denoiser, noise: Tensor, times: Tensor, path: Path, *, generator=None) -> Tensor:
+def sample(sampler: str, denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Tensor:
     """Run a sampler by name to its end and return the last state, (B, ...).
 
     Raises:

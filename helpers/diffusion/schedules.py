@@ -16,7 +16,7 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
 
 
-class Path(ABC):
+class NoisePath(ABC):
     """A way from data to noise, known by its two coefficients."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Path(ABC):
         return 2 * (alpha.log() - sigma.log())
 
 
-class FlowPath(Path):
+class FlowPath(NoisePath):
     """Rectified flow (Liu et al. 2022, eq. 1; SD3, eq. 13): a straight line, alpha = 1 - t and sigma = t."""
 
     def __init__(self, shift: float = 1.0):
@@ -62,7 +62,7 @@ class FlowPath(Path):
         return 1 - t, t
 
 
-class DDPMPath(Path):
+class DDPMPath(NoisePath):
     """The discrete process of DDPM (Ho et al. 2020, eq. 2): T small steps, each adding noise of variance beta.
 
     Time t = k / T is the state after k steps, so t = 0 is clean data; between two steps abar is interpolated.

@@ -13,7 +13,7 @@ from helpers.exercises.checking import Wrong, ask, close, exercise, number, tens
         "once as well": 14,
     },
 )
-def evaluations(answer):
+def num_function_evaluations(answer):
     """What twelve steps cost that are guided in the middle."""
     given = number(answer)
     if close(given, 24.0):

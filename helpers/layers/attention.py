@@ -1,6 +1,6 @@
 """Attention: every position asks, and mixes what the others answer.
 
-`readable` is the formula, and can keep its map; `Attention` runs PyTorch's fused kernel on the same numbers.
+`attention_with_map` is the formula, and can keep its map; `Attention` runs PyTorch's fused kernel on the same numbers.
 Alphabet: B batch, H heads, N queries, M keys, D width of one head.
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def readable(
+def attention_with_map(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1), with its map.
@@ -63,8 +63,8 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_kv = nn.Linear(context_width or width, 2 * width, bias=bias)
         self.to_out = nn.Linear(width, width)
-        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
-        self.keep_map = False
+        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `record_attention_maps`
+        self.record_map = False
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, N, width), context (B, M, context_width) -> (B, N, width).
@@ -80,17 +80,19 @@ class Attention(nn.Module):
                 "embedding instead"
             )
         q, k, v = self._project(x, context)  # (B, H, N or M, D)
-        if self.keep_map:
-            mixed, self.map = readable(q, k, v, self.causal)
+        if self.record_map:
+            mixed, self.map = attention_with_map(q, k, v, self.causal)
         elif q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
-            mixed, _ = readable(q, k, v, self.causal)  # there the fused kernel and its gradient take twice as long
+            mixed, _ = attention_with_map(
+                q, k, v, self.causal
+            )  # there the fused kernel and its gradient take twice as long
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The attention map alone, (B, H, N, M): for looking at."""
-        return readable(*self._project(x, context), self.causal)[1]
+        return attention_with_map(*self._project(x, context), self.causal)[1]
 
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         k, v = self.to_kv(context if self.cross else x).chunk(2, dim=-1)
@@ -101,7 +103,7 @@ class Attention(nn.Module):
 
 
 @contextmanager
-def kept_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[str, Attention]]:
+def record_attention_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[str, Attention]]:
     """Inside the block every attention of the module uses the readable formula and keeps its map in `.map`.
 
     with kept_maps(unet) as layers:
@@ -114,16 +116,16 @@ def kept_maps(module: nn.Module, *, cross_only: bool = True) -> Iterator[dict[st
         if hasattr(layer, "keep_map") and (layer.cross or not cross_only)
     }
     for layer in layers.values():
-        layer.keep_map = True
+        layer.record_map = True
     try:
         yield layers
     finally:
         for layer in layers.values():
-            layer.keep_map = False
+            layer.record_map = False
             layer.map = None
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero_module(module: nn.Module) -> nn.Module:
     """Start a block's last layer at zero, so that the block begins as the identity (DDPM; Zhang et al. 2019)."""
     for parameter in module.parameters():
         torch.nn.init.zeros_(parameter)

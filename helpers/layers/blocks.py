@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.layers.attention import Attention, zero
+from helpers.layers.attention import Attention, zero_module
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -13,7 +13,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-class ResidualBlock(nn.Module):
+class AdaGNResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice; in between the condition scales and shifts (Dhariwal & Nichol 2021)."""
 
     def __init__(self, channels: int, out_channels: int, condition_width: int, dropout: float = 0.0):
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.scale_shift = nn.Linear(condition_width, 2 * out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_2 = zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -46,10 +46,12 @@ class TransformerBlock(nn.Module):
             self.norm_2 = nn.LayerNorm(channels)
             self.cross_attention = Attention(channels, heads, context_width)
         self.norm_3 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), zero(nn.Linear(2 * channels, channels)))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.GELU(), zero_module(nn.Linear(2 * channels, channels))
+        )
         for attention in (self.self_attention, self.cross_attention):
             if attention is not None:
-                zero(attention.to_out)
+                zero_module(attention.to_out)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), context (B, M, context_width) -> (B, C, H, W)."""

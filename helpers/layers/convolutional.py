@@ -13,7 +13,7 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-class Convolution(nn.Conv2d):
+class Conv3x3(nn.Conv2d):
     """A 3x3 convolution that keeps height and width.
 
     Deep in a U-Net there are few positions and very many weights, and on a CPU the convolution kernel spends more time
@@ -37,7 +37,7 @@ class Convolution(nn.Conv2d):
         return F.linear(around, weight, self.bias).view(B, H, W, -1).permute(0, 3, 1, 2)
 
 
-class ResidualBlock(nn.Module):
+class ResnetBlock(nn.Module):
     """norm, SiLU, convolution, twice, and the input added; the time is added in between (DDPM, appendix B).
 
     Epsilon of the norms is 1e-5 in Stable Diffusion's U-Net and 1e-6 in its autoencoder.
@@ -48,10 +48,10 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.norm_1 = nn.GroupNorm(groups, channels, eps)
-        self.conv_1 = Convolution(channels, out_channels)
+        self.conv_1 = Conv3x3(channels, out_channels)
         self.time = nn.Linear(time_width, out_channels) if time_width else None
         self.norm_2 = nn.GroupNorm(groups, out_channels, eps)
-        self.conv_2 = Convolution(out_channels, out_channels)
+        self.conv_2 = Conv3x3(out_channels, out_channels)
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = Convolution(channels, channels)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, *size); size is (2H, 2W) unless an odd size was halved before."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def sinusoids(t: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
+def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, at `width / 2` frequencies from 1 down to 1 / longest (Vaswani et al. 2017, section 3.5).
 
     Args:
@@ -17,7 +17,7 @@ def sinusoids(t: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
         float32 (B, width) in [-1, 1].
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device) / half)
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)
     angles = t.float()[:, None] * frequencies  # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, width)
 
@@ -32,4 +32,4 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t (B,) in [0, 1] -> (B, width)."""
-        return self.layers(sinusoids(1000 * t, self.sinusoid_width))
+        return self.layers(timestep_embedding(1000 * t, self.sinusoid_width))

@@ -52,7 +52,7 @@ def _convolution(channels: int, out_channels: int, stride: int = 1, kernel: int 
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-class AttributeReader(nn.Module):
+class AttributeClassifier(nn.Module):
     """A small convolutional network with one head for each attribute; pictures are float (B, 3, H, H) in [-1, 1]."""
 
     def __init__(self) -> None:
@@ -154,9 +154,9 @@ def _indices(wanted: Wanted, count: int) -> dict[str, Tensor]:
     return asked
 
 
-def load_reader(device: torch.device | str | None = None) -> AttributeReader:
+def load_classifier(device: torch.device | str | None = None) -> AttributeClassifier:
     """The reader that ships with the course, ready to read. Raises what `helpers.weights.load_weights` raises."""
-    reader = AttributeReader()
+    reader = AttributeClassifier()
     load_weights(reader, "scorer")
     return reader.eval().to(device)
 
@@ -171,23 +171,23 @@ def drawn(count: int, seed: int, progress: bool = False) -> tuple[Tensor, tuple[
 
 
 def held_out_accuracy(
-    reader: AttributeReader, count: int = 600, seed: int = 0, flawed: bool = False
+    reader: AttributeClassifier, count: int = 600, seed: int = 0, flawed: bool = False
 ) -> dict[str, float]:
     """How often the reader is right, by attribute, on faces drawn now that it was not trained on.
 
     Args:
         count: number of faces, the species in rotation.
         seed: other faces for every seed.
-        flawed: read them after `flaws`, as in training.
+        flawed: read them after `augment`, as in training.
     """
     images, attributes = drawn(count, HELD_OUT_SEED + seed)
     pictures = to_float(images)
     if flawed:
-        pictures = flaws(pictures, torch.Generator().manual_seed(seed))
+        pictures = augment(pictures, torch.Generator().manual_seed(seed))
     return reader.agreement(pictures, attributes)
 
 
-def flaws(x: Tensor, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """What generators do to faces: moved, mottled, blurred, noisy, too bright or pale. (B, 3, H, H) in [-1, 1]."""
     B, _, H, _ = x.shape
 
@@ -215,7 +215,7 @@ def flaws(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    reader: AttributeReader,
+    reader: AttributeClassifier,
     images: Tensor,
     attributes: Sequence[FaceAttributes],
     steps: int,
@@ -236,7 +236,7 @@ def train(
     reader.train().to(memory_format=torch.channels_last)
     for _ in range(steps):
         chosen = torch.randint(len(images), (batch,), generator=generator)  # (B,)
-        x = flaws(to_float(images[chosen]), generator)  # (B, 3, 64, 64)
+        x = augment(to_float(images[chosen]), generator)  # (B, 3, 64, 64)
         logits = reader(x.contiguous(memory_format=torch.channels_last))  # attribute -> (B, values)
         loss = sum(F.cross_entropy(logits[name], labels[name][chosen]) for name in ATTRIBUTES)
         optimizer.zero_grad()
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--steps, --faces and --held-out must be at least 1, --seed at least 0")
     started = time.perf_counter()
     torch.manual_seed(options.seed)
-    reader = AttributeReader()
+    reader = AttributeClassifier()
     images, attributes = drawn(options.faces, TRAIN_SEED + options.seed, progress=True)
     bar = tqdm(train(reader, images, attributes, options.steps, options.seed), total=options.steps, unit=" steps")
     for loss in bar:

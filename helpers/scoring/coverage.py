@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-class Coverage(NamedTuple):
+class PrecisionRecall(NamedTuple):
     """Shares, 0 to 1; each can be bought with the other, so print both."""
 
     precision: float  # of the samples that lie where real pictures lie: quality
     recall: float  # of the real pictures that lie where samples lie: diversity
 
 
-def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
+def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> PrecisionRecall:
     """Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): a set lies within its k-nearest-neighbour balls.
 
     Args:
@@ -37,7 +37,7 @@ def coverage(real: Tensor, samples: Tensor, k: int = 3) -> Coverage:
         raise ValueError("there is NaN or infinity in the features")
     real = real.double()  # distances are small beside the features
     samples = samples.double()
-    return Coverage(_inside(samples, real, k), _inside(real, samples, k))
+    return PrecisionRecall(_inside(samples, real, k), _inside(real, samples, k))
 
 
 def _inside(points: Tensor, centres: Tensor, k: int) -> float:

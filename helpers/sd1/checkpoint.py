@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, folder_part, modern_attention, read_config, read_tensors
+from helpers.published import (
+    KeyMapping,
+    fetch,
+    folder_part,
+    guess_cause,
+    modern_attention,
+    read_checkpoint,
+    read_json_config,
+)
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -83,13 +91,13 @@ def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> 
     index = folder / "model_index.json"
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
-        pipeline = read_config(index).get("_class_name", "")
+        pipeline = read_json_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 1")
-    kind = read_config(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
+    kind = read_json_config(scheduler).get("prediction_type", "epsilon") if scheduler.is_file() else "epsilon"
     if kind not in PREDICTIONS:
         raise ValueError(f"{scheduler} says prediction_type {kind!r}; the course knows {', '.join(PREDICTIONS)}")
-    parts = {name: read_tensors(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}
+    parts = {name: read_checkpoint(folder_part(folder, part, stems, variant)) for name, (part, stems) in PARTS.items()}
     parts["autoencoder"] = modern_attention(parts["autoencoder"])
     parts["text"] = published_text(parts["text"])
     own = folder / "tokenizer"
@@ -107,7 +115,7 @@ KNOWN = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alpha
 
 
 def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> Published:
-    tensors = read_tensors(path)
+    tensors = read_checkpoint(path)
     if not any(name.startswith(UNET) for name in tensors):
         cause = likeliest_cause(tensors, CAUSES | ALONE)
         raise ValueError(
@@ -143,7 +151,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
 # --- names, and what else it may be ---------------------------------------------------------------------------------
 
 
-def unet_names(config: UNetConfig, layout: str) -> Renaming:
+def unet_names(config: UNetConfig, layout: str) -> KeyMapping:
     """From the U-Net's names to those of a published file, in layout "compvis" or "diffusers"."""
     inside = [
         (r"\.block\.", ".transformer_blocks.0."),
@@ -234,7 +242,7 @@ def likeliest_cause(tensors: Mapping[str, Tensor], causes: Mapping[str, str] = C
     width = _size(tensors, ("attn2.to_k.weight",), 1)
     if kind := {1024: "Stable Diffusion 2", 2048: "SDXL"}.get(width):
         return f"{kind}, whose text states are {width} wide instead of 768"
-    return cause_among(causes, tensors)
+    return guess_cause(causes, tensors)
 
 
 def _size(tensors: Mapping[str, Tensor], ends: Iterable[str], axis: int) -> int | None:

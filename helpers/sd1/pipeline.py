@@ -13,17 +13,17 @@ from torch import Tensor
 
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.diffusion import DDPMPath, Denoised, Step, denoised, guide
+from helpers.diffusion import DDPMPath, Denoised, Step, apply_guidance, convert_prediction
 from helpers.diffusion.latent import LatentDiffusion, channels_last
 from helpers.diffusion.request import Limits, Request
 from helpers.diffusion.samplers import Denoiser
-from helpers.published import fit
+from helpers.published import load_pretrained
 from helpers.sd1 import checkpoint
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
-from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
+from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 # A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -34,7 +34,7 @@ V1_PREVIEW = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.26
 class SD1Config:
     """Sizes of the three networks; the defaults are the published ones."""
 
-    text: TowerConfig = TowerConfig()
+    text: CLIPTowerConfig = CLIPTowerConfig()
     unet: UNetConfig = UNetConfig()
     autoencoder: KLConfig = KLConfig()
     size: int = 512  # pixels a side that it was trained on
@@ -47,7 +47,7 @@ class SD1Config:
     @property
     def limits(self) -> Limits:
         """What follows from the sizes for a request."""
-        factor = self.autoencoder.factor
+        factor = self.autoencoder.downsampling_factor
         return Limits(self.size, factor, factor, self.unet.latent_channels, self.text.layers)
 
 
@@ -121,11 +121,11 @@ class StableDiffusion1(LatentDiffusion):
             ("U-Net", found.unet, checkpoint.unet_names(config.unet, found.layout)),
             ("autoencoder", found.autoencoder, kl.published_names(config.autoencoder, found.layout)),
         ]
-        for module, (name, tensors, renaming) in zip(networks, parts, strict=True):
-            fit(
+        for module, (name, tensors, key_mapping) in zip(networks, parts, strict=True):
+            load_pretrained(
                 module,
                 tensors,
-                renaming,
+                key_mapping,
                 what=f"the {name} of Stable Diffusion 1",
                 dtype=dtype,
                 hint=lambda: checkpoint.likeliest_cause(found.unet),
@@ -146,12 +146,12 @@ class StableDiffusion1(LatentDiffusion):
         Raises:
             FileNotFoundError, ValueError: as `load_weights` does, and where the parts are others than in training.
         """
-        about = description(name_or_path)
+        about = read_config(name_or_path)
         for part, file in (("clip", clip), ("autoencoder", autoencoder)):
             if read_metadata(file)["sha256"] != about["parts"][part]:
                 raise ValueError(
                     f"the U-Net {name_or_path} was trained with other weights of the {part} than {file}: "
-                    f"train it again, {TRAINED_BY['sd1']}"
+                    f"train it again, {TRAINING_COMMANDS['sd1']}"
                 )
         pair, tokenizer = CLIP.from_weights(clip)
         unet = UNet(UNetConfig(**about["unet"]))
@@ -168,7 +168,7 @@ class StableDiffusion1(LatentDiffusion):
             "preview": self.preview.tolist(),
             "parts": parts,
         }
-        save_described(self.unet, about, path, metadata)
+        save_with_config(self.unet, about, path, metadata)
 
     # --- what the walk asks for -----------------------------------------------------------------------------------
 
@@ -202,9 +202,9 @@ class StableDiffusion1(LatentDiffusion):
             answer = self.unet(channels_last(doubled.to(dtype)), timestep, both).float()
             if negative is not None:
                 without, with_prompt = answer.chunk(2)
-                answer = guide(with_prompt, without, scale)
+                answer = apply_guidance(with_prompt, without, scale)
             alpha, sigma = self.path.alpha_sigma(torch.tensor(t))
-            return denoised(self.prediction, answer, x, alpha.to(x), sigma.to(x))
+            return convert_prediction(self.prediction, answer, x, alpha.to(x), sigma.to(x))
 
         return denoise
 

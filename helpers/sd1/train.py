@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Gaussian, KLAutoencoder
+from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder
 from helpers.autoencoders.train import encode_all, fitted_preview
 from helpers.data import load_faces
-from helpers.data.captions import wordings
+from helpers.data.captions import caption_variants
 from helpers.diffusion import DDPMPath, Objective
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
@@ -27,7 +27,7 @@ from helpers.weights import read_metadata
 WORDINGS = 4  # captions per face: the full one, and three that leave details out
 DROPPED = 0.1  # share of examples that lose their caption, so that guidance has something to lead away from
 # Stable Diffusion 1's schedule and target; the weight spares the network the easiest noise levels
-OBJECTIVE = Objective(DDPMPath.scaled_linear(), "epsilon", "epsilon", times="uniform", min_snr=5.0)
+OBJECTIVE = Objective(DDPMPath.scaled_linear(), "epsilon", "epsilon", times="uniform", min_snr_gamma=5.0)
 
 
 def tiny_config(text_width: int) -> UNetConfig:
@@ -60,7 +60,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     pictures = faces.tensor()
     codes = encode_all(autoencoder, torch.cat([pictures, pictures.flip(-1)]), progress=main)  # mirrored: same captions
     system.preview = fitted_preview((codes.mean[: len(faces)] - config.shift) * config.scale, pictures)
-    ids = tokenizer([*wordings(faces.attributes, WORDINGS), ""])  # (N * WORDINGS + 1, L): the last is empty
+    ids = tokenizer([*caption_variants(faces.attributes, WORDINGS), ""])  # (N * WORDINGS + 1, L): the last is empty
 
     def losses(unet: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         B = options.batch_size
@@ -69,7 +69,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
         caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(ids) - 1, caption)
         timestep = torch.randint(len(OBJECTIVE.path), (B,), generator=generator)
-        z = Gaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator)
+        z = DiagonalGaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator)
         x0 = (z - config.shift) * config.scale
         eps = torch.randn(z.shape, generator=generator)
         x0, eps, timestep, tokens = (x[mine].to(device) for x in (x0, eps, timestep, ids[caption]))

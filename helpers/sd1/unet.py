@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
-from helpers.layers.convolutional import Downsample, ResidualBlock, Upsample, silu
-from helpers.layers.embeddings import sinusoids
+from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample, silu
+from helpers.layers.embeddings import timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Level(nn.Module):
     def __init__(self, config: UNetConfig, inputs: list[int], width: int, attention: bool, resample: nn.Module | None):
         super().__init__()
         time_width = 4 * config.width
-        self.residual = nn.ModuleList(ResidualBlock(c, width, time_width, config.groups) for c in inputs)
+        self.residual = nn.ModuleList(ResnetBlock(c, width, time_width, config.groups) for c in inputs)
         self.transformer = nn.ModuleList(SpatialTransformer(width, config) for _ in inputs if attention)
         self.resample = resample
 
@@ -120,7 +120,7 @@ class UNet(nn.Module):
             skips += [width] * (config.blocks + (not last))
             channels = width
 
-        residual = (ResidualBlock(channels, channels, time_width, config.groups) for _ in range(2))
+        residual = (ResnetBlock(channels, channels, time_width, config.groups) for _ in range(2))
         self.middle = nn.ModuleList([next(residual), SpatialTransformer(channels, config), next(residual)])
 
         self.up = nn.ModuleList()
@@ -145,7 +145,7 @@ class UNet(nn.Module):
         Returns:
             (B, 4, H, W) the noise.
         """
-        time = silu(self.time(sinusoids(timestep, self.config.width).to(x.dtype)))  # (B, time_width)
+        time = silu(self.time(timestep_embedding(timestep, self.config.width).to(x.dtype)))  # (B, time_width)
         x = self.stem(x)
         skips = [x]
         for level in self.down:

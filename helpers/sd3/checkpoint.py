@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, folder_tensors, read_config, read_tensors
+from helpers.published import KeyMapping, fetch, folder_tensors, guess_cause, read_checkpoint, read_json_config
 from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
@@ -109,10 +109,10 @@ def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: tuple | Non
     index = folder / "model_index.json"
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if index.is_file():
-        pipeline = read_config(index).get("_class_name", "")
+        pipeline = read_json_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion3"):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 3")
-    shift = read_config(scheduler).get("shift", 3.0) if scheduler.is_file() else 3.0
+    shift = read_json_config(scheduler).get("shift", 3.0) if scheduler.is_file() else 3.0
     t5 = t5 and (folder / PARTS["t5"][0]).is_dir()
     chosen = {part: _in_variant(folder, part, variant) for part in PARTS if t5 or part != "t5"}
     if variant and not any(chosen.values()):
@@ -138,7 +138,7 @@ PREFIXES = {
 
 
 def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: tuple | None) -> Published:
-    tensors = read_tensors(path)
+    tensors = read_checkpoint(path)
     if not any("joint_blocks." in name for name in tensors):
         raise ValueError(
             f"{path} is no Stable Diffusion 3 checkpoint, it has no joint_blocks.*: "
@@ -188,7 +188,7 @@ def _separate(folder: Path, lacking: list[str]) -> dict[str, Tensors]:
             "clip_l.safetensors, clip_g.safetensors and t5xxl_fp16.safetensors "
             "(or pass t5=False)"
         )
-    return {part: read_tensors(files[0]) for part, files in found.items()}
+    return {part: read_checkpoint(files[0]) for part, files in found.items()}
 
 
 INSTEAD = {  # a pattern among the names -> what such a file is
@@ -203,13 +203,13 @@ INSTEAD = {  # a pattern among the names -> what such a file is
 
 def _instead(tensors: Mapping[str, Tensor]) -> str:
     """What a file that is no Stable Diffusion 3 may be, or ""."""
-    return cause_among(INSTEAD, tensors)
+    return guess_cause(INSTEAD, tensors)
 
 
 # --- names and sizes ------------------------------------------------------------------------------------------------
 
 
-def transformer_names(layout: str) -> Renaming:
+def transformer_names(layout: str) -> KeyMapping:
     """From the MM-DiT's names to those of a published file, in layout "stability" or "diffusers"."""
     if layout == "stability":
         return [

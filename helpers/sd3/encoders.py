@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TextTower, TowerConfig
+from helpers.text.clip import CLIPTowerConfig, TextTower
 from helpers.text.t5 import T5Encoder, T5Tokenizer
 
 
-def clip_l() -> TowerConfig:
+def clip_l() -> CLIPTowerConfig:
     """ViT-L/14's text tower with its projection: 123,650,304 parameters."""
-    return TowerConfig(projection=768)
+    return CLIPTowerConfig(projection=768)
 
 
-def clip_g() -> TowerConfig:
+def clip_g() -> CLIPTowerConfig:
     """OpenCLIP's ViT-bigG/14's text tower with its projection: 694,659,840 parameters."""
-    return TowerConfig(width=1280, layers=32, heads=20, mlp=5120, activation="gelu", projection=1280)
+    return CLIPTowerConfig(width=1280, layers=32, heads=20, mlp=5120, activation="gelu", projection=1280)
 
 
 class Condition(NamedTuple):
@@ -42,7 +42,7 @@ def read(tower: TextTower, ids: Tensor, end: int, skip: int = 0) -> tuple[Tensor
     """States (B, N, D) before the last layer and without the final norm, and the summary (B, E) after both."""
     states = tower(ids, skip=1 + skip, norm=False)
     after = tower(ids) if skip else tower.norm(tower.layers[-1](states))
-    return states, tower.at_end(after, ids, end)
+    return states, tower.pool_at_eos(after, ids, end)
 
 
 def laid_out(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], third: Tensor, width: int) -> Condition:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.layers.embeddings import sinusoids
+from helpers.layers.embeddings import timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class MMDiT(nn.Module):
         if H % patch or W % patch:
             raise ValueError(f"a latent of {H}x{W} is not covered by patches of {patch}x{patch}")
         place = positions(H // patch, W // patch, self.config).to(x)
-        condition = self.time(sinusoids(1000 * t, 256).to(x.dtype)) + self.summary(pooled)  # (B, D)
+        condition = self.time(timestep_embedding(1000 * t, 256).to(x.dtype)) + self.summary(pooled)  # (B, D)
         condition = F.silu(condition)
         x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + place  # (B, N, D)
         text = self.words(text)  # (B, M, D)

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.diffusion import Denoised, FlowPath, Step, denoised, guide
+from helpers.diffusion import Denoised, FlowPath, Step, apply_guidance, convert_prediction
 from helpers.diffusion.latent import LatentDiffusion, channels_last
 from helpers.diffusion.request import Limits, Request, texts, within
 from helpers.diffusion.samplers import Denoiser
-from helpers.published import fit
+from helpers.published import load_pretrained
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import Condition, TextEncoders, clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
-from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
+from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 # A latent's sixteen channels to red, green and blue, for the published weights:
 # https://github.com/Stability-AI/sd3-ref/blob/master/sd3_impls.py
@@ -56,8 +56,8 @@ class SD3Config:
 
     transformer: MMDiTConfig = MMDiTConfig()
     autoencoder: KLConfig = field(default_factory=KLConfig.sd3)
-    clip_l: TowerConfig = field(default_factory=clip_l)
-    clip_g: TowerConfig = field(default_factory=clip_g)
+    clip_l: CLIPTowerConfig = field(default_factory=clip_l)
+    clip_g: CLIPTowerConfig = field(default_factory=clip_g)
     t5: T5Config = T5Config()
     t5_length: int = 256  # tokens
     size: int = 1024  # pixels a side
@@ -66,8 +66,8 @@ class SD3Config:
     @property
     def limits(self) -> Limits:
         """What follows from the sizes for a request."""
-        factor = self.autoencoder.factor
-        token = self.autoencoder.factor * self.transformer.patch
+        factor = self.autoencoder.downsampling_factor
+        token = self.autoencoder.downsampling_factor * self.transformer.patch
         return Limits(
             self.size,
             token,
@@ -209,9 +209,9 @@ class StableDiffusion3(LatentDiffusion):
             tensors = getattr(found, part)
             if part == "transformer":
                 tensors = checkpoint.plain(tensors, sizes, found.layout)
-            fit(network, tensors, naming[part], what=f"the {part} of Stable Diffusion 3", dtype=dtype)
+            load_pretrained(network, tensors, naming[part], what=f"the {part} of Stable Diffusion 3", dtype=dtype)
         if "t5" in networks and dtype == torch.float16:
-            networks["t5"].float_sums()
+            networks["t5"].keep_output_projections_in_fp32()
         readers = TextEncoders(
             networks["clip_l"],
             networks["clip_g"],
@@ -239,17 +239,17 @@ class StableDiffusion3(LatentDiffusion):
         """
         import tokenizers
 
-        about = description(name_or_path)
+        about = read_config(name_or_path)
         for part, file in (("clip", clip), ("autoencoder", autoencoder)):
             if read_metadata(file)["sha256"] != about["parts"][part]:
                 raise ValueError(
                     f"the transformer {name_or_path} was trained with other weights of the {part} than "
-                    f"{file}: train it again, {TRAINED_BY['sd3']}"
+                    f"{file}: train it again, {TRAINING_COMMANDS['sd3']}"
                 )
         (pair, words) = CLIP.from_weights(clip)
         painter = KLAutoencoder.from_weights(autoencoder)
         sizes = MMDiTConfig(**about["transformer"])
-        second = TowerConfig(**about["clip_g"])
+        second = CLIPTowerConfig(**about["clip_g"])
         third = T5Config(**about["t5"])
         rest = {name: about[name] for name in ("t5_length", "size", "shift")}
         config = SD3Config(sizes, painter.config, pair.text.config, second, third, **rest)
@@ -275,7 +275,7 @@ class StableDiffusion3(LatentDiffusion):
             "t5_words": readers.t5_words.tokenizer.to_str(),
         }
         own = nn.ModuleDict({"transformer": self.transformer, "clip_g": readers.clip_g, "t5": readers.t5})
-        save_described(own, about, path, metadata)
+        save_with_config(own, about, path, metadata)
 
     def take_turns(self, card: str | torch.device) -> "StableDiffusion3":
         """Keep the networks in main memory, and bring each to the card only while it works."""
@@ -357,10 +357,10 @@ class StableDiffusion3(LatentDiffusion):
             answer = velocity(x if negative is None else torch.cat([x, x]), t, both)
             if negative is not None:
                 without, with_prompt = answer.chunk(2)
-                answer = guide(with_prompt, without, scale)
+                answer = apply_guidance(with_prompt, without, scale)
                 if round(t, 6) in skipped:
                     answer = answer + skip_scale * (with_prompt - velocity(x, t, read, skip_layers))
-            return denoised("velocity", answer, x, torch.tensor(1 - t), torch.tensor(t))
+            return convert_prediction("velocity", answer, x, torch.tensor(1 - t), torch.tensor(t))
 
         return denoise
 

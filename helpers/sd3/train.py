@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
+from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.train import encode_all, fitted_preview
 from helpers.data import load_faces
-from helpers.data.captions import wordings
+from helpers.data.captions import caption_variants
 from helpers.diffusion import FlowPath, Objective
-from helpers.layers.attention import zero
+from helpers.layers.attention import zero_module
 from helpers.sd3.encoders import TextEncoders, laid_out, read
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.sd3.pipeline import SD3Config, StableDiffusion3
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import TextTower, TowerConfig
+from helpers.text.clip import CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5Config, T5Encoder, learned_t5_tokenizer
 from helpers.training.arguments import add_run_arguments
@@ -37,9 +37,9 @@ T5_LENGTH = 24  # tokens
 OBJECTIVE = Objective(FlowPath(), "velocity", "velocity", times="logit-normal")  # SD3, section 3.1
 
 
-def tiny_config(clip: TowerConfig, words: int, autoencoder: KLConfig, size: int) -> SD3Config:
+def tiny_config(clip: CLIPTowerConfig, words: int, autoencoder: KLConfig, size: int) -> SD3Config:
     """A transformer over 8x8 tokens, and encoders small enough to ship."""
-    second = TowerConfig(
+    second = CLIPTowerConfig(
         width=96,
         layers=2,
         heads=4,
@@ -51,7 +51,7 @@ def tiny_config(clip: TowerConfig, words: int, autoencoder: KLConfig, size: int)
     )
     third = T5Config(vocabulary=words, width=96, layers=2, heads=4, head_width=24, mlp=256, buckets=16, farthest=24)
     widths = {"text_width": clip.width + second.width, "pooled_width": clip.projection + second.projection}
-    side = size // autoencoder.factor // 2
+    side = size // autoencoder.downsampling_factor // 2
     transformer = MMDiTConfig(
         latent_channels=autoencoder.latent_channels, width=144, layers=6, heads=6, table=3 * side, base=side, **widths
     )
@@ -89,15 +89,15 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     faces = load_faces("toy-faces", "train", options.size, limit=options.limit, progress=main)
     (pair, words) = CLIP.from_weights(options.clip)
     autoencoder = KLAutoencoder.from_weights(options.autoencoder)
-    texts = [*wordings(faces.attributes, WORDINGS), ""]
+    texts = [*caption_variants(faces.attributes, WORDINGS), ""]
     t5_words = learned_t5_tokenizer(texts, T5_LENGTH)
     config = tiny_config(pair.text.config, len(t5_words), autoencoder.config, options.size)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         learner = Learner(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
         for block in learner.transformer.blocks:  # adaLN-zero: every block begins as the identity
-            zero(block.text.modulation), zero(block.picture.modulation)
-        zero(learner.transformer.modulation), zero(learner.transformer.head)
+            zero_module(block.text.modulation), zero_module(block.picture.modulation)
+        zero_module(learner.transformer.modulation), zero_module(learner.transformer.head)
     autoencoder = autoencoder.to(device)
     clip = pair.text.to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
@@ -117,8 +117,8 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
         caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(texts) - 1, caption)
         with_t5 = torch.rand(B, generator=generator) >= WITHOUT_T5
-        t = OBJECTIVE.draw_times(B, generator)
-        x0 = (Gaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator) - shift) * scale
+        t = OBJECTIVE.sample_times(B, generator)
+        x0 = (DiagonalGaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator) - shift) * scale
         eps = torch.randn(x0.shape, generator=generator)
         x0, eps, t, with_t5 = (x[mine].to(device) for x in (x0, eps, t, with_t5))
         first, second, third = (tokens[caption][mine].to(device) for tokens in ids)

@@ -28,7 +28,7 @@ Pair = tuple[str, str]
 
 
 @lru_cache
-def byte_letters() -> dict[int, str]:
+def bytes_to_unicode() -> dict[int, str]:
     """A printable letter for each of the 256 bytes, so that merges can be written in a text file (GPT-2's table)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -42,13 +42,13 @@ def split_words(text: str) -> list[str]:
     return WORD.findall(" ".join(unicodedata.normalize("NFC", text).split()).lower())
 
 
-def letters(word: str) -> list[str]:
+def to_symbols(word: str) -> list[str]:
     """A word as one piece per byte, the last marked as the word's end: "cat" -> c, a, t</w>."""
-    spelled = [byte_letters()[byte] for byte in word.encode()]
+    spelled = [bytes_to_unicode()[byte] for byte in word.encode()]
     return [*spelled[:-1], spelled[-1] + WORD_END]
 
 
-def glued(pieces: Sequence[str], pair: Pair) -> list[str]:
+def merge_pair(pieces: Sequence[str], pair: Pair) -> list[str]:
     """The pieces with every occurrence of the pair made one, from left to right."""
     result = []
     i = 0
@@ -72,7 +72,7 @@ class BytePairTokenizer:
             length: of every encoded text, start and end included.
             padding: the id that fills up short texts; None: the end token's, as in CLIP ViT-L (OpenCLIP's uses 0).
         """
-        alphabet = list(byte_letters().values())
+        alphabet = list(bytes_to_unicode().values())
         vocabulary = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, merges), START, END]
         self.merges = list(merges)
         self.length = length
@@ -132,12 +132,12 @@ class BytePairTokenizer:
 
     def _split_word(self, word: str) -> list[str]:
         if word not in self._known:
-            pieces = letters(word)
+            pieces = to_symbols(word)
             while len(pieces) > 1:
                 best = min(zip(pieces, pieces[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
                 if best not in self.rank:
                     break
-                pieces = glued(pieces, best)
+                pieces = merge_pair(pieces, best)
             self._known[word] = pieces
         return self._known[word]
 
@@ -162,7 +162,7 @@ class BytePairTokenizer:
         """Numbers back to lower-cased text, up to the first end token."""
         until = takewhile(lambda i: i != self.end, map(int, ids))
         pieces = [self.pieces[i] for i in until if i != self.start]
-        codes = {letter: byte for byte, letter in byte_letters().items()}
+        codes = {letter: byte for byte, letter in bytes_to_unicode().items()}
         words = "".join(pieces).replace(WORD_END, " ").rstrip()
         return bytes(b for c in words for b in ([codes[c]] if c != " " else b" ")).decode(errors="replace")
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
-from helpers.published import Renaming
+from helpers.published import KeyMapping
 
 
 @dataclass(frozen=True)
-class TowerConfig:
+class CLIPTowerConfig:
     """Sizes of one tower; the defaults are those of ViT-L/14's text tower, which Stable Diffusion 1 uses."""
 
     width: int = 768
@@ -32,12 +32,12 @@ class TowerConfig:
     patch: int = 14  # pixels a side of one token
 
     @classmethod
-    def sd1_text(cls) -> "TowerConfig":
+    def sd1_text(cls) -> "CLIPTowerConfig":
         """Stable Diffusion 1's text encoder: 123,060,480 parameters."""
         return cls()
 
     @classmethod
-    def vit_l_14_image(cls) -> "TowerConfig":
+    def vit_l_14_image(cls) -> "CLIPTowerConfig":
         """The picture tower of CLIP ViT-L/14: 256 patches and one token for the whole."""
         return cls(width=1024, layers=24, heads=16, mlp=4096, projection=768)
 
@@ -52,7 +52,7 @@ class QuickGELU(nn.Module):
 class Layer(nn.Module):
     """Norm, attention, norm, MLP; each half adds to x (a pre-norm transformer layer)."""
 
-    def __init__(self, config: TowerConfig, causal: bool):
+    def __init__(self, config: CLIPTowerConfig, causal: bool):
         super().__init__()
         self.norm_1 = nn.LayerNorm(config.width)
         self.attention = Attention(config.width, config.heads, bias=True, causal=causal)
@@ -69,7 +69,7 @@ class Layer(nn.Module):
 class TextTower(nn.Module):
     """Tokens to states: every state knows its token and the tokens before it."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: CLIPTowerConfig):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
@@ -102,17 +102,17 @@ class TextTower(nn.Module):
         return self.norm(x) if norm else x
 
     def pooled(self, ids: Tensor, end: int) -> Tensor:
-        """One vector for the whole text: `at_end` of its states, (B, E)."""
-        return self.at_end(self(ids), ids, end)
+        """One vector for the whole text: `pool_at_eos` of its states, (B, E)."""
+        return self.pool_at_eos(self(ids), ids, end)
 
-    def at_end(self, states: Tensor, ids: Tensor, end: int) -> Tensor:
+    def pool_at_eos(self, states: Tensor, ids: Tensor, end: int) -> Tensor:
         """The state at the first end token, which has seen all others; projected where the tower projects: (B, E)."""
         place = (ids == end).int().argmax(dim=1)  # (B,)
         state = states[torch.arange(len(ids), device=ids.device), place]
         return state if self.projection is None else self.projection(state)
 
 
-LAYER_NAMES: Renaming = [
+LAYER_NAMES: KeyMapping = [
     (r"\.norm_(\d)\.", r".layer_norm\1."),
     (r"\.attention\.to_kv\.", ".self_attn.{kv}_proj."),
     (r"\.attention\.to_(q|out)\.", r".self_attn.\1_proj."),
@@ -120,7 +120,7 @@ LAYER_NAMES: Renaming = [
     (r"\.mlp\.2\.", ".mlp.fc2."),
 ]
 # from our names to those of `transformers`, as files on disk have them
-TEXT_NAMES: Renaming = [
+TEXT_NAMES: KeyMapping = [
     (r"^tokens\.", "text_model.embeddings.token_embedding."),
     (r"^positions$", "text_model.embeddings.position_embedding.weight"),
     (r"^layers\.", "text_model.encoder.layers."),

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.published import Renaming
+from helpers.published import KeyMapping
 from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import LAYER_NAMES, Layer, TextTower, TowerConfig
-from helpers.weights import description, load_weights, save_described
+from helpers.text.clip import LAYER_NAMES, CLIPTowerConfig, Layer, TextTower
+from helpers.weights import load_weights, read_config, save_with_config
 
 
 class ImageTower(nn.Module):
     """A vision transformer (Dosovitskiy et al. 2020): patches become tokens, one more token stands for the whole."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: CLIPTowerConfig):
         super().__init__()
         self.config = config
         tokens = (config.size // config.patch) ** 2 + 1
@@ -45,7 +45,7 @@ class ImageTower(nn.Module):
 class CLIP(nn.Module):
     """Both towers and the temperature of their comparison."""
 
-    def __init__(self, text: TowerConfig, image: TowerConfig, end: int):
+    def __init__(self, text: CLIPTowerConfig, image: CLIPTowerConfig, end: int):
         """`end`: the id of the token that closes a text."""
         super().__init__()
         self.text = TextTower(text)
@@ -73,19 +73,19 @@ class CLIP(nn.Module):
     def save(self, tokenizer: BytePairTokenizer, path: str | Path, metadata: dict[str, str]) -> None:
         """Write both towers (fp16) with their sizes and the tokenizer."""
         about = {"text": asdict(self.text.config), "image": asdict(self.image.config), "tokenizer": tokenizer.to_json()}
-        save_described(self, about, path, metadata)
+        save_with_config(self, about, path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path = "clip") -> tuple["CLIP", BytePairTokenizer]:
         """The tiny pair that `python -m helpers.text.train` trained, and its tokenizer. Raises as `load_weights`."""
-        about = description(name_or_path)
+        about = read_config(name_or_path)
         tokenizer = BytePairTokenizer.from_json(about["tokenizer"])
-        model = cls(TowerConfig(**about["text"]), TowerConfig(**about["image"]), tokenizer.end)
+        model = cls(CLIPTowerConfig(**about["text"]), CLIPTowerConfig(**about["image"]), tokenizer.end)
         load_weights(model, name_or_path)
         return model.eval(), tokenizer
 
 
-IMAGE_NAMES: Renaming = [  # of the image tower, as `transformers` writes them
+IMAGE_NAMES: KeyMapping = [  # of the image tower, as `transformers` writes them
     (r"^patches\.", "vision_model.embeddings.patch_embedding."),
     (r"^whole$", "vision_model.embeddings.class_embedding"),
     (r"^positions$", "vision_model.embeddings.position_embedding.weight"),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.published import Renaming, fetch
+from helpers.published import KeyMapping, fetch
 
 if TYPE_CHECKING:
     import tokenizers
@@ -102,18 +102,20 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids int64 (B, N) -> (B, N, D). Padding is read like any token, as Stable Diffusion 3 was trained."""
         x = self.tokens(ids)
-        bias = self.distances(buckets(ids.shape[1], self.config).to(ids.device)).permute(2, 0, 1)[None]  # (1, H, N, N)
+        bias = self.distances(relative_position_buckets(ids.shape[1], self.config).to(ids.device)).permute(2, 0, 1)[
+            None
+        ]  # (1, H, N, N)
         for layer in self.layers:
             x = layer(x, bias)
         return self.norm(x)
 
-    def float_sums(self) -> None:
+    def keep_output_projections_in_fp32(self) -> None:
         """Let every layer's last product and the running sum be float32: in XXL they leave float16's range."""
         for layer in self.layers:
             layer.out.float()
 
 
-def buckets(length: int, config: T5Config) -> Tensor:
+def relative_position_buckets(length: int, config: T5Config) -> Tensor:
     """Which learned number each pair of tokens gets: int64 (N, N), row asks, column is asked.
 
     Half the buckets are for tokens behind, half for tokens ahead; of each half, the first are for the exact
@@ -128,7 +130,7 @@ def buckets(length: int, config: T5Config) -> Tensor:
     return bucket + half * (distance > 0)
 
 
-T5_NAMES: Renaming = [
+T5_NAMES: KeyMapping = [
     (r"^tokens\.", "shared."),
     (r"^distances\.", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias."),
     (r"^layers\.", "encoder.block."),

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data import load_faces
-from helpers.data.captions import wordings
-from helpers.text.bpe import BytePairTokenizer, Pair, glued, letters, split_words
-from helpers.text.clip import TowerConfig
+from helpers.data.captions import caption_variants
+from helpers.text.bpe import BytePairTokenizer, Pair, merge_pair, split_words, to_symbols
+from helpers.text.clip import CLIPTowerConfig
 from helpers.text.contrastive import CLIP
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
@@ -26,8 +26,8 @@ LENGTH = 24  # tokens: the longest caption has 15, start and end come on top
 def tiny_clip(tokenizer: BytePairTokenizer) -> CLIP:
     """An untrained CLIP for drawn faces of 64x64 pixels."""
     sizes = {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "projection": 64}
-    text = TowerConfig(**sizes, vocabulary=len(tokenizer), length=LENGTH)
-    return CLIP(text, TowerConfig(**sizes, size=64, patch=8), tokenizer.end)
+    text = CLIPTowerConfig(**sizes, vocabulary=len(tokenizer), length=LENGTH)
+    return CLIP(text, CLIPTowerConfig(**sizes, size=64, patch=8), tokenizer.end)
 
 
 def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
@@ -36,7 +36,7 @@ def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
     Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical order.
     """
     words = Counter(word for text in texts for word in split_words(text))
-    spelled = {word: letters(word) for word in words}
+    spelled = {word: to_symbols(word) for word in words}
     for _ in range(count):
         pairs: Counter[Pair] = Counter()
         for word, pieces in spelled.items():
@@ -45,7 +45,7 @@ def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < 2:
             return
-        spelled = {word: glued(pieces, best) for word, pieces in spelled.items()}
+        spelled = {word: merge_pair(pieces, best) for word, pieces in spelled.items()}
         yield best
 
 
@@ -57,7 +57,7 @@ def learned_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
-    texts = wordings(faces.attributes, WORDINGS)
+    texts = caption_variants(faces.attributes, WORDINGS)
     tokenizer = learned_tokenizer(texts)
     ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))  # (N, WORDINGS, L)
     with torch.random.fork_rng():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.latents import Latents
 from helpers.data import Faces
-from helpers.data.captions import encode, wordings
+from helpers.data.captions import caption_variants, encode
 from helpers.tiny_sd.augment import augmented, draw_augmentation
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
@@ -28,7 +28,7 @@ def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
     """int64 (N, WORDINGS, L) word numbers of every face, or None where faces have no attributes to speak of."""
     if faces.attributes is None:
         return None
-    return encode(wordings(faces.attributes, WORDINGS, seed)).unflatten(0, (len(faces), WORDINGS))
+    return encode(caption_variants(faces.attributes, WORDINGS, seed)).unflatten(0, (len(faces), WORDINGS))
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Batches:
         chosen = self.choose(generator)
         labels, captions = self.conditions(chosen, generator)
         mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
-        times = system.objective.draw_times(self.batch_size, generator)
+        times = system.objective.sample_times(self.batch_size, generator)
         augmentation = draw_augmentation(self.batch_size, self.augment, generator) if self.augment else None
         codes = self.codes(
             system, chosen[share], mirrored[share], device, None if augmentation is None else augmentation[share]

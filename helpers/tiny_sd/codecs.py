@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.latents import latent_space, normalised
 from helpers.autoencoders.published import load_autoencoder
-from helpers.weights import description, weights_path
+from helpers.weights import read_config, weights_path
 
 DISTILLED = ("distilled_autoencoder",)  # shipped autoencoders that reproduce the latents of another one
-PIXELS = 2**20  # decoded at once, so that a batch of large pictures fits a small card
+MAX_PIXELS_AT_ONCE = 2**20  # decoded at once, so that a batch of large pictures fits a small card
 
 
 class Codec(Protocol):
@@ -22,7 +22,7 @@ class Codec(Protocol):
 
     name: str  # of the method
     channels: int  # of what is diffused
-    factor: int  # how many times smaller it is than the picture, per side
+    downsampling_factor: int  # how many times smaller it is than the picture, per side
 
     def encode(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
@@ -33,7 +33,7 @@ class Codec(Protocol):
         ...
 
     def describe(self) -> Any:
-        """What `described_codec` needs to make it again, as plain JSON values."""
+        """What `load_codec` needs to make it again, as plain JSON values."""
         ...
 
     def to(self, device: torch.device | str) -> "Codec":
@@ -84,7 +84,7 @@ class LatentCodec:
     def __init__(self, autoencoder: nn.Module, mean: Tensor, std: Tensor, source: str = ""):
         """
         Args:
-            autoencoder: has `config.factor`, `to_latents` and `to_pictures`.
+            autoencoder: has `config.downsampling_factor`, `to_latents` and `to_pictures`.
             mean, std: (C,) of its latents on the training pictures.
             source: what `load_autoencoder` finds it by.
         """
@@ -93,7 +93,7 @@ class LatentCodec:
         self.std = std
         self.source = str(source)
         self.channels = len(mean)
-        self.factor = autoencoder.config.factor
+        self.downsampling_factor = autoencoder.config.downsampling_factor
 
     def __deepcopy__(self, memo: dict) -> "LatentCodec":
         return self  # an average of the network shares it
@@ -105,7 +105,7 @@ class LatentCodec:
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         latents = codes * self.std[:, None, None].to(codes) + self.mean[:, None, None].to(codes)
-        per_part = max(1, PIXELS // (codes[0, 0].numel() * self.factor**2))
+        per_part = max(1, MAX_PIXELS_AT_ONCE // (codes[0, 0].numel() * self.downsampling_factor**2))
         return torch.cat([self.autoencoder.to_pictures(part) for part in latents.split(per_part)])
 
     def describe(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class TrainedCodec(LatentCodec):
 CODECS = {codec.name: codec for codec in (PixelCodec, PretrainedCodec, TrainedCodec)}
 
 
-def described_codec(described: Any, autoencoder: str | Path | None = None) -> Codec:
+def load_codec(described: Any, autoencoder: str | Path | None = None) -> Codec:
     """The codec that a network was trained with.
 
     Args:
@@ -177,6 +177,6 @@ def shipped_autoencoder(latents_of: str) -> str | None:
     A network that was trained on the latents of a large autoencoder can so be used where that one cannot be had.
     """
     for name in DISTILLED:
-        if weights_path(name).is_file() and description(name).get("latents_of") == latents_of:
+        if weights_path(name).is_file() and read_config(name).get("latents_of") == latents_of:
             return name
     return None

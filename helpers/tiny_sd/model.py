@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data.captions import WORDS, encode
-from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, denoised, guided, timesteps
-from helpers.tiny_sd.codecs import Codec, PixelCodec, described_codec
+from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, convert_prediction, guided_denoiser, time_grid
+from helpers.tiny_sd.codecs import Codec, PixelCodec, load_codec
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
-from helpers.weights import description, load_weights, save_described
+from helpers.weights import load_weights, read_config, save_with_config
 
 
 class TinySD(nn.Module):
@@ -60,10 +60,10 @@ class TinySD(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> "TinySD":
-        """An untrained TinySD of the described sizes. Raises what `described_codec` raises."""
+        """An untrained TinySD of the described sizes. Raises what `load_codec` raises."""
         config = UNetConfig(**description["config"])
         rest = ("objective", "class_names", "size")
-        codec = described_codec(description["codec"], autoencoder)
+        codec = load_codec(description["codec"], autoencoder)
         return cls(config, *(description[name] for name in rest), codec)
 
     @classmethod
@@ -78,10 +78,10 @@ class TinySD(nn.Module):
             autoencoder: where the one it was trained with is now, if it was moved.
 
         Raises:
-            FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `described_codec` do.
+            FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `load_codec` do.
         """
         beside = Path(name_or_path).parent / "autoencoder" / "weights.safetensors"  # where method 3 leaves its own
-        model = cls.from_description(description(name_or_path), autoencoder or (beside if beside.is_file() else None))
+        model = cls.from_description(read_config(name_or_path), autoencoder or (beside if beside.is_file() else None))
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
 
@@ -96,7 +96,7 @@ class TinySD(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the network's weights (fp16) with all that is needed to build it again."""
-        save_described(self.unet, self.describe(), path, metadata)
+        save_with_config(self.unet, self.describe(), path, metadata)
 
     def losses(
         self,
@@ -120,7 +120,7 @@ class TinySD(nn.Module):
         values = self.objective.losses(answer, codes, eps, t)
         if self.perceptual is None:
             return values
-        x0 = denoised(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(t)).x0
+        x0 = convert_prediction(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(t)).x0
         return values + self.perceptual(x0, codes, t)
 
     def forward(self, *args: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class TinySD(nn.Module):
         return self.losses(*args)
 
     def denoiser(
-        self, labels: Tensor, captions: Tensor | None, scale: float, interval: tuple[float, float] = (0.0, 1.0)
+        self, labels: Tensor, captions: Tensor | None, scale: float, guidance_interval: tuple[float, float] = (0.0, 1.0)
     ) -> Callable[[Tensor, float], Denoised]:
         """What a sampler asks: the network, guided away from "any picture" where scale is not 1.
 
@@ -139,23 +139,25 @@ class TinySD(nn.Module):
             def denoise(x: Tensor, t: float) -> Denoised:
                 times = torch.full((len(x),), t, device=x.device)
                 answer = self.unet(x, times, some_labels, some_captions).float()
-                return denoised(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(times))
+                return convert_prediction(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(times))
 
             return denoise
 
         nobody = torch.full_like(labels, NO_CLASS)
         nothing = None if captions is None else torch.zeros_like(captions)
-        mixed = guided(ask(labels, captions), ask(nobody, nothing), scale, interval)
+        mixed = guided_denoiser(ask(labels, captions), ask(nobody, nothing), scale, guidance_interval)
         return self._clipped(mixed) if isinstance(self.codec, PixelCodec) else mixed
 
     def _clipped(self, denoise: Callable[[Tensor, float], Denoised]) -> Callable[[Tensor, float], Denoised]:
         def clipped(x: Tensor, t: float) -> Denoised:
             x0 = denoise(x, t).x0.clamp(-1, 1)
-            return denoised("x0", x0, x, *self.objective.path.alpha_sigma(torch.full((len(x),), t, device=x.device)))
+            return convert_prediction(
+                "x0", x0, x, *self.objective.path.alpha_sigma(torch.full((len(x),), t, device=x.device))
+            )
 
         return clipped
 
-    def walk(
+    def sample_steps(
         self,
         labels: Sequence[int | str] | None = None,
         prompts: Sequence[str] | None = None,
@@ -164,7 +166,7 @@ class TinySD(nn.Module):
         guidance_scale: float = 2.0,
         sampler: str = "dpm_solver_pp_2m",
         seed: int = 0,
-        interval: tuple[float, float] = (0.0, 1.0),
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Iterator[Step]:
         """Generate, yielding every state in the codec's space; `generate` returns the pictures.
 
@@ -185,20 +187,24 @@ class TinySD(nn.Module):
             raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
         device = next(self.parameters()).device
         path = self.objective.path
-        shape = (self.codec.channels, self.size // self.codec.factor, self.size // self.codec.factor)
+        shape = (
+            self.codec.channels,
+            self.size // self.codec.downsampling_factor,
+            self.size // self.codec.downsampling_factor,
+        )
         # on the CPU: the same pictures on every device
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(label_ids))]
         noise = torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
         denoise = self.denoiser(
-            label_ids.to(device), None if captions is None else captions.to(device), guidance_scale, interval
+            label_ids.to(device), None if captions is None else captions.to(device), guidance_scale, guidance_interval
         )
         # what a sampler draws later comes from the first generator, which goes on where the noise ended
-        return _without_gradients(SAMPLERS[sampler](denoise, noise, timesteps(steps), path, generator=generators[0]))
+        return _without_gradients(SAMPLERS[sampler](denoise, noise, time_grid(steps), path, generator=generators[0]))
 
     def generate(
         self, labels=None, prompts=None, *, batch_size: int = 100, progress: bool = False, **options: Any
     ) -> Tensor:
-        """Pictures, float32 (B, 3, H, W) in [-1, 1]; arguments as for `walk`, in batches of `batch_size`."""
+        """Pictures, float32 (B, 3, H, W) in [-1, 1]; arguments as for `sample_steps`, in batches of `batch_size`."""
         from tqdm.auto import tqdm
 
         self.eval()
@@ -208,7 +214,7 @@ class TinySD(nn.Module):
         for start in tqdm(range(0, count, batch_size), desc="generating", disable=not progress, leave=False):
             part = slice(start, start + batch_size)
             some = (None if labels is None else labels[part], None if prompts is None else prompts[part])
-            *_, last = self.walk(*some, seed=seed + start, **options)
+            *_, last = self.sample_steps(*some, seed=seed + start, **options)
             pictures.append(self.codec.decode(last.x).float().cpu())
         return torch.cat(pictures)
 

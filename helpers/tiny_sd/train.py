@@ -25,11 +25,11 @@ from helpers.tiny_sd.codecs import CODECS, Codec, PixelCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.arguments import FREE, add_face_arguments, add_run_arguments, command
+from helpers.training.arguments import NOT_RECORDED, add_face_arguments, add_run_arguments, command_line
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
-OWN_AUTOENCODER = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute
+AUTOENCODER_RECIPE = {"patch": 4, "batch-size": 16, "learning-rate": 0.003}  # small batches: more updates a minute
 PIXEL_WIDTHS = UNetConfig.widths
 LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
@@ -96,9 +96,11 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
     """The sizes of the network that the options ask for, for what this codec gives."""
     pixels = codec.name == PixelCodec.name
     widths = tuple(options.widths or (PIXEL_WIDTHS if pixels else LATENT_WIDTHS))
-    patch = options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.factor))
-    coarse = not pixels and options.size // codec.factor // patch <= 8  # attention is cheap at the first resolution
-    fold = codec.factor * patch * 2 ** (len(widths) - 1)
+    patch = options.patch or (UNetConfig.patch if pixels else max(1, 8 // codec.downsampling_factor))
+    coarse = (
+        not pixels and options.size // codec.downsampling_factor // patch <= 8
+    )  # attention is cheap at the first resolution
+    fold = codec.downsampling_factor * patch * 2 ** (len(widths) - 1)
     if options.size % fold:
         raise SystemExit(f"--size must be a multiple of {fold} with these --patch and --widths, got {options.size}")
     return UNetConfig(
@@ -155,16 +157,16 @@ def run_name(options: argparse.Namespace) -> str:
     return f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
 
 
-def own_autoencoder(options: argparse.Namespace) -> Path:
+def autoencoder_folder(options: argparse.Namespace) -> Path:
     """Where method 3 trains its autoencoder."""
     return (options.out or course_home() / "runs" / run_name(options)) / "autoencoder"
 
 
-def prepared(options: argparse.Namespace, faces: Faces, accelerator: Any) -> tuple[Codec, Latents | None]:
+def build_codec(options: argparse.Namespace, faces: Faces, accelerator: Any) -> tuple[Codec, Latents | None]:
     """The codec of the method, and for latents those of all pictures, made once."""
     if options.method == PixelCodec.name:
         return PixelCodec(), None
-    trained = own_autoencoder(options) / "weights.safetensors"
+    trained = autoencoder_folder(options) / "weights.safetensors"
     source = options.autoencoder or (trained if options.method == "own" else "general_autoencoder")
     autoencoder = load_autoencoder(source).to(accelerator.device)
     latents = encode_once(autoencoder, faces, progress=accelerator.is_main_process)
@@ -174,7 +176,7 @@ def prepared(options: argparse.Namespace, faces: Faces, accelerator: Any) -> tup
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
     """What these options train."""
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    codec, latents = prepared(options, faces, accelerator)
+    codec, latents = build_codec(options, faces, accelerator)
     batches = Batches(
         faces,
         options.batch_size,
@@ -198,9 +200,9 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
 
     Raises SystemExit for what would stop the second half, or for a first half that was trained with other options.
     """
-    folder = own_autoencoder(options)
+    folder = autoencoder_folder(options)
     faces = SimpleNamespace(class_names=(), attributes=None)
-    codec = SimpleNamespace(name="own", channels=1, factor=4)
+    codec = SimpleNamespace(name="own", channels=1, downsampling_factor=4)
     unet_config(options, faces, codec)
     if (folder.parent / "log.jsonl").exists() and not options.resume:
         raise SystemExit(
@@ -214,14 +216,14 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
         "precision": options.precision,
         "steps": options.autoencoder_steps,
         "latent-channels": options.autoencoder_channels,
-        **OWN_AUTOENCODER,
+        **AUTOENCODER_RECIPE,
     }
     argv = [text for name, value in words.items() if value is not None for text in (f"--{name}", str(value))]
     if (folder / "weights.safetensors").exists():
         made = read_metadata(folder / "weights.safetensors")["command"]
         parser = autoencoder_training.parser()
-        settings = {name: value for name, value in vars(parser.parse_args(argv)).items() if name not in FREE}
-        if made != (wanted := command(parser, settings)):
+        settings = {name: value for name, value in vars(parser.parse_args(argv)).items() if name not in NOT_RECORDED}
+        if made != (wanted := command_line(parser, settings)):
             raise SystemExit(
                 f"{folder} holds an autoencoder made by\n  {made}\nand not by\n  {wanted}\n"
                 "Same options, or --out another folder"

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.layers.attention import zero
-from helpers.layers.blocks import ResidualBlock, TransformerBlock, group_norm
+from helpers.layers.attention import zero_module
+from helpers.layers.blocks import AdaGNResidualBlock, TransformerBlock, group_norm
 from helpers.layers.embeddings import TimeEmbedding
 
 NO_CLASS = -1  # the label that says "any class": the unconditional half of classifier-free guidance
@@ -66,7 +66,7 @@ class Level(nn.Module):
 
     def __init__(self, config: UNetConfig, inputs: list[int], width: int, attention: bool, condition_width: int):
         super().__init__()
-        self.residual = nn.ModuleList(ResidualBlock(c, width, condition_width, config.dropout) for c in inputs)
+        self.residual = nn.ModuleList(AdaGNResidualBlock(c, width, condition_width, config.dropout) for c in inputs)
         context = config.text_width if config.words else None
         self.transformer = nn.ModuleList(
             TransformerBlock(width, width // config.head_width, context) for _ in inputs if attention
@@ -109,10 +109,10 @@ class TinyUNet(nn.Module):
             self.fine = nn.Sequential(
                 nn.Conv2d(seen + config.fine, config.fine, 3, padding=1),
                 nn.SiLU(),
-                zero(nn.Conv2d(config.fine, seen, 3, padding=1)),
+                zero_module(nn.Conv2d(config.fine, seen, 3, padding=1)),
             )
         else:
-            self.head = zero(nn.Conv2d(widths[0], folded, 3, padding=1))
+            self.head = zero_module(nn.Conv2d(widths[0], folded, 3, padding=1))
 
     def forward(
         self,

@@ -10,7 +10,15 @@ from typing import Any
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
 
-FREE = {"resume", "out", "export", "checkpoint_every", "sample_every", "log_every", "compile"}  # decide no number
+NOT_RECORDED = {
+    "resume",
+    "out",
+    "export",
+    "checkpoint_every",
+    "sample_every",
+    "log_every",
+    "compile",
+}  # decide no number
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -68,7 +76,7 @@ def make_folder(folder: Path, option: str) -> None:
         raise SystemExit(f"the folder {folder} cannot be made or written ({why}): choose another {option}")
 
 
-def command(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
+def command_line(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
     """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
     usual = vars(parser.parse_args([]))
     words = []

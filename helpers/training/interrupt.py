@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interruptible(again_stops: bool = True) -> Iterator[Callable[[], bool]]:
+def interruptible(second_signal_raises: bool = True) -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or a polite kill) into a flag.
 
     Args:
@@ -19,9 +19,9 @@ def interruptible(again_stops: bool = True) -> Iterator[Callable[[], bool]]:
     def note(number, frame):
         caught.append(number)
         if len(caught) == 1:
-            again = " (Ctrl-C again: at once, without saving)" if again_stops else ""
-            quietly(print, f"\nstopping after this step{again}", file=sys.stderr, flush=True)
-        elif again_stops:
+            again = " (Ctrl-C again: at once, without saving)" if second_signal_raises else ""
+            ignoring_broken_pipe(print, f"\nstopping after this step{again}", file=sys.stderr, flush=True)
+        elif second_signal_raises:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -32,7 +32,7 @@ def interruptible(again_stops: bool = True) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def quietly(say: Callable, *words, **options) -> None:
+def ignoring_broken_pipe(say: Callable, *words, **options) -> None:
     """Say something; where nobody reads any more, go on in silence: `| tee` dies of the same Ctrl-C."""
     try:
         say(*words, **options)

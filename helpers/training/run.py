@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from helpers.course import course_home
-from helpers.training.arguments import FREE, command, make_folder
+from helpers.training.arguments import NOT_RECORDED, command_line, make_folder
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.ema import EMA
-from helpers.training.interrupt import interruptible, quietly
+from helpers.training.interrupt import ignoring_broken_pipe, interruptible
 from helpers.training.log import read_log
 from helpers.training.loop import TrainConfig, TrainState, train
 from helpers.training.precision import Precision, choose_precision
@@ -106,7 +106,7 @@ class Run:
 
         chosen = choose_precision(self.options.precision, self.model, self.task.losses, self.options.seed)
         if self.main:
-            quietly(print, chosen.reason, file=sys.stderr, flush=True)
+            ignoring_broken_pipe(print, chosen.reason, file=sys.stderr, flush=True)
         return Precision(*broadcast_object_list(list(chosen)))
 
     def _warmup(self) -> int:
@@ -136,10 +136,10 @@ class Run:
                 self.precision = Precision.kept(checkpoint.description)
         self.precision = self.precision or self._choose_precision()
         if self.main:
-            self._tidy(step)
+            self._truncate_log(step)
         return step
 
-    def _tidy(self, step: int) -> None:
+    def _truncate_log(self, step: int) -> None:
         """Take away what was logged after the checkpoint, to be logged again, and what a kill left half-written."""
         for half in self.folder.glob(".*.safetensors.*"):
             half.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ class Run:
 
     def settings(self) -> dict:
         """The options that decide the numbers."""
-        return {name: value for name, value in vars(self.options).items() if name not in FREE}
+        return {name: value for name, value in vars(self.options).items() if name not in NOT_RECORDED}
 
     def save(self, step: int) -> None:
         if self.main:
@@ -197,7 +197,7 @@ class Run:
         path = self.folder / "weights.safetensors"
         metadata = (
             {
-                "command": command(self.parser, self.settings()),
+                "command": command_line(self.parser, self.settings()),
                 "seed": str(self.options.seed),
                 "steps": str(self.config.steps),
                 "minutes": f"{self.seconds / 60:.1f}",
@@ -223,24 +223,25 @@ class Run:
                 trouble, or a loss that is no number.
         """
         try:
-            with self._alone():
+            with self._lock_folder():
                 return self._train()
         except FloatingPointError as trouble:
             advice = f"try a smaller --learning-rate than {self.options.learning_rate:g} in another folder"
-            raise SystemExit(f"stopped: {trouble}. {self._kept()}; {advice}") from trouble
+            raise SystemExit(f"stopped: {trouble}. {self._last_checkpoint_note()}; {advice}") from trouble
         except OSError as trouble:
             where = trouble.filename or self.folder
             why = trouble.strerror or trouble
             if trouble.errno in FULL:
                 raise SystemExit(
-                    f"stopped: {where} cannot be written ({why}). {self._kept()}: make room, then --resume"
+                    f"stopped: {where} cannot be written ({why}). {self._last_checkpoint_note()}: make room, "
+                    "then --resume"
                 ) from trouble
             raise SystemExit(
-                f"stopped by trouble with {where}: {why}. {self._kept()}: mend it, then --resume"
+                f"stopped by trouble with {where}: {why}. {self._last_checkpoint_note()}: mend it, then --resume"
             ) from trouble
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _lock_folder(self) -> Iterator[None]:
         """Two trainings would write over each other's checkpoints."""
         lock = FileLock(self.folder / "lock")
         if self.main:
@@ -255,7 +256,7 @@ class Run:
         finally:
             lock.release()
 
-    def _kept(self) -> str:
+    def _last_checkpoint_note(self) -> str:
         return f"The checkpoint of step {self.saved} is whole" if self.saved else "No checkpoint was saved yet"
 
     def _train(self) -> bool:
@@ -278,7 +279,7 @@ class Run:
         spent = time.process_time()
         state = None
         together = self.accelerator.num_processes > 1
-        with interruptible(again_stops=not together) as interrupted, bar:
+        with interruptible(second_signal_raises=not together) as interrupted, bar:
             for state in steps:
                 now = time.perf_counter()
                 self.seconds = self.seconds + now - last
@@ -286,11 +287,11 @@ class Run:
                 now = time.process_time()
                 self.core_seconds = self.core_seconds + now - spent
                 spent = now
-                rate = self._meter(rate, state.step, first)
+                rate = self._throughput(rate, state.step, first)
                 self._report(bar, state, rate)
-                if self._one_of_us(interrupted()):
+                if self._any_process(interrupted()):
                     break
-                if self._sampled(state.step):  # pictures to look at are not training: off the clocks
+                if self._maybe_sample(state.step):  # pictures to look at are not training: off the clocks
                     last = time.perf_counter()
                     spent = time.process_time()
             stopped = state is not None and state.step < self.config.steps
@@ -298,21 +299,23 @@ class Run:
                 self.save(state.step)
                 self.accelerator.wait_for_everyone()  # a launcher ends all when the first is gone
         if stopped and self.main:
-            quietly(print, f"stopped after step {state.step} and saved; add --resume to go on", flush=True)
+            ignoring_broken_pipe(print, f"stopped after step {state.step} and saved; add --resume to go on", flush=True)
         elif self.main:
             path = self.finish()
             minutes = self.seconds / 60
-            quietly(print, f"trained {self.config.steps} steps in {minutes:.1f} minutes; weights: {path}", flush=True)
+            ignoring_broken_pipe(
+                print, f"trained {self.config.steps} steps in {minutes:.1f} minutes; weights: {path}", flush=True
+            )
         return not stopped
 
-    def _one_of_us(self, yes: bool) -> bool:
+    def _any_process(self, yes: bool) -> bool:
         """Whether any process says so: one that left alone would take the others' last steps with it."""
         if self.accelerator.num_processes == 1:
             return yes
         votes = torch.tensor(float(yes), device=self.accelerator.device)
         return self.accelerator.reduce(votes, "sum").item() > 0
 
-    def _meter(self, rate: float, step: int, first: int) -> float:
+    def _throughput(self, rate: float, step: int, first: int) -> float:
         """Images a second, smoothed."""
         now = time.perf_counter()
         if step > first + 1:
@@ -324,14 +327,16 @@ class Run:
     def _report(self, bar, state: TrainState, rate: float) -> None:
         last = state.step == self.config.steps
         if self.main:
-            quietly(bar.update)
-            quietly(bar.set_postfix, loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False)
+            ignoring_broken_pipe(bar.update)
+            ignoring_broken_pipe(
+                bar.set_postfix, loss=f"{state.loss:.4f}", images_per_second=f"{rate:.0f}", refresh=False
+            )
             if state.step % self.options.log_every == 0 or last or state.step == 1:
                 self.write_log(state, rate)
         if state.step % self.options.checkpoint_every == 0 or last:
             self.save(state.step)
 
-    def _sampled(self, step: int) -> bool:
+    def _maybe_sample(self, step: int) -> bool:
         every = self.options.sample_every
         due = every and (step % every == 0 or step == self.config.steps)
         if not (self.main and due and self.task.sample):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LAST = 1023  # the number of the last <loc>: 1.0
+LOC_MAX = 1023  # the number of the last <loc>: 1.0
 CODES = 16  # <seg> tokens of a mask
 OBJECT = re.compile(r"^((?:<loc\d{4}>)*)\s*((?:<seg\d{3}>)*)\s*([^<>]*)$")
 
@@ -38,7 +38,7 @@ class Box(NamedTuple):
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
-class Found(NamedTuple):
+class Detection(NamedTuple):
     """An object that an answer names."""
 
     name: str
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     codes: tuple[int, ...] | None = None  # of its mask
 
 
-def box_words(box: Sequence[float], grid: int = LAST) -> str:
+def box_to_tokens(box: Sequence[float], grid: int = LOC_MAX) -> str:
     """A box (x0, y0, x1, y1) as four `<loc>`, y before x.
 
     Args:
@@ -59,17 +59,17 @@ def box_words(box: Sequence[float], grid: int = LAST) -> str:
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError(f"a box is 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, got {tuple(box)}")
-    return "".join(f"<loc{round(round(c * grid) / grid * LAST):04}>" for c in (y0, x0, y1, x1))
+    return "".join(f"<loc{round(round(c * grid) / grid * LOC_MAX):04}>" for c in (y0, x0, y1, x1))
 
 
-def mask_words(codes: Sequence[int]) -> str:
+def mask_to_tokens(codes: Sequence[int]) -> str:
     """Sixteen codes as `<seg>`. Raises ValueError for another number of them, or codes outside 0..127."""
     if len(codes) != CODES or not all(0 <= code < 128 for code in codes):
         raise ValueError(f"a mask is {CODES} codes in 0..127, got {list(codes)}")
     return "".join(f"<seg{code:03}>" for code in codes)
 
 
-def parse(answer: str) -> list[Found]:
+def parse(answer: str) -> list[Detection]:
     """What an answer to `detect` or `segment` says.
 
     Raises:
@@ -78,7 +78,7 @@ def parse(answer: str) -> list[Found]:
     return [_object(part.strip()) for part in answer.split(";") if part.strip()]
 
 
-def _object(text: str) -> Found:
+def _object(text: str) -> Detection:
     match = OBJECT.match(text)
     if match is None:
         raise ValueError(f"{text!r} is no object: <loc> four times, <seg> sixteen times or never, a name")
@@ -88,22 +88,22 @@ def _object(text: str) -> Found:
         raise ValueError(f"{text!r} has {len(places)} <loc> tokens, a box has 4")
     if len(codes) not in (0, CODES):
         raise ValueError(f"{text!r} has {len(codes)} <seg> tokens, a mask has {CODES}")
-    if max(places) > LAST or max(codes, default=0) > 127:
-        raise ValueError(f"{text!r} has a <loc> above {LAST} or a <seg> above 127")
-    y0, x0, y1, x1 = (place / LAST for place in places)
+    if max(places) > LOC_MAX or max(codes, default=0) > 127:
+        raise ValueError(f"{text!r} has a <loc> above {LOC_MAX} or a <seg> above 127")
+    y0, x0, y1, x1 = (place / LOC_MAX for place in places)
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"{text!r} is a box of no size: top, left, bottom, right are {places}")
-    return Found(match[3].strip(), Box(x0, y0, x1, y1), codes or None)
+    return Detection(match[3].strip(), Box(x0, y0, x1, y1), codes or None)
 
 
-def cut_out(mask: Tensor, box: Box, side: int = 64) -> Tensor:
+def crop_mask(mask: Tensor, box: Box, side: int = 64) -> Tensor:
     """What a box holds of a mask, squeezed to a square: (H, W) in [0, 1] -> (side, side)."""
     y, x = (_inside(low, high, side) for low, high in ((box.y0, box.y1), (box.x0, box.x1)))
     return _sampled(mask, x, y)
 
 
 def pasted(mask: Tensor, box: Box, height: int, width: int) -> Tensor:
-    """Inverts `cut_out`: (side, side) into an empty mask (height, width)."""
+    """Inverts `crop_mask`: (side, side) into an empty mask (height, width)."""
     y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
     full = _sampled(mask, (x - box.x0) / (box.x1 - box.x0), (y - box.y0) / (box.y1 - box.y0))
     inside = ((x >= box.x0) & (x <= box.x1))[None] & ((y >= box.y0) & (y <= box.y1))[:, None]

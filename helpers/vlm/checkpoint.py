@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import Renaming, cause_among, fetch, fit, folder_tensors, read_config, renamed
+from helpers.published import KeyMapping, fetch, folder_tensors, guess_cause, load_pretrained, map_key, read_json_config
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
@@ -66,7 +66,7 @@ def config_of(folder: Path) -> PaliGemmaConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: is it a PaliGemma folder?")
-    told = read_config(file)
+    told = read_json_config(file)
     if told.get("model_type") != "paligemma":
         raise ValueError(f"{folder} holds a {told.get('model_type', 'model without a name')!r}, not a PaliGemma")
     if "quantization_config" in told:
@@ -124,10 +124,10 @@ def one_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-PALIGEMMA_NAMES: Renaming = [  # from our names to those of the one layout
-    (r"^vision\.(.*)", lambda found: f"vision_tower.{renamed(found[1], SIGLIP_NAMES)}"),
+PALIGEMMA_NAMES: KeyMapping = [  # from our names to those of the one layout
+    (r"^vision\.(.*)", lambda found: f"vision_tower.{map_key(found[1], SIGLIP_NAMES)}"),
     (r"^projector\.", "multi_modal_projector.linear."),
-    (r"^language\.(.*)", lambda found: f"language_model.{renamed(found[1], GEMMA_NAMES)}"),
+    (r"^language\.(.*)", lambda found: f"language_model.{map_key(found[1], GEMMA_NAMES)}"),
 ]
 
 
@@ -137,7 +137,9 @@ def load(model: PaliGemmaModel, tensors: Mapping[str, Tensor], dtype: torch.dtyp
     Raises:
         ValueError: names what is missing, left over or of another shape, and the likeliest cause.
     """
-    fit(model, tensors, PALIGEMMA_NAMES, what="PaliGemma", dtype=dtype, hint=lambda: likeliest_cause(tensors))
+    load_pretrained(
+        model, tensors, PALIGEMMA_NAMES, what="PaliGemma", dtype=dtype, hint=lambda: likeliest_cause(tensors)
+    )
 
 
 CAUSES = {
@@ -151,4 +153,4 @@ CAUSES = {
 
 def likeliest_cause(tensors: Mapping[str, Tensor]) -> str:
     """What a checkpoint that does not fit may be instead, or ""."""
-    return cause_among(CAUSES, tensors)
+    return guess_cause(CAUSES, tensors)

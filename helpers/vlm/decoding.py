@@ -1,7 +1,8 @@
 """Writing an answer, a token at a time: what has been read is kept, and only the new token is computed.
 
-`Reading` keeps keys and values; `Rereading` is the same without a memory, for comparison. Alphabet: B batch, V
-vocabulary.
+`CachedDecoder` keeps keys and values; `UncachedDecoder` is the same without a memory, for comparison.
+
+Alphabet: B batch, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ class Step(NamedTuple):
     logits: Tensor  # (B, V), what was chosen from
 
 
-class Reading:
+class CachedDecoder:
     """Picture and prompt, read once; every further token costs one token."""
 
     @torch.inference_mode()
@@ -50,7 +51,7 @@ class Reading:
         return self.logits
 
 
-class Rereading:
+class UncachedDecoder:
     """The same, all of it computed again for every token: what a cache saves."""
 
     @torch.inference_mode()
@@ -63,7 +64,7 @@ class Rereading:
 
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
-        """As `Reading.add`."""
+        """As `CachedDecoder.add`."""
         new = torch.ones_like(ids[:, None], dtype=torch.bool)
         old = self.batch
         self.batch = Batch(
@@ -131,7 +132,7 @@ def generate(
     """
     if bool(batch.suffix.any()):
         raise ValueError("this batch holds answers already (suffix): make it of prompts alone")
-    reading = (Reading if cached else Rereading)(model, batch, limit)
+    reading = (CachedDecoder if cached else UncachedDecoder)(model, batch, limit)
     ended = None  # bool (B,) from the first end on
     for number in range(limit):
         logits = reading.logits

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from helpers.data import Faces
-from helpers.data.questions import a_yes_no_question, animal, open_questions, several
+from helpers.data.questions import a_yes_no_question, animal, open_questions, sample_face_grid
 from helpers.data.toy_faces import FURS, face_boxes, face_mask
 from helpers.vlm.boxes import Box, parse, pasted
-from helpers.vlm.lessons import PARTS, Lesson, asked, located
+from helpers.vlm.lessons import PARTS, Example, asked, located
 from helpers.vlm.mask_codes import SIDE
 from helpers.vlm.pipeline import PaliGemma
 
 FOUND = 0.5  # a box counts as right from this share of overlap
 
 
-def examine(assistant: PaliGemma, faces: Faces, seed: int = 0, progress: bool = False) -> dict[str, float]:
+def evaluate(assistant: PaliGemma, faces: Faces, seed: int = 0, progress: bool = False) -> dict[str, float]:
     """Shares of right answers, by kind, each in [0, 1].
 
     Args:
@@ -80,17 +80,17 @@ def overlap(mask: Tensor, true: Tensor) -> float:
     return ((mask & true).sum() / (mask | true).sum()).item()
 
 
-def _counting(faces: Faces, rng: np.random.Generator) -> list[tuple[Tensor, Lesson]]:
+def _counting(faces: Faces, rng: np.random.Generator) -> list[tuple[Tensor, Example]]:
     rows = []
     for _ in range(len(faces)):
-        group = several(len(faces), rng)
+        group = sample_face_grid(len(faces), rng)
         picture = torch.from_numpy(group.picture(faces)) / 127.5 - 1
         for questions in (group.counting(faces), group.places(faces)):
             rows.append((picture, asked(questions[rng.integers(len(questions))])))
     return rows
 
 
-def _shares(lessons: Sequence[Lesson], told: Sequence[str]) -> dict[str, float]:
+def _shares(lessons: Sequence[Example], told: Sequence[str]) -> dict[str, float]:
     kinds = dict.fromkeys(one.kind for one in lessons)
     return {
         kind: _mean(text == one.answer for one, text in zip(lessons, told, strict=True) if one.kind == kind)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.layers.attention import readable
-from helpers.published import Renaming
+from helpers.layers.attention import attention_with_map
+from helpers.published import KeyMapping
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def scalar(value: float, device: torch.device, dtype: torch.dtype = torch.float3
 _FASTEST: dict[tuple, Callable] = {}  # what `_fastest` found
 
 
-class Light:
+class SkipsHookDispatch:
     """A module that is called straight away where it has no hooks of its own: looking costs a tenth of a token."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,14 +55,14 @@ class Light:
         return super().__call__(x) if hooked else self.forward(x)
 
 
-class Linear(Light, nn.Linear):
+class Linear(SkipsHookDispatch, nn.Linear):
     """x W^T."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
 
 
-class RMSNorm(Light, nn.Module):
+class RMSNorm(SkipsHookDispatch, nn.Module):
     """x / sqrt(mean(x^2)) * (1 + w), in float32: with weights of zero it only scales (Zhang & Sennrich 2019)."""
 
     def __init__(self, width: int, eps: float = 1e-6):
@@ -77,7 +77,7 @@ class RMSNorm(Light, nn.Module):
         return torch.addcmul(h, h, self.weight.float()).type_as(x)
 
 
-class Rotation:
+class RotaryEmbedding:
     """Cosines and sines for some tokens, the same in all layers: every pair of numbers turns at a speed of its own.
 
     Number i and number i + d / 2 of a head are a point in a plane; at position p it is turned by p theta^(-2 i / d)
@@ -90,7 +90,7 @@ class Rotation:
         self.sin = sin
 
     @classmethod
-    def at(cls, positions: Tensor, width: int, theta: float = 10_000.0) -> "Rotation":
+    def at(cls, positions: Tensor, width: int, theta: float = 10_000.0) -> "RotaryEmbedding":
         """For tokens at positions (B, N), and heads of an even width."""
         frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
         angles = positions[..., None, None].float() * frequencies  # (B, N, 1, d / 2)
@@ -98,9 +98,9 @@ class Rotation:
         sin = angles.sin()
         return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
-    def to(self, dtype: torch.dtype) -> "Rotation":
+    def to(self, dtype: torch.dtype) -> "RotaryEmbedding":
         """In what the queries and keys are computed in."""
-        return Rotation(self.cos.to(dtype), self.sin.to(dtype))
+        return RotaryEmbedding(self.cos.to(dtype), self.sin.to(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, N, H, d) turned: (a, b) becomes (a cos - b sin, b cos + a sin)."""
@@ -116,14 +116,14 @@ class KVCache:
         self.memory = like.new_zeros(shape)
         self.filled = 0
         self._layers = [layer.unbind() for layer in self.memory]  # views: keys and values of each
-        ahead = Rotation.at(torch.arange(length + 1, device=like.device)[None], config.head_width, config.theta)
+        ahead = RotaryEmbedding.at(torch.arange(length + 1, device=like.device)[None], config.head_width, config.theta)
         self._ahead = torch.cat([ahead.cos, ahead.sin], dim=-1)[0, :, 0].to(like.dtype)  # (length + 1, 2 d)
 
-    def rotation(self, positions: Tensor) -> Rotation:
+    def rotation(self, positions: Tensor) -> RotaryEmbedding:
         """Of tokens at positions (B, N), looked up."""
-        return Rotation(*F.embedding(positions, self._ahead)[:, :, None].chunk(2, dim=-1))
+        return RotaryEmbedding(*F.embedding(positions, self._ahead)[:, :, None].chunk(2, dim=-1))
 
-    def extended(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, G, N, d) behind what is there, and give all of it back, (B, G, M, d).
 
         Raises:
@@ -153,11 +153,13 @@ class Attention(nn.Module):
         heads = config.heads + 2 * config.kv_heads  # of queries, then of keys, then of values
         self.to_qkv = Linear(config.width, heads * config.head_width)
         self.to_out = Linear(config.heads * config.head_width, config.width)
-        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `kept_maps`
-        self.keep_map = False
+        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `record_attention_maps`
+        self.record_map = False
         self.cross = False
 
-    def forward(self, x: Tensor, turn: Rotation, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, turn: RotaryEmbedding, mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
         """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
         H = self.heads
         G = self.kv_heads
@@ -166,8 +168,8 @@ class Attention(nn.Module):
         k = k.transpose(1, 2)  # (B, G, N, d)
         v = v.transpose(1, 2)  # (B, G, N, d)
         if cache is not None:
-            k, v = cache.extended(layer, k, v)  # (B, G, M, d)
-        mixed = self._shown(q, k, v, mask) if self.keep_map else self._mixed(q, k, v, mask)
+            k, v = cache.update(layer, k, v)  # (B, G, M, d)
+        mixed = self._shown(q, k, v, mask) if self.record_map else self._mixed(q, k, v, mask)
         return self.to_out(mixed.flatten(2))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -186,7 +188,7 @@ class Attention(nn.Module):
     def _shown(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The same by the formula, keeping the map."""
         k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
-        mixed, self.map = readable(q.transpose(1, 2), k, v, mask=_row(mask))
+        mixed, self.map = attention_with_map(q.transpose(1, 2), k, v, mask=_row(mask))
         return mixed.transpose(1, 2)
 
 
@@ -210,7 +212,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Rotation,
+        turn: RotaryEmbedding,
         mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
@@ -263,7 +265,7 @@ class Gemma(nn.Module):
             (B, N, D), or (T, D) for the T tokens of `only`, row after row.
         """
         if cache is None:
-            turn = Rotation.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
+            turn = RotaryEmbedding.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
         else:
             turn = cache.rotation(positions)
         for number, layer in enumerate(self.layers):
@@ -308,7 +310,7 @@ def _few_by_many(few: Tensor, many: Tensor) -> Tensor:
     return torch.bmm(few.expand(cores, 1, -1), many.unflatten(0, (cores, -1)).mT).flatten()[None]
 
 
-GEMMA_NAMES: Renaming = [  # from our names to those of `transformers`
+GEMMA_NAMES: KeyMapping = [  # from our names to those of `transformers`
     (r"^tokens\.", "embed_tokens."),
     (r"\.norm_1\.", ".input_layernorm."),
     (r"\.norm_2\.", ".post_attention_layernorm."),

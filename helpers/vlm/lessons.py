@@ -15,15 +15,15 @@ from helpers.data.captions import caption
 from helpers.data.faces import Faces
 from helpers.data.questions import (
     CORNERS,
+    FaceGrid,
     Question,
-    Several,
     a_yes_no_question,
     animal,
     open_questions,
     yes_no_questions,
 )
 from helpers.data.toy_faces import SPECIES, FaceAttributes, face_boxes, face_mask
-from helpers.vlm.boxes import Box, box_words, cut_out, mask_words
+from helpers.vlm.boxes import Box, box_to_tokens, crop_mask, mask_to_tokens
 from helpers.vlm.mask_codes import SIDE, MaskAutoencoder
 
 GRID = 128  # steps of a side that boxes are told in: half pixels of the drawn faces
@@ -31,7 +31,7 @@ PARTS = ("left eye", "right eye", "nose")
 HARD = ("pattern", "tongue")  # small or faint: asked about more often
 
 
-class Lesson(NamedTuple):
+class Example(NamedTuple):
     """One row of a batch."""
 
     kind: str
@@ -39,26 +39,26 @@ class Lesson(NamedTuple):
     answer: str
 
 
-def asked(question: Question) -> Lesson:
+def asked(question: Question) -> Example:
     """A question as PaliGemma is asked it."""
-    return Lesson(question.kind, f"answer en {question.text}", question.answer)
+    return Example(question.kind, f"answer en {question.text}", question.answer)
 
 
-def described(face: FaceAttributes) -> Lesson:
+def load_config(face: FaceAttributes) -> Example:
     """The caption with every detail."""
-    return Lesson("caption", "caption en", caption(face))
+    return Example("caption", "caption en", caption(face))
 
 
-def located(face: FaceAttributes, parts: Sequence[str] = PARTS) -> Lesson:
+def located(face: FaceAttributes, parts: Sequence[str] = PARTS) -> Example:
     """Where parts of the face are: "detect left eye ; nose"."""
     boxes = _boxes(face)
-    answer = " ; ".join(f"{box_words(boxes[part], GRID)} {part}" for part in parts)
-    return Lesson("detect", f"detect {' ; '.join(parts)}", answer)
+    answer = " ; ".join(f"{box_to_tokens(boxes[part], GRID)} {part}" for part in parts)
+    return Example("detect", f"detect {' ; '.join(parts)}", answer)
 
 
-def outlined(face: FaceAttributes, codes: Sequence[int]) -> Lesson:
+def outlined(face: FaceAttributes, codes: Sequence[int]) -> Example:
     """Box and mask of the face."""
-    return Lesson("segment", "segment face", f"{box_words(face_box(face), GRID)}{mask_words(codes)} face")
+    return Example("segment", "segment face", f"{box_to_tokens(face_box(face), GRID)}{mask_to_tokens(codes)} face")
 
 
 _boxes = lru_cache(maxsize=20_000)(face_boxes)  # a training asks for the same ones again and again
@@ -92,7 +92,7 @@ def around(mask: Tensor) -> Box:
 
 def cut_masks(faces: Sequence[FaceAttributes]) -> Tensor:
     """Each face's mask, cut at its box and squeezed to a square: (N, 64, 64) in [0, 1]."""
-    return torch.stack([cut_out(*_outline(face), SIDE) for face in faces])
+    return torch.stack([crop_mask(*_outline(face), SIDE) for face in faces])
 
 
 @torch.no_grad()
@@ -106,12 +106,12 @@ def mask_codes(faces: Sequence[FaceAttributes], autoencoder: MaskAutoencoder, pr
     return torch.cat([autoencoder.encode(cut_masks(part).to(device)).cpu() for part in bar])
 
 
-def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Generator, count: int) -> list[Lesson]:
+def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Generator, count: int) -> list[Example]:
     """A random choice: what is hard, words and places and patterns, comes more often than what is easy."""
 
-    def one(kind: int) -> Lesson:
+    def one(kind: int) -> Example:
         if kind == 0:
-            return described(face)
+            return load_config(face)
         if kind == 1:
             return outlined(face, codes)
         if kind == 2:
@@ -125,7 +125,7 @@ def some_lessons(face: FaceAttributes, codes: Sequence[int], rng: np.random.Gene
     return [one(kind) for kind in rng.permutation(5)[:count]]
 
 
-def some_counting(picture: Several, faces: Faces, rng: np.random.Generator, count: int) -> list[Lesson]:
+def some_counting(picture: FaceGrid, faces: Faces, rng: np.random.Generator, count: int) -> list[Example]:
     """Questions about how many, and what is where: to know the corners helps to count."""
     questions = [*picture.counting(faces), *picture.places(faces)]
     return [asked(questions[i]) for i in rng.permutation(len(questions))[:count]]
@@ -138,6 +138,6 @@ def all_texts(faces: Sequence[FaceAttributes]) -> list[str]:
     texts = ["segment face", f"detect {' ; '.join(PARTS)}", *counted, *placed]
     for face in faces:
         questions = [*open_questions(face), *(one for group in yes_no_questions(face).values() for one in group)]
-        lessons = [described(face), *map(asked, questions)]
+        lessons = [load_config(face), *map(asked, questions)]
         texts += [text for lesson in lessons for text in (lesson.prompt, lesson.answer)]
     return texts

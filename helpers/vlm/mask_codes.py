@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.quantizers import EMAQuantizer
 from helpers.published import check_zip
-from helpers.weights import described, load_weights, save_described
+from helpers.weights import load_config, load_weights, save_with_config
 
 SIDE = 64  # pixels of a mask
 
@@ -100,12 +100,12 @@ class MaskAutoencoder(nn.Module):
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""
-        save_described(self, asdict(self.config), path, metadata)
+        save_with_config(self, asdict(self.config), path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path = "masks") -> "MaskAutoencoder":
-        """Weights that `save` wrote. Raises what `load_weights` and `description` raise."""
-        model = cls(described(MaskConfig, name_or_path))
+        """Weights that `save` wrote. Raises what `load_weights` and `read_config` raise."""
+        model = cls(load_config(MaskConfig, name_or_path))
         load_weights(model, name_or_path)
         return model.eval()
 

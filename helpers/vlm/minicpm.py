@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.data.pictures import upright_rgb
 
 SIDE = 448  # pixels: a slice has about SIDE x SIDE of them
-MOST = 9  # slices
+MAX_SLICES = 9  # slices
 PATCH = 14  # sides are multiples of it
 TOKENS = 64  # of one slice, in MiniCPM-V 2.6
 
@@ -38,7 +38,7 @@ class Slicing(NamedTuple):
         return TOKENS * self.pieces
 
 
-def slicing(width: int, height: int, most: int = MOST) -> Slicing:
+def slicing(width: int, height: int, most: int = MAX_SLICES) -> Slicing:
     """The grid for a picture of these pixels (LLaVA-UHD, Xu et al. 2024, section 3.1).
 
     As many slices as it has pixels for, one more or one less: the grid whose shape is nearest to the picture's.
@@ -72,7 +72,7 @@ def fitted(width: int, height: int, enlarge: bool) -> tuple[int, int]:
     return tuple(max(PATCH, round(side / PATCH) * PATCH) for side in (width, height))
 
 
-def cut(picture: Image.Image, most: int = MOST) -> tuple[Image.Image, list[Image.Image]]:
+def cut(picture: Image.Image, most: int = MAX_SLICES) -> tuple[Image.Image, list[Image.Image]]:
     """The whole at once, and its slices row by row (none where it is not cut)."""
     picture = upright_rgb(picture)
     how = slicing(*picture.size, most)

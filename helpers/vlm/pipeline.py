@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from helpers.vlm import checkpoint
-from helpers.vlm.boxes import Box, Found, parse, pasted
+from helpers.vlm.boxes import Box, Detection, parse, pasted
 from helpers.vlm.decoding import generate
 from helpers.vlm.gemma import GemmaConfig
 from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.siglip import SiglipConfig
-from helpers.weights import TRAINED_BY, description, load_weights, read_metadata, save_described
+from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 TASKS = ("caption", "answer", "detect", "segment")
 PLACES = 256  # most tokens of an answer that is places: an object with its mask takes more than twenty
@@ -102,13 +102,13 @@ class PaliGemma:
             FileNotFoundError, ValueError: as `load_weights`, for the weights of another network, and for masks of
                 another codebook than the model learned to write.
         """
-        about = description(name_or_path)
+        about = read_config(name_or_path)
         if "language" not in about:
             raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(about)}")
         if masks is not None and about.get("masks", "") not in ("", read_metadata(masks)["sha256"]):
             raise ValueError(
                 f"{name_or_path} learned to write the codes of other masks than {masks}: train it again, "
-                f"{TRAINED_BY['paligemma']}"
+                f"{TRAINING_COMMANDS['paligemma']}"
             )
         towers = SiglipConfig(**about["vision"]), GemmaConfig(**about["language"])
         model = PaliGemmaModel(PaliGemmaConfig(*towers, about["image_token"]))
@@ -199,7 +199,9 @@ class PaliGemma:
         """What it sees, in English. Options and errors as for `write`."""
         return self._one_or_more(picture, "", "caption en", **options)
 
-    def detect(self, picture: Any, thing: str | Sequence[str], **options: Any) -> list[Found] | list[list[Found]]:
+    def detect(
+        self, picture: Any, thing: str | Sequence[str], **options: Any
+    ) -> list[Detection] | list[list[Detection]]:
         """Boxes of a thing, or of several: "left eye ; right eye".
 
         Raises:
@@ -237,7 +239,7 @@ class PaliGemma:
         told = self.write(pictures, [form.format(one) for one in texts], **options)
         return told if several else told[0]
 
-    def _with_mask(self, found: Found, picture: Any) -> Segment:
+    def _with_mask(self, found: Detection, picture: Any) -> Segment:
         if found.codes is None:
             raise ValueError(f"the answer has a box of {found.name!r} and no mask")
         height, width = picture.shape[-2:] if isinstance(picture, Tensor) else picture_size(picture)
@@ -257,7 +259,7 @@ class PaliGemma:
         return torch.Generator(self.device).manual_seed(seed)
 
 
-def _parsed(answer: str, number: int) -> list[Found]:
+def _parsed(answer: str, number: int) -> list[Detection]:
     try:
         return parse(answer)
     except ValueError as error:
@@ -285,4 +287,4 @@ def save_model(
         "tokenizer": tokenizer.to_json(),
         "masks": masks,
     }
-    save_described(model, about, path, metadata)
+    save_with_config(model, about, path, metadata)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.faces import Faces
-from helpers.data.questions import CORNERS, Several
+from helpers.data.questions import CORNERS, FaceGrid
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 
@@ -34,13 +34,13 @@ def labels_of_face(face: FaceAttributes) -> list[int]:
     return [choices.index(getattr(face, name)) for name, choices in WHOLE.items()] + [UNLABELLED] * len(CORNERS)
 
 
-def labels_of_several(picture: Several, faces: Faces) -> list[int]:
+def labels_of_several(picture: FaceGrid, faces: Faces) -> list[int]:
     """Q numbers: nothing about the whole, and the species in each corner."""
     species = [None if i is None else faces.attributes[i].species for i in picture.corners]
     return [UNLABELLED] * len(WHOLE) + [CORNER.index(one) for one in species]
 
 
-class Taught(nn.Module):
+class WithAuxiliaryHeads(nn.Module):
     """The model that is wanted, and the heads that help it to learn."""
 
     def __init__(self, model: PaliGemmaModel):

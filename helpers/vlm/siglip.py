@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
-from helpers.published import Renaming
+from helpers.published import KeyMapping
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def softmax_losses(logits: Tensor) -> Tensor:
     return sum(F.cross_entropy(one, target, reduction="none") for one in (logits, logits.T)) / 2
 
 
-SIGLIP_NAMES: Renaming = [  # from our names to those of `transformers`
+SIGLIP_NAMES: KeyMapping = [  # from our names to those of `transformers`
     (r"^patches\.", "embeddings.patch_embedding."),
     (r"^positions$", "embeddings.position_embedding.weight"),
     (r"^layers\.", "encoder.layers."),

@@ -15,39 +15,39 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data import Faces, load_faces
-from helpers.data.questions import several
+from helpers.data.questions import sample_face_grid
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
 from helpers.vlm.boxes import Box
-from helpers.vlm.exam import boxes_in, examine
-from helpers.vlm.lessons import Lesson, all_texts, mask_codes, some_counting, some_lessons
+from helpers.vlm.exam import boxes_in, evaluate
+from helpers.vlm.lessons import Example, all_texts, mask_codes, some_counting, some_lessons
 from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
-from helpers.vlm.seeing import Taught, labels_of_face, labels_of_several
+from helpers.vlm.seeing import WithAuxiliaryHeads, labels_of_face, labels_of_several
 from helpers.weights import read_metadata
 
 COUNTED = 3  # one picture in so many holds several faces: counting is the hardest to learn
 EACH = 4  # things that are asked about a picture
 
 
-class Lessons(NamedTuple):
+class Examples(NamedTuple):
     """What one update learns from."""
 
     pictures: Tensor  # (count, 3, H, W) in [-1, 1]
-    told: list[Lesson]  # EACH about the first picture, EACH about the second, ...
+    told: list[Example]  # EACH about the first picture, EACH about the second, ...
     labels: Tensor  # int64 (count, Q), of `helpers.vlm.seeing`
 
 
-def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> Lessons:
+def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> Examples:
     """Random pictures with lessons about them."""
     pictures = []
     told = []
     labels = []
     for i in range(count):
         if i % COUNTED == 0:
-            group = several(len(faces), rng)
+            group = sample_face_grid(len(faces), rng)
             pictures.append(group.picture(faces))
             told += some_counting(group, faces, rng, EACH)
             labels.append(labels_of_several(group, faces))
@@ -57,7 +57,7 @@ def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Genera
             pictures.append(faces.images[chosen])
             told += some_lessons(face, codes[chosen].tolist(), rng, EACH)
             labels.append(labels_of_face(face))
-    return Lessons(torch.from_numpy(np.stack(pictures)) / 127.5 - 1, told, torch.tensor(labels))
+    return Examples(torch.from_numpy(np.stack(pictures)) / 127.5 - 1, told, torch.tensor(labels))
 
 
 def task(options: argparse.Namespace, accelerator: Any) -> Task:
@@ -72,7 +72,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     processor = Processor(tokenizer, config.vision.size, config.vision.tokens)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Taught(start.model if start else PaliGemmaModel(config))
+        model = WithAuxiliaryHeads(start.model if start else PaliGemmaModel(config))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -82,14 +82,14 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         rows = [text.unflatten(0, (-1, EACH))[mine].flatten(0, 1) for text in texts]
         return model(Batch(pictures[mine], *rows).to(accelerator.device), labels[mine].to(accelerator.device)), None
 
-    def save(average: Taught, path: Path, told: dict[str, str]) -> None:
+    def save(average: WithAuxiliaryHeads, path: Path, told: dict[str, str]) -> None:
         save_model(average.model, tokenizer, path, told, masks=read_metadata(options.masks)["sha256"])
 
-    def sample(average: Taught, path: Path) -> None:
+    def sample(average: WithAuxiliaryHeads, path: Path) -> None:
         from helpers.show.figures import grid, save_png
 
         assistant = PaliGemma(average.model, tokenizer, masks, TASKS)
-        told = ", ".join(f"{kind} {share:.0%}" for kind, share in examine(assistant, held_out).items())
+        told = ", ".join(f"{kind} {share:.0%}" for kind, share in evaluate(assistant, held_out).items())
         print(f"{len(held_out)} held-out faces: {told}", flush=True)
         some = list(held_out.tensor(slice(0, 8), accelerator.device))
         answers = assistant.write(some, ["detect left eye ; right eye ; nose"] * len(some))

@@ -9,9 +9,9 @@ from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight
 @pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70)])
 def test_a_judgement_sees_a_patch(layers, field):
     """As many pixels a side as published change the judgement in the middle, and no more."""
-    critic = PatchDiscriminator(8, layers).eval()
+    discriminator = PatchDiscriminator(8, layers).eval()
     x = torch.randn(1, 3, 128, 128, requires_grad=True)
-    judged = critic(x)
+    judged = discriminator(x)
     judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2].backward()
     rows = x.grad.abs().sum((0, 1, 3)).nonzero()[:, 0]
     assert len(rows) == rows[-1] - rows[0] + 1 == field

@@ -29,7 +29,7 @@ def test_the_command_writes_an_autoencoder_of_its_teachers_latent_space(teacher,
     assert distill.main([*TINY, "--teacher", str(teacher), "--out", str(tmp_path / "run")]) == 0
     student = load_autoencoder(tmp_path / "run" / "weights.safetensors")
     assert student.config.latents_of == fingerprint(load_autoencoder(teacher))
-    assert student.config.latent_channels == 5 and student.config.factor == 8
+    assert student.config.latent_channels == 5 and student.config.downsampling_factor == 8
     metadata = read_metadata(tmp_path / "run" / "weights.safetensors")
     assert metadata["teacher"] == "teacher.safetensors" and str(tmp_path) not in metadata["command"]
     assert (tmp_path / "run" / "samples-000002.png").exists()

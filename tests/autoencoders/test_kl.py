@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.autoencoders.kl import Gaussian, KLAutoencoder, KLConfig
+from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
 
 SMALL = KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, scale=0.5, shift=0.25)
 
@@ -18,17 +18,17 @@ def test_published_sizes():
         sd3 = KLAutoencoder(KLConfig.sd3())
     assert (count(sd1), count(sd1.encoder), count(sd1.decoder)) == (83_653_863, 34_163_592, 49_490_179)
     assert (count(sd3), count(sd3.encoder), count(sd3.decoder)) == (83_819_683, 34_274_208, 49_545_475)
-    assert KLConfig.sd1().factor == 8
+    assert KLConfig.sd1().downsampling_factor == 8
 
 
 def test_kl_against_sampling():
-    gaussian = Gaussian(torch.tensor([[0.3, -1.2]]), torch.tensor([[-0.5, 0.4]]))
-    many = Gaussian(gaussian.mean.expand(400_000, 2), gaussian.logvar.expand(400_000, 2))
+    gaussian = DiagonalGaussian(torch.tensor([[0.3, -1.2]]), torch.tensor([[-0.5, 0.4]]))
+    many = DiagonalGaussian(gaussian.mean.expand(400_000, 2), gaussian.logvar.expand(400_000, 2))
     z = many.sample(torch.Generator().manual_seed(0))
     q = torch.distributions.Normal(gaussian.mean, (0.5 * gaussian.logvar).exp())
     estimate = (q.log_prob(z) - torch.distributions.Normal(0, 1).log_prob(z)).sum(1).mean()
     torch.testing.assert_close(gaussian.kl()[0], estimate, atol=0.01, rtol=0)
-    assert Gaussian(torch.zeros(1, 3), torch.zeros(1, 3)).kl() == 0
+    assert DiagonalGaussian(torch.zeros(1, 3), torch.zeros(1, 3)).kl() == 0
 
 
 def test_the_scale_is_undone():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.autoencoders.losses import PictureLoss
+from helpers.autoencoders.losses import ReconstructionLoss
 from helpers.autoencoders.perceptual import VGG16, PerceptualDistance, load_perceptual, lpips, vgg_path
 
 
@@ -30,59 +30,59 @@ def _gradients(loss, pictures):
         painter = Painter()
         codes = torch.randn(4, 4, 32, 32)
     loss(pictures, painter.head(codes), painter.head.weight).mean().backward()
-    critic = None if loss.critic is None else loss.critic[0].weight.grad
-    return painter.head.weight.grad, critic
+    discriminator = None if loss.discriminator is None else loss.discriminator[0].weight.grad
+    return painter.head.weight.grad, discriminator
 
 
 def test_errors_of_the_pixels(pictures):
     off = pictures + 0.1
-    assert PictureLoss("l1")(pictures, off, None).tolist() == pytest.approx([0.1] * 4)
-    assert PictureLoss("mse")(pictures, off, None).tolist() == pytest.approx([0.01] * 4, rel=1e-4)
+    assert ReconstructionLoss("l1")(pictures, off, None).tolist() == pytest.approx([0.1] * 4)
+    assert ReconstructionLoss("mse")(pictures, off, None).tolist() == pytest.approx([0.01] * 4, rel=1e-4)
 
 
 def test_the_critic_waits_and_then_joins(pictures):
-    plain, _ = _gradients(PictureLoss("mse"), pictures)
-    loss = PictureLoss("mse", adversarial=0.5, start=2).train()
+    plain, _ = _gradients(ReconstructionLoss("mse"), pictures)
+    loss = ReconstructionLoss("mse", adversarial=0.5, start=2).train()
     for _ in range(2):
-        before, critic = _gradients(loss, pictures)
+        before, discriminator = _gradients(loss, pictures)
         torch.testing.assert_close(before, plain)
-        assert critic is None
-    after, critic = _gradients(loss, pictures)
-    assert not torch.allclose(after, plain) and critic.abs().sum() > 0
+        assert discriminator is None
+    after, discriminator = _gradients(loss, pictures)
+    assert not torch.allclose(after, plain) and discriminator.abs().sum() > 0
 
 
 def test_neither_moves_the_other(pictures):
     """The critic learns from its own loss alone: with no say in the pictures it is moved just as much."""
     torch.manual_seed(0)
-    loud = PictureLoss("mse", adversarial=1.0).train()
+    loud = ReconstructionLoss("mse", adversarial=1.0).train()
     quiet = copy.deepcopy(loud)
     quiet.weights = (0.0, 0.0)
-    (ours, critic), (plain, same_critic) = (_gradients(loss, pictures) for loss in (loud, quiet))
-    torch.testing.assert_close(critic, same_critic)
+    (ours, discriminator), (plain, same_critic) = (_gradients(loss, pictures) for loss in (loud, quiet))
+    torch.testing.assert_close(discriminator, same_critic)
     assert not torch.allclose(ours, plain)
-    torch.testing.assert_close(plain, _gradients(PictureLoss("mse"), pictures)[0])
+    torch.testing.assert_close(plain, _gradients(ReconstructionLoss("mse"), pictures)[0])
 
 
 def test_the_critics_pull_is_as_strong_as_its_weight_says(pictures):
-    plain, _ = _gradients(PictureLoss("mse"), pictures)
+    plain, _ = _gradients(ReconstructionLoss("mse"), pictures)
     torch.manual_seed(0)
-    both, _ = _gradients(PictureLoss("mse", adversarial=0.5).train(), pictures)
+    both, _ = _gradients(ReconstructionLoss("mse", adversarial=0.5).train(), pictures)
     assert ((both - plain).norm() / plain.norm()).item() == pytest.approx(0.5, rel=0.02)
 
 
 def test_a_resumed_training_knows_whether_the_critic_has_joined(pictures):
-    loss = PictureLoss("mse", adversarial=0.5, start=1).train()
+    loss = ReconstructionLoss("mse", adversarial=0.5, start=1).train()
     _gradients(loss, pictures)
-    again = PictureLoss("mse", adversarial=0.5, start=1).train()
+    again = ReconstructionLoss("mse", adversarial=0.5, start=1).train()
     again.load_state_dict(loss.state_dict())
     assert _gradients(again, pictures)[1] is not None
 
 
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="'l1' or 'mse', got 'l2'"):
-        PictureLoss("l2")
+        ReconstructionLoss("l2")
     with pytest.raises(ValueError, match="not negative"):
-        PictureLoss(perceptual=-1)
+        ReconstructionLoss(perceptual=-1)
 
 
 def test_the_stand_in_says_that_it_is_one(pictures, monkeypatch, tmp_path):
@@ -97,8 +97,8 @@ def test_the_stand_in_says_that_it_is_one(pictures, monkeypatch, tmp_path):
 
 
 def test_perceptual_distance_reaches_the_pictures_and_is_not_saved(pictures):
-    loss = PictureLoss("mse", perceptual=1.0)
-    plain, seen = (_gradients(one, pictures)[0] for one in (PictureLoss("mse"), loss))
+    loss = ReconstructionLoss("mse", perceptual=1.0)
+    plain, seen = (_gradients(one, pictures)[0] for one in (ReconstructionLoss("mse"), loss))
     assert not torch.allclose(plain, seen)
     assert set(loss.state_dict()) == {"steps"} and not list(loss.parameters())
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.published import SDXL_SCALE, load_autoencoder
 from helpers.autoencoders.vq import VQAutoencoder
-from helpers.published import published_sources
+from helpers.published import checkpoint_keys
 
 SMALL = dict(
     block_out_channels=(8, 16),
@@ -82,7 +82,7 @@ def test_a_single_file_in_compvis_layout(tmp_path, monkeypatch):
     model = KLAutoencoder(small)
     state = {}
     for name, tensor in model.state_dict().items():
-        sources = published_sources(name, published_names(small, "compvis"))
+        sources = checkpoint_keys(name, published_names(small, "compvis"))
         state |= {source: part.clone() for source, part in zip(sources, tensor.chunk(len(sources)), strict=True)}
     save_file(state, tmp_path / "sdxl_vae.safetensors")
     found = load_autoencoder(tmp_path / "sdxl_vae.safetensors")

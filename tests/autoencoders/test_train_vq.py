@@ -5,7 +5,7 @@ import torch
 
 from helpers.autoencoders.train import with_measured_scale
 from helpers.autoencoders.train_vq import main, tiny_config
-from helpers.autoencoders.vq import VQAutoencoder, code_pictures, through_codes
+from helpers.autoencoders.vq import VQAutoencoder, codes_to_rgb, reconstruct
 from helpers.data import load_faces
 from helpers.weights import read_metadata
 
@@ -34,8 +34,8 @@ def run(folder, *more):
 
 def test_trains_resumes_and_says_so(tmp_path):
     """Stopped half way and resumed, critic and all, it gives the numbers of an undisturbed run."""
-    critic = ["--adversarial", "0.5", "--critic-from", "1", "--perceptual", "0.1"]
-    assert run(tmp_path / "whole", "--steps", "4", *critic) == 0
+    discriminator = ["--adversarial", "0.5", "--critic-from", "1", "--perceptual", "0.1"]
+    assert run(tmp_path / "whole", "--steps", "4", *discriminator) == 0
     from helpers.training import run as training
 
     steps = iter(range(10))
@@ -55,8 +55,8 @@ def test_trains_resumes_and_says_so(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "interruptible", Stop)
-        assert run(tmp_path / "parts", "--steps", "4", *critic) == 130
-    assert run(tmp_path / "parts", "--steps", "4", *critic, "--resume") == 0
+        assert run(tmp_path / "parts", "--steps", "4", *discriminator) == 130
+    assert run(tmp_path / "parts", "--steps", "4", *discriminator, "--resume") == 0
     one, two = (VQAutoencoder.from_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, two.state_dict()[name]), name
@@ -70,8 +70,8 @@ def test_what_is_diffused_has_unit_variance():
     model = with_measured_scale(VQAutoencoder(tiny_config()), faces)
     latents = model.to_latents(faces.tensor())
     assert latents.std().item() == pytest.approx(1, abs=0.01) and latents.shape == (60, 4, 8, 8)
-    again, indices, used = through_codes(model, faces.tensor())
+    again, indices, used = reconstruct(model, faces.tensor())
     torch.testing.assert_close(model.to_pictures(latents), again)
-    colours = code_pictures(model, indices)
+    colours = codes_to_rgb(model, indices)
     assert colours.shape == (60, 3, 32, 32) and colours.abs().max() <= 1 and colours.std() > 0.1
     assert indices.shape == (60, 8, 8) and used.histogram.sum() == 60 * 64

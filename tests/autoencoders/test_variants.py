@@ -7,9 +7,9 @@ import torch
 from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, Normal
 
 from helpers.autoencoders import variants_codes
-from helpers.autoencoders.divergences import aggregate, gaussian_kl, log_gaussian, mmd
+from helpers.autoencoders.divergences import aggregate_posterior_log_density, gaussian_kl, log_gaussian, mmd
 from helpers.autoencoders.variant import SPREAD, VAE, Batch
-from helpers.autoencoders.zoo import VARIANTS, made
+from helpers.autoencoders.zoo import VARIANTS, build_variant
 
 
 def batch(count=16, seed=0, **more):
@@ -26,7 +26,7 @@ def with_posterior(model, mean, logvar):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_computes_and_learns(name):
-    model = made(name)
+    model = build_variant(name)
     given = batch()
     terms = model(given)
     assert terms.error.shape == terms.penalty.shape == (16,) and (terms.error + terms.penalty).isfinite().all()
@@ -37,7 +37,7 @@ def test_it_computes_and_learns(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_generates_and_embeds(name):
-    model = made(name).eval()
+    model = build_variant(name).eval()
     first, second = (model.generate(6, torch.Generator().manual_seed(0)) for _ in range(2))
     assert first.shape == (6, 3, 32, 32) and torch.equal(first, second)
     assert model.embed(batch()).shape[0] == 16 and model.rate(batch()).shape == (16,)
@@ -47,7 +47,7 @@ def test_it_generates_and_embeds(name):
 def test_the_same_seed_gives_the_same_loss(name):
     def loss():
         torch.manual_seed(1)  # as a training step does: the first codes of VQ are chosen by it
-        return made(name, seed=3)(batch())
+        return build_variant(name, seed=3)(batch())
 
     one = loss()
     other = loss()
@@ -61,11 +61,11 @@ def test_it_says_what_it_is(name):
 
 def test_errors_are_told():
     with pytest.raises(ValueError, match="no variant 'GAN': choose one of AE, VAE"):
-        made("GAN")
+        build_variant("GAN")
     with pytest.raises(ValueError, match="AE has no constant 'beta'"):
-        made("AE", beta=2)
+        build_variant("AE", beta=2)
     with pytest.raises(ValueError, match="VQ has no constant 'K' that could change"):
-        made("VQ", K=128)
+        build_variant("VQ", K=128)
 
 
 # --- weights of the rate --------------------------------------------------------------------------------------------
@@ -81,13 +81,15 @@ def test_beta_of_one_is_the_vae():
         ("DIP-I", {"diagonal": 0.0, "off_diagonal": 0.0}, 1),
     ]
     for name, setting, times in cases:
-        torch.testing.assert_close(with_posterior(made(name, **setting), *posterior)(batch()).penalty, times * kl)
+        torch.testing.assert_close(
+            with_posterior(build_variant(name, **setting), *posterior)(batch()).penalty, times * kl
+        )
 
 
 @pytest.mark.parametrize("name", ["VAE", "conditional", "log-cosh", "MS-SSIM", "perceptual (DFC)"])
 def test_the_rate_is_summed_over_the_code_not_averaged(name):
     """And has weight one, not 0.00025 beside a mean error, as copied: that says nothing of bounds."""
-    model = with_posterior(made(name), torch.full((16, 16), 2.0), torch.zeros(16, 16))
+    model = with_posterior(build_variant(name), torch.full((16, 16), 2.0), torch.zeros(16, 16))
     assert model(batch()).penalty.tolist() == pytest.approx([16 * 2.0] * 16)
 
 
@@ -95,26 +97,30 @@ def test_the_rate_is_summed_over_the_code_not_averaged(name):
 def test_the_error_is_a_sum_in_nats(name):
     given = batch()
     wanted = 3072 * 0.01 / (2 * SPREAD**2)
-    assert made(name).error(given.x + 0.1, given).tolist() == pytest.approx([wanted] * 16, rel=1e-4)
+    assert build_variant(name).error(given.x + 0.1, given).tolist() == pytest.approx([wanted] * 16, rel=1e-4)
 
 
 def test_capacity_holds_the_rate_at_its_target_from_both_sides():
     logvar = torch.zeros(16, 16)
     for nats, progress in ((25.0, 1.0), (12.5, 0.5)):
-        model = with_posterior(made("beta, capacity"), torch.full((16, 16), (2 * nats / 16) ** 0.5), logvar)
+        model = with_posterior(build_variant("beta, capacity"), torch.full((16, 16), (2 * nats / 16) ** 0.5), logvar)
         assert model(batch(progress=progress)).penalty[0].item() == pytest.approx(0, abs=1e-3)
-    below = with_posterior(made("beta, capacity"), torch.zeros(16, 16), logvar)(batch(progress=1.0)).penalty[0].item()
+    below = (
+        with_posterior(build_variant("beta, capacity"), torch.zeros(16, 16), logvar)(batch(progress=1.0))
+        .penalty[0]
+        .item()
+    )
     assert below == pytest.approx(30 * 25)  # an absolute value, not the difference: too low a rate costs as well
 
 
 def test_total_correlation_with_weight_one_is_the_sampled_rate():
-    model = made("beta-TC", beta=1.0)
+    model = build_variant("beta-TC", beta=1.0)
     given = batch()
     posterior = 2 * torch.randn(16, 16, generator=given.generator), torch.full((16, 16), -1.0)
     z = model.draw(posterior, torch.Generator().manual_seed(5))
     sampled = (log_gaussian(z, *posterior) - log_gaussian(z)).sum(1)
     torch.testing.assert_close(model.penalty(posterior, z, given), sampled, atol=1e-3, rtol=1e-4)
-    together, apart = aggregate(z, *posterior, given.count)
+    together, apart = aggregate_posterior_log_density(z, *posterior, given.count)
     model.beta = 5.0  # which is the total correlation's, and no other term's
     extra = model.penalty(posterior, z, given) - sampled
     torch.testing.assert_close(extra, 4 * (together - apart), atol=2e-3, rtol=1e-3)
@@ -127,16 +133,16 @@ def test_dip_asks_for_unit_covariance():
     white = torch.linalg.solve_triangular(factor, (z - z.mean(0)).T, upper=False).T
     none = torch.full_like(white, -20.0)
     for name in ("DIP-I", "DIP-II"):
-        extra = made(name).penalty((white, none), white, batch()) - gaussian_kl(white, none).sum(1)
+        extra = build_variant(name).penalty((white, none), white, batch()) - gaussian_kl(white, none).sum(1)
         assert extra.abs().max() < 1e-2
     noisy = torch.zeros_like(white)  # with unit noise the codes' variance is 2: only the second form minds
     extra = [
-        made(name).penalty((white, noisy), white, batch())[0] - gaussian_kl(white, noisy).sum(1)[0]
+        build_variant(name).penalty((white, noisy), white, batch())[0] - gaussian_kl(white, noisy).sum(1)[0]
         for name in ("DIP-I", "DIP-II")
     ]
     assert extra[0].item() == pytest.approx(0, abs=0.01) and extra[1].item() == pytest.approx(50 * 16, rel=0.01)
     wide = torch.full_like(white, math.log(3))  # a variance of 3, not of exp(2 log 3)
-    extra = made("DIP-II").penalty((white, wide), white, batch())[0] - gaussian_kl(white, wide).sum(1)[0]
+    extra = build_variant("DIP-II").penalty((white, wide), white, batch())[0] - gaussian_kl(white, wide).sum(1)[0]
     assert extra.item() == pytest.approx(50 * 16 * 9, rel=0.01)
 
 
@@ -144,20 +150,20 @@ def test_factor_adds_the_critics_log_ratio():
     """With a plus: the encoder shall bring it down."""
     z = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     posterior = (z, torch.zeros_like(z))
-    model = made("Factor")
-    more = model.penalty(posterior, z, batch()) - made("Factor", gamma=0.0).penalty(posterior, z, batch())
-    torch.testing.assert_close(more, 8 * model.critic(z)[:, 0], atol=1e-4, rtol=1e-4)
+    model = build_variant("Factor")
+    more = model.penalty(posterior, z, batch()) - build_variant("Factor", gamma=0.0).penalty(posterior, z, batch())
+    torch.testing.assert_close(more, 8 * model.discriminator(z)[:, 0], atol=1e-4, rtol=1e-4)
 
 
 def test_factor_keeps_the_critic_and_the_encoder_apart():
     """The critic's loss must not move the encoder, nor the encoder's the critic."""
     gradients = {}
     for gamma in (0.0, 8.0):
-        model = made("Factor", gamma=gamma)
+        model = build_variant("Factor", gamma=gamma)
         terms = model(batch())
         (terms.error + terms.penalty).mean().backward()
         gradients[gamma] = {name: parameter.grad for name, parameter in model.named_parameters()}
-    plain = made("VAE")
+    plain = build_variant("VAE")
     terms = plain(batch())
     (terms.error + terms.penalty).mean().backward()
     torch.testing.assert_close(gradients[0.0]["encoder.1.weight"], plain.encoder[1].weight.grad)
@@ -169,9 +175,9 @@ def test_factor_keeps_the_critic_and_the_encoder_apart():
 def test_factors_critic_finds_the_total_correlation():
     """Trained on a Gaussian with correlation 0.9, its log-ratio tends to -log(1 - 0.81) / 2."""
     torch.manual_seed(0)
-    model = made("Factor", gamma=0.0)
-    critic = model.critic
-    optimizer = torch.optim.Adam(model.critic.parameters(), 2e-3)
+    model = build_variant("Factor", gamma=0.0)
+    discriminator = model.discriminator
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), 2e-3)
     for _ in range(400):
         z = torch.randn(512, 16)
         z[:, 1] = 0.9 * z[:, 0] + (1 - 0.81) ** 0.5 * z[:, 1]
@@ -179,7 +185,7 @@ def test_factors_critic_finds_the_total_correlation():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert critic(z).mean().item() == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.3)
+    assert discriminator(z).mean().item() == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.3)
 
 
 # --- distances of all codes from the prior --------------------------------------------------------------------------
@@ -188,7 +194,7 @@ def test_factors_critic_finds_the_total_correlation():
 @pytest.mark.parametrize("name", ["WAE-MMD, IMQ", "WAE-MMD, RBF", "sliced WAE", "Info"])
 def test_the_distance_does_not_fade_with_the_batch(name):
     """Dividing a mean over pairs by B (B - 1), as copied, makes the penalty vanish: it must be the same for any B."""
-    model = made(name)
+    model = build_variant(name)
     told = []
     for count in (64, 512):
         z = 3 + torch.randn(count, 16, generator=torch.Generator().manual_seed(count))
@@ -201,7 +207,7 @@ def test_the_distance_does_not_fade_with_the_batch(name):
 def test_wae_is_its_weight_times_the_discrepancy():
     z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     prior = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
-    penalty = made("WAE-MMD, RBF").penalty((z,), z, batch(seed=0))
+    penalty = build_variant("WAE-MMD, RBF").penalty((z,), z, batch(seed=0))
     assert penalty.item() == pytest.approx(1000 * mmd(z, prior).item(), rel=1e-4)
 
 
@@ -210,7 +216,7 @@ def test_wae_is_its_weight_times_the_discrepancy():
 
 @pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
 def test_one_importance_sample_is_the_elbo(name):
-    model = made(name, samples=1, means=1000)
+    model = build_variant(name, samples=1, means=1000)
     given = batch(2)
     model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
     posterior = torch.ones(2, 16), torch.full((2, 16), -1.0)
@@ -225,7 +231,7 @@ def test_more_importance_samples_tighten_the_bound(name):
     given = batch(8)
     told = []
     for samples in (1, 5, 50):
-        terms = [made(name, samples=samples)(given) for _ in range(20)]
+        terms = [build_variant(name, samples=samples)(given) for _ in range(20)]
         told.append(torch.stack([(t.error + t.penalty).mean() for t in terms]).mean().item())
     assert told[0] > told[1] > told[2]
 
@@ -233,7 +239,7 @@ def test_more_importance_samples_tighten_the_bound(name):
 @pytest.mark.parametrize("name", ["IWAE", "MIWAE"])
 def test_the_bound_is_the_log_likelihood_where_that_is_known(name):
     """A decoder that ignores its code: log p(x) is the error, whatever the posterior, once there are enough samples."""
-    model = made(name, samples=2000)
+    model = build_variant(name, samples=2000)
     given = batch(2)
     model.decode = lambda z, batch=None: torch.zeros(len(z), 3, 32, 32)
     terms = with_posterior(model, torch.full((2, 16), 0.3), torch.full((2, 16), -0.2))(given)
@@ -242,9 +248,9 @@ def test_the_bound_is_the_log_likelihood_where_that_is_known(name):
 
 
 def test_several_bounds_are_averaged_not_joined():
-    model = made("MIWAE", means=50, samples=1)
+    model = build_variant("MIWAE", means=50, samples=1)
     given = batch(8)
-    one = made("IWAE", means=1, samples=50)
+    one = build_variant("IWAE", means=1, samples=50)
     joined, averaged = ((t.error + t.penalty).mean().item() for t in (one(given), model(given)))
     assert averaged > joined + 1
 
@@ -254,7 +260,7 @@ def test_several_bounds_are_averaged_not_joined():
 
 @pytest.mark.parametrize("name", ["AE", "log-cosh", "MS-SSIM", "perceptual (DFC)"])
 def test_the_error_of_a_perfect_copy_is_nothing_and_grows(name):
-    model = made(name).eval()
+    model = build_variant(name).eval()
     given = batch(8)
     smooth = torch.nn.functional.interpolate(given.x[:, :, ::8, ::8], scale_factor=8, mode="bilinear")
     given = given._replace(x=smooth)
@@ -269,27 +275,27 @@ def test_other_errors_have_the_right_size():
     given = batch()
     wanted = 5 * 3072 * math.log(math.cosh(1)) / 10
     for off in (0.1, -0.1):
-        assert made("log-cosh").error(given.x + off, given)[0].item() == pytest.approx(wanted, rel=1e-3)
+        assert build_variant("log-cosh").error(given.x + off, given)[0].item() == pytest.approx(wanted, rel=1e-3)
     flat = given._replace(x=torch.full_like(given.x, 0.5))  # 0.75 beside 0.5 in [0, 1]: lightness is all that differs
     light = (2 * 0.75 * 0.5 + 1e-4) / (0.75**2 + 0.5**2 + 1e-4)
-    told = made("MS-SSIM").error(torch.zeros_like(flat.x), flat)[0].item()
+    told = build_variant("MS-SSIM").error(torch.zeros_like(flat.x), flat)[0].item()
     assert told == pytest.approx(600 * (1 - light**0.3), rel=0.02)
-    model = made("perceptual (DFC)")
+    model = build_variant("perceptual (DFC)")
     model.features = lambda x: [x, 2 * x]
     told = model.error(given.x + 0.1, given)[0].item() - 384
     assert told == pytest.approx(model.weight * 0.05, rel=1e-2)
 
 
 def test_the_stand_in_for_vgg_is_not_trained():
-    names = [name for name, _ in made("perceptual (DFC)").named_parameters()]
-    assert names == [name for name, _ in made("VAE").named_parameters()]
+    names = [name for name, _ in build_variant("perceptual (DFC)").named_parameters()]
+    assert names == [name for name, _ in build_variant("VAE").named_parameters()]
 
 
 # --- other codes ----------------------------------------------------------------------------------------------------
 
 
 def test_a_choice_costs_at_most_log_k():
-    model = made("categorical")
+    model = build_variant("categorical")
     given = batch()
     sure = torch.full((16, 16, 16), -50.0)
     sure[..., 0] = 50
@@ -298,7 +304,7 @@ def test_a_choice_costs_at_most_log_k():
 
 
 def test_joint_holds_both_capacities():
-    model = made("joint")
+    model = build_variant("joint")
     given = batch(progress=1.0)
     mean = torch.full((16, 16), (2 * 25.0 / 16) ** 0.5)
     sure = 50 * torch.nn.functional.one_hot(torch.arange(16) % 3, 3).float()
@@ -318,7 +324,7 @@ def test_gamma_draws_have_the_right_moments_and_gradient():
 
 
 def test_gamma_codes_and_their_rate():
-    model = made("gamma")
+    model = build_variant("gamma")
     generator = torch.Generator().manual_seed(0)
     shape = torch.full((20_000, 16), 3.0)
     rate = torch.full((20_000, 16), 2.0)
@@ -332,7 +338,7 @@ def test_gamma_codes_and_their_rate():
 
 
 def test_vq_pulls_the_encoder_with_a_quarter():
-    model = made("VQ").eval()
+    model = build_variant("VQ").eval()
     given = batch()
     tokens = model.encoder(given.x).unflatten(1, (16, -1))
     found = model.quantizer(tokens)
@@ -344,7 +350,7 @@ def test_vq_pulls_the_encoder_with_a_quarter():
 
 
 def test_conditional_decoders_know_the_species():
-    model = made("conditional")
+    model = build_variant("conditional")
     given = batch(6)
     z = torch.zeros(6, 16)
     told = model.decode(z, given)
@@ -360,7 +366,7 @@ def test_conditional_decoders_know_the_species():
 @pytest.mark.parametrize("name", ["hierarchical", "ladder"])
 def test_two_layers_of_codes_cost_what_sampling_says(name):
     torch.manual_seed(0)
-    model = made(name)
+    model = build_variant(name)
     four = batch(4)
     draws = 1000
     for part in (model.upper[-1], model.lower[-1], model.below[-1]):
@@ -384,7 +390,7 @@ def test_two_layers_of_codes_cost_what_sampling_says(name):
 
 
 def test_the_ladder_weighs_by_certainty():
-    model = made("ladder")
+    model = build_variant("ladder")
     expected = torch.full((2, 16), 1.0), torch.zeros(2, 16)
     for logvar, wanted in ((0.0, 2.0), (6.0, 1.0), (-12.0, 3.0)):
         seen = torch.cat([torch.full((2, 16), 3.0), torch.full((2, 16), logvar)], dim=1)
@@ -394,7 +400,7 @@ def test_the_ladder_weighs_by_certainty():
 
 
 def test_a_prior_made_of_the_picture_itself_costs_nothing():
-    model = made("VampPrior")
+    model = build_variant("VampPrior")
     given = batch(1)
     model.K = 1
     model.pictures = torch.nn.Parameter(given.x.clone())
@@ -403,14 +409,14 @@ def test_a_prior_made_of_the_picture_itself_costs_nothing():
 
 def test_vamp_is_a_mixture_not_a_sum():
     """Many times the same component is that component: the 1 / K must be inside the logarithm."""
-    model = made("VampPrior")
+    model = build_variant("VampPrior")
     given = batch(1)
     model.pictures = torch.nn.Parameter(given.x.clone().expand(32, -1, -1, -1))
     assert model(given).penalty.item() == pytest.approx(0, abs=1e-3)
 
 
 def test_vamp_is_pytorchs_mixture():
-    model = made("VampPrior")
+    model = build_variant("VampPrior")
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(2, 32, 16, generator=generator)
     posterior = torch.randn(2, 4, 16, generator=generator)
@@ -428,8 +434,8 @@ def normal(mean, logvar):
 
 
 def test_the_second_stage_does_not_move_the_first():
-    model = made("two-stage")
-    plain = made("VAE")
+    model = build_variant("two-stage")
+    plain = build_variant("VAE")
     for some in (model, plain):
         terms = some(batch())
         (terms.error + terms.penalty).mean().backward()
@@ -438,7 +444,7 @@ def test_the_second_stage_does_not_move_the_first():
 
 def test_the_second_stage_is_a_bound_with_a_learned_spread():
     """With codes that are normal and a decoder that says 0, -log p(z | u) is the entropy of the prior."""
-    model = made("two-stage")
+    model = build_variant("two-stage")
     model.down.forward = lambda u: torch.zeros(len(u), 16)
     model.up.forward = lambda z: torch.zeros(len(z), 32)
     z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))

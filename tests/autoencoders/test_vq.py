@@ -58,7 +58,7 @@ def test_published_size():
             vq_embed_dim=3,
         )
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
-    assert counts[0] == counts[1] and ours.config.factor == 4
+    assert counts[0] == counts[1] and ours.config.downsampling_factor == 4
 
 
 def test_weights_come_back(tmp_path):

@@ -322,17 +322,17 @@ def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tree: Path, tmp_path: Path
 # The command
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
+def command_line(*arguments: str) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", "helpers.data", "--source", "animal-faces", "--size", "16", *arguments]
     return subprocess.run(words, cwd=repository_root(), capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_builds_the_cache_and_says_what_is_in_it(tree: Path, tmp_path: Path) -> None:
-    done = command("--root", str(tree))
+    done = command_line("--root", str(tree))
     assert done.returncode == 0 and "train, 33 of 16 px: 11 cat, 11 dog, 11 wild" in done.stdout, done.stderr
     assert "val, 33" in done.stdout and "CC BY-NC 4.0" in done.stdout and "33/33" in done.stderr
     assert len(list((tmp_path / "home" / "cache").glob("*.npy"))) == 2
-    failed = command("--root", str(tmp_path / "nowhere"))
+    failed = command_line("--root", str(tmp_path / "nowhere"))
     assert failed.returncode == 1 and "nowhere does not exist" in failed.stderr and "Traceback" not in failed.stderr
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.captions import LENGTH, PADDING, WORDS, caption, encode, shortened
+from helpers.data.captions import LENGTH, PADDING, WORDS, caption, drop_details, encode
 from helpers.data.toy_faces import sample_attributes, toy_attributes
 
 DETAILS = ("pattern", "fur", "eyes", "background", "more")
@@ -81,14 +81,14 @@ def test_unknown_words_and_long_captions_are_refused():
 def test_shortened_captions_drop_details_at_the_stated_rate():
     rng = np.random.default_rng(0)
     faces = toy_attributes(1500, 3)
-    texts = [shortened(one, rng, chance=0.3) for one in faces]
+    texts = [drop_details(one, rng, chance=0.3) for one in faces]
     kept = {
         "eyes": np.mean(["eyes" in text for text in texts]),
         "background": np.mean(["background" in text for text in texts]),
         "pattern": np.mean([one.pattern in text for one, text in zip(faces, texts)]),
     }
     assert all(0.65 < share < 0.75 for share in kept.values()), kept
-    assert shortened(faces[0], rng, chance=0.0) == caption(faces[0])
-    assert shortened(faces[0], rng, chance=1.0) == caption(faces[0], [])
+    assert drop_details(faces[0], rng, chance=0.0) == caption(faces[0])
+    assert drop_details(faces[0], rng, chance=1.0) == caption(faces[0], [])
     again = np.random.default_rng(7), np.random.default_rng(7)
-    assert [shortened(one, again[0]) for one in faces[:30]] == [shortened(one, again[1]) for one in faces[:30]]
+    assert [drop_details(one, again[0]) for one in faces[:30]] == [drop_details(one, again[1]) for one in faces[:30]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.data import load_faces
-from helpers.data.questions import a_yes_no_question, animal, open_questions, several, yes_no_questions
+from helpers.data.questions import a_yes_no_question, animal, open_questions, sample_face_grid, yes_no_questions
 from helpers.data.toy_faces import PATTERNS, SPECIES, sample_attributes
 
 
@@ -53,7 +53,7 @@ def test_only_what_was_wished_is_asked_about():
 
 def test_what_is_counted_is_there(faces):
     rng = np.random.default_rng(1)
-    groups = [several(len(faces), rng) for _ in range(200)]
+    groups = [sample_face_grid(len(faces), rng) for _ in range(200)]
     for group in groups:
         said = {one.text: int(one.answer) for one in group.counting(faces)}
         total = said["how many animals are there?"]
@@ -67,7 +67,7 @@ def test_what_is_counted_is_there(faces):
 
 
 def test_a_picture_of_several(faces):
-    group = several(len(faces), np.random.default_rng(3))
+    group = sample_face_grid(len(faces), np.random.default_rng(3))
     picture = group.picture(faces)
     assert picture.shape == (3, 64, 64) and picture.dtype == np.uint8
     for i, position in enumerate(group.corners):

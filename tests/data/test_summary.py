@@ -32,7 +32,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, Faces]:
     return train, val
 
 
-def copied(image: np.ndarray) -> np.ndarray:
+def memorization_check(image: np.ndarray) -> np.ndarray:
     """(3, H, W), dimmer and with less contrast, as another scan of the same photograph."""
     return (image * 0.8 + 10).astype(np.uint8)
 
@@ -71,11 +71,11 @@ def test_eigenfaces_are_the_principal_directions(faces: tuple[Faces, Faces]) -> 
 
 def test_planted_copies_are_found_and_nothing_else(faces: tuple[Faces, Faces]) -> None:
     train, val = faces
-    planted = np.concatenate([train.images, copied(train.images[7])[None]])
+    planted = np.concatenate([train.images, memorization_check(train.images[7])[None]])
     (pair,) = near_duplicates(planted)
     assert pair[:2] == (7, len(train)) and pair.correlation > 0.99
     assert near_duplicates(train.images) == [] and near_duplicates(val.images, train.images) == []
-    (across,) = near_duplicates(copied(train.images[5])[None], train.images)
+    (across,) = near_duplicates(memorization_check(train.images[5])[None], train.images)
     assert across[:2] == (0, 5)
 
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from helpers.diffusion import PREDICTIONS, DDPMPath, FlowPath, Objective, denoised, min_snr_weight, target
+from helpers.diffusion import (
+    PREDICTION_TYPES,
+    DDPMPath,
+    FlowPath,
+    Objective,
+    convert_prediction,
+    min_snr_weight,
+    training_target,
+)
 from helpers.diffusion.schedules import expand
 
 PATHS = [FlowPath(), FlowPath(3.0), DDPMPath.linear(), DDPMPath.cosine(), DDPMPath.sigmoid(), DDPMPath.scaled_linear()]
@@ -15,24 +23,24 @@ def batch(seed=0, n=16):
     return x0, eps, torch.linspace(0.05, 0.95, n)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_right_answer_is_read_back_exactly(kind, path):
     x0, eps, t = batch()
     alpha, sigma = path.alpha_sigma(t)
     x = path.add_noise(x0, eps, t)
-    guess = denoised(kind, target(kind, x0, eps, alpha, sigma), x, alpha, sigma)
+    guess = convert_prediction(kind, training_target(kind, x0, eps, alpha, sigma), x, alpha, sigma)
     torch.testing.assert_close(guess.x0, x0, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(guess.eps, eps, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", PATHS)
 def test_every_reading_satisfies_the_path(kind, path):
     """Even a wrong answer must be read as (x0, eps) with alpha x0 + sigma eps = x."""
     x, answer, t = batch(1)
     alpha, sigma = path.alpha_sigma(t)
-    guess = denoised(kind, answer, x, alpha, sigma)
+    guess = convert_prediction(kind, answer, x, alpha, sigma)
     back = expand(alpha, x) * guess.x0 + expand(sigma, x) * guess.eps
     torch.testing.assert_close(back, x, atol=1e-3, rtol=1e-3)
 
@@ -43,16 +51,20 @@ def test_min_snr_weights_are_one_weight_in_four_spaces():
     for path in (DDPMPath.cosine(), DDPMPath.linear()):
         alpha, sigma = path.alpha_sigma(t)
         x = path.add_noise(x0, eps, t)
-        wrong = denoised("x0", x0 + 0.1, x, alpha, sigma)
+        wrong = convert_prediction("x0", x0 + 0.1, x, alpha, sigma)
         costs = []
         for kind in ("epsilon", "x0", "v"):
-            error = target(kind, *wrong, alpha, sigma) - target(kind, x0, eps, alpha, sigma)
+            error = training_target(kind, *wrong, alpha, sigma) - training_target(kind, x0, eps, alpha, sigma)
             costs.append(error.square().flatten(1).mean(1) * min_snr_weight(kind, alpha, sigma))
         torch.testing.assert_close(costs[0], costs[1], rtol=2e-3, atol=1e-6)
         torch.testing.assert_close(costs[2], costs[1], rtol=2e-3, atol=1e-6)
     alpha, sigma = FlowPath().alpha_sigma(t)
-    wrong = denoised("x0", x0 + 0.1, FlowPath().add_noise(x0, eps, t), alpha, sigma)
-    error = (target("velocity", *wrong, alpha, sigma) - target("velocity", x0, eps, alpha, sigma)).square().flatten(1)
+    wrong = convert_prediction("x0", x0 + 0.1, FlowPath().add_noise(x0, eps, t), alpha, sigma)
+    error = (
+        (training_target("velocity", *wrong, alpha, sigma) - training_target("velocity", x0, eps, alpha, sigma))
+        .square()
+        .flatten(1)
+    )
     torch.testing.assert_close(
         error.mean(1) * min_snr_weight("velocity", alpha, sigma),
         0.01 * min_snr_weight("x0", alpha, sigma),
@@ -70,13 +82,13 @@ def test_min_snr_against_the_paper():
     assert min_snr_weight("v", alpha, sigma).tolist() == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("loss", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
+@pytest.mark.parametrize("loss", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", [FlowPath(), DDPMPath.cosine()], ids=["flow", "cosine"])
 def test_the_loss_of_a_right_answer_is_zero(path, prediction, loss):
     x0, eps, t = batch()
     objective = Objective(path, prediction, loss)
-    answer = target(prediction, x0, eps, *path.alpha_sigma(t))
+    answer = training_target(prediction, x0, eps, *path.alpha_sigma(t))
     assert objective.losses(answer, x0, eps, t).max() < 1e-4
 
 
@@ -85,7 +97,9 @@ def test_x0_prediction_with_velocity_loss_equals_a_velocity_network():
     path = FlowPath()
     answer = x0 + 0.3 * eps.roll(1, 0)
     alpha, sigma = path.alpha_sigma(t)
-    velocity = target("velocity", *denoised("x0", answer, path.add_noise(x0, eps, t), alpha, sigma), alpha, sigma)
+    velocity = training_target(
+        "velocity", *convert_prediction("x0", answer, path.add_noise(x0, eps, t), alpha, sigma), alpha, sigma
+    )
     direct = Objective(path, "velocity", "velocity").losses(velocity, x0, eps, t)
     read = Objective(path, "x0", "velocity").losses(answer, x0, eps, t)
     torch.testing.assert_close(read, direct, rtol=1e-3, atol=1e-5)
@@ -126,16 +140,16 @@ def test_one_jump_equals_many_small_steps():
 
 def test_drawn_times_follow_their_law():
     generator = torch.Generator().manual_seed(0)
-    logit = torch.logit(Objective(FlowPath()).draw_times(50_000, generator))
+    logit = torch.logit(Objective(FlowPath()).sample_times(50_000, generator))
     assert logit.mean().item() == pytest.approx(0, abs=0.02) and logit.std().item() == pytest.approx(1, abs=0.02)
-    uniform = Objective(FlowPath(), times="uniform").draw_times(50_000, generator)
+    uniform = Objective(FlowPath(), times="uniform").sample_times(50_000, generator)
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.01) and 0 < uniform.min() and uniform.max() < 1
 
 
 def test_bad_input_says_what_was_wrong():
     x0, eps, t = batch()
     with pytest.raises(ValueError, match="unknown prediction 'noise'.*epsilon"):
-        target("noise", x0, eps, t, t)
+        training_target("noise", x0, eps, t, t)
     with pytest.raises(ValueError, match="betas"):
         DDPMPath(torch.tensor([0.1, 1.2]))
     with pytest.raises(ValueError, match="shift"):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, guided, sample, timesteps
-from helpers.diffusion.samplers import evaluations, posterior
+from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, guided_denoiser, sample, time_grid
+from helpers.diffusion.samplers import num_function_evaluations, posterior
 
 MEAN = 2.0
 STD = 0.5
@@ -43,7 +43,7 @@ def test_every_sampler_recovers_a_gaussian_on_every_path(name, path):
     steps = 400 if name in ("ddpm", "euler_ancestral", "ddim", "euler") else 100
     alpha, sigma = path.alpha_sigma(1.0)  # not every schedule ends in pure noise: start where it really ends
     start = alpha * MEAN + (alpha**2 * STD**2 + sigma**2).sqrt() * normal(20_000)
-    x = sample(name, exact(path), start, timesteps(steps), path, generator=torch.Generator().manual_seed(1))
+    x = sample(name, exact(path), start, time_grid(steps), path, generator=torch.Generator().manual_seed(1))
     assert x.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert x.std().item() == pytest.approx(STD, abs=0.03)
 
@@ -53,7 +53,7 @@ def test_every_sampler_recovers_a_gaussian_on_every_path(name, path):
 def test_any_gaussian_is_recovered_on_any_flow_path(mean, std, name, shift):
     path = FlowPath(shift)
     x = sample(
-        name, exact(path, mean, std), normal(4_000), timesteps(200), path, generator=torch.Generator().manual_seed(1)
+        name, exact(path, mean, std), normal(4_000), time_grid(200), path, generator=torch.Generator().manual_seed(1)
     )
     assert x.mean().item() == pytest.approx(mean, abs=0.05 * (1 + std))
     assert x.std().item() == pytest.approx(std, rel=0.08, abs=0.02)
@@ -62,7 +62,7 @@ def test_any_gaussian_is_recovered_on_any_flow_path(mean, std, name, shift):
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_euler_is_ddim(path):
     noise = normal(64)
-    times = timesteps(30)
+    times = time_grid(30)
     euler, ddim = (sample(name, exact(path), noise, times, path) for name in ("euler", "ddim"))
     torch.testing.assert_close(euler, ddim, atol=2e-4, rtol=0)
 
@@ -71,7 +71,7 @@ def test_euler_is_ddim(path):
 def test_euler_ancestral_is_ddpm_is_ddim_with_eta_one(path):
     def run(sampler, **options):
         *_, last = sampler(
-            exact(path), normal(64), timesteps(30), path, generator=torch.Generator().manual_seed(3), **options
+            exact(path), normal(64), time_grid(30), path, generator=torch.Generator().manual_seed(3), **options
         )
         return last.x
 
@@ -121,14 +121,14 @@ def test_evaluations_are_counted_right(name):
         calls.append(t)
         return exact(path)(x, t)
 
-    sample(name, counting, normal(8), timesteps(7), path)
-    assert len(calls) == evaluations(name, 7)
+    sample(name, counting, normal(8), time_grid(7), path)
+    assert len(calls) == num_function_evaluations(name, 7)
 
 
 def test_a_seed_repeats_the_picture_and_another_does_not():
     path = FlowPath()
     first, again, other = (
-        sample("ddpm", exact(path), normal(8), timesteps(9), path, generator=torch.Generator().manual_seed(seed))
+        sample("ddpm", exact(path), normal(8), time_grid(9), path, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -144,7 +144,7 @@ def test_guidance_moves_along_the_difference_and_only_inside_its_interval():
 
         return denoise
 
-    denoise = guided(say(3.0), say(1.0), 2.0, interval=(0.2, 0.8))
+    denoise = guided_denoiser(say(3.0), say(1.0), 2.0, guidance_interval=(0.2, 0.8))
     assert denoise(torch.zeros(2), 0.5).x0.tolist() == [5.0, 5.0]
     assert denoise(torch.zeros(2), 0.5).eps.tolist() == [-5.0, -5.0]
     assert denoise(torch.zeros(2), 0.9).x0.tolist() == [3.0, 3.0]
@@ -156,6 +156,6 @@ def test_bad_input_says_what_was_wrong():
     with pytest.raises(ValueError, match="decrease"):
         sample("euler", exact(path), normal(4), torch.linspace(0, 1, 5), path)
     with pytest.raises(ValueError, match="unknown sampler 'plms'.*ddim"):
-        sample("plms", exact(path), normal(4), timesteps(4), path)
+        sample("plms", exact(path), normal(4), time_grid(4), path)
     with pytest.raises(ValueError, match="at least 1"):
-        timesteps(0)
+        time_grid(0)

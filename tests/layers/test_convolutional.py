@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.layers.attention import Attention, kept_maps, readable
-from helpers.layers.convolutional import Convolution, Downsample, ResidualBlock, Upsample, silu
+from helpers.layers.attention import Attention, attention_with_map, record_attention_maps
+from helpers.layers.convolutional import Conv3x3, Downsample, ResnetBlock, Upsample, silu
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -25,7 +25,7 @@ def test_folded_upsampling_is_enlarging_and_convolving(size, layout):
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 1)])
 def test_a_deep_convolution_is_a_matrix_product(size, layout):
     torch.manual_seed(0)
-    layer = Convolution(256, 32).to(memory_format=layout)
+    layer = Conv3x3(256, 32).to(memory_format=layout)
     x = torch.randn(2, 256, *size).contiguous(memory_format=layout)
     plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_downsampling_pads_where_the_published_weights_expect_it(all_sides, padd
 
 def test_the_residual_block_is_its_formula():
     torch.manual_seed(0)
-    block = ResidualBlock(8, 16, 12, groups=4)
+    block = ResnetBlock(8, 16, 12, groups=4)
     x = torch.randn(2, 8, 5, 5)
     time = torch.randn(2, 12)
     h = block.conv_1(F.silu(F.group_norm(x, 4, block.norm_1.weight, block.norm_1.bias, 1e-5)))
@@ -83,7 +83,7 @@ def test_causal_attention_sees_no_later_token():
     torch.testing.assert_close(layer(x)[:, :4], layer(changed)[:, :4])
     assert (layer.weights(x)[0].triu(1) == 0).all()
     q, k, v = layer._project(x, None)
-    mixed, _ = readable(q, k, v, causal=True)
+    mixed, _ = attention_with_map(q, k, v, causal=True)
     torch.testing.assert_close(layer(x), layer.to_out(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -93,12 +93,12 @@ def test_maps_are_kept_only_inside_the_block():
     x = torch.randn(1, 5, 8)
     context = torch.randn(1, 3, 6)
     plain = pair["cross"](x, context)
-    with kept_maps(pair) as layers:
+    with record_attention_maps(pair) as layers:
         assert list(layers) == ["cross"]
         torch.testing.assert_close(pair["cross"](x, context), plain)
         assert layers["cross"].map.shape == (1, 2, 5, 3)
     assert pair["cross"].map is None
-    with kept_maps(pair, cross_only=False) as layers:
+    with record_attention_maps(pair, cross_only=False) as layers:
         pair["self"](x)
         assert layers["self"].map.shape == (1, 2, 5, 5)
 

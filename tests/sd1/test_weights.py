@@ -6,10 +6,10 @@ import torch
 from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.toy_faces import toy_attributes
-from helpers.scoring.attributes import load_reader
+from helpers.scoring.attributes import load_classifier
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.text.contrastive import CLIP
-from helpers.weights import TRAINED_BY, read_metadata, weights_path
+from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 FILES = ("clip", "autoencoder", "sd1")
 ENOUGH = {"steps": 15, "sampler": "dpm_solver_pp_2m", "guidance_scale": 4.0, "progress": False}
@@ -38,19 +38,19 @@ def test_the_autoencoder_keeps_the_face(system, unseen):
     with torch.no_grad():
         again = system.autoencoder.decode(system.autoencoder.encode(pictures).mean).clamp(-1, 1)
     assert -10 * ((again - pictures) / 2).square().mean().log10() > 26  # decibels
-    agreement = load_reader().agreement(again, unseen.attributes)
+    agreement = load_classifier().agreement(again, unseen.attributes)
     assert min(agreement.values()) >= 0.93, agreement
 
 
 def test_it_draws_what_is_asked(system):
     wanted = toy_attributes(24, seed=4321)
-    agreement = load_reader().agreement(system.generate([caption(face) for face in wanted], **ENOUGH), wanted)
+    agreement = load_classifier().agreement(system.generate([caption(face) for face in wanted], **ENOUGH), wanted)
     assert agreement["species"] >= 0.9 and min(agreement.values()) >= 0.7, agreement
 
 
 def test_an_empty_prompt_is_no_wish(system):
     wanted = toy_attributes(24, seed=4321)
-    agreement = load_reader().agreement(system.generate([""] * 24, **ENOUGH), wanted)
+    agreement = load_classifier().agreement(system.generate([""] * 24, **ENOUGH), wanted)
     assert agreement["background"] < 0.5, agreement
 
 
@@ -58,5 +58,5 @@ def test_the_files_are_small_and_name_their_command():
     assert sum(weights_path(name).stat().st_size for name in FILES) < 16e6
     for name in FILES:
         metadata = read_metadata(name)
-        assert metadata["command"].startswith(TRAINED_BY[name].split(" --export")[0]), metadata["command"]
+        assert metadata["command"].startswith(TRAINING_COMMANDS[name].split(" --export")[0]), metadata["command"]
         assert float(metadata["core_minutes"]) > 0

@@ -25,7 +25,7 @@ def test_a_picture_does_not_depend_on_its_company(sd3):
 
 def test_the_walk_ends_where_generate_does(sd3):
     options = {"skip_layers": [2], "skip_until": 1, "prompt_3": "a dog"}
-    *_, last = sd3.ours.walk("a cat", steps=3, **options)
+    *_, last = sd3.ours.sample_steps("a cat", steps=3, **options)
     torch.testing.assert_close(sd3.ours.decode(last.x), sd3.ours.generate("a cat", **options, **QUICK))
     options.pop("skip_layers")
     assert not torch.allclose(sd3.ours.decode(last.x), sd3.ours.generate("a cat", **options, **QUICK), atol=1e-3)

@@ -9,7 +9,7 @@ from helpers.sd3.mmdit import MMDiT
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.sd3.train import Learner, tiny_config
 from helpers.sd3.train import main as train_transformer
-from helpers.text.clip import TextTower, TowerConfig
+from helpers.text.clip import CLIPTowerConfig, TextTower
 from helpers.text.t5 import T5Encoder
 from helpers.text.train import main as train_clip
 from helpers.weights import read_metadata
@@ -56,7 +56,7 @@ def test_all_three_networks_learned(files):
 
 def test_both_new_text_encoders_learn_with_the_transformer():
     """Once the gates have opened, the loss reaches every one of their weights."""
-    clip = TowerConfig(width=16, layers=1, heads=2, mlp=16, vocabulary=20, length=6, projection=8)
+    clip = CLIPTowerConfig(width=16, layers=1, heads=2, mlp=16, vocabulary=20, length=6, projection=8)
     config = tiny_config(clip, 30, KLConfig(width=8, multipliers=(1, 2), groups=4, latent_channels=16), size=16)
     learner = Learner(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
     first = torch.randn(2, 6, 16), torch.randn(2, 8)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.text.bpe import BytePairTokenizer, byte_letters, glued, letters, split_words
+from helpers.text.bpe import BytePairTokenizer, bytes_to_unicode, merge_pair, split_words, to_symbols
 from helpers.text.train import learn_merges
 
 CORPUS = ["the cat sat on the mat", "the cats sat"] * 2
@@ -72,15 +72,15 @@ def test_nothing_is_unknown_and_nothing_is_lost(text):
 
 
 def test_every_byte_has_a_letter_of_its_own():
-    table = byte_letters()
+    table = bytes_to_unicode()
     assert len(set(table.values())) == 256 and all(letter.isprintable() for letter in table.values())
-    assert letters("cat") == ["c", "a", "t</w>"] and len(letters("é")) == 2
+    assert to_symbols("cat") == ["c", "a", "t</w>"] and len(to_symbols("é")) == 2
 
 
 def test_merges_are_the_most_frequent_pairs():
     first = next(learn_merges(["aab aab ab"], 1))
     assert first == ("a", "b</w>")  # three times; a, a twice
-    assert glued(["a", "b", "a", "b"], ("a", "b")) == ["ab", "ab"]
+    assert merge_pair(["a", "b", "a", "b"], ("a", "b")) == ["ab", "ab"]
     assert list(learn_merges(["abc"], 9)) == []  # seen once: not worth a token
 
 

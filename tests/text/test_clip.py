@@ -7,11 +7,11 @@ import torch
 
 from benchmarks.sd1_peers import difference, randomised
 from helpers.published import fit
-from helpers.text.clip import TEXT_NAMES, TextTower, TowerConfig
+from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP, IMAGE_NAMES, ImageTower
 
-TEXT = TowerConfig(width=24, layers=2, heads=4, mlp=96, vocabulary=50, length=9, projection=16)
-IMAGE = TowerConfig(width=32, layers=2, heads=4, mlp=64, size=16, patch=4, projection=16)
+TEXT = CLIPTowerConfig(width=24, layers=2, heads=4, mlp=96, vocabulary=50, length=9, projection=16)
+IMAGE = CLIPTowerConfig(width=32, layers=2, heads=4, mlp=64, size=16, patch=4, projection=16)
 
 
 def on_disk(module: torch.nn.Module, inner: str) -> dict[str, torch.Tensor]:
@@ -26,7 +26,7 @@ def on_disk(module: torch.nn.Module, inner: str) -> dict[str, torch.Tensor]:
 def test_the_text_tower_is_the_reference(activation):
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    config = TowerConfig(**{**TEXT.__dict__, "activation": activation})
+    config = CLIPTowerConfig(**{**TEXT.__dict__, "activation": activation})
     theirs = randomised(
         CLIPTextModelWithProjection(
             CLIPTextConfig(
@@ -78,8 +78,8 @@ def test_the_image_tower_is_the_reference():
 
 def test_published_sizes():
     with torch.device("meta"):
-        text = TextTower(TowerConfig.sd1_text())
-        image = ImageTower(TowerConfig.vit_l_14_image())
+        text = TextTower(CLIPTowerConfig.sd1_text())
+        image = ImageTower(CLIPTowerConfig.vit_l_14_image())
     assert sum(p.numel() for p in text.parameters()) == 123_060_480
     assert sum(p.numel() for p in image.parameters()) == 303_966_208  # transformers' ViT-L/14 with its projection
 

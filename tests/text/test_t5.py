@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.text.t5 import T5Config, T5Tokenizer, buckets, learned_t5_tokenizer
+from helpers.text.t5 import T5Config, T5Tokenizer, learned_t5_tokenizer, relative_position_buckets
 
 
 @pytest.mark.parametrize("length", [24, 256, 400])
@@ -12,7 +12,7 @@ def test_buckets_are_those_of_transformers(length):
 
     distance = torch.arange(length)[None] - torch.arange(length)[:, None]
     wanted = T5Attention._relative_position_bucket(distance, bidirectional=True, num_buckets=32, max_distance=128)
-    assert torch.equal(buckets(length, T5Config()), wanted)
+    assert torch.equal(relative_position_buckets(length, T5Config()), wanted)
 
 
 def test_a_long_text_is_cut_and_the_reader_told():

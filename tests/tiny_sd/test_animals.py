@@ -27,7 +27,7 @@ from benchmarks.report import Row
 from helpers.data import Faces
 from helpers.data.faces import to_float
 from helpers.scoring.photographs import GROUPS
-from helpers.weights import TRAINED_BY, read_metadata
+from helpers.weights import TRAINING_COMMANDS, read_metadata
 
 CLASSES = ("cat", "dog", "wild")
 FAST = Sampling(2.0, steps=2)
@@ -336,8 +336,8 @@ def test_core_minutes_of_method_3_include_its_autoencoder(shelf, model):
 
 def test_every_network_has_its_training_command():
     for name in animals.NETWORKS:
-        assert TRAINED_BY[name].endswith(f"--export 00_assets/weights/{name}.safetensors")
-        assert "--source animal-faces" in TRAINED_BY[name]
+        assert TRAINING_COMMANDS[name].endswith(f"--export 00_assets/weights/{name}.safetensors")
+        assert "--source animal-faces" in TRAINING_COMMANDS[name]
 
 
 @pytest.mark.parametrize(("mean", "ok"), [(44.0, True), (46.0, False)])

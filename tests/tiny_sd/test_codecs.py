@@ -12,10 +12,10 @@ from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import encode_once, fingerprint
 from helpers.tiny_sd import codecs
 from helpers.tiny_sd.batches import Batches
-from helpers.tiny_sd.codecs import CODECS, PixelCodec, PretrainedCodec, TrainedCodec, described_codec
+from helpers.tiny_sd.codecs import CODECS, PixelCodec, PretrainedCodec, TrainedCodec, load_codec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.weights import description
+from helpers.weights import read_config
 
 from .conftest import SIZE, SMALL
 
@@ -55,7 +55,7 @@ def test_three_methods_three_names():
 
 def test_codes_have_unit_variance_in_every_channel(codec, faces):
     codes = codec.encode(faces.tensor())
-    assert codes.shape == (60, 5, 4, 4) and codec.factor == 4
+    assert codes.shape == (60, 5, 4, 4) and codec.downsampling_factor == 4
     torch.testing.assert_close(codes.std((0, 2, 3)), torch.ones(5), atol=0.1, rtol=0)
 
 
@@ -131,7 +131,7 @@ def test_a_distilled_autoencoder_that_ships_takes_the_place_of_its_absent_teache
     student.save(shipped, {})
     for module in (codecs, published):
         monkeypatch.setattr(module, "weights_path", lambda name: tmp_path / f"{name}.safetensors")
-    monkeypatch.setattr(codecs, "description", lambda name: description(tmp_path / f"{name}.safetensors"))
+    monkeypatch.setattr(codecs, "description", lambda name: read_config(tmp_path / f"{name}.safetensors"))
     loaded = TinySD.from_weights(tmp_path / "w.safetensors")
     assert loaded.codec.source == "distilled_autoencoder" and loaded.codec.autoencoder.config.width == 4
     assert loaded.codec.describe()["fingerprint"] == fingerprint(teacher), "saved anew, it still names the latent space"
@@ -149,9 +149,9 @@ def test_the_codec_goes_where_the_network_goes(system, monkeypatch, move):
 
 
 def test_unknown_codecs_are_refused():
-    assert isinstance(described_codec("pixels"), PixelCodec)
+    assert isinstance(load_codec("pixels"), PixelCodec)
     with pytest.raises(ValueError, match="unknown codec 'wavelets': this version knows pixels, pretrained, own"):
-        described_codec("wavelets")
+        load_codec("wavelets")
 
 
 def test_cached_latents_train_as_fresh_ones_do_and_never_ask_the_autoencoder(system, faces, latents, monkeypatch):

@@ -19,7 +19,7 @@ BUDGET = 14 * GIB  # of 16: the workspace of single operations and the CUDA cont
 def codec(options) -> SimpleNamespace:
     """The shape of what is diffused, without an autoencoder: sdxl-vae's, or that of our own."""
     channels, factor = (4, 8) if options.method == "pretrained" else (options.autoencoder_channels, 4)
-    return SimpleNamespace(name=options.method, channels=channels, factor=factor)
+    return SimpleNamespace(name=options.method, channels=channels, downsampling_factor=factor)
 
 
 def test_both_latent_methods_have_a_command_for_both_sizes():
@@ -36,7 +36,7 @@ def test_a_step_fits_a_16_gb_card(command):
     options = parsed(command)
     faces = Faces(np.zeros((3, 3, 8, 8), np.uint8), np.arange(3), source=options.source, split="train")
     shape = codec(options)
-    side = options.size // shape.factor
+    side = options.size // shape.downsampling_factor
     with torch.device("meta"):
         model = TinyUNet(unet_config(options, faces, shape))
         x = torch.empty(options.batch_size, shape.channels, side, side)

@@ -22,7 +22,7 @@ def test_a_picture_does_not_depend_on_how_many_are_made(model, sampler):
 
 
 def test_walk_yields_every_step_without_gradients(model):
-    states = list(model.eval().walk(["cat"], steps=5))
+    states = list(model.eval().sample_steps(["cat"], steps=5))
     assert [round(state.t, 6) for state in states] == [0.8, 0.6, 0.4, 0.2, 0.0]
     assert not any(state.x.requires_grad for state in states) and torch.is_grad_enabled()
 

@@ -128,7 +128,7 @@ def test_a_second_signal_stops_at_once_but_not_under_a_launcher():
         assert interrupted()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-    with interruptible(again_stops=False) as interrupted:
+    with interruptible(second_signal_raises=False) as interrupted:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)

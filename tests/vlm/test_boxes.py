@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.vlm.boxes import Box, Found, box_words, cut_out, mask_words, parse, pasted
+from helpers.vlm.boxes import Box, Detection, box_to_tokens, crop_mask, mask_to_tokens, parse, pasted
 
 sides = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: abs(pair[0] - pair[1]) > 0.02).map(sorted)
 
@@ -13,18 +13,20 @@ sides = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: abs(pair
 @given(sides, sides, st.sampled_from([128, 1023]))
 def test_a_box_survives_being_told(x, y, grid):
     box = Box(x[0], y[0], x[1], y[1])
-    (found,) = parse(box_words(box, grid) + " cat")
+    (found,) = parse(box_to_tokens(box, grid) + " cat")
     assert found.name == "cat"
     assert max(abs(a - b) for a, b in zip(box, found.box, strict=True)) <= 0.5 / grid + 0.5 / 1023 + 1e-6
 
 
 def test_y_comes_before_x():
-    assert box_words((0.0, 0.25, 0.5, 1.0)) == "<loc0256><loc0000><loc1023><loc0512>"
+    assert box_to_tokens((0.0, 0.25, 0.5, 1.0)) == "<loc0256><loc0000><loc1023><loc0512>"
 
 
 def test_several_objects_and_their_masks():
     codes = tuple(range(16))
-    answer = f"{box_words((0, 0, 0.5, 0.5))}{mask_words(codes)} face ; {box_words((0.5, 0.5, 1, 1))} left eye"
+    answer = (
+        f"{box_to_tokens((0, 0, 0.5, 0.5))}{mask_to_tokens(codes)} face ; {box_to_tokens((0.5, 0.5, 1, 1))} left eye"
+    )
     face, eye = parse(answer)
     assert (face.name, face.codes, eye.name, eye.codes) == ("face", codes, "left eye", None)
     assert parse("") == []
@@ -48,7 +50,7 @@ def test_a_mask_comes_back_to_its_place():
     mask[12:36, 20:50] = 1
     mask[20:30, 30:40] = 0
     box = Box(20 / 64, 12 / 48, 50 / 64, 36 / 48)
-    again = pasted(cut_out(mask, box), box, 48, 64)
+    again = pasted(crop_mask(mask, box), box, 48, 64)
     assert again.shape == mask.shape
     assert ((again > 0.5) != (mask > 0.5)).float().mean() < 0.01
     assert not again[:12].any() and not again[:, 50:].any()
@@ -64,7 +66,7 @@ def test_a_mask_comes_back_to_its_place():
         ("<loc0001><loc0002><loc0003><loc4000> cat", "a <loc> above 1023"),
         ("<loc0500><loc0002><loc0300><loc0400> cat", "a box of no size"),
         ("<loc0001><loc0002><loc0003><loc0004><seg001><seg002> cat", "has 2 <seg> tokens, a mask has 16"),
-        (box_words((0, 0, 1, 1)) + "<seg128>" * 16 + " cat", "a <seg> above 127"),
+        (box_to_tokens((0, 0, 1, 1)) + "<seg128>" * 16 + " cat", "a <seg> above 127"),
     ],
 )
 def test_an_answer_that_is_no_list_of_boxes(answer, complaint):
@@ -75,10 +77,10 @@ def test_an_answer_that_is_no_list_of_boxes(answer, complaint):
 @pytest.mark.parametrize("box", [(0.5, 0, 0.5, 1), (0, 0, 1.2, 1), (-0.1, 0, 1, 1), (0, 0.9, 1, 0.1)])
 def test_no_box(box):
     with pytest.raises(ValueError, match="a box is 0 <= x0 < x1 <= 1"):
-        box_words(box)
+        box_to_tokens(box)
 
 
 def test_no_mask():
     with pytest.raises(ValueError, match="a mask is 16 codes in 0..127"):
-        mask_words([1, 2, 3])
-    assert isinstance(Found("cat", Box(0, 0, 1, 1)).codes, type(None))
+        mask_to_tokens([1, 2, 3])
+    assert isinstance(Detection("cat", Box(0, 0, 1, 1)).codes, type(None))

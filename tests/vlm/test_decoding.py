@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS
-from helpers.layers.attention import kept_maps
+from helpers.layers.attention import record_attention_maps
 from helpers.vlm import gemma as module
-from helpers.vlm.decoding import Reading, choose, generate
-from helpers.vlm.gemma import Gemma, GemmaConfig, Linear, Rotation
+from helpers.vlm.decoding import CachedDecoder, choose, generate
+from helpers.vlm.gemma import Gemma, GemmaConfig, Linear, RotaryEmbedding
 from helpers.vlm.paligemma import positions, prefix_lm_mask
 from helpers.vlm.processor import Tokenizer
 
@@ -36,11 +36,15 @@ def test_a_rotation_tells_distances_only():
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0))
 
     def score(i: int, j: int) -> float:
-        return (Rotation.at(torch.tensor([[i]]), 16)(q) * Rotation.at(torch.tensor([[j]]), 16)(k)).sum().item()
+        return (
+            (RotaryEmbedding.at(torch.tensor([[i]]), 16)(q) * RotaryEmbedding.at(torch.tensor([[j]]), 16)(k))
+            .sum()
+            .item()
+        )
 
     assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
     assert abs(score(9, 4) - score(9, 8)) > 1e-2
-    assert Rotation.at(torch.tensor([[7]]), 16)(q).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
+    assert RotaryEmbedding.at(torch.tensor([[7]]), 16)(q).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
 
 
 def test_the_likeliest_or_a_draw():
@@ -120,7 +124,7 @@ def test_the_picture_is_looked_at_once(untaught, monkeypatch):
 
 
 def test_the_cache_is_reserved_once(untaught):
-    reading = Reading(untaught.model, PROCESSOR([PICTURE], ["caption en"]), room=7)
+    reading = CachedDecoder(untaught.model, PROCESSOR([PICTURE], ["caption en"]), room=7)
     memory = reading.cache.memory.data_ptr()
     length = reading.cache.filled
     for _ in range(7):
@@ -151,7 +155,7 @@ def test_maps_are_what_was_computed(untaught):
     batch = PROCESSOR([PICTURE] * 2, ["caption en", "answer en what animal is this?"], ["a cat", "a"])
     with torch.no_grad():
         plain = untaught.model.logits(batch)
-        with kept_maps(untaught.model.language, cross_only=False) as layers:
+        with record_attention_maps(untaught.model.language, cross_only=False) as layers:
             shown = untaught.model.logits(batch)
             maps = [layer.map for layer in layers.values()]
     assert torch.allclose(plain[batch.real], shown[batch.real], atol=1e-5)

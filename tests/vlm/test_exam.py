@@ -9,8 +9,8 @@ from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.questions import open_questions, yes_no_questions
 from helpers.data.toy_faces import face_boxes
-from helpers.vlm.boxes import box_words, mask_words
-from helpers.vlm.exam import boxes_in, examine, mentions, overlap
+from helpers.vlm.boxes import box_to_tokens, mask_to_tokens
+from helpers.vlm.exam import boxes_in, evaluate, mentions, overlap
 from helpers.vlm.lessons import PARTS, cut_masks, face_box
 
 
@@ -41,10 +41,10 @@ class KnowsAll:
         if prompt == "caption en":
             return caption(face)
         if prompt.startswith("detect"):
-            return " ; ".join(f"{box_words(face_boxes(face)[part])} {part}" for part in PARTS)
+            return " ; ".join(f"{box_to_tokens(face_boxes(face)[part])} {part}" for part in PARTS)
         if prompt.startswith("segment"):
             codes = [self.faces.attributes.index(face)] + [0] * 15
-            return f"{box_words(face_box(face))}{mask_words(codes)} face"
+            return f"{box_to_tokens(face_box(face))}{mask_to_tokens(codes)} face"
         groups = yes_no_questions(face).values()
         asked = [*open_questions(face), *(question for group in groups for question in group)]
         return next(question.answer for question in asked if prompt == f"answer en {question.text}")
@@ -56,13 +56,13 @@ def faces(tmp_path_factory):
 
 
 def test_who_knows_all_passes(faces):
-    marks = examine(KnowsAll(faces), faces)
+    marks = evaluate(KnowsAll(faces), faces)
     assert marks.pop("counting") == marks.pop("place") == 0 and marks.pop("face mask") > 0.95
     assert set(marks.values()) == {1.0}, marks
 
 
 def test_who_knows_nothing_fails(faces):
-    assert set(examine(KnowsAll(faces, wrong=True), faces).values()) == {0.0}
+    assert set(evaluate(KnowsAll(faces, wrong=True), faces).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_a_caption_mentions(said, kind, wanted, right):
 
 
 def test_malformed_boxes_are_none():
-    assert boxes_in("<loc0001> nose") == {} and set(boxes_in(f"{box_words((0, 0, 1, 1))} nose")) == {"nose"}
+    assert boxes_in("<loc0001> nose") == {} and set(boxes_in(f"{box_to_tokens((0, 0, 1, 1))} nose")) == {"nose"}
 
 
 def test_overlap():

@@ -6,9 +6,9 @@ import torch
 
 from benchmarks.paligemma_peers import PROCESSOR, SMALL
 from helpers.data import load_faces
-from helpers.data.questions import Several
+from helpers.data.questions import FaceGrid
 from helpers.vlm.paligemma import PaliGemmaModel
-from helpers.vlm.seeing import CORNER, UNLABELLED, WHOLE, Taught, labels_of_face, labels_of_several
+from helpers.vlm.seeing import CORNER, UNLABELLED, WHOLE, WithAuxiliaryHeads, labels_of_face, labels_of_several
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def faces(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught():
     torch.manual_seed(0)
-    return Taught(PaliGemmaModel(SMALL))
+    return WithAuxiliaryHeads(PaliGemmaModel(SMALL))
 
 
 def test_labels_are_the_attributes(faces):
@@ -27,7 +27,7 @@ def test_labels_are_the_attributes(faces):
         labels = labels_of_face(face)
         named = {name: choices[i] for (name, choices), i in zip(WHOLE.items(), labels, strict=False)}
         assert named == {name: getattr(face, name) for name in WHOLE} and set(labels[len(WHOLE) :]) == {UNLABELLED}
-    labels = labels_of_several(Several((3, None, None, 5), 0), faces)
+    labels = labels_of_several(FaceGrid((3, None, None, 5), 0), faces)
     there = [faces.attributes[3].species, None, None, faces.attributes[5].species]
     assert [CORNER[i] for i in labels[len(WHOLE) :]] == there and set(labels[: len(WHOLE)]) == {UNLABELLED}
 
