@@ -32,7 +32,7 @@ SUSPICIOUS = 0.01  # share of the held-out photographs that lie as near to a tra
 class Judge(Protocol):
     """What `PhotographClassifier` does."""
 
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, H) in [-1, 1] -> probabilities (N, 1000) and features (N, D)."""
         ...
 
@@ -146,7 +146,7 @@ def evaluate(
     start = time.perf_counter()
     images, evaluations = generate(model, labels, sampling, seed, progress)
     seconds = time.perf_counter() - start
-    probabilities, features = judge.read(images)
+    probabilities, features = judge.predict(images)
     scores: dict[str, Any] = {
         "n": len(images),
         "per_class": per_class,
@@ -178,7 +178,7 @@ def compare(images: Tensor, features: Tensor, judge: Judge, photographs: Photogr
     """
     chosen = balanced(photographs.held_out, min(photographs.held_out.counts.values()))
     held_out = photographs.held_out.tensor(chosen)
-    _, real = judge.read(held_out)
+    _, real = judge.predict(held_out)
     kid = kernel_distance(features, real, repeats=REPEATS)
     share = precision_recall(real, features)
     return {
@@ -224,11 +224,11 @@ def baseline(judge: Judge, photographs: Photographs, per_class: int = PER_CLASS)
     Their nearest training photographs are themselves, so nothing is said about those.
     """
     chosen = balanced(photographs.training, per_class)
-    probabilities, features = judge.read(photographs.training.tensor(chosen))
+    probabilities, features = judge.predict(photographs.training.tensor(chosen))
     names = photographs.training.class_names
     labels = [names[photographs.training.labels[i]] for i in chosen]
     held_out = photographs.held_out.tensor(balanced(photographs.held_out, min(photographs.held_out.counts.values())))
-    _, real = judge.read(held_out)
+    _, real = judge.predict(held_out)
     kid = kernel_distance(features, real, repeats=REPEATS)
     share = precision_recall(real, features)
     return {
@@ -265,11 +265,11 @@ def choose_sampling(
     the best, the one with the lowest KID to training photographs.
     """
     labels = labels_of(model, per_class)
-    _, real = judge.read(training.tensor(balanced(training, min(PER_CLASS, *training.counts.values()))))
+    _, real = judge.predict(training.tensor(balanced(training, min(PER_CLASS, *training.counts.values()))))
     trials = []
     for sampling in candidates:
         images, _ = generate(model, labels, sampling, seed, progress)
-        probabilities, features = judge.read(images)
+        probabilities, features = judge.predict(images)
         seen = agreement(probabilities, labels)["of three"]
         trials.append(Trial(sampling, seen, kernel_distance(features, real).value))
     return best(trials), trials

@@ -75,7 +75,7 @@ def ours(faces: Faces, steps: int) -> Contender:
     usual = parser().parse_args([])  # the training command's own defaults
     config = TrainConfig(steps=steps, learning_rate=usual.learning_rate)
     batches = Batches(plain, usual.batch_size)
-    ema = EMA(model, config.ema)
+    ema = EMA(model, config.ema_decay)
     loop = train(model, batches.losses, config, ema=ema)
 
     def sample(labels: Tensor) -> Tensor:

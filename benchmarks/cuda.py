@@ -72,7 +72,7 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
     bf16 = training.precision.name == "bf16"
     walk = train(
         training.model,
-        training.task.losses,
+        training.task.loss_fn,
         training.config,
         optimizer=training.optimizer,
         ema=training.ema,

@@ -24,12 +24,12 @@ from benchmarks.sd1_faults import Fault, Malware, refused
 from helpers.autoencoders.published import load_autoencoder, tiny_from_pair
 from helpers.data import load_faces
 from helpers.data.pictures import BadPictureError, decode
-from helpers.published import folder_tensors, read_tensors
+from helpers.published import folder_tensors, read_checkpoint
 from helpers.sd1.checkpoint import read as read_sd1
 from helpers.sd3.checkpoint import read as read_sd3
 from helpers.vlm.checkpoint import config_of
 from helpers.vlm.mask_codes import MaskAutoencoder
-from helpers.weights import read_tensors as read_ours
+from helpers.weights import read_tensors
 
 CODE = "is refused: it asks to run code of its own"
 
@@ -61,7 +61,7 @@ def pickles(into: Path) -> dict[str, Fault]:
         return into / name
 
     def load(path: Path) -> Callable[[], Any]:
-        return lambda: read_tensors(path)
+        return lambda: read_checkpoint(path)
 
     message = "is refused: reading it would run .*system"
     cases = {
@@ -98,7 +98,9 @@ def zips(into: Path) -> dict[str, Fault]:
         "a bomb": Fault(
             packed("bomb.zip", "afhq/train/cat/bomb.png", bytes(65 * 2**20)), "bomb.png: 65 MiB, more than", UserWarning
         ),
-        "a checkpoint that swells": Fault(lambda: read_tensors(_squeezed(into)), "unpack to .*, as weights never do"),
+        "a checkpoint that swells": Fault(
+            lambda: read_checkpoint(_squeezed(into)), "unpack to .*, as weights never do"
+        ),
         "an .npz that swells": Fault(lambda: MaskAutoencoder.from_published(_swelling(into)), "as weights never do"),
     }
 
@@ -158,8 +160,8 @@ def headers(into: Path) -> dict[str, Fault]:
     for number, (name, content) in enumerate(files.items()):
         path = into / f"{number}.safetensors"
         path.write_bytes(content)
-        faults[name] = Fault(lambda path=path: read_tensors(path), "is damaged or no safetensors file")
-        faults[f"{name}, as ours"] = Fault(lambda path=path: read_ours(path), "is damaged")
+        faults[name] = Fault(lambda path=path: read_checkpoint(path), "is damaged or no safetensors file")
+        faults[f"{name}, as ours"] = Fault(lambda path=path: read_tensors(path), "is damaged")
     return faults
 
 

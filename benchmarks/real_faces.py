@@ -73,7 +73,7 @@ def progress_picture(folder: Path, log: list[dict]) -> None:
 def main(folder: Path) -> None:
     """Generate, compare, and write the record and the picture."""
     from helpers.data import load_faces
-    from helpers.show.figures import style, to_uint8
+    from helpers.show.figures import style, to_rgb_array
     from helpers.tiny_sd.model import TinySD
     from helpers.weights import read_metadata
 
@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
     model = TinySD.from_weights(weights)
     metadata = read_metadata(weights)
     labels = [name for name in model.class_names for _ in range(COUNT // len(model.class_names))]
-    samples = to_uint8(model.generate(labels, seed=1000, progress=True)).transpose(0, 3, 1, 2)
+    samples = to_rgb_array(model.generate(labels, seed=1000, progress=True)).transpose(0, 3, 1, 2)
     data = load_faces("animal-faces", "train", model.size)
     data = data[np.sort(np.random.default_rng(0).choice(len(data), min(1500, len(data)), replace=False))]
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

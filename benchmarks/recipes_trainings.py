@@ -55,7 +55,7 @@ class Judge:
         self.reader = PhotographClassifier()
         self.names = held_out.class_names
         self.per_class = per_class
-        self.features = self.reader.read(held_out.tensor(balanced(held_out, per_class)))[1]
+        self.features = self.reader.predict(held_out.tensor(balanced(held_out, per_class)))[1]
 
     def labels(self) -> Tensor:
         """int64 (N,) what is to be generated."""
@@ -66,7 +66,7 @@ class Judge:
         from helpers.scoring.frechet import kernel_distance
         from helpers.scoring.photographs import agreement
 
-        probabilities, features = self.reader.read(images)
+        probabilities, features = self.reader.predict(images)
         kid = kernel_distance(features, self.features, repeats=REPEATS)
         by_class = {
             name: agreement(part, [name] * self.per_class)["of three"]
@@ -97,7 +97,7 @@ class Trainings:
         self.judge = Judge(options.size, options.samples)
         self.codec = self.latents = None
         if options.method != "peers":
-            self.codec, self.latents = command.prepared(
+            self.codec, self.latents = command.build_codec(
                 self._parsed(changes(options.method)["baseline"], 0),
                 self.faces,
                 SimpleNamespace(device="cpu", is_main_process=True),
@@ -192,7 +192,7 @@ class Trainings:
         config = TrainConfig(
             steps=sum(counts),
             learning_rate=options.learning_rate,
-            ema=options.ema,
+            ema_decay=options.ema,
             warmup=min(200, sum(counts) // 10),
             seed=seed,
             schedule=options.schedule,

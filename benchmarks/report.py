@@ -41,7 +41,7 @@ def lines(rows: Iterable[Row]) -> str:
 def code_lines(source: str) -> int:
     """Lines of Python that hold code: no blank ones, comments or docstrings."""
     docstrings: set[int] = set()
-    for node in ast.sample_steps(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

@@ -89,7 +89,7 @@ def measured(folder: Path, reader, photographs: Tensor, real: Tensor) -> tuple[d
     metadata = read_metadata(weights)
     labels = [name for name in model.class_names for _ in range(PER_CLASS)]
     pictures = model.generate(labels, seed=SEED, guidance_scale=GUIDANCE, progress=True)
-    probabilities, features = reader.read(pictures)
+    probabilities, features = reader.predict(pictures)
     kid, frechet = (distance(features, real, repeats=REPEATS) for distance in (kernel_distance, frechet_distance))
     with torch.no_grad():
         again = torch.cat([model.codec.decode(model.codec.encode(part)) for part in photographs.split(40)])
@@ -128,8 +128,8 @@ def main(folders: list[Path]) -> None:
     seen = load_faces("animal-faces", "train", 64)
     chosen = balanced(held_out, HELD_OUT)
     photographs = held_out.tensor(chosen)
-    probabilities, real = reader.read(photographs)
-    _, again = reader.read(seen.tensor(balanced(seen, PER_CLASS)))
+    probabilities, real = reader.predict(photographs)
+    _, again = reader.predict(seen.tensor(balanced(seen, PER_CLASS)))
     record = {
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "photographs": {"train": seen.counts, "held out": held_out.counts, "size": 64, "credit": held_out.credit},
@@ -157,11 +157,11 @@ def side_by_side(samples: dict[str, Tensor], methods: dict[str, dict]) -> None:
     """The three methods beside each other: what was drawn first for each class, unchosen."""
     from matplotlib import pyplot as plt
 
-    from helpers.show.figures import to_uint8
+    from helpers.show.figures import to_rgb_array
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 2.9), layout="constrained")
     for a, (name, pictures) in zip(axes, samples.items(), strict=True):
-        tiles = np.stack([to_uint8(row[:5]) for row in pictures])  # (classes, 5, H, W, 3)
+        tiles = np.stack([to_rgb_array(row[:5]) for row in pictures])  # (classes, 5, H, W, 3)
         a.imshow(tiles.transpose(0, 2, 1, 3, 4).reshape(len(tiles) * tiles.shape[2], -1, 3))
         entry = methods[name]
         a.set_title(

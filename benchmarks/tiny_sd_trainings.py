@@ -115,8 +115,8 @@ def autoencoder_folder(seed: int, faces, channels: int = 4, steps: int = AUTOENC
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
             return model(pictures, noise), None
 
-    config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema=0.99)
-    average = EMA(model, config.ema)
+    config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema_decay=0.99)
+    average = EMA(model, config.ema_decay)
     for _ in train(model, losses, config, ema=average):
         pass
     return with_measured_scale(average.module.autoencoder, faces)
@@ -148,7 +148,7 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
     before = spent
     model = command.new_model(command.parser().parse_args(["--method", method, "--seed", str(seed)]), faces, codec)
     config = TrainConfig(steps=STEPS[method], learning_rate=1.5e-3, seed=seed)
-    average = EMA(model, config.ema)
+    average = EMA(model, config.ema_decay)
     marks = []
     start = time.process_time()
     for state in train(model, Batches(faces, BATCH, latents=latents).losses, config, ema=average):

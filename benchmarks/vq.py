@@ -130,7 +130,7 @@ def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
         )
     )
     ours = VQAutoencoder(config)
-    names = [*published_names(config.halves(), "diffusers"), *CODEBOOK]
+    names = [*published_names(config.kl_config(), "diffusers"), *CODEBOOK]
     load_pretrained(ours, dict(theirs.state_dict()), names, what="a VQModel")
     return ours.eval(), theirs
 

@@ -27,14 +27,14 @@ class Course:
     device: "torch.device"
     dtype: "torch.dtype"  # of network activations: bfloat16 where the card computes in it, else float32
     seed: int
-    home: Path  # for outputs and caches; nothing is created there before something is written
+    data_dir: Path  # for outputs and caches; nothing is created there before something is written
 
     def pick(self, *, cpu: Choice, gpu: Choice) -> Choice:
         """The value of this profile: `course.pick(cpu=32, gpu=128)`."""
         return gpu if self.profile == "gpu" else cpu
 
     def __str__(self) -> str:
-        # Without `home`, which differs from one computer to the next: stored notebook outputs stay comparable.
+        # Without `data_dir`, which differs from one computer to the next: stored notebook outputs stay comparable.
         return f"profile {self.profile}: {self.device}, {str(self.dtype).removeprefix('torch.')}, seed {self.seed}"
 
 

@@ -46,7 +46,7 @@ def docstrings() -> Iterator[tuple[str, str]]:
     for path in sorted(file for folder in ("helpers", "benchmarks", "pages") for file in (ROOT / folder).rglob("*.py")):
         if "_build" in path.parts:
             continue
-        for node in ast.sample_steps(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (said := ast.get_docstring(node)):
                 yield str(path.relative_to(ROOT)), said
 

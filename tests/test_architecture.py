@@ -39,7 +39,7 @@ SOURCES = MODULES + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT /
 
 def _imports(source: str, package: str) -> Iterator[str]:
     """Every `helpers.X` that a module imports, at its top or inside a function."""
-    for node in ast.sample_steps(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -116,14 +116,14 @@ def test_helpers_import_where_the_reference_libraries_are_absent() -> None:
 
 
 def _statements(node: ast.AST) -> int:
-    return sum(isinstance(part, ast.stmt) for part in ast.sample_steps(node))
+    return sum(isinstance(part, ast.stmt) for part in ast.walk(node))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_and_functions_are_small(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert _statements(tree) <= LONGEST_MODULE, f"{_statements(tree)} statements: split it by what it is about"
-    for node in ast.sample_steps(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = _statements(node) - 1
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} statements: it does not fit a screen"
@@ -134,7 +134,7 @@ def test_house_rules(path: Path) -> None:
     tree = ast.parse(path.read_text())
     if path.stem != "__init__" or tree.body:
         assert ast.get_docstring(tree), "a module says in its first line what it is about"
-    for node in ast.sample_steps(tree):
+    for node in ast.walk(tree):
         assert not (isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names)), "star import"
         called = node.func if isinstance(node, ast.Call) else None
         assert not (isinstance(called, ast.Attribute) and called.attr == "cuda"), ".cuda(): pass a device instead"

@@ -72,7 +72,7 @@ def test_home_is_chosen_but_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert course_home() == Path.home() / ".cache" / "ddpm-to-stable-diffusion"
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "mine"))
-    assert begin().home == course_home() == tmp_path / "mine"
+    assert begin().data_dir == course_home() == tmp_path / "mine"
     assert not (tmp_path / "mine").exists()
 
 

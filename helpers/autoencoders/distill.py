@@ -193,7 +193,9 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         save_png(compare(rows), path)
 
     licence = {} if options.source == "patterns" else weights_metadata(sources[1].images)
-    return Task(f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config), told=licence)
+    return Task(
+        f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config), extra_metadata=licence
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -105,7 +105,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     folded = f"-patch-{options.patch}" if options.patch > 1 else ""
     name = f"autoencoder-{options.latent_channels}{folded}-{options.source}-{options.size}"
     description = asdict(config) | {"compared_by": model.loss.sees}
-    return Task(name, model, losses, save, sample, description, told=weights_metadata(faces))
+    return Task(name, model, losses, save, sample, description, extra_metadata=weights_metadata(faces))
 
 
 def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:

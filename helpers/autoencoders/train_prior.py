@@ -76,7 +76,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         save,
         sample,
         asdict(config) | {"autoencoder_sha256": book},
-        told=weights_metadata(faces),
+        extra_metadata=weights_metadata(faces),
     )
 
 

@@ -79,7 +79,7 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         save,
         sample,
         asdict(config) | {"compared_by": model.loss.sees},
-        told=weights_metadata(faces),
+        extra_metadata=weights_metadata(faces),
     )
 
 

@@ -99,14 +99,14 @@ class AttributeClassifier(nn.Module):
         return torch.cat(chunks)
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> dict[str, Tensor]:
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
         """attribute -> int64 (B,), positions in ATTRIBUTES[attribute]. Raises what `features` raises."""
         features = self.features(images).to(next(self.parameters()).device)
         return {name: head(features).argmax(1).cpu() for name, head in self.heads.items()}
 
-    def names(self, images: Tensor) -> dict[str, list[str]]:
-        """What `read` reads, in words: attribute -> B names."""
-        return {name: [ATTRIBUTES[name][i] for i in found.tolist()] for name, found in self.read(images).items()}
+    def predict_names(self, images: Tensor) -> dict[str, list[str]]:
+        """What `predict` reads, in words: attribute -> B names."""
+        return {name: [ATTRIBUTES[name][i] for i in found.tolist()] for name, found in self.predict(images).items()}
 
     def agreement(self, images: Tensor, wanted: Wanted) -> dict[str, float]:
         """The share of pictures that show what was asked for, by attribute.
@@ -120,7 +120,7 @@ class AttributeClassifier(nn.Module):
             ValueError: for no picture at all, a wrong number of wanted faces, an unknown attribute or name.
         """
         asked = _indices(wanted, len(images))
-        found = self.read(images)
+        found = self.predict(images)
         return {name: (found[name] == indices).float().mean().item() for name, indices in asked.items()}
 
 

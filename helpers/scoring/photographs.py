@@ -35,7 +35,7 @@ class PhotographClassifier:
         self.network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 
     @torch.no_grad()
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, H) -> probabilities of ImageNet's classes (N, 1000), features (N, 1280)."""
         probabilities = []
         features = []

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from helpers.show.figures import INK, PAPER, to_uint8
+from helpers.show.figures import INK, PAPER, to_rgb_array
 
 FILLS = {
     "data": "#e8eef7",
@@ -174,7 +174,7 @@ class Canvas:
 
     def picture(self, x: float, y: float, w: float, h: float, image: Any) -> None:
         """A picture (3, H, W), uint8 or floats in [-1, 1], its pixels unblurred."""
-        (pixels,) = to_uint8(image)
+        (pixels,) = to_rgb_array(image)
         self.axes.imshow(pixels, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", zorder=3)
         self.axes.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color=LINE, lw=0.8, zorder=4)
 

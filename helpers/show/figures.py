@@ -32,7 +32,7 @@ __all__ = [
     "show",
     "style",
     "table",
-    "to_uint8",
+    "to_rgb_array",
 ]
 
 Images = Any  # np.ndarray or torch.Tensor: torch is not imported here, so that showing stays light
@@ -84,7 +84,7 @@ def style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def to_uint8(images: Images) -> np.ndarray:
+def to_rgb_array(images: Images) -> np.ndarray:
     """Turn pictures into what a screen shows.
 
     Args:
@@ -116,7 +116,7 @@ def grid(
     """Lay pictures out in rows, left to right.
 
     Args:
-        images: (N, C, H, W) or (C, H, W), as for `to_uint8`.
+        images: (N, C, H, W) or (C, H, W), as for `to_rgb_array`.
         columns: pictures in a row; by default as many as fit.
         titles: one short line above each picture.
         scale: page pixels per picture pixel; by default as large as fits, never blurred.
@@ -125,7 +125,7 @@ def grid(
     Raises:
         ValueError: if there is no picture, or not one title for each.
     """
-    tiles = to_uint8(images)  # (N, H, W, 3)
+    tiles = to_rgb_array(images)  # (N, H, W, 3)
     if not len(tiles):
         raise ValueError("grid needs at least one picture, got none")
     if titles is not None and len(titles) != len(tiles):
@@ -153,7 +153,7 @@ def compare(
     Raises:
         ValueError: if there is no row, or rows of different picture sizes.
     """
-    tiles = [to_uint8(images) for images in rows.values()]
+    tiles = [to_rgb_array(images) for images in rows.values()]
     if not tiles:
         raise ValueError("compare needs at least one named row of pictures, got none")
     if len({row.shape[1:] for row in tiles}) > 1:

@@ -15,9 +15,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from helpers.show.figures import SHARPNESS, TILE, png_bytes, to_uint8
+from helpers.show.figures import SHARPNESS, TILE, png_bytes, to_rgb_array
 
-Frame = Figure | np.ndarray | Any  # a matplotlib figure, or one picture (C, H, W) as for `to_uint8`
+Frame = Figure | np.ndarray | Any  # a matplotlib figure, or one picture (C, H, W) as for `to_rgb_array`
 
 
 class PictureSlider(widgets.VBox):
@@ -91,7 +91,7 @@ def _png(frame: Frame) -> bytes:
         png = png_bytes(frame)
         plt.close(frame)
         return png
-    (picture,) = to_uint8(frame)  # (H, W, 3)
+    (picture,) = to_rgb_array(frame)  # (H, W, 3)
     enlarge = max(1, 2 * TILE * SHARPNESS // picture.shape[1])  # small pictures grow by a whole number, unblurred
     picture = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
     buffer = BytesIO()

@@ -28,8 +28,8 @@ class TrainConfig:
     warmup: int = 200  # steps of linear growth before it: Adam's first estimates are poor
     betas: tuple[float, float] = (0.9, 0.99)  # a shorter memory than Adam's 0.999: losses change fast early on
     weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient: one bad batch must not undo an hour
-    ema: float = 0.999  # of the average that samples are made with
+    max_grad_norm: float = 1.0  # largest norm of the gradient: one bad batch must not undo an hour
+    ema_decay: float = 0.999  # of the average that samples are made with
     seed: int = 0
     schedule: str = "cosine"  # to zero at `steps`; or "inverse-sqrt", which does not depend on `steps`
     decay_from: int = 2000  # of "inverse-sqrt": the learning rate is constant up to this step
@@ -40,10 +40,10 @@ class TrainConfig:
             raise ValueError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
         if self.optimizer_name not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer_name!r}: choose one of {', '.join(OPTIMIZERS)}")
-        if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.clip <= 0:
+        if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ValueError(f"steps, learning_rate and clip must be positive and warmup not negative, got {self}")
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ...: linear warm-up, then one of two schedules.
 
         "cosine": half a cosine to zero at the last step (Loshchilov & Hutter 2017).
@@ -67,7 +67,7 @@ class TrainState(NamedTuple):
 
     step: int  # 1, 2, ...: how many updates have been made
     loss: float  # mean over the global batch
-    rate: float  # learning rate of this step
+    learning_rate: float  # learning rate of this step
     details: Any  # whatever the loss function returned beside the losses
 
 
@@ -93,7 +93,7 @@ def _seed_dropout(seed: int, on_gpu: bool) -> None:
 
 def train(
     model: nn.Module,
-    losses: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]],
+    loss_fn: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]],
     config: TrainConfig,
     *,
     optimizer: torch.optim.Optimizer | None = None,
@@ -127,12 +127,12 @@ def train(
     devices = [torch.cuda.current_device()] if kind == "cuda" else []
     for step in range(first_step, config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
+            group["lr"] = config.learning_rate_at(step)
         model.train()  # sampling in between may have called eval()
         with torch.random.fork_rng(devices):  # dropout: from (seed, step) too
             _seed_dropout(_mixed(config.seed + 1, step), on_gpu=bool(devices))
             with torch.autocast(kind, torch.bfloat16, enabled=bf16):
-                values, details = losses(wrapped, step_generator(config.seed, step))
+                values, details = loss_fn(wrapped, step_generator(config.seed, step))
             loss = values.float().mean()
             accelerator.backward(loss) if accelerator else loss.backward()
         mean = accelerator.reduce(loss.detach(), "mean") if accelerator else loss.detach()
@@ -143,11 +143,11 @@ def train(
             raise FloatingPointError(
                 f"at step {step + 1} the loss is {mean} and its gradient {norm}: nothing was updated by it"
             )
-        if norm > config.clip:
-            nn.utils.clip_grads_with_norm_(model.parameters(), config.clip, torch.tensor(norm))
+        if norm > config.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, torch.tensor(norm))
         with torch.autocast(kind, torch.bfloat16, enabled=bf16):  # Muon multiplies matrices; AdamW is not affected
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:
             ema.update(model, step + 1)
-        yield TrainState(step + 1, mean, config.rate(step), details)
+        yield TrainState(step + 1, mean, config.learning_rate_at(step), details)

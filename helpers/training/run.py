@@ -39,12 +39,12 @@ class Task:
 
     name: str  # of the run's folder
     model: nn.Module
-    losses: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]]  # for helpers.training.train
+    loss_fn: Callable[[nn.Module, torch.Generator], tuple[Tensor, Any]]  # for helpers.training.train
     save: Callable[[nn.Module, Path, dict[str, str]], None]  # write an average's weights with metadata
     sample: Callable[[nn.Module, Path], None] | None = None  # draw what an average can do by now into a PNG
     description: Any = None  # plain JSON values, kept in checkpoints
-    compiled: nn.Module | None = None  # the part that --compile compiles; None: the model
-    told: dict[str, str] = field(default_factory=dict)  # more for the weights' metadata
+    compile_target: nn.Module | None = None  # the part that --compile compiles; None: the model
+    extra_metadata: dict[str, str] = field(default_factory=dict)  # more for the weights' metadata
 
 
 class Run:
@@ -86,7 +86,7 @@ class Run:
         self.config = TrainConfig(
             steps=options.steps,
             learning_rate=options.learning_rate,
-            ema=options.ema,
+            ema_decay=options.ema,
             warmup=self._warmup(),
             seed=options.seed,
             schedule=options.schedule,
@@ -95,7 +95,7 @@ class Run:
         self.ema = EMA(self.model, options.ema)
         self.optimizer = self.config.optimizer(self.model)
         if options.compile:
-            (self.task.compiled or self.model).compile()
+            (self.task.compile_target or self.model).compile()
         self.seconds = self.core_seconds = 0.0  # on the clock; of all cores together, which ignores a busy computer
         self.saved = 0  # the step of the last checkpoint
         self.precision: Precision | None = None  # chosen when the training starts, kept when it goes on
@@ -104,7 +104,7 @@ class Run:
         """What --precision asks for, if the machine has it; the main process decides for all."""
         from accelerate.utils import broadcast_object_list
 
-        chosen = choose_precision(self.options.precision, self.model, self.task.losses, self.options.seed)
+        chosen = choose_precision(self.options.precision, self.model, self.task.loss_fn, self.options.seed)
         if self.main:
             ignoring_broken_pipe(print, chosen.reason, file=sys.stderr, flush=True)
         return Precision(*broadcast_object_list(list(chosen)))
@@ -186,7 +186,7 @@ class Run:
             row = {
                 "step": state.step,
                 "loss": state.loss,
-                "learning_rate": state.rate,
+                "learning_rate": state.learning_rate,
                 "images_per_second": round(rate, 1),
                 "seconds": round(self.seconds, 1),
             }
@@ -209,7 +209,7 @@ class Run:
                 "precision_reason": self.precision.reason,
             }
             | ({"source": self.options.source} if hasattr(self.options, "source") else {})
-            | self.task.told
+            | self.task.extra_metadata
         )
         for target in filter(None, [path, self.options.export]):
             self.task.save(self.ema.module, target, metadata)
@@ -265,7 +265,7 @@ class Run:
         first = self.start()
         steps = train(
             self.model,
-            self.task.losses,
+            self.task.loss_fn,
             self.config,
             optimizer=self.optimizer,
             ema=self.ema,

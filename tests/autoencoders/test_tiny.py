@@ -9,7 +9,7 @@ import torch
 from helpers.autoencoders.published import tiny_from_pair
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig, published_names
 from helpers.data import load_faces
-from helpers.published import fit
+from helpers.published import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def peer():
 
 def test_latents_and_pictures_are_those_of_diffusers(peer):
     model = TinyAutoencoder(TinyConfig()).eval()
-    fit(model, peer.state_dict(), published_names("diffusers"), what="AutoencoderTiny")
+    load_pretrained(model, peer.state_dict(), published_names("diffusers"), what="AutoencoderTiny")
     pictures = torch.rand(2, 3, 32, 48) * 2 - 1
     with torch.no_grad():
         latents = model.to_latents(pictures)

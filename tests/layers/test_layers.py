@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.layers.attention import Attention, attention_with_map, zero_module
-from helpers.layers.blocks import ResidualBlock, TransformerBlock, group_norm
+from helpers.layers.blocks import AdaGNResidualBlock, TransformerBlock, group_norm
 from helpers.layers.embeddings import TimeEmbedding, timestep_embedding
 
 
@@ -71,13 +71,13 @@ def test_blocks_begin_as_the_identity():
     x = torch.randn(2, 16, 4, 4)
     condition = torch.randn(2, 12)
     context = torch.randn(2, 5, 8)
-    assert torch.equal(ResidualBlock(16, 16, 12)(x, condition), x)
+    assert torch.equal(AdaGNResidualBlock(16, 16, 12)(x, condition), x)
     assert torch.equal(TransformerBlock(16, 2, 8)(x, context), x)
 
 
 def test_the_condition_scales_and_shifts():
     torch.manual_seed(0)
-    block = ResidualBlock(16, 16, 12)
+    block = AdaGNResidualBlock(16, 16, 12)
     x = torch.randn(2, 16, 4, 4)
     torch.nn.init.normal_(block.conv_2.weight)
     assert not torch.allclose(block(x, torch.zeros(2, 12)), block(x, torch.ones(2, 12)))

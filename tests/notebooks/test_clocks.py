@@ -54,7 +54,7 @@ class Clocks:
 
     def depends(self, node: ast.AST | None) -> bool:
         """Whether any part of an expression does."""
-        return node is not None and any(self._is_measured(part) for part in ast.sample_steps(node))
+        return node is not None and any(self._is_measured(part) for part in ast.walk(node))
 
     def _is_measured(self, part: ast.AST) -> bool:
         if isinstance(part, ast.Name):
@@ -105,7 +105,7 @@ class Clocks:
 
     def _expression(self, node: ast.AST | None, certain: bool) -> None:
         """Calls in an expression: checks, functions of the notebook, and methods that change what they belong to."""
-        for call in ast.sample_steps(node) if node is not None else ():
+        for call in ast.walk(node) if node is not None else ():
             if isinstance(call, ast.NamedExpr):
                 self._assign([call.target], certain or self.depends(call.value))
             if not isinstance(call, ast.Call):
@@ -136,7 +136,7 @@ class Clocks:
         self._inside.append(function.name)
         self.follow(function.body)
         self._inside.pop()
-        parts = list(ast.sample_steps(function))
+        parts = list(ast.walk(function))
         returned = any(self.depends(part.value) for part in parts if isinstance(part, ast.Return | ast.Yield))
         assigned = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
         self.measured = before | (self.measured - assigned - names)  # a list outside that it appends to stays measured

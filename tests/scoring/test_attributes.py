@@ -83,10 +83,10 @@ def test_agreement_counts_what_was_asked(reader, faces):
     everything = reader.agreement(images, wanted)
     assert everything.keys() == ATTRIBUTES.keys()
     assert reader.agreement(images, {"species": [one.species for one in wanted]}) == {"species": everything["species"]}
-    found = reader.read(images)
+    found = reader.predict(images)
     assert reader.agreement(images, found) == dict.fromkeys(ATTRIBUTES, 1.0)
     assert reader.agreement(images, {"fur": (found["fur"] + 1) % 6}) == {"fur": 0.0}
-    cats = sum(name == "cat" for name in reader.names(images)["species"])
+    cats = sum(name == "cat" for name in reader.predict_names(images)["species"])
     assert reader.agreement(images, {"species": "cat"})["species"] == pytest.approx(cats / len(images))
 
 
@@ -123,7 +123,7 @@ def test_features_rank_sets_of_pictures(reader, faces):
 )
 def test_pictures_that_are_none_are_refused(reader, pictures, error, said):
     with pytest.raises(error, match=said):
-        reader.read(pictures)
+        reader.predict(pictures)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,6 @@ def test_without_its_packages_it_says_how_to_get_them(monkeypatch):
 
 def test_it_reads_pictures_of_any_size():
     pytest.importorskip("efficientnet_lite_pytorch", reason="the classifier of photographs is not installed")
-    seen, features = PhotographClassifier().read(torch.rand(2, 3, 48, 48) * 2 - 1)
+    seen, features = PhotographClassifier().predict(torch.rand(2, 3, 48, 48) * 2 - 1)
     assert features.shape == (2, 1280)
     torch.testing.assert_close(seen.sum(1), torch.ones(2))

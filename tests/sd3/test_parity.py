@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.sd1_peers import difference, randomised
 from benchmarks.sd3_peers import SMALL, transformer_reference
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.published import fit
+from helpers.published import load_pretrained
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
@@ -196,7 +196,7 @@ def swapped(either, end: str) -> MMDiT:
     wrong = {name: tensors[name] if end in name else tensor for name, tensor in right.items()}
     assert sum(not torch.equal(wrong[name], right[name]) for name in right) == 2  # weight and bias
     model = MMDiT(either.config.transformer)
-    fit(model, wrong, checkpoint.transformer_names("diffusers"), what="a transformer")
+    load_pretrained(model, wrong, checkpoint.transformer_names("diffusers"), what="a transformer")
     return model.eval()
 
 
@@ -224,7 +224,7 @@ def test_blocks_of_the_published_width():
     theirs = randomised(transformer_reference(sizes))
     with torch.device("meta"):
         ours = MMDiT(sizes)
-    fit(
+    load_pretrained(
         ours,
         checkpoint.plain(theirs.state_dict(), sizes, "diffusers"),
         checkpoint.transformer_names("diffusers"),

@@ -27,7 +27,7 @@ from helpers.show.figures import (
     save_png,
     show,
     style,
-    to_uint8,
+    to_rgb_array,
 )
 from helpers.show.tables import table
 
@@ -41,10 +41,10 @@ def _pixels(png: bytes) -> np.ndarray:
 def test_uint8_survives_the_way_to_floats_and_back() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
     floats = torch.from_numpy(every).float() / 127.5 - 1
-    assert (to_uint8(floats) == every.transpose(0, 2, 3, 1)).all()
-    assert (to_uint8(every) == to_uint8(floats.numpy())).all()
-    assert to_uint8(every[0, :1]).shape == (1, 16, 16, 3)  # one grey picture becomes a batch of colour
-    assert to_uint8(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16)).max() == 128
+    assert (to_rgb_array(floats) == every.transpose(0, 2, 3, 1)).all()
+    assert (to_rgb_array(every) == to_rgb_array(floats.numpy())).all()
+    assert to_rgb_array(every[0, :1]).shape == (1, 16, 16, 3)  # one grey picture becomes a batch of colour
+    assert to_rgb_array(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16)).max() == 128
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_uint8_survives_the_way_to_floats_and_back() -> None:
 )
 def test_what_is_no_picture_is_refused(images: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        to_uint8(images)
+        to_rgb_array(images)
 
 
 def test_a_grid_shows_every_pixel_in_its_own_colour() -> None:

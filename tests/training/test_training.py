@@ -111,7 +111,7 @@ def test_an_infinite_gradient_of_a_finite_loss_does_the_same():
 def test_gradients_are_clipped():
     model = nn.Linear(1, 1)
     huge = lambda m, g: (1e6 * m(torch.ones(4, 1)).square().flatten(), None)  # noqa: E731
-    config = TrainConfig(steps=1, clip=0.5, warmup=0, learning_rate=1.0)
+    config = TrainConfig(steps=1, max_grad_norm=0.5, warmup=0, learning_rate=1.0)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     before = weights(model)
     list(train(model, huge, config, optimizer=optimizer))
@@ -121,7 +121,7 @@ def test_gradients_are_clipped():
 
 def test_learning_rate_warms_up_and_falls_to_zero():
     config = TrainConfig(steps=100, warmup=10, learning_rate=2.0)
-    rates = [config.rate(step) for step in range(101)]
+    rates = [config.learning_rate_at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.2) and max(rates) == rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0) and rates[100] == pytest.approx(0, abs=1e-12)
 
@@ -202,9 +202,9 @@ def test_bad_settings_are_refused():
 
 def test_inverse_sqrt_knows_no_last_step():
     short, long = (TrainConfig(steps=steps, warmup=10, schedule="inverse-sqrt", decay_from=100) for steps in (50, 5000))
-    assert [short.rate(step) for step in range(50)] == [long.rate(step) for step in range(50)]
-    assert long.rate(10) == long.rate(100) == long.learning_rate
-    assert long.rate(400) == pytest.approx(long.learning_rate / 2) and long.rate(4999) > 0
+    assert [short.learning_rate_at(step) for step in range(50)] == [long.learning_rate_at(step) for step in range(50)]
+    assert long.learning_rate_at(10) == long.learning_rate_at(100) == long.learning_rate
+    assert long.learning_rate_at(400) == pytest.approx(long.learning_rate / 2) and long.learning_rate_at(4999) > 0
 
 
 def test_an_unknown_schedule_is_refused():
