@@ -15,18 +15,18 @@ from benchmarks import report
 
 TOPICS = {  # name -> module with check() -> list[Row], and run() where there is something to measure
     "course": "benchmarks.course",
-    "data": "benchmarks.data",
-    "method1": "benchmarks.method1",
-    "animal_faces": "benchmarks.animal_faces",
-    "sd1": "benchmarks.sd1",
-    "sd3": "benchmarks.sd3",
-    "autoencoders": "benchmarks.autoencoders",
-    "tiny_sd": "benchmarks.tiny_sd",
-    "paligemma": "benchmarks.paligemma",
+    "data": "benchmarks.data.claims",
+    "method1": "benchmarks.tiny_sd.pixels",
+    "animal_faces": "benchmarks.data.animal_faces",
+    "sd1": "benchmarks.sd1.claims",
+    "sd3": "benchmarks.sd3.claims",
+    "autoencoders": "benchmarks.autoencoders.claims",
+    "tiny_sd": "benchmarks.tiny_sd.claims",
+    "paligemma": "benchmarks.paligemma.claims",
     "exercises": "benchmarks.exercises",
     "startup": "benchmarks.startup",
     "threads": "benchmarks.threads",
-    "faults": "benchmarks.faults",
+    "faults": "benchmarks.faults.claims",
 }
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="+", metavar="check [TOPIC ...] | TOPIC | all")
     first, *rest = parser.parse_args(arguments).words
     if [first, *rest] == ["all"]:
-        return importlib.import_module("benchmarks.together").main()
+        return importlib.import_module("benchmarks.race_all").main()
     try:
         if first == "check":
             modules = [topic(name) for name in rest or TOPICS]

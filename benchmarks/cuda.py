@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.side_by_side import hardware
+from benchmarks.measure import hardware
 from helpers.course import repository_root
 from helpers.tiny_sd.train import parser, task
 from helpers.training import train

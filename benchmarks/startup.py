@@ -10,8 +10,8 @@ import statistics
 import subprocess
 import sys
 
+from benchmarks.measure import ROUNDS, Comparison, hardware, recorded, spread_of
 from benchmarks.report import Row, at_most
-from benchmarks.side_by_side import ROUNDS, Comparison, hardware, recorded, spread_of
 from helpers.course import repository_root
 
 RESULTS = "00_assets/results/startup.json"

@@ -220,6 +220,6 @@ def _recorded() -> dict:
 
 
 def _hardware() -> str:
-    from benchmarks.side_by_side import hardware
+    from benchmarks.measure import hardware
 
     return hardware()

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import course, real_faces, report, tiny_sd, tiny_sd_real, together, vq
-from benchmarks import tiny_sd_trainings as trainings
-from benchmarks.side_by_side import Comparison, peak_tensors
+from benchmarks import course, race_all, report
+from benchmarks.autoencoders import vq
+from benchmarks.measure import Comparison, peak_tensors
+from benchmarks.tiny_sd import claims, colours, photographs, trainings
 
 
 def test_rows_compare_both_ways() -> None:
@@ -55,7 +56,7 @@ def test_an_unknown_topic_is_named_with_those_there_are(words: list[str], capsys
 def test_every_record_beside_a_peer_is_on_the_page_of_evidence() -> None:
     """`make bench` fills the table; a record that changed without it would show."""
     page = (course.ROOT / "pages" / "evidence.md").read_text()
-    for one in together.comparisons():
+    for one in race_all.comparisons():
         assert one.ratio is not None and f"| {one.what} | {one.peer} | {one.ratio:.2f}" in page, one
 
 
@@ -67,12 +68,12 @@ def test_a_comparison_is_a_claim_in_its_direction() -> None:
 
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, capfd) -> None:
-    parts = [together.Part("benchmarks.report", measure, "") for measure in ("nothing_of_this_name", "lines")]
-    monkeypatch.setattr(together, "PARTS", parts)
-    assert [together._measured(part) for part in parts] == [False, False]
+    parts = [race_all.Part("benchmarks.report", measure, "") for measure in ("nothing_of_this_name", "lines")]
+    monkeypatch.setattr(race_all, "PARTS", parts)
+    assert [race_all._measured(part) for part in parts] == [False, False]
     assert "has no attribute 'nothing_of_this_name'" in capfd.readouterr().err
-    monkeypatch.setattr(together, "PEERS", ("nothing_of_this_name",))
-    assert together.main() == 2 and "pip install -e '.[bench]'" in capfd.readouterr().err
+    monkeypatch.setattr(race_all, "PEERS", ("nothing_of_this_name",))
+    assert race_all.main() == 2 and "pip install -e '.[bench]'" in capfd.readouterr().err
 
 
 def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
@@ -80,8 +81,8 @@ def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
     data = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
     clipped = data.copy()
     clipped[:, 0] = np.clip(data[:, 0], 0.256 * 255, 0.714 * 255)
-    assert real_faces.coverage(data, data) == {"red": 1.0, "green": 1.0, "blue": 1.0}
-    share = real_faces.coverage(clipped, data)
+    assert colours.range_coverage(data, data) == {"red": 1.0, "green": 1.0, "blue": 1.0}
+    share = colours.range_coverage(clipped, data)
     assert share["red"] == pytest.approx(0.458, abs=0.02) and share["green"] == 1.0
 
 
@@ -100,17 +101,17 @@ def _record(path: Path, **settings: int) -> None:
 
 
 def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_sd, "repository_root", lambda: tmp_path)
-    monkeypatch.setattr(tiny_sd, "RECORD", "record.json")
+    monkeypatch.setattr(claims, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(claims, "RECORD", "record.json")
     _record(tmp_path / "record.json")
     every = trainings.jobs()
     assert len(every) == len(set(every)) == 3 * trainings.SEEDS + 2 * len(trainings.CHANNELS)
-    assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []  # not asked to resume: from the start
+    assert [job for job in every if claims.done(claims.begun(), job)] == []  # not asked to resume: from the start
     monkeypatch.setenv("BENCH_RESUME", "1")
-    there = [job for job in every if tiny_sd.done(tiny_sd.begun(), job)]
+    there = [job for job in every if claims.done(claims.begun(), job)]
     assert there == [("run", "pixels", "1"), ("channels", "faces", "4")]
     _record(tmp_path / "record.json", batch=7)  # made with other settings: not to be mixed
-    assert [job for job in every if tiny_sd.done(tiny_sd.begun(), job)] == []
+    assert [job for job in every if claims.done(claims.begun(), job)] == []
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
     ],
 )
 def test_a_recorded_command_names_nobodys_folder(words: str, told: str) -> None:
-    assert tiny_sd_real.public(words) == told
+    assert photographs.public(words) == told
 
 
 def test_tensors_that_live_at_once_are_counted() -> None:

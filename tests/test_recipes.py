@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import method1, recipes, recipes_trainings, tiny_sd
-from benchmarks.recipes import CHANGES, Change, add_run, changes, find_row, method_of, read_rows
+from benchmarks.tiny_sd import claims as tiny_sd
+from benchmarks.tiny_sd import pixels, recipes, recipes_trainings
+from benchmarks.tiny_sd.recipes import CHANGES, Change, add_run, changes, find_row, method_of, read_rows
 from helpers.tiny_sd import train as command
 from helpers.training import EMA
 
@@ -258,7 +259,7 @@ def test_a_missing_peer_seed_or_encoding_is_short(file):
 
 
 def test_speeds_beside_peers_are_figures_without_a_promise():
-    rows = [one.row() for one in method1.comparisons()]
+    rows = [one.row() for one in pixels.comparisons()]
     assert len(rows) == 3 and all(row.ok and row.wanted == "no promise" for row in rows)
 
 
@@ -267,7 +268,7 @@ def test_the_claims_are_checked_with_the_three_methods(monkeypatch):
         (tiny_sd, "_notebooks"),
         (tiny_sd, "_shipped"),
         (tiny_sd, "_comparison"),
-        (tiny_sd.tiny_sd_cost, "check"),
+        (tiny_sd.cost, "check"),
         (tiny_sd, "_real_animals"),
     ):
         monkeypatch.setattr(module, name, list)

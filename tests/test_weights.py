@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from helpers import weights
 from helpers.weights import load_weights, read_metadata, read_tensors, save_weights, write_tensors
+from helpers.weights import shipped as weights
 
 
 def network(width=8):

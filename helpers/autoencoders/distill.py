@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import Latents, encode_once, latent_space
-from helpers.autoencoders.published import load_autoencoder
+from helpers.autoencoders.load import load_autoencoder
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.faces import to_float, to_uint8
@@ -206,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
-    add("--teacher", default="taef2", help="a name, file, folder or hub repository, see helpers.autoencoders.published")
+    add("--teacher", default="taef2", help="a name, file, folder or hub repository, see helpers.autoencoders.load")
     add(
         "--source",
         choices=["animal-faces", "patterns"],

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
 from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample, silu
-from helpers.published import KeyMapping
 from helpers.weights import load_config, load_weights, save_with_config
+from helpers.weights.pretrained import KeyMapping
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.kl import check_divisible
-from helpers.published import KeyMapping
+from helpers.weights.pretrained import KeyMapping
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.kl import Decoder, Encoder, KLConfig, check_divisible
 from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, Usage, VectorQuantizer, usage
-from helpers.published import KeyMapping
 from helpers.weights import load_config, load_weights, save_with_config
+from helpers.weights.pretrained import KeyMapping
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Pictures to learn from: drawn faces (the default) and real ones, behind one interface."""
 
-from helpers.data.faces import Faces, load_faces
+from helpers.data.faces import Faces
+from helpers.data.load import load_faces
 
 __all__ = ["Faces", "load_faces"]

@@ -5,7 +5,8 @@ import sys
 import time
 import warnings
 
-from helpers.data.faces import SOURCES, SPLITS, load_faces
+from helpers.data.faces import SPLITS
+from helpers.data.load import SOURCES, load_faces
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from helpers.data import fetch
 from helpers.data.cache import load_or_build
 from helpers.data.collection import Collection, Contents, ZipCollection, scan, split_prefix
 from helpers.data.faces import CLASS_NAMES, Faces, Skipped
-from helpers.data.pictures import DECODER_VERSION, BadPictureError, Entry, decode_all, native_size
+from helpers.data.images import DECODER_VERSION, BadPictureError, Entry, decode_all, native_size
 
 CREDIT = "Animal Faces-HQ (AFHQ), Choi et al., StarGAN v2, CVPR 2020. CC BY-NC 4.0: non-commercial use, with credit."
 WEIGHTS_LICENCE = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.data.faces import CLASS_NAMES, Skipped
-from helpers.data.pictures import MOST_BYTES, BadPictureError, Entry
+from helpers.data.images import MOST_BYTES, BadPictureError, Entry
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 DEPTH = 4  # folders inside one another that are looked into: two of PREFIX, the split, the class

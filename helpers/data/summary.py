@@ -118,7 +118,7 @@ def file_statistics(split: str = "train", size: int = 128, root: str | Path | No
     from helpers.data.animal_faces import find
     from helpers.data.collection import scan
     from helpers.data.faces import CLASS_NAMES
-    from helpers.data.pictures import native_size
+    from helpers.data.images import native_size
 
     collection = find(root, size)
     entries = scan(collection, split).entries

@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.published import (
+from helpers.sd1.unet import UNetConfig
+from helpers.text.bpe import BytePairTokenizer
+from helpers.text.clip import published_text
+from helpers.weights.pretrained import (
     KeyMapping,
     fetch,
     folder_part,
@@ -20,9 +23,6 @@ from helpers.published import (
     read_checkpoint,
     read_json_config,
 )
-from helpers.sd1.unet import UNetConfig
-from helpers.text.bpe import BytePairTokenizer
-from helpers.text.clip import published_text
 
 Tensors = dict[str, Tensor]
 

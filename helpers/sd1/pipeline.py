@@ -14,16 +14,16 @@ from torch import Tensor
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.diffusion import DDPMPath, Denoised, Step, apply_guidance, convert_prediction
-from helpers.diffusion.latent import LatentDiffusion, channels_last
-from helpers.diffusion.request import Limits, Request
 from helpers.diffusion.samplers import Denoiser
-from helpers.published import load_pretrained
 from helpers.sd1 import checkpoint
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
+from helpers.text_to_image.pipeline import LatentDiffusion, channels_last
+from helpers.text_to_image.request import Limits, Request
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
+from helpers.weights.pretrained import load_pretrained
 
 # A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -52,7 +52,7 @@ class SD1Config:
 
 
 class StableDiffusion1(LatentDiffusion):
-    """Tokenizer, text encoder, U-Net and autoencoder; `helpers.diffusion.latent` is the walk that joins them."""
+    """Tokenizer, text encoder, U-Net and autoencoder; `helpers.text_to_image.pipeline` is the walk that joins them."""
 
     def __init__(
         self,

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import KeyMapping, fetch, folder_tensors, guess_cause, read_checkpoint, read_json_config
 from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import published_text
 from helpers.text.t5 import T5Tokenizer, published_t5
+from helpers.weights.pretrained import KeyMapping, fetch, folder_tensors, guess_cause, read_checkpoint, read_json_config
 
 Tensors = dict[str, Tensor]
 HEAD_WIDTH = 64  # in every published size

@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.diffusion import Denoised, FlowPath, Step, apply_guidance, convert_prediction
-from helpers.diffusion.latent import LatentDiffusion, channels_last
-from helpers.diffusion.request import Limits, Request, texts, within
 from helpers.diffusion.samplers import Denoiser
-from helpers.published import load_pretrained
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import Condition, TextEncoders, clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
@@ -25,7 +22,10 @@ from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
+from helpers.text_to_image.pipeline import LatentDiffusion, channels_last
+from helpers.text_to_image.request import Limits, Request, texts, within
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
+from helpers.weights.pretrained import load_pretrained
 
 # A latent's sixteen channels to red, green and blue, for the published weights:
 # https://github.com/Stability-AI/sd3-ref/blob/master/sd3_impls.py
@@ -130,7 +130,7 @@ class SD3Request(Request):
 
 
 class StableDiffusion3(LatentDiffusion):
-    """Encoders, transformer and autoencoder; `helpers.diffusion.latent` is the walk that joins them."""
+    """Encoders, transformer and autoencoder; `helpers.text_to_image.pipeline` is the walk that joins them."""
 
     def __init__(
         self,

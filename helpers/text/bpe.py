@@ -15,7 +15,7 @@ import regex
 import torch
 from torch import Tensor
 
-from helpers.published import fetch
+from helpers.weights.pretrained import fetch
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"

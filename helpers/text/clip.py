@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
-from helpers.published import KeyMapping
+from helpers.weights.pretrained import KeyMapping
 
 
 @dataclass(frozen=True)

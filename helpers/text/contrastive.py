@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.published import KeyMapping
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import LAYER_NAMES, CLIPTowerConfig, Layer, TextTower
 from helpers.weights import load_weights, read_config, save_with_config
+from helpers.weights.pretrained import KeyMapping
 
 
 class ImageTower(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.published import KeyMapping, fetch
+from helpers.weights.pretrained import KeyMapping, fetch
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders.latents import latent_space, normalised
-from helpers.autoencoders.published import load_autoencoder
+from helpers.autoencoders.load import load_autoencoder
 from helpers.weights import read_config, weights_path
 
 DISTILLED = ("distilled_autoencoder",)  # shipped autoencoders that reproduce the latents of another one

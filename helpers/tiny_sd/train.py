@@ -15,7 +15,7 @@ import torch
 
 from helpers.autoencoders import train as autoencoder_training
 from helpers.autoencoders.latents import Latents, encode_once
-from helpers.autoencoders.published import load_autoencoder
+from helpers.autoencoders.load import load_autoencoder
 from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--autoencoder",
         help="of methods 2 and 3: a name, file, folder or hub repository, see "
-        "helpers.autoencoders.published. None: the course's general one (2); trained first, in the run's folder (3)",
+        "helpers.autoencoders.load. None: the course's general one (2); trained first, in the run's folder (3)",
     )
     add("--autoencoder-steps", type=int, default=6000, help="where method 3 trains it")
     add("--autoencoder-channels", type=int, default=4, help="where method 3 trains it")

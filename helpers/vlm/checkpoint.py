@@ -11,10 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.published import KeyMapping, fetch, folder_tensors, guess_cause, load_pretrained, map_key, read_json_config
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
+from helpers.weights.pretrained import (
+    KeyMapping,
+    fetch,
+    folder_tensors,
+    guess_cause,
+    load_pretrained,
+    map_key,
+    read_json_config,
+)
 
 EMBEDDINGS = "language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.layers.attention import attention_with_map
-from helpers.published import KeyMapping
+from helpers.weights.pretrained import KeyMapping
 
 
 @dataclass(frozen=True)

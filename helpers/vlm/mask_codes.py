@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.quantizers import EMAQuantizer
-from helpers.published import check_zip
 from helpers.weights import load_config, load_weights, save_with_config
+from helpers.weights.pretrained import check_zip
 
 SIDE = 64  # pixels of a mask
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from helpers.data.pictures import upright_rgb
+from helpers.data.images import upright_rgb
 
 SIDE = 448  # pixels: a slice has about SIDE x SIDE of them
 MAX_SLICES = 9  # slices

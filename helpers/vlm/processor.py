@@ -216,7 +216,7 @@ def picture_tensor(picture: Any, size: int) -> Tensor:
     Raises:
         TypeError, ValueError, FileNotFoundError: for what is no picture; they say what was got.
     """
-    from helpers.data.pictures import FORMATS, BadPictureError, upright_rgb
+    from helpers.data.images import FORMATS, BadPictureError, upright_rgb
 
     if isinstance(picture, str | Path):
         if not Path(picture).is_file():

@@ -18,14 +18,14 @@ from helpers.data import Faces, load_faces
 from helpers.data.questions import sample_face_grid
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
+from helpers.vlm.auxiliary_labels import WithAuxiliaryHeads, labels_of_face, labels_of_several
 from helpers.vlm.boxes import Box
-from helpers.vlm.exam import boxes_in, evaluate
-from helpers.vlm.lessons import Example, all_texts, mask_codes, some_counting, some_lessons
+from helpers.vlm.evaluate import boxes_in, evaluate
+from helpers.vlm.examples import Example, all_texts, mask_codes, some_counting, some_lessons
 from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
-from helpers.vlm.seeing import WithAuxiliaryHeads, labels_of_face, labels_of_several
 from helpers.weights import read_metadata
 
 COUNTED = 3  # one picture in so many holds several faces: counting is the hardest to learn
@@ -37,7 +37,7 @@ class Examples(NamedTuple):
 
     pictures: Tensor  # (count, 3, H, W) in [-1, 1]
     told: list[Example]  # EACH about the first picture, EACH about the second, ...
-    labels: Tensor  # int64 (count, Q), of `helpers.vlm.seeing`
+    labels: Tensor  # int64 (count, Q), of `helpers.vlm.auxiliary_labels`
 
 
 def drawn_lessons(faces: Faces, codes: Tensor, count: int, rng: np.random.Generator) -> Examples:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from helpers.data.drawing import attributes_of
 from helpers.training.arguments import add_run_arguments
 from helpers.training.run import Task, train_command
-from helpers.vlm.lessons import cut_masks
+from helpers.vlm.examples import cut_masks
 from helpers.vlm.mask_codes import MaskAutoencoder, MaskConfig
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers.autoencoders import distill
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import encode_once, fingerprint
-from helpers.autoencoders.published import load_autoencoder
+from helpers.autoencoders.load import load_autoencoder
 from helpers.data.patterns import load_patterns
 from helpers.weights import read_metadata
 

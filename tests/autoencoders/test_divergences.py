@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from helpers.autoencoders import divergences as d
+from helpers.autoencoders.zoo import divergences as d
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_gaussian_kl(generator):
 
 def test_total_correlation_of_independent_codes_is_nothing(generator):
     z = torch.randn(256, 6, generator=generator)
-    together, apart = d.aggregate(z, torch.zeros(256, 6), torch.zeros(256, 6), count=5000)
+    together, apart = d.aggregate_posterior_log_density(z, torch.zeros(256, 6), torch.zeros(256, 6), count=5000)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together, d.log_gaussian(z).sum(1), atol=1e-4, rtol=1e-4)
 
@@ -37,7 +37,7 @@ def test_total_correlation_of_correlated_codes(generator):
     centres = torch.randn(N, 2, generator=generator) @ torch.linalg.cholesky(torch.tensor([[1, r], [r, 1]])).T
     narrow = torch.full((N, 2), 2 * math.log(0.3))
     z = centres + 0.3 * torch.randn(N, 2, generator=generator)
-    together, apart = d.aggregate(z, centres, narrow, count=N)
+    together, apart = d.aggregate_posterior_log_density(z, centres, narrow, count=N)
     rho = r / (1 + 0.3**2)
     assert (together - apart).mean().item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.06)
 
@@ -47,9 +47,11 @@ def test_weights_of_the_aggregate_sum_to_one():
     z = torch.zeros(8, 1)
     zero = torch.zeros(8, 1)
     for count in (8, 100, 10**6):
-        assert d.aggregate(z, zero, zero, count)[0].tolist() == pytest.approx([-0.5 * math.log(2 * math.pi)] * 8)
+        assert d.aggregate_posterior_log_density(z, zero, zero, count)[0].tolist() == pytest.approx(
+            [-0.5 * math.log(2 * math.pi)] * 8
+        )
     with pytest.raises(ValueError, match="2 codes or more, of a larger data set: got 8 of 7"):
-        d.aggregate(z, zero, zero, 7)
+        d.aggregate_posterior_log_density(z, zero, zero, 7)
 
 
 def test_permuted_keeps_columns_and_breaks_rows(generator):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.autoencoders.published import tiny_from_pair
+from helpers.autoencoders.load import tiny_from_pair
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig, published_names
 from helpers.data import load_faces
-from helpers.published import load_pretrained
+from helpers.weights.pretrained import load_pretrained
 
 
 @pytest.fixture(scope="module")

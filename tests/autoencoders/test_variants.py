@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, Normal
 
-from helpers.autoencoders import variants_codes
-from helpers.autoencoders.divergences import aggregate_posterior_log_density, gaussian_kl, log_gaussian, mmd
-from helpers.autoencoders.variant import SPREAD, VAE, Batch
-from helpers.autoencoders.zoo import VARIANTS, build_variant
+from helpers.autoencoders.zoo import codes_and_priors
+from helpers.autoencoders.zoo.base import SPREAD, VAE, Batch
+from helpers.autoencoders.zoo.compare import VARIANTS, build_variant
+from helpers.autoencoders.zoo.divergences import aggregate_posterior_log_density, gaussian_kl, log_gaussian, mmd
 
 
 def batch(count=16, seed=0, **more):
@@ -316,7 +316,7 @@ def test_joint_holds_both_capacities():
 def test_gamma_draws_have_the_right_moments_and_gradient():
     """Mean and variance of Gamma(a, 1) are a; the mean's derivative by a is 1."""
     shape = torch.tensor([0.3, 1.0, 4.0]).expand(200_000, 3).clone().requires_grad_()
-    z = variants_codes.gamma_draw(shape, 6, torch.Generator().manual_seed(0))
+    z = codes_and_priors.gamma_draw(shape, 6, torch.Generator().manual_seed(0))
     assert z.mean(0).tolist() == pytest.approx([0.3, 1, 4], rel=0.03)
     assert z.var(0).tolist() == pytest.approx([0.3, 1, 4], rel=0.05)
     z.sum().backward()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.sd1_peers import difference
-from benchmarks.vq import kl_pair, vq_pair
+from benchmarks.autoencoders.vq import kl_pair, vq_pair
+from benchmarks.sd1.reference import difference
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 

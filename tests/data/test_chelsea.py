@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.data.chelsea import CREDIT, FACE, load_chelsea
 from helpers.data.faces import to_uint8
-from helpers.data.pictures import decode
+from helpers.data.images import decode
 from pages.record import ROOT
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.data import Faces, load_faces
-from helpers.data.faces import _in_rotation, to_float, to_uint8
+from helpers.data.faces import to_float, to_uint8
+from helpers.data.load import _in_rotation
 
 
 def some_faces(count: int = 10) -> Faces:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sd1_peers import SMALL, compvis_tensors, reference, write_layouts
+from benchmarks.sd1.reference import SMALL, compvis_tensors, reference, write_layouts
 from helpers.sd1.pipeline import StableDiffusion1
 
 

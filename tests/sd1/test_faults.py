@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.sd1_faults import argument_faults, file_faults
-from benchmarks.sd1_peers import SMALL
+from benchmarks.sd1.reference import SMALL
+from benchmarks.sd1.refusals import argument_faults, file_faults
 from helpers.sd1.pipeline import StableDiffusion1
 
 ARGUMENTS = tuple(argument_faults(None))

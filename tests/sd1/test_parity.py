@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.sd1 import full_size_differences, picture_difference, small_differences
-from benchmarks.sd1_peers import SMALL, difference
+from benchmarks.sd1.claims import full_size_differences, picture_difference, small_differences
+from benchmarks.sd1.reference import SMALL, difference
 from helpers.sd1.pipeline import StableDiffusion1
 
 CLOSE = 1e-5
@@ -64,7 +64,7 @@ def test_both_layouts_of_clip_keys(layouts, tensors, tmp_path):
 
 
 def test_half_precision_files_are_taken_where_there_are_no_others(peer, tmp_path):
-    from benchmarks.sd1_peers import write_merges
+    from benchmarks.sd1.reference import write_merges
 
     peer.save_pretrained(tmp_path, variant="fp16")
     write_merges(tmp_path / "tokenizer")

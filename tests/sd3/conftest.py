@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.sd3_peers import SMALL, SMALL_3_5, reference, write_layouts
+from benchmarks.sd3.reference import SMALL, SMALL_3_5, reference, write_layouts
 from helpers.sd3.pipeline import StableDiffusion3
 
 

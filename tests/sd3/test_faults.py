@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.sd3_faults import argument_faults, file_faults
-from benchmarks.sd3_peers import stability_tensors
+from benchmarks.sd3.reference import stability_tensors
+from benchmarks.sd3.refusals import argument_faults, file_faults
 
 ARGUMENTS = tuple(argument_faults(None))
 

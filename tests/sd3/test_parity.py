@@ -5,16 +5,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.sd1_peers import difference, randomised
-from benchmarks.sd3_peers import SMALL, transformer_reference
+from benchmarks.sd1.reference import difference, randomised
+from benchmarks.sd3.reference import SMALL, transformer_reference
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.published import load_pretrained
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.text.clip import TextTower
 from helpers.text.t5 import T5Config, T5Encoder
+from helpers.weights.pretrained import load_pretrained
 
 PROMPTS = ["a striped orange cat", "a grey dog with blue eyes"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.sd3_peers import stability_tensors
+from benchmarks.sd3.reference import stability_tensors
 from helpers.sd3 import checkpoint
 from helpers.sd3.checkpoint import PREFIXES
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig, positions

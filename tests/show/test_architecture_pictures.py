@@ -19,7 +19,7 @@ from helpers.text.t5 import T5Encoder
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import PaliGemma
 from helpers.vlm.processor import LOCATIONS, SEGMENTS
-from pages import paligemma_diagram, sd1_diagram, sd3_diagram
+from pages.pictures import paligemma, sd1, sd3
 
 NUMBER = re.compile(r"(?<![\w.])(\d+(?:,\d{3})*(?:\.\d+)?)( M| billion)?")
 COUNTED = 12  # numbers of sections, and of things that are drawn one by one
@@ -81,7 +81,7 @@ def test_stable_diffusion_1() -> None:
     ways = list(zip(unet.down, reversed(unet.up), strict=True))  # a level of the U-Net: down, and up again
     levels = {size(*ways[0], unet.stem, unet.head), *(size(down, up) for down, up in ways[1:])}
     known |= {14, 640 // config.unet.heads, default(StableDiffusion1.generate, "steps")}  # CLIP ViT-L/14, a name
-    canvas = sd1_diagram.draw(StableDiffusion1.from_weights())
+    canvas = sd1.draw(StableDiffusion1.from_weights())
     assert unexplained(canvas, known, counts(text, unet, autoencoder) | levels) == []
 
 
@@ -104,7 +104,7 @@ def test_stable_diffusion_3() -> None:
     block = transformer.blocks[0]
     for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.picture))):
         known.add(round(100 * size(*parts) / size(block)))  # per cent of a block
-    assert unexplained(sd3_diagram.draw(tiny), known, counts(clip_l, clip_g, t5, transformer, autoencoder)) == []
+    assert unexplained(sd3.draw(tiny), known, counts(clip_l, clip_g, t5, transformer, autoencoder)) == []
 
 
 def test_paligemma() -> None:
@@ -113,7 +113,7 @@ def test_paligemma() -> None:
         known = sizes(model.vision, torch.zeros(1, 3, 224, 224)) | sizes(model.projector, torch.zeros(1, 256, 1152))
         known |= sizes(model.language, torch.zeros(1, 256 + 8, 2048), torch.arange(256 + 8)[None])
     known |= {len(LOCATIONS), len(SEGMENTS)}
-    canvas = paligemma_diagram.draw(PaliGemma.from_weights())
+    canvas = paligemma.draw(PaliGemma.from_weights())
     assert unexplained(canvas, known, counts(model)) == []
 
 

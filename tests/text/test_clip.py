@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from benchmarks.sd1_peers import difference, randomised
-from helpers.published import fit
+from benchmarks.sd1.reference import difference, randomised
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP, IMAGE_NAMES, ImageTower
+from helpers.weights.pretrained import load_pretrained
 
 TEXT = CLIPTowerConfig(width=24, layers=2, heads=4, mlp=96, vocabulary=50, length=9, projection=16)
 IMAGE = CLIPTowerConfig(width=32, layers=2, heads=4, mlp=64, size=16, patch=4, projection=16)
@@ -44,7 +44,7 @@ def test_the_text_tower_is_the_reference(activation):
         )
     )
     ours = TextTower(config)
-    fit(ours, on_disk(theirs, "text_model."), TEXT_NAMES, what="a text tower")
+    load_pretrained(ours, on_disk(theirs, "text_model."), TEXT_NAMES, what="a text tower")
     ids = torch.tensor([[48, 3, 4, 49, 49, 49], [48, 7, 8, 9, 1, 49]])
     with torch.no_grad():
         said = theirs(ids, output_hidden_states=True)
@@ -70,7 +70,7 @@ def test_the_image_tower_is_the_reference():
         )
     )
     ours = ImageTower(IMAGE)
-    fit(ours, on_disk(theirs, "vision_model."), IMAGE_NAMES, what="an image tower")
+    load_pretrained(ours, on_disk(theirs, "vision_model."), IMAGE_NAMES, what="an image tower")
     pictures = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert difference(ours(pictures), theirs(pictures).image_embeds) <= 1e-5

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import animals, animals_picture, tiny_sd
-from benchmarks.animals_scores import (
+from benchmarks.report import Row
+from benchmarks.tiny_sd import animals, animals_picture, claims
+from benchmarks.tiny_sd.animals_scores import (
     CHOICE_SEED,
     SEED,
     Photographs,
@@ -23,7 +24,6 @@ from benchmarks.animals_scores import (
     generate,
     nearest_training,
 )
-from benchmarks.report import Row
 from helpers.data import Faces
 from helpers.data.faces import to_float
 from helpers.scoring.photographs import GROUPS
@@ -190,7 +190,7 @@ def test_sampling_is_chosen_on_other_noise_and_on_training_photographs(animal_mo
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """An empty repository: no weights, no record."""
-    for module in ("helpers.weights", "benchmarks.animals", "benchmarks.animals_picture"):
+    for module in ("helpers.weights.shipped", "benchmarks.tiny_sd.animals", "benchmarks.tiny_sd.animals_picture"):
         monkeypatch.setattr(f"{module}.repository_root", lambda: tmp_path)
     monkeypatch.setattr("helpers.data.animal_faces.at_hand", lambda size: False)
     monkeypatch.setattr(animals, "evaluate", lambda *some, **options: evaluate(*some, **{"per_class": 20} | options))
@@ -358,9 +358,9 @@ def test_fid_is_claimed_of_the_larger_network_only_and_laid_beside_the_competito
 @pytest.mark.parametrize("complete", [False, True])
 def test_the_comparison_after_equal_minutes_goes_when_all_networks_are_there(complete, monkeypatch):
     monkeypatch.setattr(animals, "check", lambda: [Row("animals", "", "", True)])
-    monkeypatch.setattr(tiny_sd.tiny_sd_real, "check", lambda: [Row("earlier", "", "", True)])
+    monkeypatch.setattr(claims.tiny_sd_real, "check", lambda: [Row("earlier", "", "", True)])
     monkeypatch.setattr(animals, "shipped", lambda: list(animals.NETWORKS)[: 4 if complete else 3])
-    assert [row.name for row in tiny_sd._real_animals()] == (["animals"] if complete else ["earlier", "animals"])
+    assert [row.name for row in claims._real_animals()] == (["animals"] if complete else ["earlier", "animals"])
 
 
 def test_the_command_names_what_it_does_not_know(shelf, capsys):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import animals_fid
-from benchmarks.animals_scores import Photographs, Sampling
+from benchmarks.tiny_sd import animals_fid
+from benchmarks.tiny_sd.animals_scores import Photographs, Sampling
 from helpers.data import Faces
 
 CLASSES = ("cat", "dog", "wild")

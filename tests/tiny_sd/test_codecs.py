@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.autoencoders import published
+from helpers.autoencoders import load
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import encode_once, fingerprint
 from helpers.tiny_sd import codecs
@@ -129,9 +129,9 @@ def test_a_distilled_autoencoder_that_ships_takes_the_place_of_its_absent_teache
     student = KLAutoencoder(replace(CONFIG, width=4, groups=2, latents_of=fingerprint(teacher)))
     shipped = tmp_path / "distilled_autoencoder.safetensors"
     student.save(shipped, {})
-    for module in (codecs, published):
+    for module in (codecs, load):
         monkeypatch.setattr(module, "weights_path", lambda name: tmp_path / f"{name}.safetensors")
-    monkeypatch.setattr(codecs, "description", lambda name: read_config(tmp_path / f"{name}.safetensors"))
+    monkeypatch.setattr(codecs, "read_config", lambda name: read_config(tmp_path / f"{name}.safetensors"))
     loaded = TinySD.from_weights(tmp_path / "w.safetensors")
     assert loaded.codec.source == "distilled_autoencoder" and loaded.codec.autoencoder.config.width == 4
     assert loaded.codec.describe()["fingerprint"] == fingerprint(teacher), "saved anew, it still names the latent space"

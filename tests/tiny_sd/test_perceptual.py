@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.published import load_autoencoder
+from helpers.autoencoders.load import load_autoencoder
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.model import TinySD

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.paligemma_peers import SMALL, WORDS
+from benchmarks.paligemma.reference import SMALL, WORDS
 from helpers.vlm.paligemma import PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma
 

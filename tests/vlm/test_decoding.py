@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS
 from helpers.layers.attention import record_attention_maps
 from helpers.vlm import gemma as module
 from helpers.vlm.decoding import CachedDecoder, choose, generate

@@ -10,8 +10,8 @@ from helpers.data.captions import caption
 from helpers.data.questions import open_questions, yes_no_questions
 from helpers.data.toy_faces import face_boxes
 from helpers.vlm.boxes import box_to_tokens, mask_to_tokens
-from helpers.vlm.exam import boxes_in, evaluate, mentions, overlap
-from helpers.vlm.lessons import PARTS, cut_masks, face_box
+from helpers.vlm.evaluate import boxes_in, evaluate, mentions, overlap
+from helpers.vlm.examples import PARTS, cut_masks, face_box
 
 
 class KnowsAll:

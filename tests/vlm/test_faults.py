@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, reference, write_folder
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS, reference, write_folder
 from helpers.vlm.checkpoint import load, one_layout
 from helpers.vlm.decoding import choose, generate
+from helpers.vlm.examples import around
 from helpers.vlm.gemma import GemmaConfig, KVCache
-from helpers.vlm.lessons import around
 from helpers.vlm.mask_codes import MaskAutoencoder, MaskConfig
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 from helpers.vlm.pipeline import PaliGemma, save_model

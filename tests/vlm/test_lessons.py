@@ -7,7 +7,7 @@ import torch
 from helpers.data import load_faces
 from helpers.data.toy_faces import face_boxes, face_mask
 from helpers.vlm.boxes import Box, parse, pasted
-from helpers.vlm.lessons import GRID, all_texts, around, cut_masks, face_box, located, outlined, some_lessons
+from helpers.vlm.examples import GRID, all_texts, around, cut_masks, face_box, located, outlined, some_lessons
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.train import COUNTED, EACH, drawn_lessons
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.sd1_peers import difference
-from helpers.vlm.minicpm import MOST, PATCH, Resampler, cut, sinusoids_2d, slicing
+from benchmarks.sd1.reference import difference
+from helpers.vlm.minicpm import MAX_SLICES, PATCH, Resampler, cut, sinusoids_2d, slicing
 
 sides = st.integers(20, 5000)
 
@@ -40,7 +40,7 @@ def test_the_grid_is_the_reference(width, height, most):
 @given(sides, sides)
 def test_slices_are_made_of_whole_patches(width, height):
     how = slicing(width, height)
-    assert 1 <= how.columns * how.rows <= MOST
+    assert 1 <= how.columns * how.rows <= MAX_SLICES
     for side in (*how.whole, *how.slice):
         assert side % PATCH == 0 and side >= PATCH
     assert how.pieces == (1 if how.columns * how.rows == 1 else 1 + how.columns * how.rows)

@@ -6,14 +6,14 @@ from copy import deepcopy
 import pytest
 import torch
 
-from benchmarks.paligemma_peers import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference, write_folder
-from benchmarks.sd1_peers import difference, randomised
-from helpers.published import fit
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference, write_folder
+from benchmarks.sd1.reference import difference, randomised
 from helpers.vlm.decoding import generate
 from helpers.vlm.gemma import GEMMA_NAMES, Gemma, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import PaliGemma
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig, SiglipTower, sigmoid_losses, similarity, softmax_losses
+from helpers.weights.pretrained import load_pretrained
 
 PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
 ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
@@ -55,7 +55,7 @@ def test_the_vision_tower_is_the_reference(config):
     )
     ours = SiglipTower(config)
     tensors = {name.removeprefix("vision_model."): tensor for name, tensor in theirs.state_dict().items()}
-    fit(ours, tensors, SIGLIP_NAMES, what="a vision tower")
+    load_pretrained(ours, tensors, SIGLIP_NAMES, what="a vision tower")
     pictures = torch.rand(2, 3, config.size, config.size) * 2 - 1
     assert difference(ours(pictures), theirs(pictures).last_hidden_state) <= 1e-5
 
@@ -89,7 +89,7 @@ def test_the_decoder_is_the_reference(config):
     )
     ours = Gemma(config)
     tensors = {n.removeprefix("model."): t for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
-    fit(ours, tensors, GEMMA_NAMES, what="a decoder")
+    load_pretrained(ours, tensors, GEMMA_NAMES, what="a decoder")
     ids = torch.randint(config.vocabulary, (2, 9), generator=torch.Generator().manual_seed(0))
     causal = torch.ones(2, 9, 9, dtype=torch.bool).tril()
     states = ours(ours.embed(ids), torch.arange(9).expand(2, 9), causal)

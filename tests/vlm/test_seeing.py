@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.paligemma_peers import PROCESSOR, SMALL
+from benchmarks.paligemma.reference import PROCESSOR, SMALL
 from helpers.data import load_faces
 from helpers.data.questions import FaceGrid
+from helpers.vlm.auxiliary_labels import (
+    CORNER,
+    UNLABELLED,
+    WHOLE,
+    WithAuxiliaryHeads,
+    labels_of_face,
+    labels_of_several,
+)
 from helpers.vlm.paligemma import PaliGemmaModel
-from helpers.vlm.seeing import CORNER, UNLABELLED, WHOLE, WithAuxiliaryHeads, labels_of_face, labels_of_several
 
 
 @pytest.fixture(scope="module")

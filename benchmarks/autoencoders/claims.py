@@ -1,0 +1,25 @@
+"""The autoencoders: the zoo's table, the published architectures, the quantised autoencoder and its prior.
+
+python -m benchmarks check autoencoders    # recomputes what ships, reads what was measured
+python -m benchmarks autoencoders          # every variant three times, then the quantiser beside a library's
+"""
+
+from benchmarks.autoencoders import vq, zoo
+from benchmarks.measure import Comparison
+from benchmarks.report import Row
+
+
+def check() -> list[Row]:
+    """Recompute the claims about autoencoders."""
+    return [*zoo.check(), *vq.check()]
+
+
+def comparisons() -> list[Comparison]:
+    """What the record of the quantiser beside a library's says."""
+    return vq.comparisons()
+
+
+def run() -> None:
+    """Measure anew, and write both records."""
+    zoo.run()
+    vq.run()

@@ -1,0 +1,1 @@
+"""The data sets: how fast they load, and what they hold."""

@@ -1,0 +1,1 @@
+"""PaliGemma beside transformers' implementation."""

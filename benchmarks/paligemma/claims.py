@@ -1,0 +1,250 @@
+"""PaliGemma: parity with transformers, speed and memory beside its `generate`, what the tiny weights see.
+
+python -m benchmarks check paligemma    # parity and answers recomputed, the timings read: minutes
+python -m benchmarks paligemma          # times reading and writing beside transformers
+"""
+
+import json
+import statistics
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Comparison, alternating, compared, hardware, peak_tensors, recorded
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
+from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.sd1.reference import difference
+from helpers.course import repository_root
+from helpers.vlm.decoding import CachedDecoder, generate
+from helpers.vlm.gemma import GemmaConfig
+from helpers.vlm.minicpm import slicing
+from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
+from helpers.vlm.siglip import SiglipConfig
+from helpers.weights import TRAINING_COMMANDS, weights_path
+
+RESULTS = "00_assets/results/paligemma.json"
+PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
+ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
+SIZES = {  # name -> sizes, tokens written per turn
+    "smallest": (SMALL, 120),  # so small that all there is to time is the overhead
+    "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 120),
+    "one layer of full width": (PaliGemmaConfig(SiglipConfig(layers=1), GemmaConfig(layers=1)), 24),
+}
+WEIGHTS = ("paligemma", "masks")
+FACES = 300
+LEAST = {  # kind -> per cent of right answers; of boxes that overlap by half; of mean overlap
+    "pattern": 90,
+    "place": 90,
+    "species": 98,
+    "fur": 95,
+    "eyes": 90,
+    "counting": 95,
+    "yes or no": 95,
+    "caption, species": 95,
+    "caption, fur": 95,
+    "left eye": 90,
+    "right eye": 90,
+    "face mask": 80,
+}
+TOKENS = {(448, 448): 64, (640, 480): 192, (1920, 1080): 576, (1344, 1344): 640}  # of MiniCPM-V 2.6, published
+
+
+def check() -> list[Row]:
+    """Recompute the claims about PaliGemma and MiniCPM-V."""
+    return [*_sizes(), *_parity(), *_slices(), *_timings(), *_answers()]
+
+
+def _sizes() -> list[Row]:
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in PaliGemmaModel(PaliGemmaConfig.paligemma_3b_224()).parameters())
+    return [true("parameters, PaliGemma 3B at 224 px", f"{counted:,}", "2,923,466,480", counted == 2_923_466_480)]
+
+
+@torch.no_grad()
+def _parity() -> list[Row]:
+    theirs = reference()
+    pictures = list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    ours = ours_of(theirs)
+    batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
+    prompts = PROCESSOR(pictures, PROMPTS)
+    said = theirs(
+        input_ids=batch.ids,
+        pixel_values=batch.pictures,
+        attention_mask=batch.real.long(),
+        token_type_ids=batch.suffix.long(),
+        labels=batch.ids.masked_fill(~batch.suffix, -100),
+    )
+    losses = ours.losses(batch)
+    counts = batch.suffix.sum(dim=1)
+    rows = [
+        at_most(
+            "parity of logits, a batch with padding",
+            difference(ours.logits(batch)[batch.real], said.logits[batch.real]),
+            1e-5,
+        ),
+        at_most(
+            "parity of the loss, prefix and suffix",
+            abs((losses * counts).sum() / counts.sum() - said.loss).item(),
+            1e-5,
+        ),
+    ]
+    spoken = theirs.generate(**left_padded(prompts), max_new_tokens=12, do_sample=False)[:, prompts.ids.shape[1] :]
+    for cached in (True, False):
+        steps = generate(ours, prompts, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached)
+        same = torch.equal(torch.stack([step.ids for step in steps], dim=1), spoken)
+        rows.append(
+            true(
+                f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
+                "the same" if same else "others",
+                "the same",
+                same,
+            )
+        )
+    return rows
+
+
+def _slices() -> list[Row]:
+    return [
+        true(
+            f"tokens of a {w}x{h} picture in MiniCPM-V 2.6",
+            slicing(w, h).tokens,
+            str(wanted),
+            slicing(w, h).tokens == wanted,
+        )
+        for (w, h), wanted in TOKENS.items()
+    ]
+
+
+def _answers() -> list[Row]:
+    """What the tiny weights say of held-out faces."""
+    from helpers.data import load_faces
+    from helpers.vlm.evaluate import evaluate
+    from helpers.vlm.pipeline import PaliGemma
+
+    absent = [name for name in WEIGHTS if not weights_path(name).exists()]
+    if absent:
+        return [
+            Row(f"shipped weights, {name}", "none yet", TRAINING_COMMANDS.get(name, "no command yet"), False)
+            for name in absent
+        ]
+    marks = evaluate(PaliGemma.from_weights(), load_faces(split="val", limit=FACES, progress=False))
+    rows = [at_least(f"{kind}, {FACES} held-out faces", 100 * marks[kind], least, "%") for kind, least in LEAST.items()]
+    size = sum(weights_path(name).stat().st_size for name in WEIGHTS) / 1e6
+    return [*rows, at_most(f"weights, {' and '.join(WEIGHTS)}", size, 12, "MB")]
+
+
+def _timings() -> list[Row]:
+    rows = [one.row() for one in comparisons()]
+    for entry in recorded(RESULTS).get("sizes", []):
+        name = entry["size"]
+        same = entry["writing"]["same"]
+        rows += [
+            at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
+            true(f"{name}: the tokens written", same, "the same", same == "the same"),
+        ]
+    return rows
+
+
+def comparisons() -> list[Comparison]:
+    """What the record says of reading a prompt and of writing an answer."""
+    record = recorded(RESULTS)
+    found = []
+    peer = "transformers"
+    if not record:
+        return [Comparison("PaliGemma: speed and memory", peer, None)]
+    for entry in record["sizes"]:
+        name = f"PaliGemma, {entry['size']}"
+        reading = entry["reading"]
+        writing = entry["writing"]
+        least = 2.0 if entry["size"] == "smallest" else 1.0
+        found += [
+            Comparison(f"{name}: time to read a prompt", peer, reading["time_ratio"], reading["time_ratio_spread"], 1),
+            Comparison(f"{name}: peak of tensors in reading", peer, reading["tensors_ratio"], None, 1),
+            Comparison(
+                f"{name}: tokens a second",
+                peer,
+                writing["speed_ratio"],
+                writing["speed_ratio_spread"],
+                least,
+                more=True,
+            ),
+        ]
+        if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
+            found.append(
+                Comparison(f"{name}: peak memory of the process in reading", peer, reading["memory_ratio"], None, 1)
+            )
+    return found
+
+
+# --- beside transformers --------------------------------------------------------------------------------------------
+
+
+def run() -> None:
+    """Time reading and writing in two sizes; write the record."""
+    record = {
+        "hardware": hardware(),
+        "sizes": [measured(name) for name in SIZES],
+    }
+    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+@torch.inference_mode()
+def measured(name: str) -> dict:
+    """Reading a prompt (vision tower and all), and writing token after token, in turns on the same weights."""
+    config, tokens = SIZES[name]
+    theirs = reference(config)
+    theirs.generation_config.eos_token_id = None  # both write as many tokens as they are asked for
+    ours = ours_of(theirs, config)
+    batch = prompt(config)
+    given = left_padded(batch)
+
+    def read() -> Tensor:
+        return CachedDecoder(ours, batch, room=1).logits
+
+    def read_there() -> Tensor:
+        return theirs(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    reading = compared(read, read_there, 1 if "full" in name else 10)
+    tensors = [peak_tensors(call) for call in (read, read_there)]
+    reading |= {
+        "megabytes_of_tensors": [round(size / 1e6, 3) for size in tensors],
+        "tensors_ratio": round(tensors[0] / tensors[1], 3),
+    }
+    entry = {"size": name, "reading": reading, "writing": written(ours, theirs, batch, tokens)}
+    print(entry, flush=True)
+    return entry
+
+
+def written(ours: PaliGemmaModel, theirs: nn.Module, batch: Batch, tokens: int) -> dict:
+    """Tokens a second: the time for `tokens` less the time for the first, so that reading the prompt does not count."""
+
+    def write(count: int) -> Tensor:
+        return torch.stack([step.ids for step in generate(ours, batch, end=-1, limit=count)], dim=1)
+
+    def write_there(count: int) -> Tensor:
+        return theirs.generate(**left_padded(batch), max_new_tokens=count, do_sample=False)[:, batch.ids.shape[1] :]
+
+    calls = [lambda call=call, count=count: call(count) for call in (write, write_there) for count in (tokens, 1)]
+    long, short, long_there, short_there = alternating(calls)
+    speeds = [
+        [(tokens - 1) / (whole - first) for whole, first in zip(*pair, strict=True)]
+        for pair in ((long, short), (long_there, short_there))
+    ]
+    ratios = [own / peer for own, peer in zip(*speeds, strict=True)]
+    return {
+        "tokens_per_second": [round(statistics.median(speed), 2) for speed in speeds],
+        "speed_ratio": round(statistics.median(ratios), 3),
+        "speed_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "same": "the same" if torch.equal(write(tokens), write_there(tokens)) else "others",
+    }
+
+
+def prompt(config: PaliGemmaConfig) -> Batch:
+    """A picture of noise and a short question."""
+    size = config.vision.size
+    generator = torch.Generator().manual_seed(0)
+    words = [WORDS.start, *WORDS(PROMPTS[0] + "\n")]
+    ids = torch.tensor([[config.image_token] * config.vision.tokens + words])
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    return Batch(torch.rand(1, 3, size, size, generator=generator) * 2 - 1, ids, ~nothing, nothing)

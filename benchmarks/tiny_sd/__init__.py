@@ -1,0 +1,1 @@
+"""The three methods: quality, cost, other libraries, photographs."""

@@ -1,0 +1,219 @@
+"""The trainings behind `python -m benchmarks tiny_sd`: every method with every seed, on one thread each.
+
+The same seeds, network family, optimiser and number of pictures in a batch; every method gets about the same processor
+time, and what it has to pay for comes out of it: Method 2 the encoding, Method 3 its autoencoder's training as well.
+As many trainings as the machine has cores go on at once, on one thread each: that wastes least of a core.
+"""
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+SEEDS = 3
+BATCH = 32
+SAMPLES = 300
+STEPS = {"pixels": 900, "pretrained": 1850, "own": 900}  # of the network; about the same processor time in all
+AUTOENCODER_STEPS = 700  # of method 3, out of that time
+CHANNELS = (1, 2, 4, 8)  # how many channels does an autoencoder of faces need, and a general one?
+CHANNEL_STEPS = 400
+MARKS = (150, 450, 900, 1850)  # steps after which the average is judged; a step is 32 pictures
+SAMPLING_STEPS = 12  # notebook 07 could see no gain from more
+Job = tuple[str, ...]  # ("run", method, seed) or ("channels", trained on, channels)
+
+
+class Judge:
+    """What every sample set is judged with: the same wishes, the same unseen faces."""
+
+    def __init__(self):
+        from helpers.data import load_faces
+        from helpers.scoring.attributes import load_classifier
+
+        self.reader = load_classifier()
+        self.unseen = load_faces(split="val")
+        self.train = load_faces(split="train")
+        self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
+
+    def __call__(self, system, last: bool) -> dict:
+        """Scores of SAMPLES pictures to the classes and captions of unseen faces."""
+        start = time.process_time()
+        asked = self.unseen.labels[:SAMPLES], self.unseen.captions[:SAMPLES]
+        pictures = system.generate(*asked, seed=50_000, steps=SAMPLING_STEPS)
+        seconds = (time.process_time() - start) / SAMPLES
+        return self.scores(pictures, self.unseen.attributes[:SAMPLES], last) | {"core_seconds_per_sample": seconds}
+
+    def baseline(self) -> dict:
+        """The same of as many training faces: what a perfect generator would get."""
+        found = self.scores(self.train.tensor(slice(0, SAMPLES)), self.train.attributes[:SAMPLES], last=True)
+        return {name: value for name, value in found.items() if name != "copying"}
+
+    def scores(self, pictures, asked, last: bool) -> dict:
+        """Nearest neighbours and recall at the end only."""
+        from helpers.scoring.frechet import frechet_distance, kernel_distance
+        from helpers.scoring.neighbours import memorization_check
+        from helpers.scoring.precision_recall import precision_recall
+
+        features = self.reader.features(pictures)
+        told = self.reader.agreement(pictures, asked)
+        species = told.pop("species")
+        found = {
+            "species": species,
+            "caption": statistics.mean(told.values()),
+            "attributes": told,
+            "frechet": frechet_distance(features, self.features).value,
+            "kernel": kernel_distance(features, self.features).value,
+        }
+        if last:
+            within = precision_recall(self.features[:SAMPLES], features)
+            found |= {
+                "precision": within.precision,
+                "recall": within.recall,
+                "copying": memorization_check(pictures[:100], self.train.images, self.unseen.images[:100]).ratio,
+            }
+        return found
+
+
+def build_codec(method: str, seed: int, faces) -> tuple[object, object]:
+    """The codec and the latents of one run; for method 3 its autoencoder is trained here."""
+    import tempfile
+
+    from helpers.autoencoders.latents import encode_once
+    from helpers.autoencoders.load import load_autoencoder
+    from helpers.tiny_sd.codecs import CODECS, PixelCodec
+
+    if method == "pixels":
+        return PixelCodec(), None
+    autoencoder = autoencoder_folder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
+    with tempfile.TemporaryDirectory() as folder:  # not from a cache: the encoding is part of the price
+        latents = encode_once(autoencoder, faces, cache_dir=folder)
+        latents = replace(latents, values=np.array(latents.values))
+    return CODECS[method](autoencoder, latents.mean, latents.std), latents
+
+
+def autoencoder_folder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODER_STEPS):
+    """Method 3's autoencoder, in the same way as `helpers.tiny_sd.train --method own` makes it."""
+    from helpers.autoencoders.kl import KLAutoencoder
+    from helpers.autoencoders.losses import ReconstructionLoss
+    from helpers.autoencoders.train import Reconstruction, drawn_batch, tiny_config, with_measured_scale
+    from helpers.tiny_sd.train import AUTOENCODER_RECIPE as OWN
+    from helpers.training import EMA, TrainConfig, train
+    from helpers.training.precision import computes_bf16
+
+    torch.manual_seed(seed)
+    model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), ReconstructionLoss())
+    model = model.to(memory_format=torch.channels_last)
+
+    def losses(model, generator):
+        pictures = drawn_batch(faces, OWN["batch-size"], generator)
+        noise = torch.randn(len(pictures), channels, 16, 16, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
+            return model(pictures, noise), None
+
+    config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema_decay=0.99)
+    average = EMA(model, config.ema_decay)
+    for _ in train(model, losses, config, ema=average):
+        pass
+    return with_measured_scale(average.module.autoencoder, faces)
+
+
+def channel_psnr(trained_on: str, channels: int, judge: Judge) -> float:
+    """PSNR on unseen faces of a small autoencoder trained on "faces" or "patterns", dB."""
+    from helpers.data.patterns import load_patterns
+    from helpers.scoring.reconstruction import psnr
+
+    some = judge.train if trained_on == "faces" else load_patterns()
+    pictures = judge.unseen.tensor(slice(0, 300))
+    autoencoder = autoencoder_folder(0, some, channels, CHANNEL_STEPS)
+    with torch.no_grad():
+        parts = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
+    return round(psnr(pictures, torch.cat(parts)), 2)
+
+
+def one_run(method: str, seed: int, judge: Judge) -> dict:
+    """Train one method with one seed, and judge its average at every mark."""
+    from helpers.tiny_sd import train as command
+    from helpers.tiny_sd.batches import Batches
+    from helpers.training import EMA, TrainConfig, train
+
+    start = time.process_time()
+    faces = judge.train
+    codec, latents = build_codec(method, seed, faces)
+    spent = time.process_time() - start
+    before = spent
+    model = command.new_model(command.parser().parse_args(["--method", method, "--seed", str(seed)]), faces, codec)
+    config = TrainConfig(steps=STEPS[method], learning_rate=1.5e-3, seed=seed)
+    average = EMA(model, config.ema_decay)
+    marks = []
+    start = time.process_time()
+    for state in train(model, Batches(faces, BATCH, latents=latents).losses, config, ema=average):
+        if state.step in MARKS:
+            spent += time.process_time() - start
+            scores = judge(average.module, last=state.step == config.steps)
+            marks.append({"step": state.step, "pictures": state.step * BATCH, "core_seconds": round(spent, 1)} | scores)
+            print(method, seed, {k: v for k, v in marks[-1].items() if k != "attributes"}, flush=True)
+            start = time.process_time()
+    return {
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "core_seconds_before": round(before, 1),
+        "marks": marks,
+    }
+
+
+# --- side by side ---------------------------------------------------------------------------------------------------
+
+
+def jobs() -> list[Job]:
+    """Everything there is to train, the short trainings last, so that no core waits long at the end."""
+    runs = [("run", method, str(seed)) for seed in range(SEEDS) for method in STEPS]
+    return runs + [("channels", on, str(channels)) for on in ("faces", "patterns") for channels in CHANNELS]
+
+
+def side_by_side(wanted: list[Job], workers: int) -> Iterator[tuple[Job, dict | float]]:
+    """Do the jobs in `workers` processes of one thread; yields each with what it found, in the order they end."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start) as pool:
+        going = {pool.submit(_do, job): job for job in wanted}
+        try:
+            for ended in as_completed(going):
+                yield going[ended], ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # where one failed, or Ctrl-C: do not begin the rest
+
+
+_judge: Judge  # of this process
+
+
+def _start() -> None:
+    global _judge
+    torch.set_num_threads(1)
+    _judge = Judge()
+
+
+def _do(job: Job) -> dict | float:
+    kind, what, number = job
+    work = one_run if kind == "run" else channel_psnr
+    return work(what, int(number), _judge)
+
+
+def settings() -> dict:
+    """What decides the numbers."""
+    return {
+        "batch": BATCH,
+        "samples": SAMPLES,
+        "steps": STEPS,
+        "autoencoder_steps": AUTOENCODER_STEPS,
+        "channel_steps": CHANNEL_STEPS,
+        "sampling_steps": SAMPLING_STEPS,
+    }
+
+
+def workers() -> int:
+    """How many trainings go on at once: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Draws the architecture diagrams and the images of the README."""
