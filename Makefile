@@ -21,12 +21,13 @@ export GOMP_SPINCOUNT := 1000
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab pages execute bench check lowest clean lint suite
+.PHONY: help install course test lab pages execute bench check lowest clean lint suite
 
 help:  ## this list
 	@echo "make course    install, render the course pages, execute every notebook: start here"
 	@echo "make test      install, then lint, pages, unit tests and the notebooks' stored outputs"
 	@echo "make lab       open the course in JupyterLab"
+	@echo "make install   install the packages; the other commands do it when it is needed"
 	@echo "make pages     render the pages from the notebooks as they are stored"
 	@echo "make execute   execute the notebooks and store their outputs in place"
 	@echo "make bench     time the course beside other libraries: 25 minutes"
@@ -49,6 +50,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing the packages of constraints.txt (some minutes and about 6 GB the first time)"
 	@$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[pages,test]'
 	@touch $@
+
+install: $(STAMP)
 
 # What was executed is kept: after Ctrl-C the next call continues. NOTEBOOKS="01 08" executes only these.
 course: $(STAMP)
@@ -96,11 +99,11 @@ test: $(STAMP)
 	exit $$status
 
 lint: $(STAMP)
-	$(call timed,lint,$(RUN) -m ruff check . && $(RUN) -m ruff format --check -q .)
+	$(call timed,lint,$(RUN) -m ruff check . && $(RUN) -m ruff format --check -q . && $(RUN) -m mypy --no-error-summary)
 
 suite: $(STAMP)
 	$(call timed,suite,OMP_NUM_THREADS=1 $(RUN) -m pytest -q --durations=15 $(LANES) $(NBVAL) notebooks tests)
 
 clean:
-	rm -rf pages/_build .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf pages/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "startup": "benchmarks.startup",
     "threads": "benchmarks.threads",
     "faults": "benchmarks.faults.claims",
+    "house": "benchmarks.house",
 }
 
 
@@ -61,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if first != "check":
         return max(_run(module) for module in modules)
-    rows = [row for module in modules for row in module.check()]
-    print(report.lines(rows))
+    rows: list[report.Row] = []
+    for module in modules:
+        rows += module.check()
+    print(report.as_table(rows))
     return 0 if all(row.ok for row in rows) else 1
 
 

@@ -1,4 +1,4 @@
-"""The course as a whole: does it run, how long does it take, do its pages open, do its version lists agree?
+"""The course as a whole: it runs, in how many seconds, its pages open, its version lists agree.
 
 `pages.fill` shows what was recorded: in README and on the pages.
 """
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.report import Row, at_most, true
+from benchmarks.report import Row, at_most, claim
 from pages import fill
 from pages.browser import addresses, chromium, find_chromium, serve, visit
 from pages.build import HTML
@@ -46,9 +47,9 @@ def execute_twice(*names: str) -> None:
     """
     command = [sys.executable, "-m", "pages.execute", *names]
     subprocess.run([*command, "--in-place", "--record"], cwd=ROOT, check=True)
-    with tempfile.TemporaryDirectory() as again:
-        subprocess.run([*command, "--into", again], cwd=ROOT, check=True)
-        same = [path for path in notebooks(names) if path.read_bytes() == _twin(path, Path(again)).read_bytes()]
+    with tempfile.TemporaryDirectory() as second_folder:
+        subprocess.run([*command, "--into", second_folder], cwd=ROOT, check=True)
+        same = [path for path in notebooks(names) if path.read_bytes() == _twin(path, Path(second_folder)).read_bytes()]
     agreed = read().get("twice_the_same", {}) | {path.stem: _digest(path) for path in same}
     keep({**read(), "twice_the_same": agreed})
 
@@ -78,7 +79,10 @@ def disagreements(root: Path = ROOT) -> list[str]:
     """Where environment.yml and constraints.txt name different versions, or a package that the other lacks."""
     locked = dict(_pins((root / "constraints.txt").read_text().splitlines()))
     listed = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
-    conda = dict(_pins(line for part in listed if isinstance(part, dict) for line in part["pip"] if line != "-e ."))
+    conda: dict[str, str] = {}
+    for part in listed:
+        if isinstance(part, dict):
+            conda |= _pins(line for line in part["pip"] if line != "-e .")
     return [
         f"{name}: {version}, locked {locked.get(name)}"
         for name, version in conda.items()
@@ -97,8 +101,8 @@ def _stored_outputs() -> Iterator[Row]:
     paths = notebooks()
     executed = [path for path in paths if _is_executed(path)]
     measured = f"{len(executed)} of {len(paths)}"
-    wanted = "every one"
-    yield true("course: notebooks executed, outputs stored", measured, wanted, bool(paths) and executed == paths)
+    expected = "every one"
+    yield claim("course: notebooks executed, outputs stored", measured, expected, bool(paths) and executed == paths)
 
 
 def _is_executed(path: Path) -> bool:
@@ -106,7 +110,8 @@ def _is_executed(path: Path) -> bool:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     in_order = [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    return in_order and not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    outputs = chain.from_iterable(cell.outputs for cell in cells)
+    return in_order and not any(output.output_type == "error" for output in outputs)
 
 
 def _times() -> Iterator[Row]:
@@ -114,7 +119,7 @@ def _times() -> Iterator[Row]:
     seconds = known.get("seconds", {})
     names = [path.stem for path in notebooks()]
     timed = [name for name in names if name in seconds]
-    yield true("course: notebooks timed", f"{len(timed)} of {len(names)}", "every one", bool(names) and timed == names)
+    yield claim("course: notebooks timed", f"{len(timed)} of {len(names)}", "every one", bool(names) and timed == names)
     if timed:
         slowest = max(timed, key=seconds.__getitem__)
         yield at_most(f"course: slowest notebook ({slowest})", seconds[slowest], NOTEBOOK_SECONDS, "s")
@@ -122,9 +127,9 @@ def _times() -> Iterator[Row]:
 
 
 def test_seconds() -> Row:
-    """Of the last recorded `make test`."""
+    """A row about the seconds of the last recorded `make test`."""
     if (seconds := read().get("make_test_seconds")) is None:
-        return true("course: make test", "not recorded yet", f"<= {TEST_SECONDS} s", False)
+        return claim("course: make test", "not recorded yet", f"<= {TEST_SECONDS} s", False)
     return at_most("course: make test", seconds, TEST_SECONDS, "s")
 
 
@@ -140,6 +145,6 @@ def _pages() -> Iterator[Row]:
         subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True, env={**os.environ})
     with serve(HTML) as url, chromium() as browser:
         visits = [visit(browser, f"{url}/{path}") for path in addresses(HTML)]
-    yield true("course: pages opened in a browser", len(visits), ">= 1", bool(visits))
+    yield claim("course: pages opened in a browser", len(visits), ">= 1", bool(visits))
     yield at_most("course: failed requests", sum(len(trouble.failed) for trouble in visits), 0)
     yield at_most("course: console errors", sum(len(trouble.errors) for trouble in visits), 0)

@@ -3,7 +3,6 @@
 python -m benchmarks.cuda    # part of `python -m benchmarks all`; says so where there is no GPU
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import hardware
+from benchmarks.record import hardware, parameter_count, write_record
 from helpers.course import repository_root
 from helpers.tiny_sd.train import parser, task
 from helpers.training import train
@@ -20,7 +19,11 @@ from helpers.training.run import Run
 RESULTS = "00_assets/results/cuda.json"
 CAP = 16 * 2**30  # bytes: the card that the course is made for
 SHAPE = ["--size", "64", "--patch", "2", "--blocks", "2", "--widths", "96", "192", "256", "--batch-size", "128"]
-METHODS = {"pixels": [], "pretrained": ["--patch", "1"], "own": ["--autoencoder", "faces_autoencoder", "--patch", "1"]}
+METHODS: dict[str, list[str]] = {
+    "pixels": [],
+    "pretrained": ["--patch", "1"],
+    "own": ["--autoencoder", "faces_autoencoder", "--patch", "1"],
+}
 WARM = 10  # updates before the clock starts
 STEPS = 40  # updates on the clock
 
@@ -33,12 +36,10 @@ def run() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
     peak = matmul_speed()
-    entries = [
-        entry
-        for method in METHODS
-        for compiled in (False, True)
-        for entry in [measured(method, compiled) | {"method": method, "compiled": compiled}]
-    ]
+    entries = []
+    for method in METHODS:
+        for compiled in (False, True):
+            entries.append(measured(method, compiled) | {"method": method, "compiled": compiled})
     for entry in entries:
         entry["utilisation"] = round(entry["teraflops"] / peak, 3)
     record = {
@@ -47,7 +48,7 @@ def run() -> None:
         "matrix_product_teraflops": round(peak, 1),
         "trainings": entries,
     }
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
     print(*entries, sep="\n")
 
 
@@ -69,6 +70,7 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
         options = parser().parse_args(argv)
         training = Run(parser(), options, task)
     training.start()
+    assert training.precision is not None  # `start` has chosen it
     bf16 = training.precision.name == "bf16"
     walk = train(
         training.model,
@@ -94,7 +96,7 @@ def measured(method: str, compiled: bool, more: tuple[str, ...] = (), steps: int
         "peak_gib": round(peak / 2**30, 2),
         "teraflops": round(counter.get_total_flops() / seconds / 1e12, 6),
         "precision": training.precision.name,
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "parameters": parameter_count(training.model),
     }
 
 
@@ -110,7 +112,7 @@ def _settle(reset: bool = False) -> int:
 
 
 def matmul_speed(side: int = 8192, times: int = 50) -> float:
-    """What a large bfloat16 matrix product reaches on this card, in Tflop/s: the measure of utilisation."""
+    """Speed of a large bfloat16 matrix product on this card, in Tflop/s: the reference for utilisation."""
     a = torch.randn(side, side, device="cuda", dtype=torch.bfloat16)
     for _ in range(5):
         a @ a

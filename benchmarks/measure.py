@@ -2,8 +2,6 @@
 
 import ctypes
 import gc
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +9,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.parity import difference
+from benchmarks.record import read_record
 from benchmarks.report import Row, at_least, at_most
-from benchmarks.sd1.reference import difference
 from helpers.course import repository_root
 
 ROUNDS = 5  # alternating turns, at least
@@ -26,46 +24,40 @@ Call = Callable[[], Tensor]
 
 
 class Comparison(NamedTuple):
-    """Something of the course beside a peer, measured in one process on the same weights and input."""
+    """A figure of the course over that of a peer, measured in one process on the same weights and input."""
 
     what: str
     peer: str
     ratio: float | None  # the course's figure over the peer's, median of the rounds; None: never measured
-    spread: Sequence[float] | None = None  # the smallest and the largest
-    wanted: float | None = None  # None: reported, and nothing promised
+    ratio_range: Sequence[float] | None = None  # the smallest and the largest
+    bound: float | None = None  # None: reported, and nothing promised
     more: bool = False  # whether a larger ratio is better
     hardware: str | None = None  # where another computer than the record's measured it
 
+    def promise(self) -> str:
+        """The bound in words; "" where nothing is promised."""
+        if self.bound is None:
+            return ""
+        return f"{'at least' if self.more else 'at most'} {self.bound:g}"
+
     def row(self) -> Row:
-        """As a claim."""
+        """The comparison as a claim: short where it misses its bound, or was never measured."""
         name = f"{self.what}, beside {self.peer}"
         if self.ratio is None:
             return Row(name, "never measured", "python -m benchmarks all", False)
-        if self.wanted is None:
+        if self.bound is None:
             return Row(name, f"{self.ratio:.3g} x", "no promise", True)
-        return (at_least if self.more else at_most)(name, self.ratio, self.wanted, "x")
+        return (at_least if self.more else at_most)(name, self.ratio, self.bound, "x")
 
 
-def spread_of(ratios: Sequence[float]) -> list[float]:
-    """The smallest and the largest."""
+def range_of(ratios: Sequence[float]) -> list[float]:
+    """The smallest and the largest ratio."""
     return [round(min(ratios), 3), round(max(ratios), 3)]
 
 
 def recorded(results: str) -> dict:
-    """What was measured, from 00_assets/results; nothing where nothing was."""
-    path = repository_root() / results
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def hardware() -> str:
-    """What the figures of a record were measured on."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    kind = names[0] if names else platform.processor() or platform.machine()
-    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    """The record at a path relative to the repository; an empty dictionary where nothing was measured."""
+    return read_record(repository_root() / results)
 
 
 def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
@@ -74,16 +66,16 @@ def compared(ours: Call, theirs: Call, repeat: int = 1) -> dict:
     Args:
         repeat: calls per turn, where one is over too soon to be timed.
     """
-    calls = ours, theirs
-    seconds = alternating([lambda call=call: [call() for _ in range(repeat)] for call in calls])
-    weighed = ROUNDS if max(map(max, seconds)) < 2 * repeat else 1  # a large call's pages drown what the heap holds
-    sizes = [[peak_memory(call) for call in calls] for _ in range(weighed)]
-    memory = [statistics.median(some) for some in zip(*sizes, strict=True)]
-    ratios = [own / peer for own, peer in zip(*seconds, strict=True)]
+    calls = (ours, theirs)
+    seconds = alternating([repeated(call, repeat) for call in calls])
+    turns = ROUNDS if max(map(max, seconds)) < 2 * repeat else 1  # a large call's pages drown what the heap holds
+    sizes = [[peak_memory(call) for call in calls] for _ in range(turns)]
+    memory = [statistics.median(each) for each in zip(*sizes, strict=True)]
+    ratios = [our_time / their_time for our_time, their_time in zip(*seconds, strict=True)]
     return {
         "seconds": [round(statistics.median(times), 3) for times in seconds],
         "time_ratio": round(statistics.median(ratios), 3),
-        "time_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "time_ratio_spread": range_of(ratios),
         "megabytes": [round(size / 1e6, 1) for size in memory],
         "memory_ratio": round(memory[0] / memory[1], 3),
         "difference": difference(ours().float(), theirs().float()),
@@ -96,10 +88,10 @@ def network_comparisons(results: str, system: str) -> list[Comparison]:
     peer = "diffusers"
     if not record:
         return [Comparison(f"{system}, speed and memory", peer, None)]
-    found = []
+    comparisons = []
     for entry in record["networks"]:
         name = f"{system}, {entry['network']}, {entry['dtype']}{', on another computer' if 'hardware' in entry else ''}"
-        found.append(
+        comparisons.append(
             Comparison(
                 f"{name}: time",
                 peer,
@@ -109,10 +101,10 @@ def network_comparisons(results: str, system: str) -> list[Comparison]:
                 hardware=entry.get("hardware"),
             )
         )
-        found.append(
+        comparisons.append(
             Comparison(f"{name}: peak memory", peer, entry["memory_ratio"], None, 1.0, hardware=entry.get("hardware"))
         )
-    return found
+    return comparisons
 
 
 def with_earlier(networks: list[dict], results: str) -> list[dict]:
@@ -125,13 +117,23 @@ def with_earlier(networks: list[dict], results: str) -> list[dict]:
 
 def compared_rows(results: str, system: str) -> list[Row]:
     """The same as claims, and that the same thing was timed; parity has rows of its own."""
-    rows = [one.row() for one in network_comparisons(results, system)]
+    rows = [comparison.row() for comparison in network_comparisons(results, system)]
     for entry in recorded(results).get("networks", []):
         same = 1e-4 if entry["dtype"] == "float32" else 2e-2
         rows.append(
-            at_most(f"{entry['network']}, {entry['dtype']}: difference of the two answers", entry["difference"], same)
+            at_most(f"{entry['network']}, {entry['dtype']}: difference of the two outputs", entry["difference"], same)
         )
     return rows
+
+
+def repeated(call: Callable[[], object], count: int) -> Callable[[], None]:
+    """A function that makes a call several times: for calls that are over too soon to be timed."""
+
+    def work() -> None:
+        for _ in range(count):
+            call()
+
+    return work
 
 
 def alternating(calls: Sequence[Callable[[], object]]) -> list[list[float]]:

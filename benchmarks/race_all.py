@@ -4,15 +4,17 @@ Each part runs in a process of its own, both contenders in turns within it, and 
 printed, and filled into the page on what was measured. Where there is a GPU, training on it is measured as well.
 """
 
+import importlib
 import importlib.util
-import json
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
-from benchmarks.measure import Comparison, hardware, recorded
-from benchmarks.report import lines
+from benchmarks.measure import Comparison, recorded
+from benchmarks.record import hardware, write_record
+from benchmarks.report import as_table
 from helpers.course import repository_root
 from pages import evidence, fill
 
@@ -25,6 +27,7 @@ class Part(NamedTuple):
     record: str
 
     def comparisons(self) -> list[Comparison]:
+        """What the module says of its record."""
         return importlib.import_module(self.module).comparisons()
 
 
@@ -32,12 +35,12 @@ PARTS = tuple(
     Part(f"benchmarks.{module}", measure, f"00_assets/results/{record}.json")
     for module, measure, record in (
         ("startup", "run", "startup"),
-        ("data_path", "run", "data"),
-        ("method1", "beside", "method1"),
-        ("sd1", "run", "sd1"),
-        ("sd3", "run", "sd3"),
-        ("vq", "run", "vq"),
-        ("paligemma", "run", "paligemma"),
+        ("data.loading", "run", "data"),
+        ("tiny_sd.pixels", "time_speeds", "method1"),
+        ("sd1.claims", "run", "sd1"),
+        ("sd3.claims", "run", "sd3"),
+        ("autoencoders.vq", "run", "vq"),
+        ("paligemma.claims", "run", "paligemma"),
     )
 )
 ON_A_GPU = Part("benchmarks.cuda", "run", "00_assets/results/cuda.json")  # alone: no peer beside it
@@ -51,10 +54,10 @@ def main() -> int:
         return 2
     start = time.perf_counter()
     failed = [part.module for part in (*PARTS, ON_A_GPU) if not _measured(part)]
-    rows = [one.row() for one in comparisons()]
-    print(lines(rows))
+    rows = [comparison.row() for comparison in comparisons()]
+    print(as_table(rows))
     print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes on {hardware()}")
-    keep()
+    write_table()
     if failed:
         print(f"failed, so the table shows earlier figures of: {', '.join(failed)}", file=sys.stderr)
     return 0 if all(row.ok for row in rows) and not failed else 1
@@ -71,28 +74,32 @@ def _measured(part: Part) -> bool:
 
 def comparisons() -> list[Comparison]:
     """What the records say, in the order of the parts."""
-    return [one for part in PARTS for one in part.comparisons()]
+    return list(chain.from_iterable(part.comparisons() for part in PARTS))
 
 
-def keep() -> None:
+def write_table() -> None:
     """Keep the rows of all records, and fill the table into its page."""
-    rows = [
-        {
-            "what": one.what,
-            "peer": one.peer,
-            "ratio": one.ratio,
-            "spread": one.spread,
-            "ok": one.row().ok,
-            "promised": "" if one.wanted is None else f"{'at least' if one.more else 'at most'} {one.wanted:g}",
-            "hardware": one.hardware or recorded(part.record)["hardware"],
-        }
-        for part in PARTS
-        for one in part.comparisons()
-        if one.ratio is not None
-    ]
-    evidence.BESIDE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    rows = []
+    for part in PARTS:
+        for comparison in part.comparisons():
+            if comparison.ratio is not None:
+                rows.append(_entry(comparison, part))
+    write_record(evidence.BESIDE, {"rows": rows})
     fill.main()
 
 
+def _entry(comparison: Comparison, part: Part) -> dict[str, Any]:
+    """A row of the table, as the page reads it."""
+    return {
+        "what": comparison.what,
+        "peer": comparison.peer,
+        "ratio": comparison.ratio,
+        "spread": comparison.ratio_range,
+        "ok": comparison.row().ok,
+        "promised": comparison.promise(),
+        "hardware": comparison.hardware or recorded(part.record)["hardware"],
+    }
+
+
 if __name__ == "__main__":
-    keep()
+    write_table()

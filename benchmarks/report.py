@@ -1,4 +1,4 @@
-"""One line per claim: its name, what was measured, what was wanted, and whether that is enough."""
+"""One line per claim: its name, what was measured, what was expected, and whether that is enough."""
 
 import ast
 import io
@@ -12,28 +12,28 @@ class Row(NamedTuple):
 
     name: str  # what was measured, in few words
     measured: str  # with its unit
-    wanted: str  # the bound, such as ">= 97 %"
+    expected: str  # the bound, such as ">= 97 %"
     ok: bool
 
 
-def at_least(name: str, measured: float, wanted: float, unit: str = "", digits: int = 3) -> Row:
+def at_least(name: str, measured: float, expected: float, unit: str = "", digits: int = 3) -> Row:
     """A row that is ok where measured >= wanted."""
-    return Row(name, _with(measured, unit, digits), f">= {_with(wanted, unit, digits)}", measured >= wanted)
+    return Row(name, _with(measured, unit, digits), f">= {_with(expected, unit, digits)}", measured >= expected)
 
 
-def at_most(name: str, measured: float, wanted: float, unit: str = "", digits: int = 3) -> Row:
+def at_most(name: str, measured: float, expected: float, unit: str = "", digits: int = 3) -> Row:
     """A row that is ok where measured <= wanted."""
-    return Row(name, _with(measured, unit, digits), f"<= {_with(wanted, unit, digits)}", measured <= wanted)
+    return Row(name, _with(measured, unit, digits), f"<= {_with(expected, unit, digits)}", measured <= expected)
 
 
-def true(name: str, measured: object, wanted: str, ok: bool) -> Row:
-    """A row about something that is no number."""
-    return Row(name, str(measured), wanted, bool(ok))
+def claim(name: str, measured: object, expected: str, ok: bool) -> Row:
+    """A row about something that is no number; the caller says whether it holds."""
+    return Row(name, str(measured), expected, bool(ok))
 
 
-def lines(rows: Iterable[Row]) -> str:
+def as_table(rows: Iterable[Row]) -> str:
     """All rows as aligned columns: name, measured, wanted, ok or SHORT."""
-    texts = [(row.name, row.measured, row.wanted, "ok" if row.ok else "SHORT") for row in rows]
+    texts = [(row.name, row.measured, row.expected, "ok" if row.ok else "SHORT") for row in rows]
     widths = [max((len(text[column]) for text in texts), default=0) for column in range(3)]
     return "\n".join("  ".join([*(t.ljust(w) for t, w in zip(text, widths)), text[3]]) for text in texts)
 
@@ -43,13 +43,14 @@ def code_lines(source: str) -> int:
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+            first = node.body[0]
+            docstrings.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    lines: set[int] = set()
+    code: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in silent:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
+            code.update(range(token.start[0], token.end[0] + 1))
+    return len(code - docstrings)
 
 
 def _with(value: float, unit: str, digits: int) -> str:

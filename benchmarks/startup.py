@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 
-from benchmarks.measure import ROUNDS, Comparison, hardware, recorded, spread_of
+from benchmarks.measure import ROUNDS, Comparison, range_of, recorded
+from benchmarks.record import hardware, write_record
 from benchmarks.report import Row, at_most
 from helpers.course import repository_root
 
@@ -39,12 +40,12 @@ def check() -> list[Row]:
     """Time what every notebook imports now; read what was measured beside the libraries."""
     return [
         *(at_most(f"{what}, on top of torch", spent, MOST, "s") for what, spent in _light().items()),
-        *(one.row() for one in comparisons()),
+        *(comparison.row() for comparison in comparisons()),
     ]
 
 
 def comparisons() -> list[Comparison]:
-    """What the record says."""
+    """Imports beside those of the libraries, from the record."""
     if not (record := recorded(RESULTS)):
         return [Comparison("import", "diffusers", None)]
     return [
@@ -57,21 +58,21 @@ def run() -> None:
     """Import both in processes of their own, in turns; write the record."""
     entries = []
     for what, (ours, theirs, peer) in PAIRS.items():
-        own, other = seconds([ours, theirs], ROUNDS)
-        ratios = [a / b for a, b in zip(own, other, strict=True)]
+        our_times, their_times = seconds([ours, theirs], ROUNDS)
+        ratios = [a / b for a, b in zip(our_times, their_times, strict=True)]
         entries.append(
             {
                 "what": what,
                 "peer": peer,
-                "seconds": [round(statistics.median(t), 2) for t in (own, other)],
+                "seconds": [round(statistics.median(t), 2) for t in (our_times, their_times)],
                 "ratio": round(statistics.median(ratios), 3),
-                "spread": spread_of(ratios),
+                "spread": range_of(ratios),
             }
         )
         print(entries[-1], flush=True)
     light = {what: round(spent, 3) for what, spent in _light().items()}
     record = {"hardware": hardware(), "seconds": light, "imports": entries}
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
 
 
 IMPORTS = """
@@ -93,7 +94,7 @@ for statement in statements * rounds:
 
 def seconds(statements: list[str], rounds: int) -> list[list[float]]:
     """Of imports on top of PyTorch, in turns, after one round of warm-up; each in a process forked from one with it."""
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", IMPORTS, json.dumps([statements, rounds + 1])],
         cwd=repository_root(),
         capture_output=True,
@@ -101,7 +102,7 @@ def seconds(statements: list[str], rounds: int) -> list[list[float]]:
         check=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
-    times = list(map(float, said.stdout.split()))
+    times = list(map(float, process.stdout.split()))
     return [times[i :: len(statements)][1:] for i in range(len(statements))]
 
 

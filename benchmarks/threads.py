@@ -10,7 +10,6 @@ setting is timed twice: beside whatever else the computer is doing, and beside t
 cores other programs kept busy is in the record: on a quiet computer none in the first case, two in the second.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -21,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.report import Row, at_most, true
-from helpers import WAITING
+from benchmarks.record import hardware, read_record, write_record
+from benchmarks.report import Row, at_most, claim
+from helpers import SPIN_COUNT
 from helpers.course import repository_root
 
 RESULTS = "00_assets/results/threads.json"
@@ -79,46 +79,50 @@ class Turn(NamedTuple):
 
 
 class Trainee:
-    """A process that trains Method 1 under one setting, a turn whenever it is told to."""
+    """A process that trains Method 1 under one setting, a turn for every call of `turn`."""
 
     def __init__(self, setting: dict[str, str]):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
-        words = [sys.executable, "-c", TRAINING, str(THREADS), str(TURN_SECONDS)]
+        command = [sys.executable, "-c", TRAINING, str(THREADS), str(TURN_SECONDS)]
         environment = kept | {"PYTHONPATH": str(repository_root())} | setting
         self.process = subprocess.Popen(
-            words, env=environment, cwd=repository_root(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, env=environment, cwd=repository_root(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self.commands = self.process.stdin
+        self.replies = self.process.stdout
 
     def line(self) -> str:
-        """What the process says next."""
-        line = self.process.stdout.readline()
+        """The next line that the process prints; waits for it."""
+        line = self.replies.readline()
         if not line:
-            raise RuntimeError("the training ended before it was asked to")
+            raise RuntimeError("the training ended before `end` was called")
         return line
 
     def turn(self) -> Turn:
-        """Some steps, timed."""
+        """Train for TURN_SECONDS: seconds of a step, and how busy other programs were meanwhile."""
         start = time.perf_counter()
         before = busy_seconds()
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self.commands.write("\n")
+        self.commands.flush()
         step, used = map(float, self.line().split())
         spent = time.perf_counter() - start
         return Turn(step, max(0.0, (busy_seconds() - before - used) / spent))
 
     def end(self) -> None:
+        """Kill the process."""
         self.process.kill()
         self.process.communicate()
 
 
 def check() -> list[Row]:
     """The record: the course's setting against the default, and the setting that `helpers` has."""
-    record = _recorded()
+    record = read_record(repository_root() / RESULTS)
     if not record:
-        return [true("threads: how they wait", "never measured", "python -m benchmarks threads", False)]
-    chosen = "=".join(WAITING)
+        return [claim("threads: how they wait", "never measured", "python -m benchmarks threads", False)]
+    chosen = "=".join(SPIN_COUNT)
     rows = [
-        true(
+        claim(
             "threads: the setting of `helpers` is the recorded one",
             chosen,
             record["chosen"],
@@ -149,14 +153,14 @@ def run() -> None:
             trainee.end()
     loads = {load: _summary(rounds) for load, rounds in turns.items()}
     record = {
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "threads": THREADS,
         "rounds": len(turns[BESIDE]),
-        "chosen": "=".join(WAITING),
+        "chosen": "=".join(SPIN_COUNT),
         "other_programs": {load: _others(rounds) for load, rounds in turns.items()},
         "loads": loads,
     }
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
 
 
 def _turns(trainees: dict[str, Trainee]) -> dict[str, list[dict[str, Turn]]]:
@@ -189,7 +193,9 @@ def _summary(rounds: Sequence[dict[str, Turn]]) -> dict[str, dict]:
 
 def _others(rounds: Sequence[dict[str, Turn]]) -> dict[str, float]:
     """The cores that other programs kept busy, the busy loops of the measurement among them."""
-    cores = [turn.others for turns in rounds for turn in turns.values()]
+    cores: list[float] = []
+    for turns in rounds:
+        cores += [turn.others for turn in turns.values()]
     return {"median_busy_cores": round(statistics.median(cores), 2), "most": round(max(cores), 2)}
 
 
@@ -209,17 +215,6 @@ def busy_seconds() -> float:
     """Seconds that all cores together have computed since the computer started; 0 where Linux does not count them."""
     if not Path("/proc/stat").exists():
         return 0.0
-    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    user, nice, system = map(int, words[:3])
+    counters = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system = map(int, counters[:3])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-
-
-def _recorded() -> dict:
-    path = repository_root() / RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _hardware() -> str:
-    from benchmarks.measure import hardware
-
-    return hardware()

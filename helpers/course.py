@@ -1,4 +1,4 @@
-"""One call at the top of a notebook: the profile (cpu or gpu) and what follows from it.
+"""The set-up of a notebook in one call: the profile (cpu or gpu), and device, dtype and seed that follow from it.
 
     course = begin()                       # COURSE_PROFILE, or "cpu"
     steps = course.pick(cpu=400, gpu=20_000)
@@ -21,16 +21,16 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True)
 class Course:
-    """What a notebook needs to know about the machine it runs on."""
+    """The settings of a notebook: profile, device, dtype, seed, and the folder for its files."""
 
     profile: str  # "cpu" or "gpu"
     device: "torch.device"
-    dtype: "torch.dtype"  # of network activations: bfloat16 where the card computes in it, else float32
+    dtype: "torch.dtype"  # of network activations: bfloat16 where the GPU has it in hardware, else float32
     seed: int
-    data_dir: Path  # for outputs and caches; nothing is created there before something is written
+    data_dir: Path  # for outputs and caches; created when the first file is written
 
     def pick(self, *, cpu: Choice, gpu: Choice) -> Choice:
-        """The value of this profile: `course.pick(cpu=32, gpu=128)`."""
+        """Return the value for this profile: `course.pick(cpu=32, gpu=128)`."""
         return gpu if self.profile == "gpu" else cpu
 
     def __str__(self) -> str:
@@ -46,21 +46,21 @@ def begin(profile: str | None = None, seed: int = 0) -> Course:
         seed: from 0 to 2**32 - 1, what NumPy accepts.
 
     Raises:
-        ValueError: if nobody knows the profile, or the seed is out of range.
+        ValueError: for an unknown profile, or a seed out of range.
         RuntimeError: if the profile is "gpu" and torch sees no CUDA device.
     """
     import numpy as np
     import torch
 
-    asked_by = "begin(profile=...)" if profile else "the environment variable COURSE_PROFILE"
+    source = "begin(profile=...)" if profile else "the environment variable COURSE_PROFILE"
     profile = profile or os.environ.get("COURSE_PROFILE") or "cpu"
     if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}, asked for by {asked_by}; there are: {', '.join(PROFILES)}")
+        raise ValueError(f"unknown profile {profile!r}, set by {source}; there are: {', '.join(PROFILES)}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
     if profile == "gpu" and not torch.cuda.is_available():
         raise RuntimeError(
-            f"the gpu profile, asked for by {asked_by}, needs a CUDA device, and torch {torch.__version__} "
+            f"the gpu profile, set by {source}, needs a CUDA device, and torch {torch.__version__} "
             f"(built for CUDA: {torch.version.cuda or 'no'}) sees none. "
             "To go back to the cpu profile, unset COURSE_PROFILE or call begin('cpu')."
         )
@@ -72,7 +72,7 @@ def begin(profile: str | None = None, seed: int = 0) -> Course:
 
 
 def _dtype(device: "torch.device") -> "torch.dtype":
-    """bfloat16 where the hardware has it; a T4 or V100 only emulates it, slowly, and float16 overflows in training."""
+    """bfloat16 if the hardware has it; a T4 or V100 only emulates it, slowly, and float16 overflows in training."""
     import torch
 
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -81,19 +81,21 @@ def _dtype(device: "torch.device") -> "torch.dtype":
 
 
 def course_home() -> Path:
-    """Where outputs and caches go: COURSE_HOME, else ~/.cache/ddpm-to-stable-diffusion. Not created here.
+    """Return the folder for outputs and caches: COURSE_HOME, else ~/.cache/ddpm-to-stable-diffusion. Not created here.
 
     Outside the checkout, because that may be read-only.
     """
-    chosen = os.environ.get("COURSE_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "ddpm-to-stable-diffusion"
+    from_environment = os.environ.get("COURSE_HOME")
+    if from_environment:
+        return Path(from_environment).expanduser().absolute()
+    return Path.home() / ".cache" / "ddpm-to-stable-diffusion"
 
 
 def repository_root() -> Path:
-    """The folder that holds helpers/, notebooks/ and 00_assets/."""
+    """Return the folder that holds helpers/, notebooks/ and 00_assets/."""
     return Path(__file__).resolve().parents[1]
 
 
 def cpu_count() -> int:
-    """How many CPU cores this process may use, which in a container is fewer than the machine has."""
+    """Return how many CPU cores this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,11 +26,11 @@ QUIET = (  # no sandbox inside containers, and no requests of the browser's own
 )
 
 CONTRAST = Path(__file__).with_name("contrast.js")
-NOTE_PICTURES = """
+NOTE_IMAGES = """
 document.addEventListener("load", (event) => {
-  if (event.target.matches?.("main img") && window.firstPicture === undefined) {
-    window.firstPicture = null;  // loaded; on the screen with the next frame
-    requestAnimationFrame(() => setTimeout(() => { window.firstPicture = performance.now(); }));
+  if (event.target.matches?.("main img") && window.firstImage === undefined) {
+    window.firstImage = null;  // loaded; on the screen with the next frame
+    requestAnimationFrame(() => setTimeout(() => { window.firstImage = performance.now(); }));
   }
 }, true);
 """
@@ -91,16 +91,16 @@ def watch(page: "Page") -> Trouble:
     """Note everything that goes wrong on this page from now on."""
     trouble = Trouble()
 
-    def asked(request: Any) -> None:
+    def note_outside(request: Any) -> None:
         if urlsplit(request.url).scheme in ("http", "https") and urlsplit(request.url).hostname != "127.0.0.1":
             trouble.outside.append(request.url)
 
-    def answered(response: Any) -> None:
+    def note_error(response: Any) -> None:
         if response.status >= 400:
             trouble.failed.append(f"{response.status} {response.url}")
 
-    page.on("request", asked)
-    page.on("response", answered)
+    page.on("request", note_outside)
+    page.on("response", note_error)
     page.on("requestfailed", lambda request: trouble.failed.append(f"{request.failure} {request.url}"))
     page.on("console", lambda said: trouble.errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: trouble.errors.append(str(error)))
@@ -124,26 +124,26 @@ def visit(browser: "Browser", url: str) -> Trouble:
     return trouble
 
 
-def first_picture(browser: "Browser", url: str) -> float | None:
-    """Milliseconds from asking for a page until its first picture is on the screen; None where it has none.
+def first_image(browser: "Browser", url: str) -> float | None:
+    """Milliseconds from asking for a page until its first image is on the screen; None where it has none.
 
-    Nothing is cached: every call is a reader who comes for the first time.
+    Nothing is cached: every call is a first visit.
     """
     context = browser.new_context()
     page = context.new_page()
-    page.add_init_script(NOTE_PICTURES)
+    page.add_init_script(NOTE_IMAGES)
     page.goto(url, wait_until="load")
     if page.locator("main img").count():
-        page.wait_for_function("typeof window.firstPicture === 'number'", timeout=30_000)
-    waited = page.evaluate("window.firstPicture")
+        page.wait_for_function("typeof window.firstImage === 'number'", timeout=30_000)
+    waited = page.evaluate("window.firstImage")
     context.close()
     return waited
 
 
 def faint(page: "Page") -> list[str]:
-    """The texts in sight whose colour stands out too little from what is behind them, each with its ratio.
+    """The visible texts whose contrast with their background is too low, each with its ratio.
 
-    4.5 to 1 is asked for, 3 to 1 of large letters (Web Content Accessibility Guidelines 2.1, level AA).
+    4.5 to 1 is required, 3 to 1 for large letters (Web Content Accessibility Guidelines 2.1, level AA).
     """
     return page.evaluate(CONTRAST.read_text(encoding="utf-8"))
 

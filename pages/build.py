@@ -37,10 +37,10 @@ TEXTS = (
 
 
 class Part(NamedTuple):
-    """One part of the course: the numbers of its notebooks; a picture under 00_assets/image, and what it shows."""
+    """One part of the course: the numbers of its notebooks; an image under 00_assets/image, and its description."""
 
     numbers: tuple[str, ...]
-    picture: str
+    image: str
     alt: str
 
 
@@ -68,9 +68,9 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         The notebooks of `folder`.
     """
     shutil.rmtree(source, ignore_errors=True)
-    found = notebooks(folder=folder)
+    paths = notebooks(folder=folder)
     where = launch.repository()
-    for path in found:
+    for path in paths:
         place = Path("notebooks") / path.relative_to(folder)
         copy = executed and executed / path.relative_to(folder)
         notebook = nbformat.read(copy if copy and copy.is_file() else path, as_version=4)
@@ -81,14 +81,14 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         shutil.copytree(IMAGES, source / "00_assets" / "image")
     for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
         text = up_to_date(ROOT / name if "/" in name else HERE / name)
-        text = text.replace("<!-- contents -->", contents(found, source))
+        text = text.replace("<!-- contents -->", contents(paths, source))
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
-    return found
+    return paths
 
 
 def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:
-    """The index page's map: what exists of each part, with a picture where there is one, and the sidebar's entries."""
+    """The index page's map: the lessons of each part, with an image where there is one, and the sidebar's entries."""
     solutions = [path for path in paths if path.parent.name == "solutions"]
     lessons = [path for path in paths if path not in solutions]
     blocks = [
@@ -115,7 +115,7 @@ def build(folder: Path = NOTEBOOKS, executed: Path | None = None, *, strict: boo
     without = vendor.fetch(patience=15 if quick else 300)
     if without and not quick:
         print(f"No local copy of {', '.join(without)} (npm fetches them): the pages load them from {vendor.CDN}")
-    found = gather(folder, executed=executed)
+    paths = gather(folder, executed=executed)
     shutil.rmtree(UNFINISHED, ignore_errors=True)
     arguments = ["-q", "-b", "html", "-E", "-d", str(PARSED), "-c", str(HERE), str(SOURCE), str(UNFINISHED)]
     status = build_main([*(["-W", "--keep-going"] if strict else []), *arguments])
@@ -124,20 +124,20 @@ def build(folder: Path = NOTEBOOKS, executed: Path | None = None, *, strict: boo
             lighten(UNFINISHED)
         shutil.rmtree(HTML, ignore_errors=True)
         UNFINISHED.replace(HTML)
-        print(f"{len(found)} notebooks rendered. Open {HTML / 'index.html'}")
+        print(f"{len(paths)} notebooks rendered. Open {HTML / 'index.html'}")
         print(f"or serve it: {sys.executable} -m http.server --directory {HTML.relative_to(ROOT)} 8000")
         print("and open http://localhost:8000 (formulas and sliders work best that way)")
     return status
 
 
 def _part(name: str, part: Part, lessons: Sequence[Path], source: Path) -> str:
-    """A part's heading, picture, list of lessons and entry in the sidebar; nothing where it has no lesson yet."""
+    """A part's heading, image, list of lessons and entry in the sidebar; nothing where it has no lesson yet."""
     if not lessons:
         return ""
-    there = (source / "00_assets" / "image" / part.picture).is_file()
-    picture = f"![{part.alt}](00_assets/image/{part.picture})\n\n" if there else ""
+    there = (source / "00_assets" / "image" / part.image).is_file()
+    figure = f"![{part.alt}](00_assets/image/{part.image})\n\n" if there else ""
     links = "\n".join(f"- [{_title(path)}](notebooks/{path.name})" for path in lessons)
-    return f"### {name}\n\n{picture}{links}\n\n{_toctree(name, [f'notebooks/{path.stem}' for path in lessons])}"
+    return f"### {name}\n\n{figure}{links}\n\n{_toctree(name, [f'notebooks/{path.stem}' for path in lessons])}"
 
 
 def _title(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Executed copies of the notebooks: which of them are still what an execution now would give?
+"""Executed copies of the notebooks, and which of them are still current.
 
 Beside each copy lies a fingerprint of all that its outputs depend on: the notebook's text, the code and weights of
 the course, the files and the settings that are read, the versions of the libraries. A copy whose fingerprint is
@@ -61,9 +61,9 @@ def drop_outdated(paths: Sequence[Path], folder: Path, source: Path = NOTEBOOKS)
 
 
 def fingerprint_of(path: Path) -> str:
-    """Of all that the outputs of a notebook depend on."""
+    """A checksum of all that the outputs of a notebook depend on."""
     cells = [(cell.cell_type, cell.source) for cell in nbformat.read(path, as_version=4).cells]
-    code = "\n".join(source for kind, source in cells if kind == "code")
+    code = "\n".join(source for cell_type, source in cells if cell_type == "code")
     files = [ROOT / name for name in sorted(set(NAMED_FILE.findall(code)))]
     parts = [repr(cells), _of_the_course(), *_settings(code), *(_digest(file) for file in files if file.is_file())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -74,7 +74,7 @@ def _beside(copy: Path) -> Path:
 
 
 def _of_the_course() -> str:
-    """What all notebooks have in common. The files are read every time: somebody may edit them between two calls."""
+    """A description of all that every notebook depends on; files are read anew, for they may be edited meanwhile."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
     files = [f"{file.relative_to(ROOT)} {_digest(file)}" for file in _files()]
     code = "\n".join(file.read_text() for file in _files() if file.suffix == ".py")
@@ -84,8 +84,8 @@ def _of_the_course() -> str:
 def _files() -> Iterator[Path]:
     for name in EVERYWHERE:
         place = ROOT / name
-        found = sorted(place.rglob("*")) if place.is_dir() else [place]
-        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        yield from (file for file in files if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _settings(code: str) -> list[str]:
@@ -95,7 +95,7 @@ def _settings(code: str) -> list[str]:
 
 
 def _digest(file: Path) -> str:
-    """Of a file's bytes; read once as long as size and time of change stay."""
+    """The checksum of a file's bytes; read once as long as size and time of change stay."""
     known = file.stat()
     return _read(file, known.st_size, known.st_mtime_ns)
 

@@ -25,7 +25,7 @@ Render = Callable[..., int]
 
 
 class Progress:
-    """What has been done, how long the rest will take, and the lines that say so.
+    """Counts the notebooks that are done, estimates how long the rest will take, and prints both.
 
     The rest is estimated from the recorded seconds of each notebook, times how much slower this computer has been.
     """
@@ -56,11 +56,11 @@ class Progress:
         return f"about {minutes:.0f} min left" if minutes >= 1.5 else "about a minute left"
 
     def begin(self, name: str) -> None:
-        """A notebook is about to start."""
+        """Print the name of the notebook that starts."""
         self._print(self._title(name), end="" if self._live else " ")
 
     def watch(self, execution: Execution) -> None:
-        """Where a running notebook is: only for somebody who is looking."""
+        """Print the cell of the running notebook, if the output is a terminal."""
         if self._live:
             cell, cells = execution.cells
             where = f"cell {cell:2} of {cells}"
@@ -72,7 +72,7 @@ class Progress:
             )
 
     def end(self, name: str, seconds: float, failure: str = "") -> None:
-        """A notebook has ended, well or with a failure."""
+        """Print how a notebook has ended: its seconds, or its failure."""
         self._left.remove(name)
         if not failure:
             self._spent += seconds

@@ -1,4 +1,4 @@
-"""Tables: measured beside other libraries and on a GPU; what was tried against the course; what each change bought.
+"""Tables: figures beside other libraries and on a GPU, faults that were tried, changes to the recipes.
 
 `python -m benchmarks all` and `python -m benchmarks faults` write the records; what trained the shipped weights is
 read from their files.
@@ -29,14 +29,16 @@ SOURCES = {"toy-faces": "synthetic faces", "animal-faces": "photographs", "patte
 
 
 def beside(path: Path = BESIDE) -> list[str]:
-    """Lines of Markdown: what, beside whom, the ratio with its spread, what is promised; none without a record."""
+    """Lines of Markdown: what, beside whom, the ratio with its range, what is promised; none without a record."""
     if not (record := _read(path)):
         return []
     lines = ["| | beside | ratio | smallest to largest | promised |", "|---|---|---:|---:|---:|"]
     for row in record["rows"]:
-        spread = " to ".join(f"{ratio:.2f}" for ratio in row["spread"] or [])
+        ratio_range = " to ".join(f"{ratio:.2f}" for ratio in row["spread"] or [])
         short = "" if row["ok"] else " (short)"
-        lines.append(f"| {row['what']} | {row['peer']} | {row['ratio']:.2f}{short} | {spread} | {row['promised']} |")
+        lines.append(
+            f"| {row['what']} | {row['peer']} | {row['ratio']:.2f}{short} | {ratio_range} | {row['promised']} |"
+        )
     machines = "; ".join(dict.fromkeys(row["hardware"] for row in record["rows"]))
     return [
         *lines,
@@ -48,7 +50,7 @@ def beside(path: Path = BESIDE) -> list[str]:
 
 
 def cuda(path: Path = CUDA) -> list[str]:
-    """Lines of Markdown: what training reaches on a GPU; that nothing was measured, without a record."""
+    """Lines of Markdown: the speed of training on a GPU; a sentence where nothing was measured."""
     if not (record := _read(path)):
         return ["On a GPU nothing has been measured yet."]
     lines = [
@@ -73,7 +75,7 @@ def faults(path: Path = FAULTS) -> list[str]:
 
 
 def recipes(path: Path = RECIPES) -> list[str]:
-    """Lines of Markdown: for each method, every change that was tried and what it did; a sentence without a record.
+    """Lines of Markdown: for each method, every change that was tried and its result; a sentence without a record.
 
     The record is a list of rows: method ("pixels", "pretrained" or "own"), change, core_minutes, seeds, kid, kid_std
     (None for one seed), judged (per cent), note, kept (did the change stay?) and processor.
@@ -126,7 +128,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _data(about: Mapping[str, str]) -> str:
-    """What weights were trained on; for photographs also how many of each class, and the licence."""
+    """The training data of a weights file; for photographs also how many of each class, and the licence."""
     source = about.get("source", "toy-faces")
     if "photographs" in about:
         return f"{about['photographs']} (photographs: non-commercial use only)"

@@ -48,11 +48,11 @@ def notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]
     Raises:
         ValueError: if a name fits no notebook.
     """
-    found = sorted(folder.glob("*.ipynb")) + sorted(folder.glob("solutions/*.ipynb"))
+    paths = sorted(folder.glob("*.ipynb")) + sorted(folder.glob("solutions/*.ipynb"))
     for name in names:
-        if not any(path.stem.startswith(name) for path in found):
-            raise ValueError(f"no notebook is called {name}; there are: {', '.join(p.stem for p in found) or 'none'}")
-    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+        if not any(path.stem.startswith(name) for path in paths):
+            raise ValueError(f"no notebook is called {name}; there are: {', '.join(p.stem for p in paths) or 'none'}")
+    return [path for path in paths if not names or path.stem.startswith(tuple(names))]
 
 
 def execute(path: Path, limit: float | None = None) -> tuple[NotebookNode, Run]:
@@ -90,7 +90,7 @@ def limit_of(name: str, slowness: float = 1.0) -> float:
 
 
 def recorded_seconds() -> dict[str, float]:
-    """What each notebook took when it was measured, if that was in the profile at hand; else nothing."""
+    """Recorded seconds of each notebook, if they were measured in the present profile; else nothing."""
     known = read()
     same = known.get("measured_with", {}).get("profile") == os.environ.get("COURSE_PROFILE", "cpu")
     return known["seconds"] if same else {}
@@ -117,7 +117,7 @@ class Execution(threading.Thread):
         self._start = time.perf_counter()
 
     def run(self) -> None:
-        """What the thread does; `start` and `join` are called from outside."""
+        """Execute the notebook: what the thread does after `start`."""
         try:
             self._client.execute(stdout=self._kernel_output, stderr=self._kernel_output)
             self.result = stable(self._client.nb), Run(self.seconds, self._client.memory)
@@ -126,7 +126,7 @@ class Execution(threading.Thread):
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the execution was created."""
         return time.perf_counter() - self._start
 
     @property
@@ -154,11 +154,11 @@ class Execution(threading.Thread):
             return f"{where}: still running after {clock(self.seconds)}, the limit for this notebook"
         if isinstance(self.error, DeadKernelError):
             return f"{where}: the kernel died (most often because there was no memory left)"
-        return f"{where}: {_in_one_line(self.error)}"
+        return f"{where}: {_in_one_line(self.error)}" if self.error else ""
 
 
 class _Client(NotebookClient):
-    """Knows where it is, and asks, before the kernel ends, how much memory it needed at most."""
+    """Counts the code cells as they run, and reads the kernel's peak memory before it ends."""
 
     memory: float | None = None
     position = 0  # of the code cell that is running, counted from 1
@@ -166,11 +166,11 @@ class _Client(NotebookClient):
 
     @classmethod
     def for_notebook(cls, path: Path, limit: float) -> "_Client":
-        """For one notebook, which may take `limit` seconds from now on."""
+        """The client of one notebook, which may take `limit` seconds from now on."""
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata.pop("widgets", None)  # nbclient leaves an earlier run's where no widget is made now
         end = time.monotonic() + limit
-        client = cls(
+        client: _Client = cls(
             notebook,
             timeout_func=lambda cell: max(1, math.ceil(end - time.monotonic())),
             startup_timeout=300,  # for the kernel: a minute, nbclient's default, is short on a busy computer
@@ -188,34 +188,38 @@ class _Client(NotebookClient):
         return client
 
     def count(self, cell: NotebookNode) -> None:
-        """Called before each code cell."""
+        """Count a code cell: called before it runs."""
         self.position += 1
 
     def set_widgets_metadata(self) -> None:
-        """The last step while the kernel lives."""
+        """Note the kernel's peak memory: this is the last step while the kernel lives."""
         super().set_widgets_metadata()
-        status = Path(f"/proc/{self.km.provisioner.pid}/status")
+        status = Path(f"/proc/{self._kernel_pid()}/status")
         if status.exists():  # Linux
             peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
             self.memory = int(peak[1]) * 1024 / 1e9 if peak else None
 
+    def _kernel_pid(self) -> int | None:
+        """The kernel's process, if there is one."""
+        return getattr(getattr(self.km, "provisioner", None), "pid", None)
+
     def kill(self) -> None:
         """End the kernel at once, if it is there; it leads a group of processes of its own."""
-        pid = getattr(getattr(self.km, "provisioner", None), "pid", None)
+        pid = self._kernel_pid()
         if pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
 
 def clock(seconds: float) -> str:
-    """Such as 1:05, or 1:02:03 with hours."""
+    """Seconds as text: 1:05, or 1:02:03 with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _in_one_line(error: Exception) -> str:
-    """The kind of an error and the first line of its message; for an assertion without one, what it asserted."""
+    """The class of an error and the first line of its message; for an assertion without one, what it asserted."""
     if not isinstance(error, CellExecutionError):
         return f"{type(error).__name__}: {_first_line(str(error))}"
     raised_in = ARROW.findall(COLOURS.sub("", error.traceback))

@@ -31,7 +31,7 @@ def filled(text: str, tables: Mapping[str, Sequence[str]]) -> str:
     for name, lines in tables.items():
         marks = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
         between = "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"])
-        text = marks.sub(lambda _, between=between: between, text)
+        text = marks.sub(between.replace("\\", r"\\"), text)
     return text
 
 
@@ -41,7 +41,7 @@ def places() -> list[Path]:
 
 
 def up_to_date(path: Path) -> str:
-    """What a text says when its tables are filled in from the records of today."""
+    """A text with its tables filled in from the present records."""
     at_root = path.parent == ROOT or path.name == "index.md"  # the first page is laid out at the root of the site
     return filled(path.read_text(), fillings("notebooks" if at_root else "../notebooks"))
 

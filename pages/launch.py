@@ -20,18 +20,18 @@ def repository() -> str | None:
     Raises:
         ValueError: if COURSE_REPOSITORY is no address of a repository on GitHub.
     """
-    asked = os.environ.get("COURSE_REPOSITORY", "")
-    found = GITHUB.search(asked or _origin())
-    if asked and not found:
-        raise ValueError(f"COURSE_REPOSITORY is {asked!r}; it should read like https://github.com/owner/name")
-    return f"{found['owner']}/{found['name']}" if found else None
+    address = os.environ.get("COURSE_REPOSITORY", "")
+    match = GITHUB.search(address or _origin())
+    if address and not match:
+        raise ValueError(f"COURSE_REPOSITORY is {address!r}; it should read like https://github.com/owner/name")
+    return f"{match['owner']}/{match['name']}" if match else None
 
 
 def _origin() -> str:
     """Where this clone comes from; "" for a copy without git, or one that lies in another repository's folder."""
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
     try:
         top = git("rev-parse", "--show-toplevel")
@@ -60,7 +60,7 @@ def launchable(notebook: NotebookNode, path: Path, target: Path, where: str | No
 
 
 def without_outputs(notebook: NotebookNode) -> NotebookNode:
-    """What a download holds: text and code, nothing executed."""
+    """A copy with text and code and without outputs, for downloads."""
     bare = nbformat.from_dict(notebook)
     bare.metadata.pop("widgets", None)
     for cell in bare.cells:
@@ -73,5 +73,5 @@ def without_outputs(notebook: NotebookNode) -> NotebookNode:
 def _colab(where: str) -> str:
     """Colab opens a notebook alone: the package beside it has to be fetched."""
     clone = f"!git clone --quiet --depth 1 https://github.com/{where} course && pip install -q -e course"
-    words = "Colab has the notebook, not the package beside it. Run this in a first cell:"
-    return f"<details><summary>On Colab</summary>\n\n{words}\n\n```\n{clone}\n%cd course/notebooks\n```\n\n</details>"
+    advice = "Colab has the notebook, not the package beside it. Run this in a first cell:"
+    return f"<details><summary>On Colab</summary>\n\n{advice}\n\n```\n{clone}\n%cd course/notebooks\n```\n\n</details>"

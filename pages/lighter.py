@@ -21,15 +21,15 @@ INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders 
 
 def lighten(site: Path) -> None:
     """Replace the pictures of a rendered site: files in `_images`, and those that stand in its pages."""
-    pictures = sorted((site / "_images").glob("*.png"))
+    images = sorted((site / "_images").glob("*.png"))
     pages = sorted(site.rglob("*.html"))
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
-    inside = sorted({found for text in texts.values() for found in INSIDE.findall(text)})
+    inside = sorted(set(INSIDE.findall("\n".join(texts.values()))))
     with ThreadPoolExecutor() as pool:
-        files = dict(zip(pictures, pool.map(lambda path: webp(path.read_bytes()), pictures), strict=True))
+        files = dict(zip(images, pool.map(lambda path: webp(path.read_bytes()), images), strict=True))
         frames = dict(zip(inside, pool.map(lambda data: webp(base64.b64decode(data)), inside), strict=True))
     for page, text in texts.items():
-        lighter = INSIDE.sub(lambda found: _inside(frames[found[1]]) or found[0], text)
+        lighter = INSIDE.sub(lambda match: _inside(frames[match[1]]) or match[0], text)
         for path, smaller in files.items():
             lighter = lighter.replace(f"_images/{path.name}", f"_images/{path.stem}.webp") if smaller else lighter
         lighter = sliders_last(lighter)
@@ -53,16 +53,16 @@ def sliders_last(page: str) -> str:
 
 def webp(png: bytes) -> bytes:
     """A PNG as WebP; nothing where that would be larger."""
-    image = Image.open(io.BytesIO(png))
-    image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-    made = io.BytesIO()
+    opened = Image.open(io.BytesIO(png))
+    image = opened.convert("RGBA" if "A" in opened.getbands() or "transparency" in opened.info else "RGB")
+    file = io.BytesIO()
     if len(png) <= HOPELESS:
-        image.save(made, "WEBP", lossless=True, quality=20, method=0)  # a sixth larger in a third of the time
-    if not 0 < made.tell() <= SMALL:
-        made = io.BytesIO()
-        image.save(made, "WEBP", quality=QUALITY, method=2)
-    return made.getvalue() if made.tell() < len(png) else b""
+        image.save(file, "WEBP", lossless=True, quality=20, method=0)  # a sixth larger in a third of the time
+    if not 0 < file.tell() <= SMALL:
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=QUALITY, method=2)
+    return file.getvalue() if file.tell() < len(png) else b""
 
 
-def _inside(picture: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}" if picture else ""
+def _inside(image: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(image).decode()}" if image else ""

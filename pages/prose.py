@@ -17,33 +17,36 @@ CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)")
 TAG = re.compile(r"<[^<>]*>")
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\d.]*\w)")
 SHOWS = re.compile(r"\b(show|table|image_slider|print|check|assert_close)\(|\bassert\b|\bgrid\(|\bcompare\(")
 
 
 class Makeup(NamedTuple):
-    """How a notebook is made up: what design asks of it."""
+    """The proportions of a notebook, for which the house has limits."""
 
     cells: int  # of code
     lines: int  # of code
     median: float  # lines of a cell
     tenth: float  # one cell in ten is longer than this
     longest: int
-    words: float  # of prose, per line of code
+    words_per_line: float  # of prose, per line of code
     silent: int  # code cells in a row that show and check nothing, at most
 
 
 def texts() -> dict[str, str]:
     """Everything that is read as prose: each notebook's (by its name), the pages', and the README's."""
-    found = {path.stem: "\n\n".join(_cells(path, "markdown")) for path in notebooks()}
+    notebook_texts = {path.stem: "\n\n".join(_cells(path, "markdown")) for path in notebooks()}
     others = [ROOT / "README.md", *sorted((ROOT / "pages").glob("*.md"))]
-    return found | {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in others}
+    return notebook_texts | {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in others}
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """Of every module, class and function: where it stands, and what it says."""
-    for path in sorted(file for folder in ("helpers", "benchmarks", "pages") for file in (ROOT / folder).rglob("*.py")):
+    """The file and the docstring of every module, class and function."""
+    paths: list[Path] = []
+    for folder in ("helpers", "benchmarks", "pages"):
+        paths += (ROOT / folder).rglob("*.py")
+    for path in sorted(paths):
         if "_build" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -57,9 +60,9 @@ def plain(text: str) -> str:
     return re.sub(r"https?://\S+", " ", TAG.sub(" ", LINK.sub(r"\2 ", without)))
 
 
-def words(text: str) -> list[str]:
-    """The words of a text, as they are written."""
-    return WORD.findall(plain(text))
+def split_words(text: str) -> list[str]:
+    """Split the prose of a text into words, as they are written."""
+    return TOKEN.findall(plain(text))
 
 
 def numbers(text: str) -> list[str]:
@@ -68,8 +71,8 @@ def numbers(text: str) -> list[str]:
 
 
 def links(text: str) -> list[str]:
-    """Where the links and pictures of a text lead."""
-    return [found[3] for found in LINK.finditer(CODE.sub(" ", text))]
+    """The targets of the links and images of a text."""
+    return [match[3] for match in LINK.finditer(CODE.sub(" ", text))]
 
 
 def computed(path: Path) -> str:
@@ -86,7 +89,7 @@ def makeup(path: Path) -> Makeup:
     """Measure one notebook."""
     code = _cells(path, "code")
     lines = [len(source.splitlines()) for source in code]
-    prose = sum(len(words(source)) for source in _cells(path, "markdown"))
+    prose = sum(len(split_words(source)) for source in _cells(path, "markdown"))
     silent = longest = 0
     for source in code:
         silent = 0 if SHOWS.search(source) else silent + 1
@@ -103,13 +106,13 @@ def makeup(path: Path) -> Makeup:
 
 
 def anchor(heading: str) -> str:
-    """What GitHub and the pages make of a heading, for links to it."""
+    """The anchor of a heading on GitHub and on the pages, for links to it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _cells(path: Path, kind: str) -> list[str]:
+def _cells(path: Path, cell_type: str) -> list[str]:
     cells = nbformat.read(path, as_version=4).cells
-    return [cell.source for cell in cells if cell.cell_type == kind and cell.source.strip()]
+    return [cell.source for cell in cells if cell.cell_type == cell_type and cell.source.strip()]
 
 
 def _said(output: NotebookNode) -> str:

@@ -1,4 +1,4 @@
-"""What was measured of the notebooks: seconds, memory, on which machine, with which versions, and what they showed.
+"""The record of the notebooks: seconds, memory, machine, versions, and a checksum of their outputs.
 
 `pages/execute.py` writes it; README, the page on time and memory, and every page's foot read it.
 """
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 def record(runs: dict[str, Run], path: Path = RECORD) -> None:
-    """Keep what was measured of each notebook, beside what was measured earlier, with the machine and the versions."""
+    """Add measurements to the record, with the machine and the versions; earlier ones of other notebooks stay."""
     known = read(path)
     seconds = {name: round(run.seconds, 1) for name, run in runs.items()}
     memory = {name: round(run.memory, 2) for name, run in runs.items() if run.memory is not None}
@@ -105,7 +105,7 @@ def stamp(path: Path = RECORD) -> str:
 
 
 def outputs_digest(notebook: NotebookNode) -> str:
-    """A fingerprint of the code and of all that it showed, sliders included; prose may change without changing it."""
+    """A checksum of the code and of all outputs, sliders included; it does not depend on the prose."""
     cells = [(cell.source, cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
     shown = json.dumps([cells, notebook.metadata.get("widgets", {})], sort_keys=True)
     return hashlib.sha256(shown.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Plan(NamedTuple):
-    """What a reader wants to know before starting a notebook."""
+    """Title, prerequisites, difficulty and study time of a notebook."""
 
     title: str
     before: tuple[str, ...]  # the numbers of the notebooks that it builds on

@@ -26,7 +26,7 @@ PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the scr
 
 
 def script(folder: str) -> str:
-    """What a page's <script> names: a path under _static, or an address on the content network."""
+    """The address in a page's <script>: a path under _static, or an address on the content network."""
     package, _, path = PACKAGES[folder]
     local = FOLDER / folder / path
     return f"vendor/{folder}/{path}" if local.is_file() else f"{CDN}/{package}/{path}"
@@ -45,8 +45,10 @@ def fetch(patience: float = 300) -> list[str]:
     """
     npm = shutil.which("npm")
     end = time.monotonic() + patience
-    for folder in missing() if npm else []:
-        package, wanted, _ = PACKAGES[folder]
+    if npm is None:
+        return missing()
+    for folder in missing():
+        package, pattern, _ = PACKAGES[folder]
         with tempfile.TemporaryDirectory() as scratch:
             command = [npm, "pack", package, "--pack-destination", scratch, "--silent"]
             try:
@@ -55,17 +57,18 @@ def fetch(patience: float = 300) -> list[str]:
                 )
             except (subprocess.SubprocessError, OSError):
                 break  # what keeps one package away keeps the others away as well
-            if archives := list(Path(scratch).glob("*.tgz")):
-                _unpack(archives[0], wanted, FOLDER / folder)
+            archives = list(Path(scratch).glob("*.tgz"))
+            if archives:
+                _unpack(archives[0], pattern, FOLDER / folder)
     return missing()
 
 
-def _unpack(archive: Path, wanted: str, target: Path) -> None:
-    """Take what is called as `wanted` says, and the licence, out of an npm archive, whole or not at all."""
+def _unpack(archive: Path, pattern: str, target: Path) -> None:
+    """Unpack the files whose names match a pattern, and the licence, from an npm archive, all or none."""
     unfinished = target.with_name(target.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     with tarfile.open(archive) as packed:
-        names = [m for m in packed.getmembers() if re.fullmatch(rf"package/({wanted}|LICENSE.*)", m.name)]
+        names = [m for m in packed.getmembers() if re.fullmatch(rf"package/({pattern}|LICENSE.*)", m.name)]
         packed.extractall(unfinished, members=names, filter="data")
     shutil.rmtree(target, ignore_errors=True)
     (unfinished / "package").replace(target)

@@ -9,7 +9,7 @@ def lowest(text: str) -> list[str]:
     """`name==X.*`, the newest repair of X, for every requirement `name>=X` of a pyproject.toml, in its order."""
     project = tomllib.loads(text)["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [re.sub(r">=([\w.]+).*", r"==\1.*", line) for wanted in lists for line in wanted]
+    return [re.sub(r">=([\w.]+).*", r"==\1.*", line) for requirements in lists for line in requirements]
 
 
 if __name__ == "__main__":

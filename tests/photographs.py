@@ -10,6 +10,7 @@ of those from which 3 % were cut off, 89 % at 5 %. A closer crop is not found: f
 import base64
 import binascii
 import io
+import itertools
 import re
 import zipfile
 from collections.abc import Iterator
@@ -24,20 +25,20 @@ SIDE = 16  # of a fingerprint, in pixels
 COARSE = 8  # of the grey fingerprint that is compared first: sixteen times fewer values
 COPY = 0.95  # correlation from which a tile is a copy
 SLACK = 0.1  # coarse fingerprints correlate less, by at most so much
-SMALLEST = 32  # pixels a side: half the size at which the photographs are used
+MIN_SIDE = 32  # pixels a side: half the size at which the photographs are used
 PAPER = 8  # grey levels by which the paper between tiles may differ from its corner
 SQUARE = 1.3  # longest side over shortest, at most, of a tile
-MOST_ROWS = 6  # of a mosaic without paper between its tiles
+MAX_ROWS = 6  # of a mosaic without paper between its tiles
 # How PNG, JPEG, WebP and GIF begin in base64, which notebooks, SVG and HTML hold images in.
 EMBEDDED = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD)[A-Za-z0-9+/=\\\n]{100,}")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
-class Found(NamedTuple):
+class Copy(NamedTuple):
     """A tile that shows a photograph."""
 
-    image: str  # which image, in words
+    image: str  # name of the image
     box: Box  # where in it
     photograph: int  # row of the photographs
     correlation: float
@@ -65,8 +66,8 @@ def _arrays(path: Path) -> Iterator[tuple[str, Image.Image]]:
 
 def _embedded(path: Path) -> Iterator[tuple[str, Image.Image]]:
     text = path.read_text(encoding="utf-8", errors="ignore")
-    for number, found in enumerate(dict.fromkeys(EMBEDDED.findall(text))):
-        data = found.replace("\\n", "").replace("\n", "")  # JSON writes a line's end as two characters
+    for number, encoded in enumerate(dict.fromkeys(EMBEDDED.findall(text))):
+        data = encoded.replace("\\n", "").replace("\n", "")  # JSON writes a line's end as two characters
         try:
             with Image.open(io.BytesIO(base64.b64decode(data + "=" * (-len(data) % 4)))) as image:
                 yield f"{path.name}, embedded image {number}", image.convert("RGB")
@@ -77,17 +78,17 @@ def _embedded(path: Path) -> Iterator[tuple[str, Image.Image]]:
 def tiles(image: Image.Image) -> list[Box]:
     """Boxes of an RGB image that may each be one photograph: parts between paper, and squares of mosaics."""
     whole = 0, 0, image.width, image.height
-    found: list[Box] = []
-    if SMALLEST <= max(image.size) <= SQUARE * min(image.size):
-        found.append(whole)  # also where a photograph's own edge has the colour of its corner
-    if min(image.size) >= SMALLEST:
-        found += _mosaic(image, whole)
-    _cut(image, whole, Ink(image), found)
-    return list(dict.fromkeys(found))
+    boxes: list[Box] = []
+    if MIN_SIDE <= max(image.size) <= SQUARE * min(image.size):
+        boxes.append(whole)  # also where a photograph's own edge has the colour of its corner
+    if min(image.size) >= MIN_SIDE:
+        boxes += _mosaic(image, whole)
+    _cut(image, whole, Ink(image), boxes)
+    return list(dict.fromkeys(boxes))
 
 
 class Ink:
-    """Where an image differs from the colour of its corner, its paper: asked by rows and columns of a box."""
+    """Where an image differs from the colour of its corner, its paper: by rows and columns of a box."""
 
     def __init__(self, image: Image.Image) -> None:
         paper = Image.new("RGB", image.size, image.getpixel((0, 0)))
@@ -106,7 +107,7 @@ class Ink:
         return self._ink[top:bottom, left:right].any(0)
 
 
-def _cut(image: Image.Image, box: Box, ink: Ink, found: list[Box]) -> None:
+def _cut(image: Image.Image, box: Box, ink: Ink, boxes: list[Box]) -> None:
     """Trim paper off a box; keep it if it is about square; cut it at lines of paper, and go on with the parts."""
     rows = _runs(ink.rows(box))
     columns = _runs(ink.columns(box))
@@ -119,20 +120,20 @@ def _cut(image: Image.Image, box: Box, ink: Ink, found: list[Box]) -> None:
     trimmed = left, top, right, bottom
     width = right - left
     height = bottom - top
-    if min(width, height) < SMALLEST:
+    if min(width, height) < MIN_SIDE:
         return
     if max(width, height) <= SQUARE * min(width, height):
-        found.append(trimmed)
+        boxes.append(trimmed)
     if len(rows) > 1:
         for start, end in rows:
-            _cut(image, (left, box[1] + start, right, box[1] + end), ink, found)
+            _cut(image, (left, box[1] + start, right, box[1] + end), ink, boxes)
     elif len(columns) > 1:
         if any(end - start > SQUARE * height for start, end in columns):  # something sticks together
-            found += _evenly_spaced(trimmed)
+            boxes += _evenly_spaced(trimmed)
         for start, end in columns:
-            _cut(image, (box[0] + start, top, box[0] + end, bottom), ink, found)
+            _cut(image, (box[0] + start, top, box[0] + end, bottom), ink, boxes)
     else:
-        found += _mosaic(image, trimmed)
+        boxes += _mosaic(image, trimmed)
 
 
 def _runs(full: np.ndarray) -> list[tuple[int, int]]:
@@ -146,11 +147,11 @@ def _evenly_spaced(box: Box) -> list[Box]:
     left, top, right, bottom = box
     width = right - left
     side = bottom - top
-    found = []
+    boxes = []
     for count in range(max(2, int(0.75 * width / side)), int(width / side) + 1):
         pitch = (width - side) / (count - 1)
-        found += [(left + round(i * pitch), top, left + round(i * pitch) + side, bottom) for i in range(count)]
-    return found
+        boxes += [(left + round(i * pitch), top, left + round(i * pitch) + side, bottom) for i in range(count)]
+    return boxes
 
 
 def _mosaic(image: Image.Image, box: Box) -> list[Box]:
@@ -158,20 +159,21 @@ def _mosaic(image: Image.Image, box: Box) -> list[Box]:
     left, top, right, bottom = box
     width = right - left
     height = bottom - top
-    found = []
+    boxes = []
     values = np.asarray(image.crop(box).convert("L"), dtype=np.int16)
     across = _jumps(values)
     down = _jumps(values.T)
-    for rows in range(1, MOST_ROWS + 1):
+    for rows in range(1, MAX_ROWS + 1):
         side = height / rows
         columns = round(width / side)
-        if side < SMALLEST or columns < 1 or rows * columns == 1 or abs(columns * side - width) > 0.03 * width:
+        if side < MIN_SIDE or columns < 1 or rows * columns == 1 or abs(columns * side - width) > 0.03 * width:
             continue
         xs = [left + round(i * width / columns) for i in range(columns + 1)]
         ys = [top + round(i * side) for i in range(rows + 1)]
         if _all_near(across, [x - left for x in xs[1:-1]]) and _all_near(down, [y - top for y in ys[1:-1]]):
-            found += [(x0, y0, x1, y1) for x0, x1 in zip(xs, xs[1:]) for y0, y1 in zip(ys, ys[1:])]
-    return found
+            for x0, x1 in itertools.pairwise(xs):
+                boxes += [(x0, y0, x1, y1) for y0, y1 in itertools.pairwise(ys)]
+    return boxes
 
 
 def _jumps(values: np.ndarray) -> np.ndarray:
@@ -214,10 +216,12 @@ def photographs_in(folder: Path) -> np.ndarray:
 
     Of several zips only the smallest is read: they hold the same photographs at several sizes.
     """
-    zips = sorted(folder.glob("*.zip"), key=lambda path: path.stat().st_size)[:1]
-    small = [reduced(image) for path in zips for image in _zipped(path)]
-    loose = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES)
-    small += [reduced(image) for path in loose for _, image in images_in(path)]
+    small: list[np.ndarray] = []
+    for path in sorted(folder.glob("*.zip"), key=lambda path: path.stat().st_size)[:1]:
+        small += [reduced(image) for image in _zipped(path)]
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGES:
+            small += [reduced(image) for _, image in images_in(path)]
     return np.stack(small) if small else np.empty((0, SIDE, SIDE, 3), np.uint8)
 
 
@@ -234,7 +238,7 @@ class Album:
     """The photographs of the data set, as fingerprints, also mirrored."""
 
     def __init__(self, small: np.ndarray) -> None:
-        """`small`: uint8 (N, SIDE, SIDE, 3)."""
+        """Compute the fingerprints of uint8 (N, SIDE, SIDE, 3)."""
         both = np.concatenate([small, small[:, :, ::-1]])
         self.count = len(small)
         self.fine = fingerprints(both)
@@ -258,10 +262,10 @@ class Album:
                     which[start + tile] = photograph % self.count
         return best, which
 
-    def search(self, named: list[tuple[str, Image.Image]]) -> list[Found]:
+    def search(self, named: list[tuple[str, Image.Image]]) -> list[Copy]:
         """Every tile of the images that is a copy of a photograph."""
-        places = []
-        small = []
+        places: list[tuple[str, Box]] = []
+        small: list[np.ndarray] = []
         for name, image in named:
             for box in tiles(image):
                 places.append((name, box))
@@ -269,4 +273,4 @@ class Album:
         if not small:
             return []
         best, which = self.nearest(np.stack(small))
-        return [Found(*places[i], int(which[i]), float(best[i])) for i in np.flatnonzero(best >= COPY)]
+        return [Copy(*places[i], int(which[i]), float(best[i])) for i in np.flatnonzero(best >= COPY)]

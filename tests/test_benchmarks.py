@@ -1,5 +1,6 @@
 """The report: one line a claim, and an exit status that a script can trust."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import course, race_all, report
+from benchmarks import course, race_all, record, report
 from benchmarks.autoencoders import vq
 from benchmarks.measure import Comparison, peak_tensors
 from benchmarks.tiny_sd import claims, colours, photographs, trainings
@@ -28,7 +29,7 @@ def test_a_number_that_is_none_is_short() -> None:
 
 def test_lines_are_aligned() -> None:
     rows = [report.at_least("agreement", 0.98, 0.97), report.at_most("seconds, slowest", 130.0, 120, "s")]
-    assert report.lines(rows).splitlines() == [
+    assert report.as_table(rows).splitlines() == [
         "agreement         0.98   >= 0.97   ok",
         "seconds, slowest  130 s  <= 120 s  SHORT",
     ]
@@ -45,10 +46,12 @@ def test_check_exits_1_where_one_is_short(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-@pytest.mark.parametrize("words", [["check", "weather"], ["weather"]])
-def test_an_unknown_topic_is_named_with_those_there_are(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["check", "weather"], ["weather"]])
+def test_an_unknown_topic_is_named_with_those_there_are(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        command.main(words)
+        command.main(arguments)
     assert stopped.value.code == 2
     assert "no topic 'weather'; topics: course, data, method1" in capsys.readouterr().err
 
@@ -56,8 +59,10 @@ def test_an_unknown_topic_is_named_with_those_there_are(words: list[str], capsys
 def test_every_record_beside_a_peer_is_on_the_page_of_evidence() -> None:
     """`make bench` fills the table; a record that changed without it would show."""
     page = (course.ROOT / "pages" / "evidence.md").read_text()
-    for one in race_all.comparisons():
-        assert one.ratio is not None and f"| {one.what} | {one.peer} | {one.ratio:.2f}" in page, one
+    for comparison in race_all.comparisons():
+        assert (
+            comparison.ratio is not None and f"| {comparison.what} | {comparison.peer} | {comparison.ratio:.2f}" in page
+        ), comparison
 
 
 def test_a_comparison_is_a_claim_in_its_direction() -> None:
@@ -67,8 +72,30 @@ def test_a_comparison_is_a_claim_in_its_direction() -> None:
     assert Comparison("first batch", "it", 7.0).row().ok and not Comparison("speed", "it", None).row().ok
 
 
+def test_every_part_of_the_race_has_what_is_run() -> None:
+    for part in (*race_all.PARTS, race_all.ON_A_GPU):
+        module = importlib.import_module(part.module)
+        assert callable(getattr(module, part.measure, None)), part
+        assert part is race_all.ON_A_GPU or hasattr(module, "comparisons"), part
+
+
+def test_a_record_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "x.json"
+    assert record.read_record(path) == {}
+    record.write_record(path, {"hardware": record.hardware("two trainings at once")})
+    assert "two trainings at once, torch" in record.read_record(path)["hardware"]
+    with pytest.raises(TypeError):
+        record.write_record(path, {"x": object()})
+    assert record.read_record(path) and list(path.parent.iterdir()) == [path], "nothing half-written is left"
+
+
+def test_parameters_that_are_shared_count_once() -> None:
+    layer = torch.nn.Linear(3, 4)
+    assert record.parameter_count(torch.nn.Sequential(layer, layer)) == 16
+
+
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, capfd) -> None:
-    parts = [race_all.Part("benchmarks.report", measure, "") for measure in ("nothing_of_this_name", "lines")]
+    parts = [race_all.Part("benchmarks.report", measure, "") for measure in ("nothing_of_this_name", "as_table")]
     monkeypatch.setattr(race_all, "PARTS", parts)
     assert [race_all._measured(part) for part in parts] == [False, False]
     assert "has no attribute 'nothing_of_this_name'" in capfd.readouterr().err
@@ -87,10 +114,13 @@ def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
 
 
 def test_the_page_on_training_says_of_real_faces_what_was_measured() -> None:
-    told = json.loads((course.ROOT / vq.REAL).read_text())
+    measured = json.loads((course.ROOT / vq.REAL).read_text())
     page = " ".join((course.ROOT / "pages" / "training.md").read_text().split())
-    assert f"After {told['minutes']} minutes on two cores it keeps {told['psnr']:.1f} dB of {told['faces']}" in page
-    assert told["threads"] == 2
+    assert (
+        f"After {measured['minutes']} minutes on two cores it keeps {measured['psnr']:.1f} dB of {measured['faces']}"
+        in page
+    )
+    assert measured["threads"] == 2
 
 
 def _record(path: Path, **settings: int) -> None:
@@ -115,7 +145,7 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("command_line", "recorded"),
     [
         ("--autoencoder mine --widths 8", "--autoencoder FOLDER --widths 8"),
         ("--widths 8 --autoencoder mine", "--widths 8 --autoencoder FOLDER"),
@@ -124,8 +154,8 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
         ("--method own --autoencoder-steps 400", "--method own --autoencoder-steps 400"),
     ],
 )
-def test_a_recorded_command_names_nobodys_folder(words: str, told: str) -> None:
-    assert photographs.public(words) == told
+def test_a_recorded_command_names_nobodys_folder(command_line: str, recorded: str) -> None:
+    assert photographs.public(command_line) == recorded
 
 
 def test_tensors_that_live_at_once_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""`begin`: the profile, the seeds, and what is said when a profile cannot be had."""
+"""`begin`: the profile, the seeds, and the errors when a profile is not available."""
 
 import random
 import subprocess
@@ -68,7 +68,7 @@ def test_a_seed_out_of_range(seed: int) -> None:
         begin(seed=seed)
 
 
-def test_home_is_chosen_but_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_is_chosen_but_not_created(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert course_home() == Path.home() / ".cache" / "ddpm-to-stable-diffusion"
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "mine"))

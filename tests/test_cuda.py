@@ -22,16 +22,16 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
 
 @pytest.mark.parametrize("method", cuda.METHODS)
 def test_what_is_measured_of_a_training(method):
-    found = cuda.measured(method, compiled=False, more=SMALL, steps=2, warm=1)
-    assert found["images_per_second"] > 0 and found["parameters"] > 10_000
-    assert found["teraflops"] > 0 and (found["peak_gib"] > 0) == torch.cuda.is_available()
+    measured = cuda.measured(method, compiled=False, more=SMALL, steps=2, warm=1)
+    assert measured["images_per_second"] > 0 and measured["parameters"] > 10_000
+    assert measured["teraflops"] > 0 and (measured["peak_gib"] > 0) == torch.cuda.is_available()
 
 
 @needs_cuda
 @pytest.mark.parametrize("method", cuda.METHODS)
 def test_every_method_trains_within_16_gib(method):
-    found = cuda.measured(method, compiled=False, steps=3, warm=1)
-    assert 0 < found["peak_gib"] < 16
+    measured = cuda.measured(method, compiled=False, steps=3, warm=1)
+    assert 0 < measured["peak_gib"] < 16
 
 
 @needs_cuda

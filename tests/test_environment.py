@@ -1,5 +1,6 @@
 """The three lists of versions agree: pyproject.toml (bounds), constraints.txt (lock), environment.yml (conda)."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import helpers
 from benchmarks.course import disagreements
 from pages.record import ROOT
 
@@ -57,9 +59,9 @@ def test_a_version_that_differs_is_noticed(tmp_path: Path) -> None:
 
 
 def test_environment_yml_lists_what_the_course_its_pages_and_its_tests_need() -> None:
-    wanted = _requirements(PROJECT["dependencies"], EXTRAS["pages"], EXTRAS["test"])
+    expected = _requirements(PROJECT["dependencies"], EXTRAS["pages"], EXTRAS["test"])
     listed = _requirements([line for line in _pip_lines() if line != "-e ."])
-    assert {canonicalize_name(r.name) for r in listed} == {canonicalize_name(r.name) for r in wanted}
+    assert {canonicalize_name(r.name) for r in listed} == {canonicalize_name(r.name) for r in expected}
     assert _pip_lines()[-1] == "-e ."
 
 
@@ -97,7 +99,7 @@ def test_make_says_what_to_do_about_an_old_python(tmp_path: Path) -> None:
 
 def test_make_alone_lists_the_commands() -> None:
     said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for command in ("course", "test", "lab", "pages", "execute", "bench", "clean"):
+    for command in ("install", "course", "test", "lab", "pages", "execute", "bench", "clean"):
         assert f"make {command}" in said
 
 
@@ -120,6 +122,54 @@ def test_ci_goes_on_after_a_failure_and_reports_it(tmp_path: Path, fails: str, s
     )
     assert said.returncode == status and (f"failed: make {fails}" in said.stderr) == bool(fails)
     assert (tmp_path / "log").read_text().split() == ["course", "test", "lowest"]
+
+
+# --- the files that others expect -------------------------------------------------------------------------------------
+
+
+def _workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+def test_the_workflow_runs_what_ci_runs_on_the_oldest_and_the_newest_python() -> None:
+    jobs = _workflow("test")["jobs"]
+    assert ".ci/run" in [step.get("run") for step in jobs["all"]["steps"]]
+    pythons = jobs["all"]["strategy"]["matrix"]["python"]
+    assert pythons[0] == PROJECT["requires-python"].removeprefix(">=") and len(pythons) == 2
+    minutes = re.findall(r"^timeout (\d+)m", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert sum(map(int, minutes)) < jobs["all"]["timeout-minutes"], "GitHub would stop it before its own limits do"
+
+
+def test_the_workflow_of_the_pages_publishes_what_make_builds() -> None:
+    from pages.build import HTML
+
+    steps = _workflow("pages")["jobs"]["deploy"]["steps"]
+    assert "make pages" in [step.get("run") for step in steps]
+    assert str(HTML.relative_to(ROOT)) in [step.get("with", {}).get("path") for step in steps]
+
+
+def test_pre_commit_formats_with_the_locked_ruff() -> None:
+    (ruff,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert ruff["rev"] == f"v{LOCK['ruff']}"
+    assert {hook["id"] for hook in ruff["hooks"]} == {"ruff-check", "ruff-format"}
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    assert helpers.__version__ == PROJECT["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
+
+
+def test_a_container_installs_with_a_command_that_make_has() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    command = container["postCreateCommand"]
+    assert re.search(rf"^{command.removeprefix('make ')}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert container["image"].endswith(f":{PROJECT['requires-python'].removeprefix('>=')}")
+
+
+def test_an_issue_about_a_cell_asks_for_all_that_is_needed() -> None:
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "cell-fails.yml").read_text())
+    needed = {field["id"] for field in form["body"] if field.get("validations", {}).get("required")}
+    assert needed == {"notebook", "error", "system", "profile", "versions"}
 
 
 def test_python_is_new_enough() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.faults import files, hostile, processes, training
 from benchmarks.faults.training import EVERY, Outcome, Playground, playground, same_run, saved_step
-from benchmarks.sd1.refusals import refused
+from benchmarks.refusals import refused
 
 HOSTILE = (
     hostile.pickles,

@@ -24,7 +24,7 @@ from pages.record import ROOT
 from tests.photographs import Album, images_in, photographs_in, reduced, tiles
 
 PHOTOGRAPHIC = (".jpg", ".jpeg", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
-WELCOME: set[str] = set()  # tracked files of these kinds that show nothing of the data set; none is needed so far
+ALLOWED: set[str] = set()  # tracked files of these formats that show nothing of the data set; none is needed so far
 PLACES = (os.environ.get("ANIMAL_FACES_DIR"), ROOT.parent / "shared" / "animal-faces")
 
 
@@ -49,15 +49,19 @@ def photographs() -> np.ndarray:
 
 
 def test_no_file_of_a_photographic_kind() -> None:
-    found = {path.relative_to(ROOT).as_posix() for path in repository() if path.suffix.lower() in PHOTOGRAPHIC}
-    assert found == WELCOME, "photographs do not belong here; where a file is none, list it in WELCOME and say why"
+    photographic = {path.relative_to(ROOT).as_posix() for path in repository() if path.suffix.lower() in PHOTOGRAPHIC}
+    assert photographic == ALLOWED, (
+        "photographs do not belong here; where a file is none, list it in ALLOWED and say why"
+    )
 
 
 def test_no_image_of_the_repository_shows_a_photograph(photographs: np.ndarray) -> None:
-    named = [one for path in repository() for one in images_in(path)]
-    assert len(named) > 200, "the stored outputs alone hold hundreds of images: they were not found"
-    found = Album(photographs).search(named)
-    assert not found, "photographs of the data set, with their place in the image: " + "; ".join(map(str, found[:5]))
+    named: list[tuple[str, Image.Image]] = []
+    for path in repository():
+        named += images_in(path)
+    assert len(named) > 200, "the stored outputs alone hold hundreds of images: they were not read"
+    copies = Album(photographs).search(named)
+    assert not copies, "photographs of the data set, with their place in the image: " + "; ".join(map(str, copies[:5]))
 
 
 # Below: what the search finds and what it leaves alone, in a temporary folder.
@@ -102,7 +106,7 @@ def touching(images: np.ndarray, columns: int) -> Image.Image:
 def planted(original: np.ndarray, others: np.ndarray) -> dict[str, Image.Image]:
     """One image (3, 64, 64), hidden in every way that a figure or an output could hold it; `others` surround it."""
     eight = np.concatenate([others[:5], original[None], others[5:7]])
-    half = np.stack([resized(one, 32) for one in eight])
+    half = np.stack([resized(pixels, 32) for pixels in eight])
     return {
         "whole": image_of(original),
         "mirrored": image_of(original[:, :, ::-1]),
@@ -118,14 +122,14 @@ def planted(original: np.ndarray, others: np.ndarray) -> dict[str, Image.Image]:
 
 
 def kept_in_files(image: Image.Image, folder: Path) -> dict[str, Path]:
-    """The image in every kind of file that can hold one."""
+    """The image in every format of file that can hold an image."""
     file = io.BytesIO()
     image.save(file, "PNG")
     text = base64.b64encode(file.getvalue()).decode()
     pixels = np.asarray(image).transpose(2, 0, 1)[None]
     output = {"outputs": [{"data": {"image/png": text[:76] + "\n" + text[76:]}}]}
     widget = {"state": {"value": f'<img alt="a cat" src="data:image/png;base64,{text}">'}}
-    paths = {kind: folder / f"planted.{kind}" for kind in ("png", "jpg", "ipynb", "html", "svg", "npz")}
+    paths = {suffix: folder / f"planted.{suffix}" for suffix in ("png", "jpg", "ipynb", "html", "svg", "npz")}
     image.save(paths["png"])
     image.save(paths["jpg"])
     paths["ipynb"].write_text(json.dumps({"cells": [output]}))
@@ -135,34 +139,34 @@ def kept_in_files(image: Image.Image, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def test_planted_images_are_found(faces: np.ndarray) -> None:
-    album = Album(np.stack([reduced(image_of(one)) for one in faces]))
-    strangers = np.stack([one[:, ::-1] for one in faces[:7]])  # upside down: none of the album's
+def test_planted_images_are_recognised(faces: np.ndarray) -> None:
+    album = Album(np.stack([reduced(image_of(pixels)) for pixels in faces]))
+    strangers = np.stack([pixels[:, ::-1] for pixels in faces[:7]])  # upside down: none of the album's
     for way, image in planted(faces[11], strangers).items():
-        found = album.search([(way, image)])
-        assert {one.photograph for one in found} == {11}, f"{way}: found {found}"
+        copies = album.search([(way, image)])
+        assert {copy.photograph for copy in copies} == {11}, f"{way}: {copies}"
 
 
-def test_planted_photographs_are_found(photographs: np.ndarray, faces: np.ndarray) -> None:
-    """The same with real ones, at the size at which the search keeps them: a file, a grid, an output."""
+def test_planted_photographs_are_recognised(photographs: np.ndarray, faces: np.ndarray) -> None:
+    """The same with photographs, at the size at which the search keeps them: a file, a grid, an output."""
     album = Album(photographs)
     for row in np.random.default_rng(0).choice(len(photographs), 3, replace=False):
         original = resized(photographs[row].transpose(2, 0, 1), 64)
         ways = planted(original, faces)
-        found = {one.image for one in album.search(list(ways.items())) if one.photograph == row}
-        assert found == set(ways), f"photograph {row} was not found: {set(ways) - found}"
+        seen = {copy.image for copy in album.search(list(ways.items())) if copy.photograph == row}
+        assert seen == set(ways), f"photograph {row} was not recognised: {set(ways) - seen}"
 
 
-def test_planted_files_are_found(faces: np.ndarray, tmp_path: Path) -> None:
-    album = Album(np.stack([reduced(image_of(one)) for one in faces]))
-    for kind, path in kept_in_files(image_of(faces[3]), tmp_path).items():
-        found = album.search(list(images_in(path)))
-        assert [one.photograph for one in found] == [3], f"{kind}: found {found}"
+def test_planted_files_are_recognised(faces: np.ndarray, tmp_path: Path) -> None:
+    album = Album(np.stack([reduced(image_of(pixels)) for pixels in faces]))
+    for suffix, path in kept_in_files(image_of(faces[3]), tmp_path).items():
+        copies = album.search(list(images_in(path)))
+        assert [copy.photograph for copy in copies] == [3], f"{suffix}: {copies}"
 
 
 def test_what_is_no_copy_is_left_alone(faces: np.ndarray) -> None:
     """Averages over the album's images, other faces in the same colours, and Chelsea."""
-    album = Album(np.stack([reduced(image_of(one)) for one in faces[:24]]))
+    album = Album(np.stack([reduced(image_of(pixels)) for pixels in faces[:24]]))
     mean = faces[:24].mean(0).astype(np.uint8)
     chelsea = to_uint8(load_chelsea(64))[0].numpy()
     for image in (

@@ -178,8 +178,8 @@ def test_pictures_of_pages_become_smaller_and_are_found(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "_images").iterdir()] == ["noise.webp"]
     first, second = re.findall(r'src="([^"]+)"', page.read_text())
     assert first == "_images/noise.webp" and len(second) < len(data)
-    found = Image.open(io.BytesIO(base64.b64decode(second.removeprefix("data:image/webp;base64,"))))
-    assert found.convert("RGB").getpixel((0, 0)) == (255, 0, 0)  # lossless where it is small
+    image = Image.open(io.BytesIO(base64.b64decode(second.removeprefix("data:image/webp;base64,"))))
+    assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)  # lossless where it is small
 
 
 def test_what_sliders_show_comes_after_what_is_read() -> None:
@@ -240,8 +240,8 @@ def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:
     assert evidence.faults(tmp_path / "faults.json")[2:] == ["| killed | 20 | 20 | 4 steps |"]
     assert evidence.beside(tmp_path / "none.json") == evidence.faults(tmp_path / "none.json") == []
     training = {"method": "own", "compiled": True, "images_per_second": 99.6, "peak_gib": 3.21, "utilisation": 0.414}
-    told = {"hardware": "a card", "cap_gib": 16.0, "trainings": [training]}
-    (tmp_path / "cuda.json").write_text(json.dumps(told))
+    record = {"hardware": "a card", "cap_gib": 16.0, "trainings": [training]}
+    (tmp_path / "cuda.json").write_text(json.dumps(record))
     assert evidence.cuda(tmp_path / "cuda.json")[-1] == "| own | yes | 100 | 3.2 | 41% |"
     assert "nothing has been measured" in evidence.cuda(tmp_path / "none.json")[0]
 
@@ -344,8 +344,11 @@ def test_a_page_can_be_downloaded_and_opened_in_colab_where_the_course_is_on_git
 def test_without_git_or_inside_another_repository_there_is_no_link(monkeypatch, tmp_path: Path, clone: bool) -> None:
     monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
     outer = tmp_path / "outer"
-    for words in (["init", "-q", str(outer)], ["-C", str(outer), "remote", "add", "origin", "https://github.com/a/b"]):
-        subprocess.run(["git", *words], check=True)
+    for arguments in (
+        ["init", "-q", str(outer)],
+        ["-C", str(outer), "remote", "add", "origin", "https://github.com/a/b"],
+    ):
+        subprocess.run(["git", *arguments], check=True)
     (outer / "course").mkdir()
     monkeypatch.setattr(launch, "ROOT", outer)
     assert launch.repository() == "a/b"

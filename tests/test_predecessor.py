@@ -27,7 +27,7 @@ GUARDS = {
         "tiny_sd/test_batches.py",
         "test_conditions_are_dropped_example_by_example",
     ),
-    "validation data in training": ("tiny_sd/test_batches.py", "test_validation_pictures_are_refused"),
+    "validation data in training": ("tiny_sd/test_batches.py", "test_validation_images_are_refused"),
     "an average of the weights that nobody uses": (
         "tiny_sd/test_train.py",
         "test_the_shipped_weights_are_the_average_not_the_last_step",

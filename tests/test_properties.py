@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helpers.autoencoders.quantizers import FSQ, LFQ, ResidualQuantizer, VectorQuantizer, nearest, usage
 from helpers.data import cache
 from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, sample, time_grid
-from helpers.text.t5 import learned_t5_tokenizer
+from helpers.text.t5 import train_t5_tokenizer
 from helpers.vlm.processor import Tokenizer
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -30,10 +30,10 @@ PATHS = st.one_of(
         st.integers(30, 2000),
     ),
 )
-WORDS = st.text("abcdefgh", min_size=1, max_size=5)
+WORD = st.text("abcdefgh", min_size=1, max_size=5)
 
 
-def drawn(seed: int, *shape: int) -> torch.Tensor:
+def randn(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -52,8 +52,8 @@ def test_a_path_starts_at_the_data_and_only_gets_noisier(path, times):
 
 @given(PATHS, SEEDS, st.floats(0, 1))
 def test_noise_that_is_known_can_be_taken_out_again(path, seed, t):
-    x0 = drawn(seed, 3, 2)
-    eps = drawn(seed + 1, 3, 2)
+    x0 = randn(seed, 3, 2)
+    eps = randn(seed + 1, 3, 2)
     alpha, sigma = path.alpha_sigma(t)
     assert torch.allclose(path.add_noise(x0, eps, t) - sigma * eps, alpha * x0, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T
         return Denoised(x0, (x - alpha * x0) / sigma)
 
     alpha, sigma = path.alpha_sigma(1.0)  # not every schedule ends in pure noise
-    start = alpha * mean + (alpha**2 * std**2 + sigma**2).sqrt() * drawn(0, 4_000)
+    start = alpha * mean + (alpha**2 * std**2 + sigma**2).sqrt() * randn(0, 4_000)
     x = sample(name, denoise, start, time_grid(300), path, generator=torch.Generator().manual_seed(1))
     assert x.mean().item() == pytest.approx(mean, abs=0.06 * (1 + std))
     assert x.std().item() == pytest.approx(std, rel=0.09, abs=0.03)
@@ -88,8 +88,8 @@ def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T
 @given(SEEDS, st.integers(1, 40), st.integers(1, 80), st.integers(1, 6))
 def test_the_nearest_code_is_nearest(seed, vectors, K, width):
     """By squared distances, as it is searched for: among near ties float32 may take either."""
-    z = drawn(seed, vectors, width)
-    codebook = drawn(seed + 1, K, width)
+    z = randn(seed, vectors, width)
+    codebook = randn(seed + 1, K, width)
     squares = torch.cdist(z.double(), codebook.double()) ** 2
     chosen = squares.gather(1, nearest(z, codebook)[:, None])[:, 0]
     scale = 1 + z.square().sum(1) + codebook.square().sum(1).max()
@@ -107,39 +107,42 @@ QUANTISERS = st.one_of(
 
 
 @given(QUANTISERS, SEEDS, st.integers(1, 12))
-def test_indices_alone_bring_the_codes_back_and_gradients_pass(made, seed, vectors):
-    quantiser, width = made
-    z = (3 * drawn(seed, vectors, width)).requires_grad_()
-    found = quantiser(z)
-    assert torch.allclose(quantiser.decode(found.indices), found.codes, atol=1e-5)
-    found.codes.sum().backward()
+def test_indices_alone_bring_the_codes_back_and_gradients_pass(quantiser_and_width, seed, vectors):
+    quantiser, width = quantiser_and_width
+    z = (3 * randn(seed, vectors, width)).requires_grad_()
+    quantised = quantiser(z)
+    assert torch.allclose(quantiser.decode(quantised.indices), quantised.z_q, atol=1e-5)
+    quantised.z_q.sum().backward()
     assert z.grad.isfinite().all() and (isinstance(quantiser, FSQ) or torch.equal(z.grad, torch.ones_like(z)))
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60))
 def test_use_of_a_codebook_is_counted(indices):
-    told = usage(torch.tensor(indices), 31)
-    assert told.histogram.sum() == len(indices) and told.share == pytest.approx(len(set(indices)) / 31)
-    assert 1 - 1e-5 <= told.perplexity <= len(set(indices)) * (1 + 1e-5)
+    counts = usage(torch.tensor(indices), 31)
+    assert counts.histogram.sum() == len(indices) and counts.utilization == pytest.approx(len(set(indices)) / 31)
+    assert 1 - 1e-5 <= counts.perplexity <= len(set(indices)) * (1 + 1e-5)
 
 
 # --- tokenizers (CLIP's is in text/test_bpe.py) ---------------------------------------------------------------------
 
 
-@given(st.lists(WORDS, min_size=1, max_size=8), st.lists(st.integers(0, 7), max_size=9))
-def test_t5_keeps_words_it_knows_in_their_order(words, chosen):
-    tokenizer = learned_t5_tokenizer([" ".join(words)], length=12)
-    text = " ".join(words[i % len(words)] for i in chosen)
+@given(st.lists(WORD, min_size=1, max_size=8), st.lists(st.integers(0, 7), max_size=9))
+def test_t5_keeps_words_it_knows_in_their_order(vocabulary, chosen):
+    tokenizer = train_t5_tokenizer([" ".join(vocabulary)], length=12)
+    text = " ".join(vocabulary[i % len(vocabulary)] for i in chosen)
     (row,) = tokenizer([text]).tolist()
-    assert row.index(tokenizer.end) == len(chosen) and set(row[len(chosen) + 1 :]) <= {tokenizer.padding}
+    assert row.index(tokenizer.eos_id) == len(chosen) and set(row[len(chosen) + 1 :]) <= {tokenizer.pad_id}
     assert tokenizer.tokenizer.decode(row[: len(chosen)]) == text
 
 
-@given(st.lists(WORDS, min_size=1, max_size=8), st.lists(st.integers(0, 7), max_size=9), st.integers(0, 1023))
-def test_paligemmas_words_and_places_survive_being_tokens(words, chosen, place):
-    tokenizer = Tokenizer.of_words([" ".join(words)])
-    text = f"<loc{place:04}>" + " ".join(words[i % len(words)] for i in chosen) + "\n"
-    assert tokenizer.decode([tokenizer.start, *tokenizer(text), tokenizer.end, tokenizer.padding]) == text
+@given(st.lists(WORD, min_size=1, max_size=8), st.lists(st.integers(0, 7), max_size=9), st.integers(0, 1023))
+def test_paligemmas_words_and_places_survive_being_tokens(vocabulary, chosen, place):
+    tokenizer = Tokenizer.from_texts([" ".join(vocabulary)])
+    text = f"<loc{place:04}>" + " ".join(vocabulary[i % len(vocabulary)] for i in chosen) + "\n"
+    assert (
+        tokenizer.decode([tokenizer.bos_token_id, *tokenizer(text), tokenizer.eos_token_id, tokenizer.pad_token_id])
+        == text
+    )
 
 
 # --- caches ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks.tiny_sd import claims as tiny_sd
-from benchmarks.tiny_sd import pixels, recipes, recipes_trainings
-from benchmarks.tiny_sd.recipes import CHANGES, Change, add_run, changes, find_row, method_of, read_rows
+from benchmarks.tiny_sd import pixels, recipes, recipes_budget, recipes_changes, recipes_trainings
+from benchmarks.tiny_sd.recipes_changes import BASELINES, CHANGES, Change, changes, method_of
+from benchmarks.tiny_sd.recipes_record import add_run, find_row, read_rows, seeds_of
 from helpers.tiny_sd import train as command
 from helpers.training import EMA
 
@@ -48,9 +49,9 @@ def judged(seed: int, kid: float, **more: object) -> dict:
 
 @pytest.mark.parametrize("method", ["pretrained", "pixels"])
 def test_every_change_is_understood_by_the_training_command(method):
-    usual = command.parser().parse_args(recipes.BASELINES[method].split())
+    usual = command.parser().parse_args(BASELINES[method].split())
     for name, change in changes(method).items():
-        options = command.parser().parse_args((recipes.BASELINES[method] + " " + change.options).split())
+        options = command.parser().parse_args((BASELINES[method] + " " + change.options).split())
         differs = [key for key, value in vars(options).items() if value != vars(usual)[key]]
         variant = bool(differs) + change.coarse + (not change.trained)
         assert variant == (name not in ("baseline", "recipe")), f"{name} differs from the baseline in one way"
@@ -79,7 +80,7 @@ def test_unknown_names_and_missing_encoders_are_refused():
 
 def test_the_recipe_is_what_was_written_down(monkeypatch):
     kept = Change("recipe", "", "--optimizer muon", coarse=True, sampling={"guidance_scale": 2.0})
-    monkeypatch.setitem(recipes.RECIPES, "pixels", kept)
+    monkeypatch.setitem(recipes_changes.RECIPES, "pixels", kept)
     assert changes("pixels")["recipe"] == kept._replace(text="the recipe: all changes that were kept")
 
 
@@ -87,16 +88,16 @@ def test_the_recipe_is_what_was_written_down(monkeypatch):
 
 
 def test_updates_fill_the_budget_and_phases_share_it():
-    assert recipes_trainings.updates(600.0, [0.5]) == [1200]
-    assert recipes_trainings.updates(600.0, [0.1, 0.5]) == [3000, 600]
-    assert recipes_trainings.updates(1e-6, [0.5]) == [1]
+    assert recipes_budget.updates(600.0, [0.5]) == [1200]
+    assert recipes_budget.updates(600.0, [0.1, 0.5]) == [3000, 600]
+    assert recipes_budget.updates(1e-6, [0.5]) == [1]
     with pytest.raises(SystemExit, match="longer than the whole budget"):
-        recipes_trainings.updates(-1.0, [0.5])
+        recipes_budget.updates(-1.0, [0.5])
 
 
 def test_folders_of_nobody_are_recorded():
-    words = ["--autoencoder", "/home/me/taef2", "--widths", "8", "--perceptual-encoder", "taef2"]
-    assert recipes_trainings.public(words) == "--autoencoder taef2 --widths 8 --perceptual-encoder taef2"
+    arguments = ["--autoencoder", "/home/me/taef2", "--widths", "8", "--perceptual-encoder", "taef2"]
+    assert recipes_trainings.public(arguments) == "--autoencoder taef2 --widths 8 --perceptual-encoder taef2"
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_seeds_of_a_change_share_a_row(tmp_path):
     assert row["kid_std"] == pytest.approx(0.04 / math.sqrt(2), abs=1e-4), "over seeds, with n - 1"
     assert row["judged"] == 80.5 and row["judged_by_class"] == {"cat": 90.0, "dog": 71.5, "wild": 80.0}
     rows = read_rows(path)
-    assert len(rows) == 2 and recipes.seeds_of(find_row(rows, "pixels", "muon", 10)) == {0, 1}
+    assert len(rows) == 2 and seeds_of(find_row(rows, "pixels", "muon", 10)) == {0, 1}
     assert row["note"] == "1,000 updates, 3.9 epochs; cat 90 %, dog 72 %, wild 80 %"
     page = {
         "method": str,
@@ -126,7 +127,7 @@ def test_seeds_of_a_change_share_a_row(tmp_path):
         "kept": bool,
         "processor": str,
     }
-    assert all(isinstance(row[name], kind) for name, kind in page.items()), "what the page reads"
+    assert all(isinstance(row[name], value_type) for name, value_type in page.items()), "what the page reads"
     assert not list(path.parent.glob(".*")), "nothing half-written is left"
 
 
@@ -149,7 +150,7 @@ def test_figures_of_another_setup_are_not_mixed(tmp_path):
     add_run(path, "pixels", change, 10.0, SETUP, judged(0, 0.2))
     with pytest.raises(SystemExit, match=r"another setup \(\{'samples_per_class': 100\}\)"):
         add_run(path, "pixels", change, 10.0, SETUP | {"samples_per_class": 60}, judged(1, 0.2))
-    assert recipes.seeds_of(read_rows(path)[0]) == {0}
+    assert seeds_of(read_rows(path)[0]) == {0}
 
 
 def test_rows_are_in_the_order_of_the_changes(tmp_path):
@@ -168,16 +169,16 @@ def test_what_is_kept_is_marked_by_a_person(tmp_path, capsys):
     for name in ("baseline", "muon"):
         add_run(path, "pixels", changes("pixels")[name], 10.0, SETUP, judged(0, 0.2))
     assert [row["kept"] for row in read_rows(path)] == [True, False]
-    words = ["--method", "pixels", "--record", str(path)]
-    assert recipes.main([*words, "--keep", "muon"]) == 0
+    arguments = ["--method", "pixels", "--record", str(path)]
+    assert recipes.main([*arguments, "--keep", "muon"]) == 0
     assert [row["kept"] for row in read_rows(path)] == [True, True]
     add_run(path, "pixels", changes("pixels")["muon"], 10.0, SETUP, judged(1, 0.3))
     assert read_rows(path)[1]["kept"], "another seed changes nothing of that"
-    assert recipes.main([*words, "--drop", "muon"]) == 0
+    assert recipes.main([*arguments, "--drop", "muon"]) == 0
     assert [row["kept"] for row in read_rows(path)] == [True, False]
     with pytest.raises(SystemExit, match="nothing is recorded of pixels, wider"):
-        recipes.main([*words, "--keep", "wider"])
-    assert recipes.main([*words, "--list"]) == 0
+        recipes.main([*arguments, "--keep", "wider"])
+    assert recipes.main([*arguments, "--list"]) == 0
     assert "2 seeds, KID 0.250" in capsys.readouterr().out
 
 
@@ -204,9 +205,19 @@ class Pretend:
 def test_an_interrupted_search_goes_on_with_what_is_not_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes_trainings, "Trainings", Pretend)
     monkeypatch.setattr(Pretend, "done", [])
-    words = ["--method", "pixels", "--only", "baseline", "muon", "--seeds", "2", "--record", str(tmp_path / "r.json")]
-    assert recipes.main(words) == 130
-    assert recipes.main(words) == 0
+    arguments = [
+        "--method",
+        "pixels",
+        "--only",
+        "baseline",
+        "muon",
+        "--seeds",
+        "2",
+        "--record",
+        str(tmp_path / "r.json"),
+    ]
+    assert recipes.main(arguments) == 130
+    assert recipes.main(arguments) == 0
     assert Pretend.done == [("baseline", 0), ("muon", 0), "interrupted", ("baseline", 1), ("muon", 1)]
     assert [row["seeds"] for row in read_rows(tmp_path / "r.json")] == [2, 2]
 
@@ -233,7 +244,7 @@ def file(tmp_path, monkeypatch) -> Path:
 
 
 def claims() -> dict[str, tuple[str, bool]]:
-    return {row.name[:8]: (row.measured, row.ok) for row in recipes.check() if row.wanted != "printed"}
+    return {row.name[:8]: (row.measured, row.ok) for row in recipes.check() if row.expected != "printed"}
 
 
 def test_nothing_measured_is_short(file):
@@ -244,8 +255,8 @@ def test_nothing_measured_is_short(file):
 def test_ours_are_compared_with_the_best_peer(file, first, second, ok):
     record(file, PEERS | {"pixels": first, "pretrained": second})
     assert claims() == {"Method 1": (f"{first / 0.3:.3g} x", ok), "Method 2": (f"{second / 0.3:.3g} x", ok)}
-    told = [row.measured for row in recipes.check() if row.wanted == "printed"]
-    assert len(told) == 6 and f"KID {first:.3f} ± 0.000, judged correct 81 %, 3 seeds" in told
+    printed = [row.measured for row in recipes.check() if row.expected == "printed"]
+    assert len(printed) == 6 and f"KID {first:.3f} ± 0.000, judged correct 81 %, 3 seeds" in printed
 
 
 def test_a_missing_peer_seed_or_encoding_is_short(file):
@@ -259,8 +270,8 @@ def test_a_missing_peer_seed_or_encoding_is_short(file):
 
 
 def test_speeds_beside_peers_are_figures_without_a_promise():
-    rows = [one.row() for one in pixels.comparisons()]
-    assert len(rows) == 3 and all(row.ok and row.wanted == "no promise" for row in rows)
+    rows = [comparison.row() for comparison in pixels.comparisons()]
+    assert len(rows) == 3 and all(row.ok and row.expected == "no promise" for row in rows)
 
 
 def test_the_claims_are_checked_with_the_three_methods(monkeypatch):
@@ -297,10 +308,10 @@ def tiny(monkeypatch, faces16) -> Namespace:
 
     monkeypatch.setattr(recipes_trainings, "load_faces", load)
     monkeypatch.setattr(recipes_trainings, "Judge", Judge)
-    monkeypatch.setitem(recipes.BASELINES, "pixels", "--widths 8 16 --patch 2 --batch-size 4 --ema 0.99")
+    monkeypatch.setitem(BASELINES, "pixels", "--widths 8 16 --patch 2 --batch-size 4 --ema 0.99")
     monkeypatch.setattr(recipes_trainings, "SAMPLING", {"steps": 2, "guidance_scale": 3.0})
-    words = ["--method", "pixels", "--minutes", "0.005", "--size", "16", "--samples", "2"]
-    return recipes.parser().parse_args(words)
+    arguments = ["--method", "pixels", "--minutes", "0.005", "--size", "16", "--samples", "2"]
+    return recipes.parser().parse_args(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -309,8 +320,8 @@ def faces16():
     from helpers.data.toy_faces import SPECIES, draw_face, toy_attributes
 
     attributes = toy_attributes(30, seed=5)
-    images = np.stack([draw_face(one, 16) for one in attributes])
-    labels = np.array([SPECIES.index(one.species) for one in attributes])
+    images = np.stack([draw_face(face, 16) for face in attributes])
+    labels = np.array([SPECIES.index(face.species) for face in attributes])
     return Faces(images, labels, SPECIES, source="animal-faces", split="train")
 
 
@@ -327,8 +338,8 @@ def test_a_change_is_trained_and_the_baseline_leaves_what_its_variants_need(tiny
     assert other["sampling"] == {"steps": 2, "guidance_scale": 2.0}
     average = trainings.run(changes("pixels")["average-0.05"], 0)
     assert average["kid"] != base["kid"] and average["sampling"] == base["sampling"]
-    again = trainings.run(changes("pixels")["interval"]._replace(sampling=None), 0)
-    assert again["kid"] == base["kid"], "what is judged are the weights of the file"
+    reloaded = trainings.run(changes("pixels")["interval"]._replace(sampling=None), 0)
+    assert reloaded["kid"] == base["kid"], "what is judged are the weights of the file"
     torch.set_num_threads(threads)
 
 
@@ -356,7 +367,7 @@ def test_an_average_has_its_relative_length(length):
     """Weights that count the updates show which updates an average is made of."""
     counter = torch.nn.Linear(1, 1, bias=False)
     squares = torch.nn.Linear(1, 1, bias=False)
-    averages = [recipes_trainings.RelativeEMA(one, length) for one in (counter, squares)]
+    averages = [recipes_trainings.RelativeEMA(module, length) for module in (counter, squares)]
     for step in range(1, 2001):
         for module, average, value in zip((counter, squares), averages, (step / 2000, (step / 2000) ** 2), strict=True):
             torch.nn.init.constant_(module.weight, value)
@@ -379,7 +390,7 @@ def test_the_usual_average_is_as_long_as_the_table_says():
 def test_updates_are_timed_in_turns(tiny, monkeypatch):
     order = []
     trial = lambda name: Namespace(begin=lambda: (order.append(name) or name for _ in range(10)))  # noqa: E731
-    seconds = recipes_trainings.update_seconds([trial("a"), trial("b")])
+    seconds = recipes_budget.update_seconds([trial("a"), trial("b")])
     assert order == ["a", "b"] * 10 and len(seconds) == 2 and max(seconds) < 0.1
 
 

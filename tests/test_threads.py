@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from benchmarks import threads
-from helpers import WAITING
+from helpers import SPIN_COUNT
 from pages.record import ROOT
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -72,8 +72,8 @@ def test_notebooks_have_it_though_they_import_torch_first(
 
 
 def test_one_value_everywhere_and_the_record_is_about_it() -> None:
-    assert dict([WAITING]) == OURS and "=".join(WAITING) in threads.SETTINGS
-    assert f"export {WAITING[0]} := {WAITING[1]}\n" in (ROOT / "Makefile").read_text()
+    assert dict([SPIN_COUNT]) == OURS and "=".join(SPIN_COUNT) in threads.SETTINGS
+    assert f"export {SPIN_COUNT[0]} := {SPIN_COUNT[1]}\n" in (ROOT / "Makefile").read_text()
     assert threads.check()[0].ok
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import struct
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from helpers.weights import load_weights, read_metadata, read_tensors, save_weights, write_tensors
 from helpers.weights import shipped as weights
+from helpers.weights.pretrained import checkpoint_keys, guess_cause, map_key, read_checkpoint
 
 
 def network(width=8):
@@ -38,13 +41,17 @@ def test_weights_come_back_in_the_modules_own_dtype(saved):
 def test_files_are_half_precision_and_bytewise_reproducible(saved, tmp_path):
     assert saved.stat().st_size < 2 * sum(p.numel() for p in network().parameters()) + 2000
     save_weights(network().state_dict(), tmp_path / "again.safetensors", {"seed": "3", "command": "python -m nothing"})
-    again = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 2))
-    assert load_weights(again, tmp_path / "again.safetensors")["sha256"] == load_weights(network(), saved)["sha256"]
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 2))
+    assert load_weights(module, tmp_path / "again.safetensors")["sha256"] == load_weights(network(), saved)["sha256"]
 
 
 def test_nothing_is_left_of_a_write_that_fails(saved, monkeypatch):
     before = saved.read_bytes()
-    monkeypatch.setattr(weights.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         save_weights(network(4), saved, {})
     assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
@@ -74,6 +81,33 @@ def test_missing_weights_say_where_and_how(tmp_path, monkeypatch):
         load_weights(network(), tmp_path / "gone.safetensors")
     save_weights(network(), tmp_path / "00_assets" / "weights" / "scorer.safetensors", {"seed": "9"})
     assert load_weights(network(), "scorer")["seed"] == "9"
+
+
+def test_a_name_means_the_courses_weights_whatever_lies_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "repository_root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save_weights(network(), tmp_path / "00_assets" / "weights" / "clip.safetensors", {"seed": "shipped"})
+    save_weights(network(), tmp_path / "clip", {"seed": "a file of the same name"})
+    save_weights(network(), tmp_path / "mine.safetensors", {"seed": "mine"})
+    assert read_metadata("clip")["seed"] == load_weights(network(), "clip")["seed"] == "shipped"
+    for path in ("./clip", Path("clip"), tmp_path / "clip"):
+        assert read_metadata(path)["seed"] == "a file of the same name"
+    assert read_metadata("mine.safetensors")["seed"] == "mine"
+    (tmp_path / "other").write_bytes((tmp_path / "clip").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"no weights 'other'.*is written \./other"):
+        read_metadata("other")
+
+
+def test_metadata_are_read_without_reading_the_tensors(saved, monkeypatch):
+    def never(*_):
+        raise AssertionError("the tensors were hashed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "checksum", never)
+        assert read_metadata(saved)["seed"] == "3"
+    saved.write_bytes(saved.read_bytes().replace(b'"seed":"3"', b'"seed":"8"'))
+    with pytest.raises(ValueError, match="is damaged.*its metadata do not have the checksum"):
+        read_metadata(saved)
 
 
 def flip_last_byte(data):
@@ -117,16 +151,16 @@ def test_damaged_files_are_refused_and_the_module_stays_as_it_was(damage, saved)
 
 def unsealed(path):
     """As the course wrote files before their metadata had a checksum."""
-    tensors, told = weights.read_tensors(path)
-    del told[weights.METADATA_CHECKSUM]
-    save_file(tensors, path, told)
-    return told
+    tensors, metadata = weights.read_tensors(path)
+    del metadata[weights.METADATA_CHECKSUM]
+    save_file(tensors, path, metadata)
+    return metadata
 
 
 def test_files_of_an_older_version_are_taken_with_a_warning(saved):
-    told = unsealed(saved)
+    metadata = unsealed(saved)
     with pytest.warns(UserWarning, match="older version of the course"):
-        assert load_weights(network(8), saved) == told
+        assert load_weights(network(8), saved) == metadata
 
 
 @pytest.mark.parametrize("line", ["{right}  {name}", "{wrong}  {name}", "{right}  other", "\udcff"])
@@ -174,7 +208,42 @@ def test_not_strict_passes_over_names_but_never_over_shapes(saved):
 def test_checkpoints_keep_their_dtypes_and_metadata_is_read_without_a_module(saved, tmp_path):
     tensors = {"step": torch.tensor(7), "moments": torch.tensor([1e5, 1 / 3])}
     write_tensors(tmp_path / "checkpoint.safetensors", tensors, {"step": "7"})
-    found, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
-    assert metadata["step"] == "7" and found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in tensors)
+    read, metadata = read_tensors(tmp_path / "checkpoint.safetensors")
+    assert metadata["step"] == "7" and read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
     assert read_metadata(saved)["seed"] == "3"
+
+
+MAPPING = [  # the worked example of helpers/weights/pretrained.py
+    (r"\.block\.", ".transformer_blocks.0."),
+    (r"\.cross_attention\.", ".attn2."),
+    (r"\.to_kv\.", ".to_{kv}."),
+    (r"^down\.(\d+)\.transformer\.", r"down_blocks.\1.attentions."),
+]
+
+
+def test_a_key_mapping_is_applied_in_order_and_braces_stand_for_several_tensors():
+    name = "down.1.transformer.0.block.cross_attention.to_kv.weight"
+    prefix = "down_blocks.1.attentions.0.transformer_blocks.0.attn2."
+    assert map_key(name, MAPPING) == prefix + "to_{kv}.weight"
+    assert checkpoint_keys(name, MAPPING) == [prefix + "to_k.weight", prefix + "to_v.weight"]
+    assert checkpoint_keys("norm.bias", MAPPING) == ["norm.bias"]
+
+
+def test_the_first_cause_that_matches_is_the_likeliest():
+    causes = {"lora": "a LoRA", "^unet": "a U-Net"}
+    assert guess_cause(causes, {"unet.lora_up": torch.zeros(1)}) == "a LoRA"
+    assert guess_cause(causes, {"unet.conv": torch.zeros(1)}) == "a U-Net"
+    assert guess_cause(causes, {"vae.conv": torch.zeros(1)}) == ""
+
+
+def test_a_flipped_bit_of_a_pickle_is_noticed_although_torch_load_does_not(tmp_path):
+    """Why `check_zip` reads the whole archive: PyTorch is built without the CRC checks of zip archives."""
+    path = tmp_path / "weights.ckpt"
+    torch.save({"a": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[bytes(data).rindex(bytes(4000)) + 100] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["a"].count_nonzero() == 1
+    with pytest.raises(ValueError, match="does not have its checksum"):
+        read_checkpoint(path)

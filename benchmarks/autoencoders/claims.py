@@ -15,7 +15,7 @@ def check() -> list[Row]:
 
 
 def comparisons() -> list[Comparison]:
-    """What the record of the quantiser beside a library's says."""
+    """Training with our quantiser beside a library's, from the record."""
     return vq.comparisons()
 
 

@@ -1,8 +1,8 @@
-"""The quantised autoencoder: what ships, on drawn and real faces, beside diffusers, beside vector-quantize-pytorch.
+"""The quantised autoencoder: what ships, on synthetic faces and photographs, beside diffusers and another library.
 
     python -m helpers.autoencoders.train_vq --source animal-faces --out RUN
-    python -m benchmarks.autoencoders.vq          # draws Chelsea, and what the shipped weights reconstruct of her
-    python -m benchmarks.autoencoders.vq RUN      # draws the run's reconstruction too, and writes its record
+    python -m benchmarks.autoencoders.vq          # shows Chelsea, and her reconstruction by the shipped weights
+    python -m benchmarks.autoencoders.vq RUN      # shows the run's reconstruction too, and writes its record
 
 No photograph of the data set is shown: the figure has Chelsea, the cat that scikit-image brings (CC0).
 """
@@ -12,14 +12,16 @@ import statistics
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import Comparison, alternating, hardware, peak_memory, recorded
+from benchmarks.measure import Comparison, alternating, peak_memory, range_of, recorded, repeated
+from benchmarks.parity import difference, randomised
+from benchmarks.record import hardware, read_record, write_record
 from benchmarks.report import Row, at_least, at_most
-from benchmarks.sd1.reference import difference, randomised
 from helpers.autoencoders.code_prior import CodePrior
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig, published_names
 from helpers.autoencoders.quantizers import nearest
@@ -49,19 +51,19 @@ def _shipped() -> list[Row]:
     if not all(weights_path(name).exists() for name in ("vq", "vq_prior")):
         return [Row("VQ, shipped weights", "not there", "python -m helpers.autoencoders.train_vq, train_prior", False)]
     faces = load_faces(split="val", size=64, limit=300)
-    told = read_metadata("vq")
+    metadata = read_metadata("vq")
     model = VQAutoencoder.from_weights("vq")
-    again, _, used = reconstruct(model, faces.tensor())
+    reconstructions, _, used = reconstruct(model, faces.tensor())
     species = torch.arange(300) % 3
-    written = CodePrior.from_weights("vq_prior").generate(species, torch.Generator().manual_seed(0))
-    drawn = torch.cat([model.decode_indices(some) for some in written.split(50)]).clamp(-1, 1)
-    right = load_classifier().agreement(drawn, {"species": species})["species"]
+    indices = CodePrior.from_weights("vq_prior").generate(species, torch.Generator().manual_seed(0))
+    samples = torch.cat([model.decode_indices(part) for part in indices.split(50)]).clamp(-1, 1)
+    species_accuracy = load_classifier().agreement(samples, {"species": species})["species"]
     size = sum(weights_path(name).stat().st_size for name in ("vq", "vq_prior")) / 1e6
     return [
-        at_least("VQ, 300 unseen drawn faces, 64x64 to 16x16: PSNR", psnr(faces.tensor(), again), 26.0, "dB"),
-        at_least("VQ, codes in use", 100 * used.share, 95, "%"),
-        at_most(f"VQ, minutes to train on {told['threads']} cores", float(told["minutes"]), 10, "min"),
-        at_least("prior over codes: 300 faces show the species asked for", 100 * right, 90, "%"),
+        at_least("VQ, 300 unseen faces, 64x64 to 16x16: PSNR", psnr(faces.tensor(), reconstructions), 26.0, "dB"),
+        at_least("VQ, codes in use", 100 * used.utilization, 95, "%"),
+        at_most(f"VQ, minutes to train on {metadata['threads']} cores", float(metadata["minutes"]), 10, "min"),
+        at_least("prior over codes: 300 faces show the species asked for", 100 * species_accuracy, 90, "%"),
         at_most("weights of autoencoder and prior", size, 8, "MB"),
     ]
 
@@ -70,26 +72,28 @@ def _real() -> list[Row]:
     path = repository_root() / REAL
     if not path.exists():
         return [Row("VQ, real faces", "never run", "python -m benchmarks.autoencoders.vq RUN", False)]
-    record = json.loads(path.read_text())
+    record = read_record(path)
     return [at_least(f"VQ, {record['faces']} unseen real faces at 64x64: PSNR", record["psnr"], 22.0, "dB")]
 
 
 @torch.no_grad()
 def _parity() -> list[Row]:
-    """In the published architectures, with random weights."""
-    pictures = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ours, theirs = kl_pair()
-    rows = {"AutoencoderKL, encoded": (ours.encode(pictures).mean, theirs.encode(pictures).latent_dist.mean)}
-    z = rows["AutoencoderKL, encoded"][1]
-    rows["AutoencoderKL, decoded"] = ours.decode(z), theirs.decode(z).sample
-    ours, theirs = vq_pair()
-    z = theirs.encode(pictures).latents
-    rows["VQModel, encoded"] = ours.encode(pictures), z
-    rows["VQModel, quantised and decoded"] = ours.decode(z), theirs.decode(z).sample
-    return [at_most(f"parity with diffusers' {name}", difference(*pair), 1e-5) for name, pair in rows.items()]
+    """Both autoencoders beside diffusers', in the published architectures, with random weights."""
+    images = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    our_kl, their_kl = kl_pair()
+    mean = their_kl.encode(images).latent_dist.mean
+    our_vq, their_vq = vq_pair()
+    latents = their_vq.encode(images).latents
+    differences = {
+        "AutoencoderKL, encoded": difference(our_kl.encode(images).mean, mean),
+        "AutoencoderKL, decoded": difference(our_kl.decode(mean), their_kl.decode(mean).sample),
+        "VQModel, encoded": difference(our_vq.encode(images), latents),
+        "VQModel, quantised and decoded": difference(our_vq.decode(latents), their_vq.decode(latents).sample),
+    }
+    return [at_most(f"parity with diffusers' {name}", value, 1e-5) for name, value in differences.items()]
 
 
-def kl_pair() -> tuple[KLAutoencoder, nn.Module]:
+def kl_pair() -> tuple[KLAutoencoder, Any]:
     """Ours and diffusers' with the same random weights."""
     from diffusers import AutoencoderKL
 
@@ -111,8 +115,8 @@ def kl_pair() -> tuple[KLAutoencoder, nn.Module]:
     return ours.eval(), theirs
 
 
-def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
-    """The same, quantised."""
+def vq_pair() -> tuple[VQAutoencoder, Any]:
+    """Our quantised autoencoder and diffusers' with the same random weights."""
     from diffusers import VQModel
 
     config = VQConfig(width=32, multipliers=(1, 2, 2), groups=8, K=64)
@@ -136,11 +140,11 @@ def vq_pair() -> tuple[VQAutoencoder, nn.Module]:
 
 
 def _speed() -> list[Row]:
-    return [one.row() for one in comparisons()]
+    return [comparison.row() for comparison in comparisons()]
 
 
 def comparisons() -> list[Comparison]:
-    """What the record says of training with our quantiser and with theirs."""
+    """Training with our quantiser beside vector-quantize-pytorch's, from the record."""
     if not (record := recorded(SPEED)):
         return [Comparison("VQ training", "vector-quantize-pytorch", None)]
     return [
@@ -157,7 +161,7 @@ def comparisons() -> list[Comparison]:
 
 
 def _memory(vectors: int = 8192, K: int = 8192) -> Row:
-    """The search for the nearest of 8,192 codes, against the matrix of all distances."""
+    """Peak memory of the search for the nearest of 8,192 codes, over that of the matrix of all distances."""
     z = torch.randn(vectors, 8)
     codebook = torch.randn(K, 8)
     nearest(z, codebook)
@@ -195,27 +199,27 @@ class Peer(nn.Module):
         return codes.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2), loss
 
 
-def training_step(K: int, theirs: bool, pictures: Tensor):
-    """One update of the course's VQ autoencoder, with our quantiser or theirs, as a call that can be timed."""
+def training_step(K: int, theirs: bool, images: Tensor):
+    """Build a function that makes one update of the course's VQ autoencoder, with our quantiser or theirs."""
     torch.manual_seed(0)
     model = VQAutoencoder(tiny_config(K)).train()
     config = tiny_config(K)
-    vectors = len(pictures) * (pictures.shape[-1] // config.downsampling_factor) ** 2
+    vectors = len(images) * (images.shape[-1] // config.downsampling_factor) ** 2
     peer = Peer(K, config.code_width, vectors).train() if theirs else None
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
-            z = model.encode(pictures)
+            z = model.encode(images)
             with torch.autocast("cpu", enabled=False):  # both search in float32
                 if peer is None:
-                    found = model.quantize(z.float())
-                    codes = found.codes
-                    loss = found.loss.mean()
+                    quantized = model.quantize(z.float())
+                    codes = quantized.z_q
+                    loss = quantized.loss.mean()
                 else:
                     codes, loss = peer(z.float())
-            again = model.decode_codes(codes)
-        (F.mse_loss(again.float(), pictures) + loss).backward()
+            reconstructed = model.decode_codes(codes)
+        (F.mse_loss(reconstructed.float(), images) + loss).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -224,23 +228,23 @@ def training_step(K: int, theirs: bool, pictures: Tensor):
 
 def run(batch_size: int = 16, updates: int = 8) -> None:
     """Time training with both quantisers in one process, alternating."""
-    pictures = load_faces(size=64, limit=batch_size).tensor()
+    images = load_faces(size=64, limit=batch_size).tensor()
     networks = []
     for K in (1024, 8192):
-        steps = [training_step(K, theirs, pictures) for theirs in (False, True)]
-        seconds = alternating([lambda step=step: [step() for _ in range(updates)] for step in steps])
-        ratios = [peer / own for own, peer in zip(*seconds, strict=True)]
+        steps = [training_step(K, theirs, images) for theirs in (False, True)]
+        seconds = alternating([repeated(step, updates) for step in steps])
+        ratios = [their_time / our_time for our_time, their_time in zip(*seconds, strict=True)]
         entry = {
             "network": f"{K} codes",
             "images_per_second": [round(batch_size * updates / statistics.median(s), 1) for s in seconds],
             "ratio": round(statistics.median(ratios), 3),
-            "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+            "spread": range_of(ratios),
         }
         networks.append(entry)
         print(entry, flush=True)
     peer = f"vector-quantize-pytorch {version('vector-quantize-pytorch')}"
     record = {"hardware": hardware(), "batch_size": batch_size, "peer": peer, "networks": networks}
-    (repository_root() / SPEED).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / SPEED, record)
 
 
 def draw_chelsea(models: dict[str, VQAutoencoder]) -> None:
@@ -268,20 +272,20 @@ def measured_on_photographs(folder: Path) -> VQAutoencoder:
     if not weights.exists() or read_metadata(weights).get("source") != "animal-faces":
         sys.exit(f"{folder} holds no finished run on photographs: give --source animal-faces --out {folder}")
     model = VQAutoencoder.from_weights(weights)
-    told = read_metadata(weights)
+    metadata = read_metadata(weights)
     faces = load_faces("animal-faces", "val", 64)
-    again, _, used = reconstruct(model, faces.tensor())
+    reconstructions, _, used = reconstruct(model, faces.tensor())
     record = {
-        "command": told["command"],
-        "minutes": float(told["minutes"]),
-        "steps": int(told["steps"]),
-        "threads": int(told["threads"]),
+        "command": metadata["command"],
+        "minutes": float(metadata["minutes"]),
+        "steps": int(metadata["steps"]),
+        "threads": int(metadata["threads"]),
         "faces": len(faces),
-        "psnr": round(psnr(faces.tensor(), again), 2),
-        "codes_in_use": round(used.share, 4),
+        "psnr": round(psnr(faces.tensor(), reconstructions), 2),
+        "codes_in_use": round(used.utilization, 4),
         "perplexity": round(used.perplexity, 1),
     }
-    (repository_root() / REAL).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / REAL, record)
     print(json.dumps(record))
     return model
 

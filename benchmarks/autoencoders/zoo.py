@@ -1,11 +1,11 @@
 """Every variant of the zoo with three seeds: the table that notebook 05 reads."""
 
-import json
 import math
 import statistics
 import time
 
-from benchmarks.report import Row, at_most, true
+from benchmarks.record import read_record, write_record
+from benchmarks.report import Row, at_most, claim
 from helpers.autoencoders.zoo.compare import (
     BATCH_SIZE,
     CONFIG,
@@ -22,28 +22,28 @@ SEEDS = 3
 
 
 def check() -> list[Row]:
-    """Is every variant in the table, and was it made with the settings that ship?"""
+    """Rows about the table: every variant is in it, trained with the settings that ship."""
     path = repository_root() / TABLE
     if not path.exists():
         return [Row("variants of the zoo", "never run", "python -m benchmarks autoencoders", False)]
-    record = json.loads(path.read_text())
+    record = read_record(path)
     there = [
         name
         for name, entry in record["variants"].items()
         if len(entry["psnr"]["seeds"]) == SEEDS and None not in entry["psnr"]["seeds"]
     ]
     return [
-        true("variants trained with three seeds", len(there), f"{len(VARIANTS)}", set(there) == set(VARIANTS)),
-        true("steps and pictures a step", record["training"], f"{_training()}", record["training"] == _training()),
+        claim("variants trained with three seeds", len(there), f"{len(VARIANTS)}", set(there) == set(VARIANTS)),
+        claim("steps and pictures a step", record["training"], f"{_training()}", record["training"] == _training()),
         _as_recorded(record),
     ]
 
 
 def _as_recorded(record: dict, name: str = "VAE") -> Row:
-    """One entry trained anew: another machine rounds otherwise, so the spread of the seeds is the measure."""
+    """Train one entry anew and compare its PSNR with the table's; another machine rounds differently."""
     faces, unseen = (load_faces(split=split, size=32) for split in ("train", "val"))
-    told = record["variants"][name]["psnr"]
-    apart = abs(_trained(name, 0, faces, VariantEvaluator(unseen))["psnr"] - told["seeds"][0])
+    recorded = record["variants"][name]["psnr"]
+    apart = abs(_trained(name, 0, faces, VariantEvaluator(unseen))["psnr"] - recorded["seeds"][0])
     return at_most(f"{name} trained anew: PSNR away from the table's", apart, 0.2, "dB")
 
 
@@ -57,12 +57,12 @@ def run() -> None:
     variants = {}
     judge = VariantEvaluator(unseen)
     for name in VARIANTS:
-        found = [_trained(name, seed, faces, judge) for seed in range(SEEDS)]
-        variants[name] = {key: _spread([one[key] for one in found]) for key in found[0]}
+        scores = [_trained(name, seed, faces, judge) for seed in range(SEEDS)]
+        variants[name] = {key: mean_and_std([score[key] for score in scores]) for key in scores[0]}
         print(name, {key: entry["mean"] for key, entry in variants[name].items()}, flush=True)
     record = {"training": _training(), "seeds": SEEDS, "faces": len(unseen), "variants": variants}
     path = repository_root() / TABLE
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(path, record)
 
 
 def _trained(name: str, seed: int, faces, judge: VariantEvaluator) -> dict[str, float]:
@@ -73,7 +73,8 @@ def _trained(name: str, seed: int, faces, judge: VariantEvaluator) -> dict[str, 
     return {"core_seconds": time.process_time() - start} | judge(model, seed)
 
 
-def _spread(values: list[float]) -> dict:
+def mean_and_std(values: list[float]) -> dict:
+    """Mean and standard deviation over the seeds, with the values, as an entry of the table."""
     if any(map(math.isnan, values)):  # a code without noise has no rate
         return {"mean": None, "spread": None, "seeds": [None] * len(values)}
     return {

@@ -1,4 +1,4 @@
-"""The photographs, summarised: what may be shown of them without showing any one of them.
+"""The photographs, summarised: counts and averages, which show no single photograph.
 
     python -m benchmarks animal_faces    # reads the photographs where they are, writes the record of notebook 01
 
@@ -9,7 +9,7 @@ photograph ships: the record holds counts, colours, near-duplicates, and average
 import json
 import time
 
-from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.report import Row, at_least, at_most, claim
 from helpers.course import repository_root
 from helpers.data import load_faces
 from helpers.data.summary import RECORD, file_statistics, load_summary, save_summary, summarise
@@ -33,7 +33,7 @@ def check() -> list[Row]:
             FEWEST_AVERAGED,
         ),
         at_most("photographs: size of the record", size, MOST_BYTES, "bytes"),
-        true(
+        claim(
             "photographs: every class has some",
             summary.counts["train"],
             "three classes",

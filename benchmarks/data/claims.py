@@ -1,9 +1,8 @@
-"""What the course claims about its data: decoding and drawing speed, and that no bad file gets past unnoticed.
+"""What the course claims about its data: the speed of decoding and of rendering, and that no bad file passes unnoticed.
 
-Speeds are per CPU-second of one thread, so that they mean the same on a busy computer; no real picture is needed.
+Speeds are per CPU-second of one thread, so that they mean the same on a busy computer; no photograph is needed.
 """
 
-import io
 import os
 import tempfile
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.data import loading
+from benchmarks.data.jpegs import encode_image, jpegs_like_afhq
 from benchmarks.report import Row, at_least
 from helpers.data import Faces, load_faces
 from helpers.data.faces import CLASS_NAMES
@@ -24,7 +24,7 @@ from helpers.data.images import decode
 from helpers.data.toy_faces import draw_face, toy_attributes
 
 ORANGE = (230, 120, 40)
-Bad = Callable[[Path], None]  # spoils a small good collection
+Damage = Callable[[Path], object]  # makes a small good collection bad
 
 
 def check() -> list[Row]:
@@ -33,23 +33,23 @@ def check() -> list[Row]:
     kilobytes = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
     faces = toy_attributes(120, seed=0)
     verdicts = bad_inputs()
-    missed = [kind for kind, verdict in verdicts.items() if verdict]
+    missed = [name for name, verdict in verdicts.items() if verdict]
     handled = len(verdicts) - len(missed)
     return [
         at_least(
             f"512 px JPEG ({kilobytes:.0f} kB) to 64 px, per core",
-            _rate(lambda one: decode(one, 64), jpegs * 5),
+            _rate(lambda jpeg: decode(jpeg, 64), jpegs * 5),
             700,
             "images/s",
         ),
-        at_least("drawn faces of 64 px, per core", _rate(lambda one: draw_face(one, 64), faces), 150, "faces/s"),
+        at_least("synthetic faces of 64 px, per core", _rate(lambda face: draw_face(face, 64), faces), 150, "faces/s"),
         Row(
-            "kinds of bad input handled" + "".join(f"; not {kind}" for kind in missed),
+            "bad inputs handled as promised" + "".join(f"; not {name}" for name in missed),
             f"{handled}",
             f"{len(verdicts)}",
             not missed,
         ),
-        *(one.row() for one in loading.comparisons()),
+        *(comparison.row() for comparison in loading.comparisons()),
     ]
 
 
@@ -59,7 +59,7 @@ def run() -> None:
 
 
 def _rate(work: Callable, items: Sequence, rounds: int = 5) -> float:
-    """Items per CPU-second, the best of some rounds: what disturbs a measurement only ever slows it."""
+    """Items per CPU-second in the best of some rounds: disturbances only ever slow a measurement."""
     best = 0.0
     for _ in range(rounds):
         start = time.process_time()
@@ -69,35 +69,18 @@ def _rate(work: Callable, items: Sequence, rounds: int = 5) -> float:
     return best
 
 
-def jpegs_like_afhq(count: int) -> list[bytes]:
-    """512 px JPEGs of about 50 kB, as AFHQ's are (0.73 GB / 16,130): drawn faces under photographic grain."""
-    rng = np.random.default_rng(0)
-    jpegs = []
-    for face in toy_attributes(count, seed=0):
-        grain = Image.fromarray(rng.integers(0, 256, (256, 256), dtype=np.uint8)).resize((512, 512))
-        pixels = draw_face(face, 512).transpose(1, 2, 0) + 0.08 * (np.asarray(grain, np.float32)[..., None] - 127)
-        jpegs.append(_encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG", quality=88))
-    return jpegs
-
-
-def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
 def bad_inputs() -> dict[str, str]:
-    """Every kind of bad input, met in a folder made for it: "" where it was handled as promised, else what happened."""
+    """Load each bad input from a folder of its own: by name "" where it was handled as promised, else what happened."""
     unpainted = Image.fromarray(np.full((64, 64), 30000, np.uint16))  # 30000 of 65535 is 117 of 255
     painted = Image.new("RGB", (64, 64), ORANGE)
-    kinds = {
-        "truncated": lambda: _skips(_encoded(_noise(), "JPEG")[:3000], "truncated"),
+    inputs = {
+        "truncated": lambda: _skips(encode_image(_noise(), "JPEG")[:3000], "truncated"),
         "zero bytes": lambda: _skips(b"", "zero bytes"),
-        "not a picture": lambda: _skips(b"<html>404 Not Found</html>", "not a picture"),
-        "one pixel": lambda: _skips(_encoded(Image.new("RGB", (1, 1)), "PNG"), "1x1 pixels"),
-        "CMYK": lambda: _reads(_encoded(painted.convert("CMYK"), "JPEG"), ORANGE),
-        "palette": lambda: _reads(_encoded(painted.quantize(4), "PNG"), ORANGE),
-        "16-bit": lambda: _reads(_encoded(unpainted, "PNG"), (117, 117, 117)),
+        "not an image": lambda: _skips(b"<html>404 Not Found</html>", "not an image"),
+        "one pixel": lambda: _skips(encode_image(Image.new("RGB", (1, 1)), "PNG"), "1x1 pixels"),
+        "CMYK": lambda: _reads(encode_image(painted.convert("CMYK"), "JPEG"), ORANGE),
+        "palette": lambda: _reads(encode_image(painted.quantize(4), "PNG"), ORANGE),
+        "16-bit": lambda: _reads(encode_image(unpainted, "PNG"), (117, 117, 117)),
         "EXIF-rotated": _reads_rotated,
         "empty class": lambda: _refuses(_empty_a_class, "dog is empty"),
         "missing class": lambda: _refuses(lambda tree: (tree / "train/wild").rename(tree / "gone"), "wild is missing"),
@@ -106,7 +89,7 @@ def bad_inputs() -> dict[str, str]:
         "damaged cache": lambda: _rebuilds(lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x99")),
         "half-written cache": lambda: _rebuilds(lambda path: path.write_bytes(path.read_bytes()[:500])),
     }
-    return {kind: _verdict(judge) for kind, judge in kinds.items()}
+    return {name: _verdict(judge) for name, judge in inputs.items()}
 
 
 def _verdict(judge: Callable[[], str]) -> str:
@@ -126,7 +109,7 @@ def _noise() -> Image.Image:
 
 
 def _tree(folder: Path) -> Path:
-    """Eleven pictures a class, so that one bad one is less than a tenth."""
+    """A collection of eleven images a class: one bad file is less than a tenth of them."""
     for name in CLASS_NAMES:
         (folder / "train" / name).mkdir(parents=True)
         for i in range(11):
@@ -134,21 +117,23 @@ def _tree(folder: Path) -> Path:
     return folder
 
 
-def _with(spoil: Bad, judge: Callable[[Faces, list[str], Path], str]) -> str:
-    """Spoil a good collection, load it, and let `judge` say "" or what is wrong with what came."""
+def _with(spoil: Damage, judge: Callable[[Faces, list[str], Path], str]) -> str:
+    """Damage a good collection, load it, and return what `judge` says of the result: "" where all is as promised."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tree = _tree(Path(folder) / "pictures")
         spoil(tree)
         faces = load_faces("animal-faces", size=16, root=tree, cache_dir=Path(folder) / "cache", progress=False)
-        return judge(faces, [str(one.message) for one in caught], Path(folder) / "cache")
+        return judge(faces, [str(warning.message) for warning in caught], Path(folder) / "cache")
 
 
 def _skips(data: bytes, reason: str) -> str:
-    """Left out, counted, named with its reason, and warned of."""
+    """Whether a bad file is left out, counted, named with its reason and warned of."""
 
     def judge(faces: Faces, warned: list[str], _: Path) -> str:
-        named = [one for one in faces.skipped if one.path == "train/cat/bad.jpg" and reason in one.reason]
+        named = [
+            warning for warning in faces.skipped if warning.path == "train/cat/bad.jpg" and reason in warning.reason
+        ]
         good = len(faces) == 33 and len(named) == 1 and any("bad.jpg" in text for text in warned)
         return "" if good else f"{faces}, {faces.skipped}, {warned}"
 
@@ -156,7 +141,7 @@ def _skips(data: bytes, reason: str) -> str:
 
 
 def _reads(data: bytes, colour: tuple[int, int, int]) -> str:
-    """Used, in its right colour (JPEG and palettes are off by a little)."""
+    """Whether an unusual file is used, in its right colour (JPEG and palettes are off by a little)."""
 
     def judge(faces: Faces, *_: object) -> str:
         off = np.abs(faces.images[0].reshape(3, -1).mean(1) - colour).max()
@@ -166,7 +151,7 @@ def _reads(data: bytes, colour: tuple[int, int, int]) -> str:
 
 
 def _reads_rotated() -> str:
-    """A picture stored on its side comes out upright: here, the white half on top."""
+    """Whether an image stored on its side comes out upright: here, with the white half on top."""
     stored = np.zeros((64, 64, 3), np.uint8)
     stored[:, :32] = 255  # white left; orientation 6 says: turn clockwise to view
     exif = Image.Exif()
@@ -177,20 +162,20 @@ def _reads_rotated() -> str:
         bottom = faces.images[0][:, 10:].mean()
         return "" if top > 250 and bottom < 5 else f"top {top:.0f}, bottom {bottom:.0f}"
 
-    data = _encoded(Image.fromarray(stored), "JPEG", exif=exif)
+    data = encode_image(Image.fromarray(stored), "JPEG", exif=exif)
     return _with(lambda tree: (tree / "train/cat/00-special.jpg").write_bytes(data), judge)
 
 
-def _refuses(spoil: Bad, words: str, error: type[Exception] = ValueError) -> str:
-    """An error that says what was wrong."""
+def _refuses(spoil: Damage, message: str, error: type[Exception] = ValueError) -> str:
+    """Whether a bad collection raises an error that says what is wrong."""
     try:
         return _with(spoil, lambda faces, *_: f"no error: {faces}")
     except error as caught:
-        return "" if words in str(caught) else f"unclear: {caught}"
+        return "" if message in str(caught) else f"unclear: {caught}"
 
 
 def _refuses_unreadable() -> str:
-    """A folder that the system will not list; simulated, because an administrator may list everything."""
+    """Whether a folder that cannot be listed is refused; simulated, because an administrator may list everything."""
 
     def scandir(folder: Path) -> object:
         if folder.name == "dog":
@@ -202,15 +187,17 @@ def _refuses_unreadable() -> str:
 
 
 def _rebuilds(damage: Callable[[Path], object]) -> str:
-    """A cache that was damaged is built anew, with a warning, and holds the same pixels as before."""
+    """Whether a damaged cache is built anew, with a warning, and holds the same pixels as before."""
 
     def judge(faces: Faces, _: list[str], cache: Path) -> str:
         before = np.array(faces.images)
         damage(next(cache.glob("*.npy")))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            again = load_faces("animal-faces", size=16, root=cache.parent / "pictures", cache_dir=cache, progress=False)
-        warned = any("damaged" in str(one.message) for one in caught)
-        return "" if warned and np.array_equal(before, again.images) else f"warned: {warned}, {again}"
+            rebuilt = load_faces(
+                "animal-faces", size=16, root=cache.parent / "pictures", cache_dir=cache, progress=False
+            )
+        warned = any("damaged" in str(warning.message) for warning in caught)
+        return "" if warned and np.array_equal(before, rebuilt.images) else f"warned: {warned}, {rebuilt}"
 
     return _with(lambda tree: None, judge)

@@ -1,1 +1,1 @@
-"""What breaks a training or damages a file, and that nothing is lost by it."""
+"""Faults that break a training or damage a file, and that nothing is lost by them."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.faults.training import Outcome
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once
+from helpers.autoencoders.latents import cache_latents
 from helpers.course import repository_root
 from helpers.data import load_faces
 from helpers.data.faces import Faces
@@ -35,14 +35,14 @@ def truncate(path: Path, chance: random.Random) -> None:
 
 
 def flip(path: Path, chance: random.Random) -> None:
-    """Turn one bit of a file, anywhere; among its first bytes in every second try, where the rest is described."""
+    """Flip one bit of a file; in half of the tries among its first bytes, which describe the rest."""
     data = bytearray(path.read_bytes())
     data[chance.randrange(min(len(data), 3000) if chance.random() < 0.5 else len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
 
 
 def damaged(what: str, path: Path, intact: Callable[[], bool], tries: int, lost: str, seed: int = 0) -> Outcome:
-    """Damage a file again and again.
+    """Damage a file several times, and count how often that was noticed.
 
     Args:
         path: of a good file, which is put back after every try.
@@ -63,19 +63,19 @@ def damaged(what: str, path: Path, intact: Callable[[], bool], tries: int, lost:
 
 
 def all_damaged(folder: Path, tries: int) -> list[Outcome]:
-    """Every kind of file that the course writes and reads back."""
+    """Damage every sort of file that the course writes and reads back."""
     return [
         _weights(folder, tries),
         *_shipped(folder, tries),
         _published(folder, tries),
         _checkpoint(folder, tries),
-        *_pictures(folder, tries),
+        *_images(folder, tries),
         *_latents(folder, tries),
     ]
 
 
-def _same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def _same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _weights(folder: Path, tries: int) -> Outcome:
@@ -95,30 +95,30 @@ def _shipped(folder: Path, tries: int) -> list[Outcome]:
 
 
 def _published(folder: Path, tries: int) -> Outcome:
-    """Somebody's torch.save."""
+    """A checkpoint of torch.save, as others publish it, is damaged."""
     path = folder / "theirs.pth"
-    right = {"a": torch.randn(20, 30), "b": torch.arange(9)}
-    torch.save(right, path)
+    expected = {"a": torch.randn(20, 30), "b": torch.arange(9)}
+    torch.save(expected, path)
     return damaged(
-        "a published .pth", path, lambda: _same(pretrained.read_checkpoint(path), right), tries, "nothing: refused"
+        "a published .pth", path, lambda: _same(pretrained.read_checkpoint(path), expected), tries, "nothing: refused"
     )
 
 
 def _read_back(what: str, spoilt: Path, path: Path, tries: int) -> Outcome:
-    """Weights are read while they, or the list that vouches for them, are damaged."""
-    tensors, told = read_tensors(path)
+    """Read weights while they, or the list of their checksums, are damaged."""
+    tensors, metadata = read_tensors(path)
 
     def intact() -> bool:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                again, said = read_tensors(path)
+                new_tensors, new_metadata = read_tensors(path)
             except ValueError as error:
                 return path.name in str(error)
-        warned = any("taken as they are" in str(one.message) for one in caught)
-        lost = told.items() - said.items()
-        only_checksum = {(METADATA_CHECKSUM, told.get(METADATA_CHECKSUM))}
-        return _same(again, tensors) and (said == told or (warned and lost <= only_checksum))
+        warned = any("taken as they are" in str(warning.message) for warning in caught)
+        lost_items = metadata.items() - new_metadata.items()
+        only_checksum = {(METADATA_CHECKSUM, metadata.get(METADATA_CHECKSUM))}
+        return _same(new_tensors, tensors) and (new_metadata == metadata or (warned and lost_items <= only_checksum))
 
     return damaged(what, spoilt, intact, tries, "nothing: refused, or the same with a warning")
 
@@ -132,15 +132,19 @@ def _checkpoint(folder: Path, tries: int) -> Outcome:
         model(torch.ones(1, 20)).sum().backward()
         optimizer.step()
         save_checkpoint(path, step, model, model, optimizer, {"settings": step})
-    right = {step: read_tensors(file)[0]["model.weight"] for step, file in ((1, previous(path)), (2, path))}
+    expected = {step: read_tensors(file)[0]["model.weight"] for step, file in ((1, previous(path)), (2, path))}
 
     def intact() -> bool:
         fresh = nn.Linear(20, 30)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = load_checkpoint(path, fresh, nn.Linear(20, 30), torch.optim.AdamW(fresh.parameters()))
-        whole = torch.equal(fresh.weight, right[found.step]) and found.description == {"settings": found.step}
-        return whole and (found.step == 2 or any("damaged" in str(one.message) for one in caught))
+            checkpoint = load_checkpoint(path, fresh, nn.Linear(20, 30), torch.optim.AdamW(fresh.parameters()))
+        if checkpoint is None:
+            return False
+        whole = torch.equal(fresh.weight, expected[checkpoint.step]) and checkpoint.description == {
+            "settings": checkpoint.step
+        }
+        return whole and (checkpoint.step == 2 or any("damaged" in str(warning.message) for warning in caught))
 
     return damaged("checkpoint", path, intact, tries, "back to the checkpoint before it")
 
@@ -151,18 +155,18 @@ def _rebuilt(make: Callable[[], bool]) -> bool:
         return make()
 
 
-def _pictures(folder: Path, tries: int) -> list[Outcome]:
+def _images(folder: Path, tries: int) -> list[Outcome]:
     faces = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
-    right = np.array(faces.images)
+    expected = np.array(faces.images)
     skipped = faces.skipped
 
-    def again() -> bool:
-        found = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
-        return np.array_equal(found.images, right) and found.skipped == skipped
+    def reload() -> bool:
+        reloaded = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
+        return np.array_equal(reloaded.images, expected) and reloaded.skipped == skipped
 
     path = next(folder.glob("*.npy"))
-    files = {"cached pictures": path, "their description": path.with_suffix(".json")}
-    return [damaged(what, file, lambda: _rebuilt(again), tries, "built anew") for what, file in files.items()]
+    files = {"cached images": path, "their description": path.with_suffix(".json")}
+    return [damaged(what, file, lambda: _rebuilt(reload), tries, "built anew") for what, file in files.items()]
 
 
 def _autoencoder() -> KLAutoencoder:
@@ -173,24 +177,24 @@ def _autoencoder() -> KLAutoencoder:
 def _latents(folder: Path, tries: int) -> list[Outcome]:
     autoencoder = _autoencoder()
     faces = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
-    found = encode_once(autoencoder, faces, cache_dir=folder, progress=False)
-    right = np.array(found.values)
-    mean = found.mean
+    latents = cache_latents(autoencoder, faces, cache_dir=folder, progress=False)
+    expected = np.array(latents.values)
+    mean = latents.mean
 
-    def again() -> bool:
-        found = encode_once(autoencoder, faces, cache_dir=folder, progress=False)
-        return np.array_equal(found.values, right) and torch.equal(found.mean, mean)
+    def reload() -> bool:
+        reloaded = cache_latents(autoencoder, faces, cache_dir=folder, progress=False)
+        return np.array_equal(reloaded.values, expected) and torch.equal(reloaded.mean, mean)
 
     path = next(folder.glob("latents-*.bin"))
     files = {"cached latents": path, "their journal": path.with_suffix(".jsonl")}
-    return [damaged(what, file, lambda: _rebuilt(again), tries, "encoded anew") for what, file in files.items()]
+    return [damaged(what, file, lambda: _rebuilt(reload), tries, "encoded anew") for what, file in files.items()]
 
 
 # --- two at once, and folders that cannot be written ----------------------------------------------------------------
 
 
 def built_at_once(tries: int, processes: int = 3) -> Outcome:
-    """Several processes want the same pictures and latents at the same moment, and there are none yet."""
+    """Several processes build the cache of the same images and latents at the same moment."""
     context = multiprocessing.get_context("forkserver")
     good = 0
     context.set_forkserver_preload(["accelerate", "torch._dynamo", "benchmarks.faults.training", __name__])
@@ -203,9 +207,9 @@ def built_at_once(tries: int, processes: int = 3) -> Outcome:
                 builder.start()
             for builder in builders:
                 builder.join()
-            found = [results.get() for builder in builders if builder.exitcode == 0]
+            digests = [results.get() for builder in builders if builder.exitcode == 0]
             litter = [path.name for path in Path(folder).iterdir() if path.suffix == ".part"]
-            good += len(found) == processes and len(set(found)) == 1 and not litter
+            good += len(digests) == processes and len(set(digests)) == 1 and not litter
     return Outcome(f"{processes} processes build one cache at once", tries, good, "nothing: one cache for all")
 
 
@@ -213,22 +217,22 @@ def _build(folder: str, begin, results) -> None:
     torch.set_num_threads(1)
     begin.wait(60)
     faces = load_faces(size=16, limit=40, cache_dir=folder, progress=False)
-    latents = encode_once(_autoencoder(), faces, cache_dir=folder, progress=False)
+    latents = cache_latents(_autoencoder(), faces, cache_dir=folder, progress=False)
     results.put((_digest(faces.images), _digest(latents.values)))
 
 
 def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def full_disk(folder: Path, tries: int) -> Outcome:
-    """No room for a cache: the pictures and their latents come from memory, and a warning says so."""
+    """A disk without room for a cache: images and latents stay in memory, and a warning says so."""
     context = multiprocessing.get_context("forkserver")
     good = 0
     whole = load_faces(size=16, limit=40, cache_dir=folder / "whole", progress=False)
     chance = random.Random(0)
     size = next((folder / "whole").glob("*.npy")).stat().st_size
-    latents = encode_once(_autoencoder(), whole, cache_dir=folder, progress=False)
+    latents = cache_latents(_autoencoder(), whole, cache_dir=folder, progress=False)
     digests = _digest(whole.images), _digest(latents.values)
     for attempt in range(tries):
         cache = folder / f"full{attempt}"
@@ -241,7 +245,7 @@ def full_disk(folder: Path, tries: int) -> Outcome:
 
 
 def _starved(cache: Path, most_bytes: int, digests: tuple[str, str]) -> None:
-    """Exits with 0 where pictures and latents came, a warning was given, and no half-written file was left."""
+    """Exit with 0 where images and latents are right, a warning was issued, and no half-written file is left."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
@@ -249,8 +253,8 @@ def _starved(cache: Path, most_bytes: int, digests: tuple[str, str]) -> None:
         warnings.simplefilter("always")
         faces: Faces = load_faces(size=16, limit=40, cache_dir=cache, progress=False)
         litter = list(cache.iterdir())
-        latents = encode_once(_autoencoder(), faces, cache_dir=cache, progress=False)
-    warned = any("pictures stay in memory" in str(one.message) for one in caught)
+        latents = cache_latents(_autoencoder(), faces, cache_dir=cache, progress=False)
+    warned = any("images stay in memory" in str(warning.message) for warning in caught)
     litter += [path for path in cache.iterdir() if path.suffix not in (".bin", ".jsonl", ".lock")]
     sys.exit(not ((_digest(faces.images), _digest(latents.values)) == digests and warned and not litter))
 
@@ -270,7 +274,7 @@ sys.exit(main("--size 16 --limit 60 --widths 8 16 --batch-size 8 --steps 4".spli
 
 
 def read_only_checkout(home: Path) -> Outcome | None:
-    """A training from a checkout that cannot be written: all it makes is in COURSE_HOME. None: cannot be tried here.
+    """Train from a checkout that cannot be written: all files go to COURSE_HOME. None: cannot be tried here.
 
     The checkout is mounted anew, read-only, for this one process.
     """
@@ -279,14 +283,14 @@ def read_only_checkout(home: Path) -> Outcome | None:
     apart = ["unshare", "--mount", "--map-root-user", "sh", "-c", shell, "sh"]
     if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
         return None
-    made = subprocess.run(
+    process = subprocess.run(
         [*apart, sys.executable, "-c", READ_ONLY],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"COURSE_HOME": str(home), "OMP_NUM_THREADS": "1"},
     )
-    good = made.returncode == 0 and any((home / "runs").glob("*/weights.safetensors"))
+    good = process.returncode == 0 and any((home / "runs").glob("*/weights.safetensors"))
     if not good:
-        print(made.stdout[-500:], made.stderr[-2000:], file=sys.stderr)
+        print(process.stdout[-500:], process.stderr[-2000:], file=sys.stderr)
     return Outcome("checkout that cannot be written", 1, int(good), "nothing: all is in COURSE_HOME")

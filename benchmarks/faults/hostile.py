@@ -11,6 +11,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from PIL import Image
 from safetensors.torch import save
 
 from benchmarks.faults.training import Outcome
-from benchmarks.sd1.refusals import Fault, Malware, refused
+from benchmarks.refusals import Fault, Malware, refused
 from helpers.autoencoders.load import load_autoencoder, tiny_from_pair
 from helpers.data import load_faces
-from helpers.data.images import BadPictureError, decode
+from helpers.data.images import BadImageError, decode
 from helpers.sd1.checkpoint import read as read_sd1
 from helpers.sd3.checkpoint import read as read_sd3
 from helpers.vlm.checkpoint import config_of
@@ -35,17 +36,17 @@ CODE = "is refused: it asks to run code of its own"
 
 
 def hostile() -> list[Outcome]:
-    """Every one of them, tried once."""
+    """Try every hostile file once: one outcome for each sort of file."""
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {
+        cases = {
             "pickle that runs code": pickles,
             "zip that writes elsewhere or swells": zips,
             "safetensors header that lies": headers,
             "configuration that brings code, or nonsense": configurations,
-            "picture of 60,000 x 60,000 pixels": pictures,
+            "picture of 60,000 x 60,000 pixels": images,
         }
         outcomes = []
-        for name, make in kinds.items():
+        for name, make in cases.items():
             into = Path(folder) / make.__name__
             into.mkdir()
             faults = make(into)
@@ -54,7 +55,7 @@ def hostile() -> list[Outcome]:
 
 
 def pickles(into: Path) -> dict[str, Fault]:
-    """In every format that may hold one."""
+    """Pickles that run code, in every format that may hold one."""
 
     def saved(name: str, content: Any) -> Path:
         torch.save(content, into / name)
@@ -78,13 +79,13 @@ def pickles(into: Path) -> dict[str, Fault]:
 
 
 def zips(into: Path) -> dict[str, Fault]:
-    """Archives of pictures."""
+    """Archives that write elsewhere, or are far larger when unpacked."""
 
     def packed(name: str, entry: str, content: bytes) -> Callable[[], Any]:
         with zipfile.ZipFile(into / name, "w", zipfile.ZIP_DEFLATED) as archive:
-            for kind in ("cat", "dog", "wild"):
+            for species in ("cat", "dog", "wild"):
                 for i in range(11):
-                    archive.writestr(f"afhq/train/{kind}/{i}.bmp", _painted(20 * i))
+                    archive.writestr(f"afhq/train/{species}/{i}.bmp", _painted(20 * i))
             archive.writestr(entry, content)
         return lambda: _strictly(
             lambda: load_faces("animal-faces", size=16, root=into / name, progress=False, cache_dir=into / "cache")
@@ -131,7 +132,7 @@ def _painted(light: int) -> bytes:
 
 
 def _strictly(call: Callable[[], Any]) -> Any:
-    """A picture that is left out with a warning counts as refused."""
+    """Call with warnings as errors: a picture that is left out with a warning counts as refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return call()
@@ -143,8 +144,8 @@ def headers(into: Path) -> dict[str, Fault]:
     length = struct.unpack("<Q", honest[:8])[0]
 
     def lying(**entry: Any) -> bytes:
-        told = json.dumps({"a": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]} | entry}).encode()
-        return struct.pack("<Q", len(told)) + told + bytes(64)
+        header = json.dumps({"a": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]} | entry}).encode()
+        return struct.pack("<Q", len(header)) + header + bytes(64)
 
     files = {
         "longer than the file": struct.pack("<Q", 2**62) + honest[8:],
@@ -160,24 +161,24 @@ def headers(into: Path) -> dict[str, Fault]:
     for number, (name, content) in enumerate(files.items()):
         path = into / f"{number}.safetensors"
         path.write_bytes(content)
-        faults[name] = Fault(lambda path=path: read_checkpoint(path), "is damaged or no safetensors file")
-        faults[f"{name}, as ours"] = Fault(lambda path=path: read_tensors(path), "is damaged")
+        faults[name] = Fault(partial(read_checkpoint, path), "is damaged or no safetensors file")
+        faults[f"{name}, as ours"] = Fault(partial(read_tensors, path), "is damaged")
     return faults
 
 
 def configurations(into: Path) -> dict[str, Fault]:
     """The JSON files beside published weights."""
 
-    def folder(name: str, file: str, **told: Any) -> Path:
+    def folder(name: str, file: str, **config: Any) -> Path:
         path = into / name / file
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(told))
+        path.write_text(json.dumps(config))
         return into / name
 
     remote = {"AutoModel": "modeling_evil.Evil"}
     vlm = folder("vlm", "config.json", model_type="paligemma", auto_map=remote)
     vae = folder("vae", "config.json", _class_name="AutoencoderKL", auto_map=remote)
-    own = folder("own", "config.json", _class_name=["evil", "Autoencoder"])
+    unknown_class = folder("own", "config.json", _class_name=["evil", "Autoencoder"])
     pipelines = {name: folder(name, "model_index.json", _class_name=["evil", "Pipeline"]) for name in ("sd1", "sd3")}
     deep = folder("deep", "config.json")
     (deep / "config.json").write_text("[" * 100_000)
@@ -189,19 +190,19 @@ def configurations(into: Path) -> dict[str, Fault]:
     return {
         "PaliGemma": Fault(lambda: config_of(vlm), CODE),
         "an autoencoder": Fault(lambda: load_autoencoder(vae), CODE),
-        "an autoencoder of a class of its own": Fault(lambda: load_autoencoder(own), CODE),
+        "an autoencoder of a class of its own": Fault(lambda: load_autoencoder(unknown_class), CODE),
         "a pipeline for Stable Diffusion 1": Fault(lambda: read_sd1(pipelines["sd1"]), CODE),
         "a pipeline for Stable Diffusion 3": Fault(lambda: read_sd3(pipelines["sd3"]), CODE),
         "an index of files elsewhere": Fault(lambda: folder_tensors(index, "unet", ("model",)), "outside its folder"),
         "brackets without end": Fault(lambda: config_of(deep), "is damaged"),
     } | {
-        f"an index of {value}": Fault(lambda path=path: folder_tensors(path, "unet", ("model",)), "it should list")
+        f"an index of {value}": Fault(partial(folder_tensors, path, "unet", ("model",)), "it should list")
         for value, path in nonsense.items()
     }
 
 
-def pictures(into: Path) -> dict[str, Fault]:
-    """Few bytes that unfold to eleven gigabytes."""
+def images(into: Path) -> dict[str, Fault]:
+    """Image files of few bytes that would be decoded to eleven gigabytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -212,6 +213,6 @@ def pictures(into: Path) -> dict[str, Fault]:
     bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
     gif = b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0)
     return {
-        name: Fault(lambda data=data: decode(data, 64), "too many pixels|60000x60000 pixels", BadPictureError)
+        name: Fault(partial(decode, data, 64), "too many pixels|60000x60000 pixels", BadImageError)
         for name, data in {"PNG": png, "BMP": bmp, "GIF": gif + b"\x02\x00;"}.items()
     }

@@ -29,7 +29,7 @@ PATIENCE = 300  # seconds
 
 @contextmanager
 def launched(home: Path, run: Path, processes: int, *more: str) -> Iterator[subprocess.Popen]:
-    """`torchrun --nproc_per_node N -m helpers.tiny_sd.train ...` on the CPU, its words in a file."""
+    """`torchrun --nproc_per_node N -m helpers.tiny_sd.train ...` on the CPU, its output in a file."""
     command = [
         sys.executable,
         "-m",
@@ -54,8 +54,8 @@ def launched(home: Path, run: Path, processes: int, *more: str) -> Iterator[subp
     try:
         yield process
     finally:
-        for one in [*workers(process), process] if process.poll() is None else []:
-            os.kill(one.pid, signal.SIGKILL)
+        for running in [*workers(process), process] if process.poll() is None else []:
+            os.kill(running.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -65,7 +65,7 @@ def said(run: Path) -> str:
 
 
 def losses(run: Path) -> list[float]:
-    """Of every step in its log."""
+    """The loss of every step in a run's log."""
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
@@ -79,17 +79,17 @@ def curves(home: Path) -> float:
     with launched(home, home / "by2", 2) as process:
         if process.wait(PATIENCE):
             raise RuntimeError(f"two processes do not train:\n{said(home / 'by2')[-2000:]}")
-    if (told := read_metadata(home / "by2" / "weights.safetensors")["processes"]) != "2":
-        raise RuntimeError(f"two processes were asked for, and {told} trained")
-    one = losses(home / "by1")
-    two = losses(home / "by2")
-    if not len(one) == len(two) == STEPS:
-        raise RuntimeError(f"{STEPS} steps should be logged, there are {len(one)} and {len(two)}")
-    return max(abs(a - b) for a, b in zip(one, two, strict=True))
+    if (processes := read_metadata(home / "by2" / "weights.safetensors")["processes"]) != "2":
+        raise RuntimeError(f"two processes were asked for, and {processes} trained")
+    single = losses(home / "by1")
+    double = losses(home / "by2")
+    if not len(single) == len(double) == STEPS:
+        raise RuntimeError(f"{STEPS} steps should be logged, there are {len(single)} and {len(double)}")
+    return max(abs(a - b) for a, b in zip(single, double, strict=True))
 
 
 def hit(home: Path, interrupts: int) -> list[Outcome]:
-    """One of two processes is killed; later all are interrupted, as often. Resumed each time.
+    """Kill one of two processes, then interrupt all of them several times; resume each time.
 
     The launcher's workers are sessions of their own: Ctrl-C reaches it alone and is passed on. A cluster's scheduler
     signals every process, and the launcher does so again: every second time that is tried.
@@ -104,10 +104,10 @@ def hit(home: Path, interrupts: int) -> list[Outcome]:
         with launched(home, run, 2, *(["--resume"] if attempt else [])) as process:
             _wait_for_step(process, run, max(EVERY, last_step(run)) + 2)
             if what == "killed":
-                os.kill(next(one.pid for one in workers(process) if rank_of(one) == "1"), signal.SIGKILL)
+                os.kill(next(worker.pid for worker in workers(process) if rank_of(worker) == "1"), signal.SIGKILL)
             else:
-                for one in [*(workers(process) if attempt % 2 else []), process]:
-                    os.kill(one.pid, signal.SIGINT)
+                for worker in [*(workers(process) if attempt % 2 else []), process]:
+                    os.kill(worker.pid, signal.SIGINT)
             ended[what] += process.wait(PATIENCE) != 0 and saved_step(run) > 0
         lost[what] = max(lost[what], last_step(run) - saved_step(run))
     with launched(home, run, 2, "--resume") as process:

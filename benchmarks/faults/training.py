@@ -50,7 +50,7 @@ PATIENCE = 120  # seconds without a step after which a training hangs
 
 
 class Outcome(NamedTuple):
-    """What a fault did, over all tries."""
+    """The result of one fault, over all tries."""
 
     fault: str
     tried: int
@@ -88,7 +88,7 @@ class Playground:
         return self.folder / f"run{self.count:03}"
 
     def start(self, run: Path, *more: str, nan_at: int | None = None, most_bytes: int | None = None) -> BaseProcess:
-        """Begin or go on with a training; `nan_at`: a step whose loss is spoiled, `most_bytes`: a file may have."""
+        """Begin or resume a training; `nan_at`: a step whose loss is NaN, `most_bytes`: of the largest file."""
         argv = [*TINY, "--steps", str(STEPS), "--out", str(run), *more]
         (self.folder / f"{run.name}.err").unlink(missing_ok=True)
         process = self.context.Process(target=_train, args=(argv, self.folder, run.name, nan_at, most_bytes))
@@ -96,7 +96,7 @@ class Playground:
         return process
 
     def wait_until_it_runs(self, run: Path) -> None:
-        """Return when a training that was started is more than a process."""
+        """Wait until a training that was started has begun to run."""
         until = time.monotonic() + PATIENCE
         while not (self.folder / f"{run.name}.err").exists():
             if time.monotonic() > until:
@@ -112,22 +112,25 @@ class Playground:
             time.sleep(0.002)
 
     def ended(self, process: BaseProcess, run: Path) -> tuple[int, str]:
-        """The exit status, and what stood on the standard error beside the progress bar."""
+        """Wait for the end: the exit status, and the standard error without the progress bar."""
         process.join(PATIENCE)
+        if process.exitcode is None:
+            raise TimeoutError(f"{run.name} has not ended in {PATIENCE} s: {self.said(run)}")
         return process.exitcode, self.said(run)
 
     def said(self, run: Path) -> str:
+        """The lines on the standard error of a training, without those of its progress bar."""
         lines = (self.folder / f"{run.name}.err").read_text().replace("\r", "\n").splitlines()
         return "\n".join(line for line in lines if line.strip() and "step/s" not in line and "?step" not in line)
 
     def goes_on(self, run: Path) -> bool:
-        """Resume, undisturbed: does it end as the one that nothing disturbed, bit by bit?"""
+        """Resume without a fault; whether the run ends as the undisturbed one, bit by bit."""
         status, _ = self.ended(self.start(run, "--resume"), run)
         return status == 0 and same_run(run, self.whole)
 
 
 def _train(argv: list[str], home: Path, name: str, nan_at: int | None, most_bytes: int | None) -> None:
-    """In a process of its own, on the CPU: the training command with its errors in a file."""
+    """Run the training command in this new process, on the CPU, with its errors in a file."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a Ctrl-C before the command begins waits for it
     os.environ |= {"COURSE_HOME": str(home / "home"), "CUDA_VISIBLE_DEVICES": ""}
     with open(home / f"{name}.err", "w") as errors:
@@ -179,16 +182,16 @@ def saved_step(run: Path) -> int:
     return max((int(read_metadata(run / name)["step"]) for name in names if (run / name).exists()), default=0)
 
 
-def same_run(one: Path, other: Path) -> bool:
+def same_run(first: Path, second: Path) -> bool:
     """Whether weights, last checkpoint and every logged loss are the same, bit by bit."""
     for name in ("weights.safetensors", "checkpoint.safetensors"):
-        a = load_file(one / name)
-        b = load_file(other / name)
+        a = load_file(first / name)
+        b = load_file(second / name)
         if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
             return False
     losses = [
         [(row["step"], row["loss"]) for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
-        for run in (one, other)
+        for run in (first, second)
     ]
     return losses[0] == losses[1]
 
@@ -196,7 +199,7 @@ def same_run(one: Path, other: Path) -> bool:
 # --- the faults -----------------------------------------------------------------------------------------------------
 
 
-def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: int = 0) -> Outcome:
+def killed(ground: Playground, tries: int, number: signal.Signals = signal.SIGKILL, seed: int = 0) -> Outcome:
     """One training, hit by a signal at as many random moments, and resumed each time.
 
     Every third time it is hit while it starts, or soon after, otherwise one to six steps further on.
@@ -214,7 +217,7 @@ def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: i
             ground.wait_until_it_runs(run)
         time.sleep(moments.uniform(0, 0.05 if hit % 3 else ground.start_up))
         with suppress(ProcessLookupError):  # it may have ended by itself
-            os.kill(process.pid, number)
+            send(process, number)
         status, _ = ground.ended(process, run)
         if (run / "weights.safetensors").exists():  # it came to its end before: begin another
             good = good if same_run(run, ground.whole) else -tries
@@ -226,6 +229,12 @@ def killed(ground: Playground, tries: int, number: int = signal.SIGKILL, seed: i
     good = good if ground.goes_on(run) and not list(run.glob(".*")) else 0  # and nothing half-written is left
     what = {signal.SIGKILL: "training killed (SIGKILL)", signal.SIGINT: "training interrupted (Ctrl-C)"}[number]
     return Outcome(f"{what} at random moments, resumed", tries, good, steps_of(lost))
+
+
+def send(process: BaseProcess, number: signal.Signals) -> None:
+    """Send a signal to a process that was started."""
+    assert process.pid is not None, "the process was not started"
+    os.kill(process.pid, number)
 
 
 def steps_of(lost: int) -> str:
@@ -243,7 +252,7 @@ def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
             run = disk.folder / ground.fresh().name
             process = ground.start(run)
             ground.wait_for_step(process, run, 2 * EVERY)
-            os.kill(process.pid, signal.SIGKILL)
+            send(process, signal.SIGKILL)
             process.join()
             before = saved_step(run)
             size = (run / "checkpoint.safetensors").stat().st_size
@@ -253,20 +262,20 @@ def disk_full(ground: Playground, tries: int, seed: int = 0) -> Outcome:
             clear = f"cannot be written ({disk.error})" in said and f"checkpoint of step {before} is whole" in said
             good += status == 1 and clear and saved_step(run) == before and ground.goes_on(run)
             shutil.rmtree(run)
-    return Outcome(f"disk full while a checkpoint is saved ({disk.kind})", tries, good, steps_of(lost))
+    return Outcome(f"disk full while a checkpoint is saved ({disk.description})", tries, good, steps_of(lost))
 
 
 class Disk(NamedTuple):
     """A folder that can be filled."""
 
     folder: Path
-    kind: str
+    description: str
     error: str  # what the system says when it is full
     can_be_filled: bool
 
     @contextmanager
     def nearly_full(self, left: int) -> Iterator[int | None]:
-        """So much room and no more; yields a limit for each file where the disk itself cannot be filled."""
+        """Leave only `left` bytes of room; yields a limit for each file where the disk itself cannot be filled."""
         if not self.can_be_filled:
             yield left
             return

@@ -1,4 +1,4 @@
-"""PaliGemma: parity with transformers, speed and memory beside its `generate`, what the tiny weights see.
+"""PaliGemma: parity with transformers, speed and memory beside its `generate`, the accuracy of the tiny weights.
 
 python -m benchmarks check paligemma    # parity and answers recomputed, the timings read: minutes
 python -m benchmarks paligemma          # times reading and writing beside transformers
@@ -6,28 +6,32 @@ python -m benchmarks paligemma          # times reading and writing beside trans
 
 import json
 import statistics
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.measure import Comparison, alternating, compared, hardware, peak_tensors, recorded
-from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference
-from benchmarks.report import Row, at_least, at_most, true
-from benchmarks.sd1.reference import difference
+from benchmarks.measure import Comparison, alternating, compared, peak_tensors, range_of, recorded
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, TOKENIZER, left_padded, ours_of, reference
+from benchmarks.parity import difference
+from benchmarks.record import hardware, parameter_count, write_record
+from benchmarks.report import Row, at_least, at_most, claim
 from helpers.course import repository_root
 from helpers.vlm.decoding import CachedDecoder, generate
 from helpers.vlm.gemma import GemmaConfig
-from helpers.vlm.minicpm import slicing
+from helpers.vlm.minicpm import choose_slice_grid
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, weights_path
 
 RESULTS = "00_assets/results/paligemma.json"
 PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
-ANSWERS = ["a cat", "a striped dog on a red background", "left eye"]
+SUFFIXES = ["a cat", "a striped dog on a red background", "left eye"]
 SIZES = {  # name -> sizes, tokens written per turn
     "smallest": (SMALL, 120),  # so small that all there is to time is the overhead
-    "tiny": (PaliGemmaConfig.tiny(len(WORDS), WORDS.image), 120),
+    "tiny": (PaliGemmaConfig.tiny(len(TOKENIZER), TOKENIZER.image_token_id), 120),
     "one layer of full width": (PaliGemmaConfig(SiglipConfig(layers=1), GemmaConfig(layers=1)), 24),
 }
 WEIGHTS = ("paligemma", "masks")
@@ -56,21 +60,21 @@ def check() -> list[Row]:
 
 def _sizes() -> list[Row]:
     with torch.device("meta"):
-        counted = sum(p.numel() for p in PaliGemmaModel(PaliGemmaConfig.paligemma_3b_224()).parameters())
-    return [true("parameters, PaliGemma 3B at 224 px", f"{counted:,}", "2,923,466,480", counted == 2_923_466_480)]
+        counted = parameter_count(PaliGemmaModel(PaliGemmaConfig.paligemma_3b_224()))
+    return [claim("parameters, PaliGemma 3B at 224 px", f"{counted:,}", "2,923,466,480", counted == 2_923_466_480)]
 
 
 @torch.no_grad()
 def _parity() -> list[Row]:
     theirs = reference()
-    pictures = list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    images = list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
     ours = ours_of(theirs)
-    batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
-    prompts = PROCESSOR(pictures, PROMPTS)
-    said = theirs(
+    batch = PROCESSOR(images, PROMPTS, SUFFIXES)
+    prompts = PROCESSOR(images, PROMPTS)
+    reference_output = theirs(
         input_ids=batch.ids,
-        pixel_values=batch.pictures,
-        attention_mask=batch.real.long(),
+        pixel_values=batch.images,
+        attention_mask=batch.attention_mask.long(),
         token_type_ids=batch.suffix.long(),
         labels=batch.ids.masked_fill(~batch.suffix, -100),
     )
@@ -79,21 +83,28 @@ def _parity() -> list[Row]:
     rows = [
         at_most(
             "parity of logits, a batch with padding",
-            difference(ours.logits(batch)[batch.real], said.logits[batch.real]),
+            difference(ours.logits(batch)[batch.attention_mask], reference_output.logits[batch.attention_mask]),
             1e-5,
         ),
         at_most(
             "parity of the loss, prefix and suffix",
-            abs((losses * counts).sum() / counts.sum() - said.loss).item(),
+            abs((losses * counts).sum() / counts.sum() - reference_output.loss).item(),
             1e-5,
         ),
     ]
     spoken = theirs.generate(**left_padded(prompts), max_new_tokens=12, do_sample=False)[:, prompts.ids.shape[1] :]
     for cached in (True, False):
-        steps = generate(ours, prompts, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached)
+        steps = generate(
+            ours,
+            prompts,
+            eos_token_id=TOKENIZER.eos_token_id,
+            pad_token_id=TOKENIZER.pad_token_id,
+            max_new_tokens=12,
+            cached=cached,
+        )
         same = torch.equal(torch.stack([step.ids for step in steps], dim=1), spoken)
         rows.append(
-            true(
+            claim(
                 f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
                 "the same" if same else "others",
                 "the same",
@@ -105,18 +116,18 @@ def _parity() -> list[Row]:
 
 def _slices() -> list[Row]:
     return [
-        true(
-            f"tokens of a {w}x{h} picture in MiniCPM-V 2.6",
-            slicing(w, h).tokens,
-            str(wanted),
-            slicing(w, h).tokens == wanted,
+        claim(
+            f"tokens of a {w}x{h} image in MiniCPM-V 2.6",
+            choose_slice_grid(w, h).tokens,
+            str(expected),
+            choose_slice_grid(w, h).tokens == expected,
         )
-        for (w, h), wanted in TOKENS.items()
+        for (w, h), expected in TOKENS.items()
     ]
 
 
 def _answers() -> list[Row]:
-    """What the tiny weights say of held-out faces."""
+    """Accuracy of the tiny weights on held-out faces."""
     from helpers.data import load_faces
     from helpers.vlm.evaluate import evaluate
     from helpers.vlm.pipeline import PaliGemma
@@ -128,27 +139,27 @@ def _answers() -> list[Row]:
             for name in absent
         ]
     marks = evaluate(PaliGemma.from_weights(), load_faces(split="val", limit=FACES, progress=False))
-    rows = [at_least(f"{kind}, {FACES} held-out faces", 100 * marks[kind], least, "%") for kind, least in LEAST.items()]
+    rows = [at_least(f"{task}, {FACES} held-out faces", 100 * marks[task], least, "%") for task, least in LEAST.items()]
     size = sum(weights_path(name).stat().st_size for name in WEIGHTS) / 1e6
     return [*rows, at_most(f"weights, {' and '.join(WEIGHTS)}", size, 12, "MB")]
 
 
 def _timings() -> list[Row]:
-    rows = [one.row() for one in comparisons()]
+    rows = [comparison.row() for comparison in comparisons()]
     for entry in recorded(RESULTS).get("sizes", []):
         name = entry["size"]
         same = entry["writing"]["same"]
         rows += [
-            at_most(f"{name}: difference of the two answers", entry["reading"]["difference"], 1e-4),
-            true(f"{name}: the tokens written", same, "the same", same == "the same"),
+            at_most(f"{name}: difference of the two outputs", entry["reading"]["difference"], 1e-4),
+            claim(f"{name}: the tokens written", same, "the same", same == "the same"),
         ]
     return rows
 
 
 def comparisons() -> list[Comparison]:
-    """What the record says of reading a prompt and of writing an answer."""
+    """Reading a prompt and writing an answer beside transformers, from the record."""
     record = recorded(RESULTS)
-    found = []
+    entries = []
     peer = "transformers"
     if not record:
         return [Comparison("PaliGemma: speed and memory", peer, None)]
@@ -157,7 +168,7 @@ def comparisons() -> list[Comparison]:
         reading = entry["reading"]
         writing = entry["writing"]
         least = 2.0 if entry["size"] == "smallest" else 1.0
-        found += [
+        entries += [
             Comparison(f"{name}: time to read a prompt", peer, reading["time_ratio"], reading["time_ratio_spread"], 1),
             Comparison(f"{name}: peak of tensors in reading", peer, reading["tensors_ratio"], None, 1),
             Comparison(
@@ -170,10 +181,10 @@ def comparisons() -> list[Comparison]:
             ),
         ]
         if max(reading["megabytes"]) > 10:  # below, the process's memory says how torn the heap is
-            found.append(
+            entries.append(
                 Comparison(f"{name}: peak memory of the process in reading", peer, reading["memory_ratio"], None, 1)
             )
-    return found
+    return entries
 
 
 # --- beside transformers --------------------------------------------------------------------------------------------
@@ -185,7 +196,7 @@ def run() -> None:
         "hardware": hardware(),
         "sizes": [measured(name) for name in SIZES],
     }
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
     print(json.dumps(record, indent=1))
 
 
@@ -197,13 +208,13 @@ def measured(name: str) -> dict:
     theirs.generation_config.eos_token_id = None  # both write as many tokens as they are asked for
     ours = ours_of(theirs, config)
     batch = prompt(config)
-    given = left_padded(batch)
+    reference_input = left_padded(batch)
 
     def read() -> Tensor:
-        return CachedDecoder(ours, batch, room=1).logits
+        return CachedDecoder(ours, batch, max_new_tokens=1).logits
 
     def read_there() -> Tensor:
-        return theirs(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return theirs(**reference_input, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     reading = compared(read, read_there, 1 if "full" in name else 10)
     tensors = [peak_tensors(call) for call in (read, read_there)]
@@ -211,40 +222,40 @@ def measured(name: str) -> dict:
         "megabytes_of_tensors": [round(size / 1e6, 3) for size in tensors],
         "tensors_ratio": round(tensors[0] / tensors[1], 3),
     }
-    entry = {"size": name, "reading": reading, "writing": written(ours, theirs, batch, tokens)}
+    entry = {"size": name, "reading": reading, "writing": writing_speed(ours, theirs, batch, tokens)}
     print(entry, flush=True)
     return entry
 
 
-def written(ours: PaliGemmaModel, theirs: nn.Module, batch: Batch, tokens: int) -> dict:
+def writing_speed(ours: PaliGemmaModel, theirs: Any, batch: Batch, tokens: int) -> dict:
     """Tokens a second: the time for `tokens` less the time for the first, so that reading the prompt does not count."""
 
     def write(count: int) -> Tensor:
-        return torch.stack([step.ids for step in generate(ours, batch, end=-1, limit=count)], dim=1)
+        return torch.stack([step.ids for step in generate(ours, batch, eos_token_id=-1, max_new_tokens=count)], dim=1)
 
     def write_there(count: int) -> Tensor:
         return theirs.generate(**left_padded(batch), max_new_tokens=count, do_sample=False)[:, batch.ids.shape[1] :]
 
-    calls = [lambda call=call, count=count: call(count) for call in (write, write_there) for count in (tokens, 1)]
+    calls = [partial(call, count) for call, count in product((write, write_there), (tokens, 1))]
     long, short, long_there, short_there = alternating(calls)
     speeds = [
         [(tokens - 1) / (whole - first) for whole, first in zip(*pair, strict=True)]
         for pair in ((long, short), (long_there, short_there))
     ]
-    ratios = [own / peer for own, peer in zip(*speeds, strict=True)]
+    ratios = [our_speed / their_speed for our_speed, their_speed in zip(*speeds, strict=True)]
     return {
         "tokens_per_second": [round(statistics.median(speed), 2) for speed in speeds],
         "speed_ratio": round(statistics.median(ratios), 3),
-        "speed_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "speed_ratio_spread": range_of(ratios),
         "same": "the same" if torch.equal(write(tokens), write_there(tokens)) else "others",
     }
 
 
 def prompt(config: PaliGemmaConfig) -> Batch:
-    """A picture of noise and a short question."""
+    """A batch of one image of noise and a short question."""
     size = config.vision.size
     generator = torch.Generator().manual_seed(0)
-    words = [WORDS.start, *WORDS(PROMPTS[0] + "\n")]
-    ids = torch.tensor([[config.image_token] * config.vision.tokens + words])
+    token_ids = [TOKENIZER.bos_token_id, *TOKENIZER(PROMPTS[0] + "\n")]
+    ids = torch.tensor([[config.image_token] * config.vision.tokens + token_ids])
     nothing = torch.zeros_like(ids, dtype=torch.bool)
     return Batch(torch.rand(1, 3, size, size, generator=generator) * 2 - 1, ids, ~nothing, nothing)

@@ -6,12 +6,13 @@ What the course's own implementation is measured against, by tests and by `pytho
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.sd1.reference import randomised
+from benchmarks.parity import randomised
 from helpers.vlm.checkpoint import load, one_layout
 from helpers.vlm.gemma import GemmaConfig
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
@@ -23,22 +24,22 @@ TEXTS = [
     "caption en a striped dog on a red background",
     "detect nose ; left eye",
 ]
-WORDS = Tokenizer.of_words(TEXTS)
+TOKENIZER = Tokenizer.from_texts(TEXTS)
 SMALL = PaliGemmaConfig(
     SiglipConfig(size=28, patch=14, width=32, layers=2, heads=4, mlp=48),
-    GemmaConfig(len(WORDS), width=48, layers=3, heads=4, head_width=16, mlp=64),
-    WORDS.image,
+    GemmaConfig(len(TOKENIZER), width=48, layers=3, heads=4, head_width=16, mlp=64),
+    TOKENIZER.image_token_id,
 )
-PROCESSOR = Processor(WORDS, SMALL.vision.size, SMALL.vision.tokens)
+PROCESSOR = Processor(TOKENIZER, SMALL.vision.size, SMALL.vision.tokens)
 
 
-def reference_config(config: PaliGemmaConfig):
+def reference_config(config: PaliGemmaConfig) -> Any:
     """transformers' configuration of these sizes."""
     from transformers import PaliGemmaConfig as Theirs
 
     vision = config.vision
     language = config.language
-    seen = {
+    vision_config = {
         "model_type": "siglip_vision_model",
         "image_size": vision.size,
         "patch_size": vision.patch,
@@ -48,7 +49,7 @@ def reference_config(config: PaliGemmaConfig):
         "intermediate_size": vision.mlp,
         "vision_use_head": False,
     }
-    said = {
+    text_config = {
         "model_type": "gemma",
         "vocab_size": language.vocabulary,
         "hidden_size": language.width,
@@ -58,18 +59,22 @@ def reference_config(config: PaliGemmaConfig):
         "head_dim": language.head_width,
         "intermediate_size": language.mlp,
     }
-    ends = {"pad_token_id": WORDS.padding, "eos_token_id": WORDS.end, "bos_token_id": WORDS.start}
+    special_tokens = {
+        "pad_token_id": TOKENIZER.pad_token_id,
+        "eos_token_id": TOKENIZER.eos_token_id,
+        "bos_token_id": TOKENIZER.bos_token_id,
+    }
     return Theirs(
-        vision_config=seen,
-        text_config=said | ends,
+        vision_config=vision_config,
+        text_config=text_config | special_tokens,
         image_token_index=config.image_token,
         projection_dim=language.width,
         hidden_size=language.width,
-        **ends,
+        **special_tokens,
     )
 
 
-def reference(config: PaliGemmaConfig = SMALL):
+def reference(config: PaliGemmaConfig = SMALL) -> Any:
     """transformers' model of these sizes, with random weights that make it say different things."""
     from transformers import PaliGemmaForConditionalGeneration
 
@@ -114,7 +119,7 @@ def write_folder(theirs: nn.Module, folder: Path, year: int, shards: int = 1, co
     """A checkpoint as the hub has it: config.json, tokenizer.json, and the weights in one file or several."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(reference_config(config).to_dict()))
-    (folder / "tokenizer.json").write_text(WORDS.to_json())
+    (folder / "tokenizer.json").write_text(TOKENIZER.to_json())
     tensors = {name: tensor.contiguous() for name, tensor in in_layout(theirs, year).items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
@@ -127,15 +132,15 @@ def write_folder(theirs: nn.Module, folder: Path, year: int, shards: int = 1, co
 
 
 def left_padded(batch: Batch) -> dict[str, Tensor]:
-    """A batch of prompts as transformers' `generate` wants it: padding on the left."""
-    shifts = (~batch.real).sum(dim=1)
+    """A batch of prompts as transformers' `generate` takes it: padding on the left."""
+    shifts = (~batch.attention_mask).sum(dim=1)
     ids, real = (
         torch.stack([row.roll(int(by)) for row, by in zip(part, shifts, strict=True)])
-        for part in (batch.ids, batch.real)
+        for part in (batch.ids, batch.attention_mask)
     )
     return {
         "input_ids": ids,
         "attention_mask": real.long(),
         "token_type_ids": torch.zeros_like(ids),
-        "pixel_values": batch.pictures,
+        "pixel_values": batch.images,
     }

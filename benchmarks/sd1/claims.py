@@ -1,4 +1,4 @@
-"""Stable Diffusion 1: parity with the reference libraries, speed and memory beside them, what the tiny weights draw.
+"""Stable Diffusion 1: parity with the reference libraries, speed and memory, what the tiny weights generate.
 
 python -m benchmarks check sd1    # parity, refusals and generation recomputed, the timings read: minutes
 python -m benchmarks sd1          # times the full-size networks beside diffusers: about half an hour
@@ -7,7 +7,9 @@ python -m benchmarks sd1          # times the full-size networks beside diffuser
 import json
 import statistics
 import tempfile
+from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +20,14 @@ from benchmarks.measure import (
     alternating,
     compared,
     compared_rows,
-    hardware,
     network_comparisons,
     peak_memory,
     with_earlier,
 )
-from benchmarks.report import Row, at_least, at_most, code_lines, true
-from benchmarks.sd1.reference import SMALL, difference, reference, write_layouts
+from benchmarks.parity import difference
+from benchmarks.record import hardware, parameter_count, write_record
+from benchmarks.report import Row, at_least, at_most, claim, code_lines
+from benchmarks.sd1.reference import SMALL, reference, write_layouts
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
@@ -52,7 +55,7 @@ def check() -> list[Row]:
     return [
         *_sizes(),
         *_parity(),
-        *_drawn(),
+        *_generated(),
         *compared_rows(RESULTS, SYSTEM),
         *_faults(),
         at_most("lines of code", _lines(), 900),
@@ -69,9 +72,9 @@ def _sizes() -> list[Row]:
             "U-Net": UNet(UNetConfig.v1()),
             "autoencoder": KLAutoencoder(KLConfig.sd1()),
         }
-    counted = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
+    counted = {name: parameter_count(part) for name, part in parts.items()}
     return [
-        true(f"parameters, {name}", f"{counted[name]:,}", f"{SIZES[name]:,}", counted[name] == SIZES[name])
+        claim(f"parameters, {name}", f"{counted[name]:,}", f"{SIZES[name]:,}", counted[name] == SIZES[name])
         for name in SIZES
     ]
 
@@ -85,22 +88,22 @@ def _parity() -> list[Row]:
             model = StableDiffusion1.from_checkpoint(layouts[layout], config=SMALL, tokenizer=layouts["tokenizer"])
             worst = torch.tensor(list(small_differences(model, peer).values())).max().item()  # nan counts
             rows.append(at_most(f"parity of parts, small, {layout}", worst, 1e-5))
-            rows.append(at_most(f"parity of a picture in 10 steps, {layout}", picture_difference(model, peer), 1e-4))
+            rows.append(at_most(f"parity of an image in 10 steps, {layout}", image_difference(model, peer), 1e-4))
     rows += [at_most(f"parity at full size, {part}", max(full_size_differences(part).values()), 1e-5) for part in SIZES]
     return rows
 
 
 @torch.no_grad()
-def small_differences(model: StableDiffusion1, peer) -> dict[str, float]:
+def small_differences(model: StableDiffusion1, peer: Any) -> dict[str, float]:
     """Largest relative difference of every part, on the same random inputs."""
     generator = torch.Generator().manual_seed(1)
     latent = torch.randn(2, 4, 8, 16, generator=generator)
-    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    images = torch.rand(2, 3, 64, 32, generator=generator)
     timestep = torch.tensor([981, 1])
     ids = model.tokenizer(["a striped orange cat", "a grey dog"])
     text = peer.text_encoder(ids)[0]
-    encoded = peer.vae.encode(2 * pictures - 1).latent_dist
-    ours = model.autoencoder.encode(2 * pictures - 1)
+    encoded = peer.vae.encode(2 * images - 1).latent_dist
+    ours = model.autoencoder.encode(2 * images - 1)
     return {
         "text encoder": difference(model.text(ids), text),
         "U-Net": difference(
@@ -112,8 +115,8 @@ def small_differences(model: StableDiffusion1, peer) -> dict[str, float]:
     }
 
 
-def picture_difference(model: StableDiffusion1, peer, scale: float = 7.5) -> float:
-    """Of a whole picture in ten steps, from the same noise."""
+def image_difference(model: StableDiffusion1, peer: Any, scale: float = 7.5) -> float:
+    """Relative difference of an image in ten steps, from the same noise."""
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
         peer(
@@ -135,7 +138,7 @@ def picture_difference(model: StableDiffusion1, peer, scale: float = 7.5) -> flo
 
 @torch.no_grad()
 def full_size_differences(part: str) -> dict[str, float]:
-    """One part at its published size, random weights, a small input: ours beside the reference."""
+    """Relative differences of one part at its published size, on random weights and a small input."""
     theirs, ours = full_size(part)
     generator = torch.Generator().manual_seed(1)
     latent = torch.randn(1, 4, 16, 8, generator=generator)
@@ -146,18 +149,20 @@ def full_size_differences(part: str) -> dict[str, float]:
         text = torch.randn(1, 77, 768, generator=generator)
         timestep = torch.tensor([601])
         return {"noise": difference(ours(latent, timestep, text), theirs(latent, timestep, text).sample)}
-    picture = 2 * torch.rand(1, 3, 64, 128, generator=generator) - 1
+    image = 2 * torch.rand(1, 3, 64, 128, generator=generator) - 1
     return {
-        "mean": difference(ours.encode(picture).mean, theirs.encode(picture).latent_dist.mean),
+        "mean": difference(ours.encode(image).mean, theirs.encode(image).latent_dist.mean),
         "decoder": difference(ours.decode(latent), theirs.decode(latent).sample),
     }
 
 
-def full_size(part: str) -> tuple[nn.Module, nn.Module]:
+def full_size(part: str) -> tuple[Any, Any]:
     """The reference's module with random weights, and ours with the same (most of them shared in memory)."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    theirs: Any
+    ours: Any
     with torch.device("meta"):
         if part == "U-Net":
             theirs = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
@@ -212,10 +217,10 @@ def filled(module: nn.Module) -> nn.Module:
     return module
 
 
-# --- what the tiny weights draw -------------------------------------------------------------------------------------
+# --- what the tiny weights generate ---------------------------------------------------------------------------------
 
 
-def _drawn() -> list[Row]:
+def _generated() -> list[Row]:
     from helpers.data.captions import caption
     from helpers.data.toy_faces import toy_attributes
     from helpers.scoring.attributes import held_out_accuracy, load_classifier
@@ -224,19 +229,19 @@ def _drawn() -> list[Row]:
         return [
             Row("shipped weights of the tiny SD1", "none yet", TRAINING_COMMANDS.get(NAME, "a training command"), False)
         ]
-    reader = load_classifier()
+    classifier = load_classifier()
     model = StableDiffusion1.from_weights(NAME)
-    wanted = toy_attributes(PROMPTS, seed=78)  # nobody trained on them; only their captions are used
-    pictures = model.generate(
-        [caption(face) for face in wanted], seed=30_000, steps=25, guidance_scale=4.0, progress=False
+    attributes = toy_attributes(PROMPTS, seed=78)  # nobody trained on them; only their captions are used
+    images = model.generate(
+        [caption(face) for face in attributes], seed=30_000, steps=25, guidance_scale=4.0, progress=False
     )
-    told = reader.agreement(pictures, wanted)
-    accuracy = held_out_accuracy(reader)
+    agreement = classifier.agreement(images, attributes)
+    accuracy = held_out_accuracy(classifier)
     least = {"species": 97, "fur": 90, "eyes": 80, "pattern": 85, "background": 90}
     rows = [
         at_least(
-            f"{name} as asked, {PROMPTS} captions (the reader is right on {100 * accuracy[name]:.1f} %)",
-            100 * told[name],
+            f"{name} as asked, {PROMPTS} captions (the classifier is right on {100 * accuracy[name]:.1f} %)",
+            100 * agreement[name],
             least[name],
             "%",
         )
@@ -244,8 +249,8 @@ def _drawn() -> list[Row]:
     ]
     megabytes = sum(weights_path(name).stat().st_size for name in FILES) / 1e6
     minutes = {name: float(read_metadata(name)["core_minutes"]) / 2 for name in FILES}
-    told = ", ".join(f"{name} {value:.0f}" for name, value in minutes.items())
-    print(f"trained in minutes of two cores: {told}")
+    minutes_text = ", ".join(f"{name} {value:.0f}" for name, value in minutes.items())
+    print(f"trained in minutes of two cores: {minutes_text}")
     return [*rows, at_most(f"weights, {' and '.join(FILES)}", megabytes, 16, "MB")]
 
 
@@ -253,14 +258,14 @@ def _drawn() -> list[Row]:
 
 
 def comparisons() -> list[Comparison]:
-    """What the record says."""
+    """Speed and memory beside diffusers, from the record."""
     return network_comparisons(RESULTS, SYSTEM)
 
 
 def run() -> None:
     """Time and weigh the full-size networks at 512x512 pixels, and the variants of attention; write the record."""
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
-    networks = [measured(part, dtype) for part in ("U-Net", "decoder") for dtype in dtypes]
+    networks = [measured(part, dtype) for part, dtype in product(("U-Net", "decoder"), dtypes)]
     record = {
         "hardware": hardware(),
         "pixels": 512,
@@ -268,7 +273,7 @@ def run() -> None:
         "networks": with_earlier(networks, RESULTS),
         "attention": attention_variants(),
     }
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
     print(json.dumps(record, indent=1))
 
 
@@ -327,8 +332,9 @@ def attention_variants(tokens: int = 4096, heads: int = 8, width: int = 40) -> l
 
 
 def _faults() -> list[Row]:
+    from benchmarks.refusals import refused
     from benchmarks.sd1.reference import compvis_tensors
-    from benchmarks.sd1.refusals import argument_faults, file_faults, refused
+    from benchmarks.sd1.refusals import argument_faults, file_faults
 
     with tempfile.TemporaryDirectory() as folder:
         layouts = write_layouts(reference(SMALL), Path(folder))
@@ -339,7 +345,7 @@ def _faults() -> list[Row]:
         results = {name: refused(fault) for name, fault in faults.items()}
     wrong = [name for name, fine in results.items() if not fine]
     return [
-        true(
+        claim(
             "bad inputs refused, each with its message",
             f"{len(results) - len(wrong)} of {len(results)}",
             "all, at least 25",
@@ -349,4 +355,5 @@ def _faults() -> list[Row]:
 
 
 def _lines() -> int:
-    return sum(code_lines(path.read_text()) for pattern in CODE for path in repository_root().glob(pattern))
+    paths = chain.from_iterable(repository_root().glob(pattern) for pattern in CODE)
+    return sum(code_lines(path.read_text()) for path in paths)

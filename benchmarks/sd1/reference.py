@@ -5,11 +5,13 @@ What the course's own implementation is measured against, by tests and by `pytho
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.parity import randomised
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLConfig
 from helpers.sd1 import checkpoint
@@ -22,23 +24,13 @@ from helpers.weights.pretrained import checkpoint_keys
 
 CORPUS = ["a striped orange cat with green eyes", "a plain grey dog with blue eyes", "a photo of a cat and a dog"] * 3
 MERGES = list(learn_merges(CORPUS, 60))
-WORDS = BytePairTokenizer(MERGES, length=16)
+TOKENIZER = BytePairTokenizer(MERGES, length=16)
 SMALL = SD1Config(
-    text=CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16),
+    text=CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(TOKENIZER), length=16),
     unet=UNetConfig(width=32, text_width=24, groups=8),
     autoencoder=KLConfig(width=16, groups=8),
     size=64,
 )
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Norms and biases too: an untouched norm hides a swapped one."""
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in module.named_parameters():
-        if parameter.ndim == 1:
-            noise = 0.3 * torch.randn(parameter.shape, generator=generator)
-            parameter.data = noise + (1.0 if name.endswith("weight") else 0.0)
-    return module.eval()
 
 
 def reference(config: SD1Config):
@@ -59,9 +51,9 @@ def reference(config: SD1Config):
             num_attention_heads=text.heads,
             max_position_embeddings=text.length,
             hidden_act=text.activation,
-            bos_token_id=WORDS.start,
-            eos_token_id=WORDS.end,
-            pad_token_id=WORDS.end,
+            bos_token_id=TOKENIZER.bos_id,
+            eos_token_id=TOKENIZER.eos_id,
+            pad_token_id=TOKENIZER.eos_id,
         )
     )
     crossed = [f"{'CrossAttn' * has}DownBlock2D" for has in unet.attention]
@@ -88,7 +80,8 @@ def reference(config: SD1Config):
         scaling_factor=auto.scale,
         sample_size=config.size,
     )
-    tokenizer = CLIPTokenizer(vocab=WORDS.ids, merges=MERGES, model_max_length=text.length)
+    vocabulary: dict[str, Any] = {"vocab": TOKENIZER.ids, "merges": MERGES}  # the stub takes no pairs
+    tokenizer = CLIPTokenizer(**vocabulary, model_max_length=text.length)
     schedule = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -112,15 +105,16 @@ def reference(config: SD1Config):
 
 
 def write_merges(folder: Path) -> Path:
+    """Write CLIP's tokenizer files, merges.txt and vocab.json, into a folder and return it."""
     folder.mkdir(exist_ok=True)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "vocab.json").write_text(json.dumps(WORDS.ids), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps(TOKENIZER.ids), encoding="utf-8")
     return folder
 
 
 def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
-    """Our weights under CompVis's names; that these are right is what diffusers' own reader of such files tells."""
+    """Our weights under CompVis's names; diffusers' own converter of such files confirms that the names are right."""
     parts = [
         (checkpoint.UNET, model.unet, checkpoint.unet_names(model.config.unet, "compvis")),
         (checkpoint.VAE, model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
@@ -131,7 +125,7 @@ def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
         for name, tensor in module.state_dict().items():
             sources = checkpoint_keys(name, renaming)
             for source, part in zip(sources, tensor.chunk(len(sources)), strict=True):
-                convolution = part.ndim == 2 and any(kind in source for kind in ("attn_1.", "proj_in", "proj_out"))
+                convolution = part.ndim == 2 and any(layer in source for layer in ("attn_1.", "proj_in", "proj_out"))
                 part = part[:, :, None, None] if convolution else part
                 tensors[prefix + source] = part.contiguous().clone()
     positions = torch.arange(model.config.text.length)[None]
@@ -150,8 +144,3 @@ def write_layouts(peer, into: Path) -> dict[str, Path]:
     save_file(tensors, single)
     torch.save({"state_dict": tensors, "global_step": 470_000, "epoch": 0}, pickled)
     return {"diffusers": folder, "safetensors": single, "ckpt": pickled, "tokenizer": tokenizer}
-
-
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference, as a share of the largest number."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()

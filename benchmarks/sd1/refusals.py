@@ -4,47 +4,22 @@ Each case is a call that must raise, and a pattern its message must match: what 
 """
 
 import json
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.refusals import Call, CheckpointFiles, Fault, FileFault, Malware, prepare_all
 from benchmarks.sd1.reference import SMALL
 from helpers.sd1.pipeline import StableDiffusion1
 
 UNET = "model.diffusion_model."
-
-
-class Fault(NamedTuple):
-    """One case."""
-
-    call: Callable[[], Any]
-    message: str  # a pattern of the error's text
-    error: type[Exception] = ValueError
-
-
-class Malware:
-    """Unpickling it would run a command: a reader of weights must never come so far."""
-
-    def __reduce__(self):
-        import os
-
-        return os.system, ("echo this must never be printed",)
-
-
-def refused(fault: Fault) -> bool:
-    """Whether the call raises what it should, saying what it should."""
-    try:
-        fault.call()
-    except Exception as error:
-        return isinstance(error, fault.error) and re.search(fault.message, str(error)) is not None
-    return False
+STEM = UNET + "input_blocks.0.0.weight"
+HEAD = UNET + "out.2.weight"
 
 
 def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
@@ -53,7 +28,7 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
     def ask(prompt: Any = "a cat", **options: Any) -> Callable[[], Any]:
         return lambda: model.generate(prompt, progress=False, **options)
 
-    picture = torch.zeros(3, 64, 64)
+    image = torch.zeros(3, 64, 64)
     mask = torch.ones(64, 64)
     return {
         "no steps": Fault(ask(steps=0), "steps must be a whole number from 1 to 999, got 0"),
@@ -75,160 +50,257 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
             "one negative_prompt for all or one per prompt: got 2, prompts 3",
         ),
         "too much strength": Fault(
-            ask(init_image=picture, strength=1.5), "strength must be a number from 0 to 1, got 1.5"
+            ask(init_image=image, strength=1.5), "strength must be a number from 0 to 1, got 1.5"
         ),
         "a mask without a picture": Fault(ask(mask_image=mask), "mask_image needs an init_image"),
         "a path for a picture": Fault(
-            ask(init_image="cat.png"), "init_image must be a PIL picture or a tensor .* got str", TypeError
+            ask(init_image="cat.png"), "init_image must be a PIL image or a tensor .* got str", TypeError
         ),
         "a picture in 0..255": Fault(
-            ask(init_image=picture + 200), r"init_image must be \(3, H, W\) floats in \[-1, 1\]"
+            ask(init_image=image + 200), r"init_image must be \(3, H, W\) floats in \[-1, 1\]"
         ),
-        "a picture with NaN": Fault(ask(init_image=picture / 0), "init_image is empty or holds NaN"),
-        "a grey picture": Fault(ask(init_image=picture[:1]), r"init_image must be \(3, H, W\).* got .*\(1, 64, 64\)"),
+        "a picture with NaN": Fault(ask(init_image=image / 0), "init_image is empty or holds NaN"),
+        "a grey picture": Fault(ask(init_image=image[:1]), r"init_image must be \(3, H, W\).* got .*\(1, 64, 64\)"),
         "a picture of another size": Fault(
-            ask(init_image=picture, width=128), r"init_image is 64x64 pixels .* the picture 128x64: resize one"
+            ask(init_image=image, width=128), r"init_image is 64x64 pixels .* the output 128x64: resize one"
         ),
         "a mask of another size": Fault(
-            ask(init_image=picture, mask_image=Image.new("L", (32, 32))), "mask_image is 32x32 pixels"
+            ask(init_image=image, mask_image=Image.new("L", (32, 32))), "mask_image is 32x32 pixels"
         ),
         "a mask beyond 1": Fault(
-            ask(init_image=picture, mask_image=mask * 255), r"mask_image must be \(H, W\) in \[0, 1\]"
+            ask(init_image=image, mask_image=mask * 255), r"mask_image must be \(H, W\) in \[0, 1\]"
         ),
         "too much clip skip": Fault(ask(clip_skip=3), "clip_skip must be a whole number from 0 to 2, got 3"),
     }
 
 
+class SD1Files(CheckpointFiles):
+    """Bad checkpoints of a small Stable Diffusion 1; `layouts` holds its good files by layout."""
+
+    def __init__(self, layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path):
+        super().__init__(into, layouts["diffusers"], tensors)
+        self.layouts = layouts
+        self.single = layouts["safetensors"]
+
+    def load(self, path: str | Path, **options: Any) -> Call:
+        """The call of `from_checkpoint`, for the small sizes and with their tokenizer."""
+        options = {"config": SMALL, "tokenizer": self.layouts["tokenizer"], **options}
+        return lambda: StableDiffusion1.from_checkpoint(path, **options)
+
+    def first_half(self, layout: str) -> bytes:
+        """The first half of a good file."""
+        data = self.layouts[layout].read_bytes()
+        return data[: len(data) // 2]
+
+    def merges(self, name: str, text: str) -> Path:
+        """A list of merges."""
+        path = self.into / name
+        path.write_text(text)
+        return path
+
+    def without_unet(self) -> Path:
+        """A folder whose U-Net has no weights."""
+        folder = self.copy_folder("broken")
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+        return folder
+
+    def sdxl_folder(self) -> Path:
+        """A folder whose index says SDXL."""
+        folder = self.copy_folder("xl")
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+        return folder
+
+    def sd2_folder(self) -> Path:
+        """A folder whose text encoder and cross-attention are as wide as OpenCLIP's."""
+        folder = self.copy_folder("second")
+        text_file = folder / "text_encoder" / "model.safetensors"
+        save_file({name: torch.zeros(1024) for name in load_file(text_file)}, text_file)
+        unet_file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(unet_file)
+        for name, tensor in tensors.items():
+            if name.endswith("attn2.to_k.weight"):
+                tensors[name] = tensor.new_zeros(len(tensor), 1024)
+        save_file(tensors, unet_file)
+        return folder
+
+
 def file_faults(layouts: dict[str, Path], tensors: dict[str, Tensor], into: Path) -> dict[str, Fault]:
     """Checkpoints that are not what they should be; files are written into the folder `into`."""
-    tokenizer = layouts["tokenizer"]
+    return prepare_all((*FOLDERS, *DAMAGED, *FOREIGN, *OPTIONS), SD1Files(layouts, tensors, into))
 
-    def load(path: str | Path, **options: Any) -> Callable[[], Any]:
-        return lambda: StableDiffusion1.from_checkpoint(path, **{"config": SMALL, "tokenizer": tokenizer, **options})
 
-    def file(name: str, content: dict[str, Tensor] | bytes) -> Callable[[], Any]:
-        path = into / name
-        path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
-        return load(path)
+Row = FileFault
 
-    def pickled(name: str, content: Any) -> Callable[[], Any]:
-        torch.save(content, into / name)
-        return load(into / name)
-
-    def folder(name: str) -> Path:
-        shutil.copytree(layouts["diffusers"], into / name)
-        return into / name
-
-    def without(start: str) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
-
-    def wider(end: str, axis: int, size: int) -> dict[str, Tensor]:
-        """Tensors whose name ends so, as another architecture has them."""
-        return {
-            name: tensor.new_zeros([size if a == axis else s for a, s in enumerate(tensor.shape)])
-            if name.endswith(end)
-            else tensor
-            for name, tensor in tensors.items()
-        }
-
-    stem = UNET + "input_blocks.0.0.weight"
-    head = UNET + "out.2.weight"
-    good = layouts["safetensors"].read_bytes()
-    pickle = layouts["ckpt"].read_bytes()
-    index = folder("xl") / "model_index.json"
-    broken = folder("broken")
-    index.write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
-    (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    (into / "empty").mkdir()
-    (into / "empty_merges.txt").write_text("#version: 0.2\n")
-    single = layouts["safetensors"]
-    second = folder("second")
-    text_file = second / "text_encoder" / "model.safetensors"
-    save_file({name: torch.zeros(1024) for name in load_file(text_file)}, text_file)  # as wide as OpenCLIP's
-    unet_file = second / "unet" / "diffusion_pytorch_model.safetensors"
-    crossed = {
-        name: tensor.new_zeros(len(tensor), 1024) if name.endswith("attn2.to_k.weight") else tensor
-        for name, tensor in load_file(unet_file).items()
-    }
-    save_file(crossed, unet_file)
-    (into / "short_merges.txt").write_text("#version: 0.2\na b</w>\n")
-    return {
-        "no such file": Fault(load(into / "nowhere.safetensors"), "no checkpoint at .*nowhere", FileNotFoundError),
-        "a hub id out of reach": Fault(load("nobody-here/nothing-there"), "the hub did not give it", FileNotFoundError),
-        "an empty folder": Fault(
-            load(into / "empty"), "no complete folder of weights.* it holds nothing", FileNotFoundError
-        ),
-        "a folder without its U-Net": Fault(load(broken), "none of unet/diffusion_pytorch_model", FileNotFoundError),
-        "an SDXL folder": Fault(load(index.parent), "holds a StableDiffusionXLPipeline, not Stable Diffusion 1"),
-        "a variant that is not there": Fault(
-            load(layouts["diffusers"], variant="fp16"), "fp16.safetensors", FileNotFoundError
-        ),
-        "a picture": Fault(file("cat.png", b"\x89PNG"), "cat.png is no checkpoint the course can read"),
-        "an empty file": Fault(file("empty.safetensors", b""), "damaged or no safetensors file, download it again"),
-        "a truncated file": Fault(file("short.safetensors", good[: len(good) // 2]), "damaged or no safetensors file"),
-        "a truncated pickle": Fault(file("short.ckpt", pickle[: len(pickle) // 2]), "damaged or no checkpoint"),
-        "a pickle that runs code": Fault(
-            pickled("evil.ckpt", {"state_dict": {"a": Malware()}}), "is refused: reading it would run .*system"
-        ),
-        "a pickle of a list": Fault(
-            pickled("list.ckpt", [torch.zeros(1)]), "holds a list, not a table of named tensors"
-        ),
-        "a web page": Fault(file("page.ckpt", b"<!doctype html><title>404</title>"), "a web page, not a checkpoint"),
-        "a git-lfs pointer": Fault(
-            file("pointer.ckpt", b"version https://git-lfs.github.com/spec/v1"), "a git-lfs pointer.*git lfs pull"
-        ),
-        "a Stable Diffusion 2 folder": Fault(load(second), "not the text encoder.*Likeliest cause: Stable Diffusion 2"),
-        "a variant of a single file": Fault(load(single, variant="fp16"), "chooses among a folder's files"),
-        "an average of a folder": Fault(load(layouts["diffusers"], ema=True), "ema=True is for single files"),
-        "another model's tokenizer": Fault(
-            load(single, tokenizer=into / "short_merges.txt"), "knows 515 tokens, the text encoder"
-        ),
-        "a missing tensor": Fault(file("missing.safetensors", without(head)), "not the U-Net.*missing out.2.weight"),
-        "a tensor too many": Fault(
-            file("extra.safetensors", {**tensors, UNET + "out.9.bias": torch.zeros(3)}), "unexpected out.9.bias"
-        ),
-        "a tensor of another shape": Fault(
-            file("shape.safetensors", {**tensors, head: torch.zeros(4, 16, 3, 3)}),
-            r"out.2.weight is \(4, 16, 3, 3\), made for \(4, 32, 3, 3\)",
-        ),
-        "no text encoder": Fault(
-            file("deaf.safetensors", without("cond_stage_model.")), "not the text encoder.*missing"
-        ),
-        "no autoencoder": Fault(
-            file("blind.safetensors", without("first_stage_model.")), "not the autoencoder.*missing"
-        ),
-        "an inpainting model": Fault(
-            file("inpaint.safetensors", wider(stem, 1, 9)), "Likeliest cause: an inpainting model"
-        ),
-        "InstructPix2Pix": Fault(file("pix2pix.safetensors", wider(stem, 1, 8)), "Likeliest cause: InstructPix2Pix"),
-        "Stable Diffusion 2": Fault(
-            file("sd2.safetensors", wider("attn2.to_k.weight", 1, 1024)),
-            "Likeliest cause: Stable Diffusion 2, whose text states are 1024 wide",
-        ),
-        "SDXL": Fault(
-            file("xl.safetensors", {**tensors, "conditioner.embedders.0.x": torch.zeros(1)}),
-            "unexpected tensors.*conditioner.*Likeliest cause: SDXL",
-        ),
-        "a LoRA": Fault(
-            file("lora.safetensors", {"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(2, 2)}),
-            "no Stable Diffusion checkpoint.*a LoRA, a small addition",
-        ),
-        "a ControlNet": Fault(
-            file("control.safetensors", {"control_model.zero_convs.0.0.weight": torch.zeros(2)}), "a ControlNet"
-        ),
-        "Stable Diffusion 3": Fault(
-            file("sd3.safetensors", {"joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2)}),
-            "Stable Diffusion 3: see notebook 04",
-        ),
-        "an autoencoder alone": Fault(
-            file("vae.safetensors", {"decoder.conv_in.weight": torch.zeros(2)}), "an autoencoder alone"
-        ),
-        "averaged weights alone": Fault(
-            file("ema.safetensors", {"model_ema.diffusion_modeloutweight": torch.zeros(2)}), "averaged weights only"
-        ),
-        "an average that is not there": Fault(load(single, ema=True), "no averaged U-Net.*load it with ema=False"),
-        "no tokenizer": Fault(
-            load(single, tokenizer=into / "nowhere"), "no tokenizer at .*merges.txt", FileNotFoundError
-        ),
-        "a tokenizer without merges": Fault(load(single, tokenizer=into / "empty_merges.txt"), "is no list of merges"),
-    }
+FOLDERS: tuple[FileFault[SD1Files], ...] = (
+    Row(
+        "no such file",
+        lambda f: f.load(f.into / "nowhere.safetensors"),
+        "no checkpoint at .*nowhere",
+        FileNotFoundError,
+    ),
+    Row(
+        "a hub id out of reach",
+        lambda f: f.load("nobody-here/nothing-there"),
+        "the hub did not give it",
+        FileNotFoundError,
+    ),
+    Row(
+        "an empty folder",
+        lambda f: f.load(f.empty_folder()),
+        "no complete folder of weights.* it holds nothing",
+        FileNotFoundError,
+    ),
+    Row(
+        "a folder without its U-Net",
+        lambda f: f.load(f.without_unet()),
+        "none of unet/diffusion_pytorch_model",
+        FileNotFoundError,
+    ),
+    Row(
+        "an SDXL folder",
+        lambda f: f.load(f.sdxl_folder()),
+        "holds a StableDiffusionXLPipeline, not Stable Diffusion 1",
+    ),
+    Row(
+        "a Stable Diffusion 2 folder",
+        lambda f: f.load(f.sd2_folder()),
+        "not the text encoder.*Likeliest cause: Stable Diffusion 2",
+    ),
+)
+DAMAGED: tuple[FileFault[SD1Files], ...] = (
+    Row("a picture", lambda f: f.read("cat.png", b"\x89PNG"), "cat.png is no checkpoint the course can read"),
+    Row(
+        "an empty file",
+        lambda f: f.read("empty.safetensors", b""),
+        "damaged or no safetensors file, download it again",
+    ),
+    Row(
+        "a truncated file",
+        lambda f: f.read("short.safetensors", f.first_half("safetensors")),
+        "damaged or no safetensors file",
+    ),
+    Row("a truncated pickle", lambda f: f.read("short.ckpt", f.first_half("ckpt")), "damaged or no checkpoint"),
+    Row(
+        "a pickle that runs code",
+        lambda f: f.read_pickle("evil.ckpt", {"state_dict": {"a": Malware()}}),
+        "is refused: reading it would run .*system",
+    ),
+    Row(
+        "a pickle of a list",
+        lambda f: f.read_pickle("list.ckpt", [torch.zeros(1)]),
+        "holds a list, not a table of named tensors",
+    ),
+    Row(
+        "a web page",
+        lambda f: f.read("page.ckpt", b"<!doctype html><title>404</title>"),
+        "a web page, not a checkpoint",
+    ),
+    Row(
+        "a git-lfs pointer",
+        lambda f: f.read("pointer.ckpt", b"version https://git-lfs.github.com/spec/v1"),
+        "a git-lfs pointer.*git lfs pull",
+    ),
+    Row(
+        "a missing tensor",
+        lambda f: f.read("missing.safetensors", f.without(HEAD)),
+        "not the U-Net.*missing out.2.weight",
+    ),
+    Row(
+        "a tensor too many",
+        lambda f: f.read("extra.safetensors", {**f.tensors, UNET + "out.9.bias": torch.zeros(3)}),
+        "unexpected out.9.bias",
+    ),
+    Row(
+        "a tensor of another shape",
+        lambda f: f.read("shape.safetensors", {**f.tensors, HEAD: torch.zeros(4, 16, 3, 3)}),
+        r"out.2.weight is \(4, 16, 3, 3\), made for \(4, 32, 3, 3\)",
+    ),
+    Row(
+        "no text encoder",
+        lambda f: f.read("deaf.safetensors", f.without("cond_stage_model.")),
+        "not the text encoder.*missing",
+    ),
+    Row(
+        "no autoencoder",
+        lambda f: f.read("blind.safetensors", f.without("first_stage_model.")),
+        "not the autoencoder.*missing",
+    ),
+)
+FOREIGN: tuple[FileFault[SD1Files], ...] = (
+    Row(
+        "an inpainting model",
+        lambda f: f.read("inpaint.safetensors", f.with_shape(STEM, 1, 9)),
+        "Likeliest cause: an inpainting model",
+    ),
+    Row(
+        "InstructPix2Pix",
+        lambda f: f.read("pix2pix.safetensors", f.with_shape(STEM, 1, 8)),
+        "Likeliest cause: InstructPix2Pix",
+    ),
+    Row(
+        "Stable Diffusion 2",
+        lambda f: f.read("sd2.safetensors", f.with_shape("attn2.to_k.weight", 1, 1024)),
+        "Likeliest cause: Stable Diffusion 2, whose text states are 1024 wide",
+    ),
+    Row(
+        "SDXL",
+        lambda f: f.read("xl.safetensors", {**f.tensors, "conditioner.embedders.0.x": torch.zeros(1)}),
+        "unexpected tensors.*conditioner.*Likeliest cause: SDXL",
+    ),
+    Row(
+        "a LoRA",
+        lambda f: f.read("lora.safetensors", {"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(2, 2)}),
+        "no Stable Diffusion checkpoint.*a LoRA, a small addition",
+    ),
+    Row(
+        "a ControlNet",
+        lambda f: f.read("control.safetensors", {"control_model.zero_convs.0.0.weight": torch.zeros(2)}),
+        "a ControlNet",
+    ),
+    Row(
+        "Stable Diffusion 3",
+        lambda f: f.read("sd3.safetensors", {"joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2)}),
+        "Stable Diffusion 3: see notebook 04",
+    ),
+    Row(
+        "an autoencoder alone",
+        lambda f: f.read("vae.safetensors", {"decoder.conv_in.weight": torch.zeros(2)}),
+        "an autoencoder alone",
+    ),
+    Row(
+        "averaged weights alone",
+        lambda f: f.read("ema.safetensors", {"model_ema.diffusion_modeloutweight": torch.zeros(2)}),
+        "averaged weights only",
+    ),
+)
+OPTIONS: tuple[FileFault[SD1Files], ...] = (
+    Row(
+        "a variant that is not there",
+        lambda f: f.load(f.diffusers, variant="fp16"),
+        "fp16.safetensors",
+        FileNotFoundError,
+    ),
+    Row("a variant of a single file", lambda f: f.load(f.single, variant="fp16"), "chooses among a folder's files"),
+    Row("an average of a folder", lambda f: f.load(f.diffusers, ema=True), "ema=True is for single files"),
+    Row(
+        "an average that is not there",
+        lambda f: f.load(f.single, ema=True),
+        "no averaged U-Net.*load it with ema=False",
+    ),
+    Row(
+        "another model's tokenizer",
+        lambda f: f.load(f.single, tokenizer=f.merges("short_merges.txt", "#version: 0.2\na b</w>\n")),
+        "knows 515 tokens, the text encoder",
+    ),
+    Row(
+        "no tokenizer",
+        lambda f: f.load(f.single, tokenizer=f.into / "nowhere"),
+        "no tokenizer at .*merges.txt",
+        FileNotFoundError,
+    ),
+    Row(
+        "a tokenizer without merges",
+        lambda f: f.load(f.single, tokenizer=f.merges("empty_merges.txt", "#version: 0.2\n")),
+        "is no list of merges",
+    ),
+)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3: parity with the reference libraries, speed and memory beside them, what the tiny weights draw.
+"""Stable Diffusion 3: parity with the reference libraries, speed and memory, what the tiny weights generate.
 
 python -m benchmarks check sd3    # parity, refusals and generation recomputed, the timings read: minutes
 python -m benchmarks sd3          # times the transformer beside diffusers'
@@ -6,16 +6,18 @@ python -m benchmarks sd3          # times the transformer beside diffusers'
 
 import json
 import tempfile
+from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.measure import Comparison, compared, compared_rows, hardware, network_comparisons, with_earlier
-from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.measure import Comparison, compared, compared_rows, network_comparisons, with_earlier
+from benchmarks.parity import difference
+from benchmarks.record import hardware, parameter_count, write_record
+from benchmarks.report import Row, at_least, at_most, claim
 from benchmarks.sd1.claims import filled
-from benchmarks.sd1.reference import difference
 from benchmarks.sd3.reference import (
     SMALL,
     SMALL_3_5,
@@ -52,14 +54,14 @@ NETWORKS = {
 
 def check() -> list[Row]:
     """Recompute the claims about Stable Diffusion 3."""
-    return [*_sizes(), *_parity(), *_drawn(), *compared_rows(RESULTS, SYSTEM)]
+    return [*_sizes(), *_parity(), *_generated(), *compared_rows(RESULTS, SYSTEM)]
 
 
 # --- sizes, parity, refusals ----------------------------------------------------------------------------------------
 
 
 def _sizes() -> list[Row]:
-    wanted = {
+    expected = {
         "SD3 medium": (lambda: MMDiT(MMDiTConfig.sd3_medium()), 2_028_328_000),
         "SD3.5 medium": (lambda: MMDiT(MMDiTConfig.sd3_5_medium()), 2_243_171_520),
         "SD3.5 large": (lambda: MMDiT(MMDiTConfig.sd3_5_large()), 8_056_627_520),
@@ -69,10 +71,10 @@ def _sizes() -> list[Row]:
         "autoencoder": (lambda: KLAutoencoder(KLConfig.sd3()), 83_819_683),
     }
     rows = []
-    for name, (make, size) in wanted.items():
+    for name, (make, size) in expected.items():
         with torch.device("meta"):
-            counted = sum(parameter.numel() for parameter in make().parameters())
-        rows.append(true(f"parameters, {name}", f"{counted:,}", f"{size:,}", counted == size))
+            counted = parameter_count(make())
+        rows.append(claim(f"parameters, {name}", f"{counted:,}", f"{size:,}", counted == size))
     return rows
 
 
@@ -82,52 +84,51 @@ def _parity() -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             peer = reference(config, Path(folder) / "t5")
             layouts = write_layouts(peer, config, Path(folder))
-            words = layouts["tokenizer"], layouts["tokenizer_3"]
+            tokenizers = layouts["tokenizer"], layouts["tokenizer_3"]
             for layout in ("diffusers", "single"):
-                model = StableDiffusion3.from_checkpoint(layouts[layout], config=config, tokenizers=words)
+                model = StableDiffusion3.from_checkpoint(layouts[layout], config=config, tokenizers=tokenizers)
                 worst = torch.tensor(list(differences(model, peer).values())).max().item()  # nan counts
                 rows.append(at_most(f"parity of parts, small {edition}, {layout}", worst, 1e-5))
                 rows.append(
                     at_most(
-                        f"parity of a picture in 10 steps, small {edition}, {layout}",
-                        picture_difference(model, peer),
+                        f"parity of an image in 10 steps, small {edition}, {layout}",
+                        image_difference(model, peer),
                         1e-4,
                     )
                 )
             if edition == "SD3":
-                made = SimpleNamespace(layouts=layouts, words=words)
-                faults = _faults(model, made, Path(folder) / "faults")
+                faults = _faults(model, layouts, tokenizers, Path(folder) / "faults")
     rows.append(at_most("parity of blocks of the published width", full_width_difference(), 1e-5))
     rows.append(at_most("parity of the times, 28 steps, shift 3", times_difference(model), 1e-6))
     return [*rows, faults]
 
 
 @torch.no_grad()
-def differences(model: StableDiffusion3, peer) -> dict[str, float]:
+def differences(model: StableDiffusion3, peer: Any) -> dict[str, float]:
     """Largest relative difference of every part, on the same inputs."""
     generator = torch.Generator().manual_seed(1)
     sizes = model.config.transformer
     latent = torch.randn(2, 16, 8, 12, generator=generator)
-    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    images = torch.rand(2, 3, 64, 32, generator=generator)
     prompts = [PROMPT, NEGATIVE]
     t = torch.tensor([0.7, 0.1])
     text, _, pooled, _ = peer.encode_prompt(
         prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=model.config.t5_length
     )
     read = model.encoders(prompts)
-    answer = peer.transformer(latent, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t)[0]
+    velocity = peer.transformer(latent, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t)[0]
     assert text.shape[2] == sizes.text_width
     return {
         "text": difference(read.text, text),
         "summary": difference(read.pooled, pooled),
-        "transformer": difference(model.transformer(latent, t, text, pooled), answer),
-        "encoder": difference(model.autoencoder.encode(pictures).mean, peer.vae.encode(pictures).latent_dist.mean),
+        "transformer": difference(model.transformer(latent, t, text, pooled), velocity),
+        "encoder": difference(model.autoencoder.encode(images).mean, peer.vae.encode(images).latent_dist.mean),
         "decoder": difference(model.autoencoder.decode(latent), peer.vae.decode(latent).sample),
     }
 
 
-def picture_difference(model: StableDiffusion3, peer) -> float:
-    """Of a whole picture in ten steps, from the same noise."""
+def image_difference(model: StableDiffusion3, peer: Any) -> float:
+    """Relative difference of an image in ten steps, from the same noise."""
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
         peer(
@@ -149,13 +150,14 @@ def picture_difference(model: StableDiffusion3, peer) -> float:
 
 @torch.no_grad()
 def full_width_difference() -> float:
-    """Two blocks of the published width, the last of which is the one that is built differently."""
+    """Relative difference of two blocks of the published width; the last block is built differently."""
     ours, theirs = pair(MMDiTConfig(layers=2))
-    given = network_input(ours.config, 1, 16, 12)
-    return difference(ours(*given), ask(theirs, given))
+    inputs = network_input(ours.config, 1, 16, 12)
+    return difference(ours(*inputs), run_reference(theirs, inputs))
 
 
 def times_difference(model: StableDiffusion3) -> float:
+    """Relative difference of the times of 28 steps at shift 3."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -163,14 +165,14 @@ def times_difference(model: StableDiffusion3) -> float:
     return difference(model.times(28, shift=3.0), scheduler.sigmas)
 
 
-def _faults(model: StableDiffusion3, made: SimpleNamespace, into: Path) -> Row:
-    from benchmarks.sd1.refusals import refused
+def _faults(model: StableDiffusion3, layouts: dict[str, Path], tokenizers: tuple[Path, Path], into: Path) -> Row:
+    from benchmarks.refusals import refused
     from benchmarks.sd3.refusals import argument_faults, file_faults
 
     into.mkdir()
-    faults = argument_faults(model) | file_faults(made, stability_tensors(model), into)
+    faults = argument_faults(model) | file_faults(layouts, tokenizers, stability_tensors(model), into)
     wrong = [name for name, fault in faults.items() if not refused(fault)]
-    return true(
+    return claim(
         "bad inputs refused, each with its message",
         f"{len(faults) - len(wrong)} of {len(faults)}",
         "all, at least 30",
@@ -178,29 +180,29 @@ def _faults(model: StableDiffusion3, made: SimpleNamespace, into: Path) -> Row:
     )
 
 
-# --- what the tiny weights draw -------------------------------------------------------------------------------------
+# --- what the tiny weights generate ---------------------------------------------------------------------------------
 
 
-def _drawn() -> list[Row]:
+def _generated() -> list[Row]:
     from helpers.data.captions import caption
     from helpers.data.toy_faces import toy_attributes
     from helpers.scoring.attributes import held_out_accuracy, load_classifier
 
     if not weights_path(NAME).exists():
         return [Row("shipped weights of the tiny SD3", "none yet", TRAINING_COMMANDS[NAME], False)]
-    reader = load_classifier()
+    classifier = load_classifier()
     model = StableDiffusion3.from_weights(NAME)
-    wanted = toy_attributes(PROMPTS, seed=78)  # the captions that Stable Diffusion 1 is asked for too
-    pictures = model.generate(
-        [caption(face) for face in wanted], seed=30_000, steps=STEPS, guidance_scale=4.0, progress=False
+    attributes = toy_attributes(PROMPTS, seed=78)  # the captions that Stable Diffusion 1 is asked for too
+    images = model.generate(
+        [caption(face) for face in attributes], seed=30_000, steps=STEPS, guidance_scale=4.0, progress=False
     )
-    told = reader.agreement(pictures, wanted)
-    accuracy = held_out_accuracy(reader)
+    agreement = classifier.agreement(images, attributes)
+    accuracy = held_out_accuracy(classifier)
     least = {"species": 97, "fur": 90, "eyes": 80, "pattern": 85, "background": 90}
-    what = f"as asked, {PROMPTS} captions, {STEPS} steps (the reader is right on"
+    description = f"as asked, {PROMPTS} captions, {STEPS} steps (the classifier is right on"
     rows = [
-        at_least(f"{name} {what} {100 * accuracy[name]:.1f} %)", 100 * told[name], wanted_share, "%")
-        for name, wanted_share in least.items()
+        at_least(f"{name} {description} {100 * accuracy[name]:.1f} %)", 100 * agreement[name], least_share, "%")
+        for name, least_share in least.items()
     ]
     megabytes = sum(weights_path(name).stat().st_size for name in FILES) / 1e6
     return [*rows, at_most(f"weights, {' and '.join(FILES)}", megabytes, 12, "MB")]
@@ -210,16 +212,16 @@ def _drawn() -> list[Row]:
 
 
 def comparisons() -> list[Comparison]:
-    """What the record says."""
+    """Speed and memory beside diffusers, from the record."""
     return network_comparisons(RESULTS, SYSTEM)
 
 
 def run() -> None:
     """Time and weigh the transformer in two sizes; write the record."""
     dtypes = (torch.float32, torch.bfloat16) if computes_bf16() else (torch.float32,)
-    networks = [measured(name, dtype) for name in NETWORKS for dtype in dtypes]
+    networks = [measured(name, dtype) for name, dtype in product(NETWORKS, dtypes)]
     record = {"hardware": hardware(), "networks": with_earlier(networks, RESULTS)}
-    (repository_root() / RESULTS).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RESULTS, record)
     print(json.dumps(record, indent=1))
 
 
@@ -229,11 +231,11 @@ def measured(name: str, dtype: torch.dtype) -> dict:
     sizes, *shape = NETWORKS[name]
     ours, theirs = (module.to(dtype) for module in pair(sizes))
     x, t, text, pooled = network_input(sizes, *shape)
-    given = x.to(dtype), t, text.to(dtype), pooled.to(dtype)
+    inputs = x.to(dtype), t, text.to(dtype), pooled.to(dtype)
     entry = {
         "network": f"transformer, {name}",
         "dtype": str(dtype).removeprefix("torch."),
-        **compared(lambda: ours(*given), lambda: ask(theirs, given), 5 if name == "tiny" else 1),
+        **compared(lambda: ours(*inputs), lambda: run_reference(theirs, inputs), 5 if name == "tiny" else 1),
     }
     print(entry, flush=True)
     return entry
@@ -244,20 +246,20 @@ def pair(sizes: MMDiTConfig) -> tuple[MMDiT, nn.Module]:
     with torch.device("meta"):
         ours = MMDiT(sizes)
     theirs = filled(transformer_reference(sizes, sizes.width // sizes.heads)).eval()
-    tensors = checkpoint.plain(theirs.state_dict(), sizes, "diffusers")
+    tensors = checkpoint.normalize_transformer(theirs.state_dict(), sizes, "diffusers")
     load_pretrained(ours, tensors, checkpoint.transformer_names("diffusers"), what="a transformer")
     return ours.eval(), theirs
 
 
 def network_input(sizes: MMDiTConfig, batch: int, side: int, tokens: int) -> tuple:
-    """Latents, times, states, summaries."""
+    """Random latents, times, text states and pooled text states of these sizes."""
     generator = torch.Generator().manual_seed(2)
     shapes = (sizes.latent_channels, side, side), (tokens, sizes.text_width), (sizes.pooled_width,)
     x, text, pooled = (torch.randn(batch, *shape, generator=generator) for shape in shapes)
     return x, torch.full((batch,), 0.6), text, pooled
 
 
-def ask(theirs: nn.Module, given: tuple) -> torch.Tensor:
-    """diffusers' transformer asked as ours."""
-    x, t, text, pooled = given
+def run_reference(theirs: nn.Module, inputs: tuple) -> torch.Tensor:
+    """The output of diffusers' transformer for the inputs of ours."""
+    x, t, text, pooled = inputs
     return theirs(x, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t, return_dict=False)[0]

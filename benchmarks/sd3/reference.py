@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.sd1.reference import MERGES, WORDS, randomised, write_merges
+from benchmarks.parity import randomised
+from benchmarks.sd1.reference import MERGES, TOKENIZER, write_merges
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLConfig
 from helpers.sd3 import checkpoint
@@ -18,9 +19,9 @@ from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.sd3.pipeline import SD3Config, StableDiffusion3
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig
 from helpers.text.t5 import T5_NAMES, T5Config
-from helpers.weights.pretrained import checkpoint_keys
+from helpers.weights.pretrained import KeyMapping, checkpoint_keys
 
-TOWER = CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(WORDS), length=16, projection=24)
+TOWER = CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(TOKENIZER), length=16, projection=24)
 SMALL = SD3Config(
     transformer=MMDiTConfig(width=128, layers=3, heads=2, text_width=64, pooled_width=56, table=12, base=64),
     autoencoder=replace(KLConfig.sd3(), width=16, groups=8),
@@ -34,24 +35,24 @@ SMALL_3_5 = replace(SMALL, transformer=replace(SMALL.transformer, table=24, qk_n
 
 
 def t5_tokenizer(folder: Path) -> Path:
-    """A little tokenizer of T5's kind: unigrams with the two special tokens, as a published folder holds it."""
+    """Write a small tokenizer like T5's, unigrams with the two special tokens, as a published folder holds it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     from benchmarks.sd1.reference import CORPUS
 
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
-    made.train_from_iterator(CORPUS, trainer)
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     folder.mkdir(parents=True, exist_ok=True)
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
-def transformer_reference(sizes: MMDiTConfig, heads_of: int = 64) -> nn.Module:
-    """diffusers' transformer of these sizes, on the current device, weights as it makes them."""
+def transformer_reference(sizes: MMDiTConfig, head_width: int = 64) -> nn.Module:
+    """diffusers' transformer of these sizes, on the current device, with its own initial weights."""
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
@@ -59,7 +60,7 @@ def transformer_reference(sizes: MMDiTConfig, heads_of: int = 64) -> nn.Module:
         patch_size=sizes.patch,
         in_channels=sizes.latent_channels,
         num_layers=sizes.layers,
-        attention_head_dim=heads_of,
+        attention_head_dim=head_width,
         num_attention_heads=sizes.heads,
         joint_attention_dim=sizes.text_width,
         caption_projection_dim=sizes.width,
@@ -97,9 +98,9 @@ def reference(config: SD3Config, folder: Path):
                 max_position_embeddings=tower.length,
                 hidden_act=tower.activation,
                 projection_dim=tower.projection,
-                bos_token_id=WORDS.start,
-                eos_token_id=WORDS.end,
-                pad_token_id=WORDS.end,
+                bos_token_id=TOKENIZER.bos_id,
+                eos_token_id=TOKENIZER.eos_id,
+                pad_token_id=TOKENIZER.eos_id,
             )
         )
         for tower in (config.clip_l, config.clip_g)
@@ -119,7 +120,7 @@ def reference(config: SD3Config, folder: Path):
         use_post_quant_conv=False,
         sample_size=config.size,
     )
-    long = T5EncoderModel(
+    t5_encoder = T5EncoderModel(
         TheirT5Config(
             vocab_size=t5.vocabulary,
             d_model=t5.width,
@@ -130,9 +131,11 @@ def reference(config: SD3Config, folder: Path):
             feed_forward_proj="gated-gelu",
         )
     )
-    words = [CLIPTokenizer(vocab=WORDS.ids, merges=MERGES, model_max_length=config.clip_l.length) for _ in range(2)]
-    words[1].pad_token = words[1].convert_ids_to_tokens(0)
-    long_words = PreTrainedTokenizerFast(
+    clip_tokenizers = [
+        CLIPTokenizer(vocab=TOKENIZER.ids, merges=MERGES, model_max_length=config.clip_l.length) for _ in range(2)
+    ]
+    clip_tokenizers[1].pad_token = clip_tokenizers[1].convert_ids_to_tokens(0)
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(t5_tokenizer(folder) / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
     )
     pipeline = StableDiffusion3Pipeline(
@@ -140,11 +143,11 @@ def reference(config: SD3Config, folder: Path):
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.shift),
         vae=randomised(autoencoder),
         text_encoder=randomised(towers[0]),
-        tokenizer=words[0],
+        tokenizer=clip_tokenizers[0],
         text_encoder_2=randomised(towers[1]),
-        tokenizer_2=words[1],
-        text_encoder_3=randomised(long),
-        tokenizer_3=long_words,
+        tokenizer_2=clip_tokenizers[1],
+        text_encoder_3=randomised(t5_encoder),
+        tokenizer_3=fast_tokenizer,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -154,7 +157,7 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
     """Our weights under the single file's names."""
     tensors = {}
     sizes = model.config.transformer
-    parts = [
+    parts: list[tuple[str, nn.Module, KeyMapping]] = [
         ("transformer", model.transformer, checkpoint.transformer_names("stability")),
         ("autoencoder", model.autoencoder, kl.published_names(model.config.autoencoder, "compvis")),
     ]
@@ -162,8 +165,9 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
         parts += [
             ("clip_l", model.encoders.clip_l, TEXT_NAMES),
             ("clip_g", model.encoders.clip_g, TEXT_NAMES),
-            ("t5", model.encoders.t5, T5_NAMES),
         ]
+        if model.encoders.t5 is not None:
+            parts.append(("t5", model.encoders.t5, T5_NAMES))
     for part, module, renaming in parts:
         for name, tensor in module.state_dict().items():
             sources = checkpoint_keys(name, renaming)

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.sd1.refusals import Fault
+from benchmarks.refusals import Call, CheckpointFiles, Fault, FileFault, prepare_all
 from benchmarks.sd3.reference import SMALL
 from helpers.sd3.checkpoint import PREFIXES
 from helpers.sd3.pipeline import StableDiffusion3
 
 CORE = PREFIXES["transformer"]
+TABLE = CORE + "pos_embed"
 
 
 def argument_faults(model: StableDiffusion3) -> dict[str, Fault]:
@@ -54,113 +55,212 @@ def argument_faults(model: StableDiffusion3) -> dict[str, Fault]:
     }
 
 
-def file_faults(made: Any, tensors: dict[str, Tensor], into: Path) -> dict[str, Fault]:
+class SD3Files(CheckpointFiles):
+    """Bad checkpoints of a small Stable Diffusion 3.
+
+    Attributes:
+        single: its good single file.
+        tokenizers: the folders of its two tokenizers.
+    """
+
+    def __init__(self, layouts: dict[str, Path], tokenizers: tuple[Path, Path], tensors: dict[str, Tensor], into: Path):
+        super().__init__(into, layouts["diffusers"], tensors)
+        self.single = layouts["single"]
+        self.tokenizers = tokenizers
+
+    def load(self, path: str | Path, **options: Any) -> Call:
+        """The call of `from_checkpoint`, for the small sizes and with their tokenizers."""
+        options = {"config": SMALL, "tokenizers": self.tokenizers, **options}
+        return lambda: StableDiffusion3.from_checkpoint(path, **options)
+
+    def core(self) -> dict[str, Tensor]:
+        """All tensors but those of the text encoders."""
+        return self.without("text_encoders.")
+
+    def sd1_folder(self) -> Path:
+        """A folder whose index says Stable Diffusion 1."""
+        folder = self.copy_folder("sd1")
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+        return folder
+
+    def without_transformer(self) -> Path:
+        """A folder whose transformer has no files."""
+        folder = self.copy_folder("lame")
+        shutil.rmtree(folder / "transformer")
+        (folder / "transformer").mkdir()
+        return folder
+
+    def half_the_shards(self) -> Path:
+        """A folder whose index lists a shard of the transformer that is not there."""
+        folder = self.copy_folder("sharded")
+        whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        index = {"weight_map": dict.fromkeys(load_file(whole), "diffusion_pytorch_model-00001-of-00002.safetensors")}
+        whole.with_suffix(".safetensors.index.json").write_text(json.dumps(index))
+        return folder
+
+
+def file_faults(
+    layouts: dict[str, Path], tokenizers: tuple[Path, Path], tensors: dict[str, Tensor], into: Path
+) -> dict[str, Fault]:
     """Checkpoints that are not what they should be; files are written into the folder `into`.
 
     Args:
-        made: has `layouts` and `words` of a small Stable Diffusion 3.
+        layouts: the good files of a small Stable Diffusion 3, see `benchmarks.sd3.reference.write_layouts`.
+        tokenizers: the folders of its tokenizers, CLIP's and T5's.
         tensors: of its single file.
+        into: an existing folder.
     """
+    return prepare_all((*FOLDERS, *ENCODERS, *DAMAGED, *FOREIGN), SD3Files(layouts, tokenizers, tensors, into))
 
-    def load(path: str | Path, **options: Any) -> Callable[[], Any]:
-        options = {"config": SMALL, "tokenizers": made.words, **options}
-        return lambda: StableDiffusion3.from_checkpoint(path, **options)
 
-    def file(name: str, content: dict[str, Tensor] | bytes, **options: Any) -> Callable[[], Any]:
-        path = into / name
-        path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
-        return load(path, **options)
+Row = FileFault
 
-    def folder(name: str) -> Path:
-        shutil.copytree(made.layouts["diffusers"], into / name)
-        return into / name
-
-    def without(start: str) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
-
-    first = folder("sd1")
-    lame = folder("lame")
-    sharded = folder("sharded")
-    single = made.layouts["single"]
-    (first / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    shutil.rmtree(lame / "transformer")
-    (lame / "transformer").mkdir()
-    whole = sharded / "transformer" / "diffusion_pytorch_model.safetensors"
-    index = {"weight_map": dict.fromkeys(load_file(whole), "diffusion_pytorch_model-00001-of-00002.safetensors")}
-    whole.with_suffix(".safetensors.index.json").write_text(json.dumps(index))
-    (into / "empty").mkdir()
-    core = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_encoders.")}
-    table = tensors[CORE + "pos_embed"]
-    return {
-        "no such file": Fault(load(into / "nowhere.safetensors"), "no checkpoint at .*nowhere", FileNotFoundError),
-        "a hub id out of reach": Fault(load("nobody-here/nothing-there"), "the hub did not give it", FileNotFoundError),
-        "an empty folder": Fault(
-            load(into / "empty"), "no complete folder of weights.*it holds nothing|none of", FileNotFoundError
-        ),
-        "a Stable Diffusion 1 folder": Fault(load(first), "holds a StableDiffusionPipeline, not Stable Diffusion 3"),
-        "a folder without its transformer": Fault(load(lame), "none of transformer/", FileNotFoundError),
-        "a folder with half its shards": Fault(
-            load(sharded), "lists diffusion_pytorch_model-00001.*lacks: download the rest", FileNotFoundError
-        ),
-        "a variant of a single file": Fault(load(single, variant="fp16"), "chooses among a folder's files"),
-        "encoders of a folder": Fault(
-            load(made.layouts["diffusers"], encoders=into), "encoders= is for single files that come without"
-        ),
-        "a file without text encoders": Fault(
-            file("core.safetensors", core), "comes without text encoders: pass the folder of clip_l.safetensors"
-        ),
-        "text encoders that are not there": Fault(
-            file("core2.safetensors", core, encoders=into / "empty"),
-            "lacks the text encoders clip_l, clip_g, t5",
-            FileNotFoundError,
-        ),
-        "encoders for a file that has its own": Fault(load(single, encoders=into), "holds its own text encoders"),
-        "a mistyped file with encoders": Fault(
-            load(into / "typo.safetensors", encoders=into),
-            "no checkpoint at .*typo.safetensors: no such file",
-            FileNotFoundError,
-        ),
-        "a variant that is not there": Fault(
-            load(made.layouts["diffusers"], variant="fp16"), "holds no part as variant 'fp16'", FileNotFoundError
-        ),
-        "another encoder's tokenizer": Fault(
-            load(single, config=replace(SMALL, clip_l=replace(SMALL.clip_l, vocabulary=99))),
-            "tokenizers of .* tokens do not belong to text encoders of 99 and 64: pass others as tokenizers=",
-        ),
-        "a truncated file": Fault(file("short.safetensors", single.read_bytes()[:999]), "damaged or no safetensors"),
-        "a missing tensor": Fault(
-            file("missing.safetensors", without(CORE + "final_layer.linear.bias")),
-            "not the transformer of Stable Diffusion 3.*missing final_layer.linear.bias",
-        ),
-        "a tensor too many": Fault(
-            file("extra.safetensors", {**tensors, CORE + "register_tokens": torch.zeros(3)}),
-            "unexpected register_tokens",
-        ),
-        "a stranger beside the parts": Fault(
-            file("strange.safetensors", {**tensors, "control_model.x": torch.zeros(3)}), "holds 1 unexpected tensors"
-        ),
-        "another table of positions": Fault(
-            file("table.safetensors", {**tensors, CORE + "pos_embed": table + 0.1}), "not the table of positions"
-        ),
-        "no autoencoder": Fault(
-            file("blind.safetensors", without("first_stage_model.")), "not the autoencoder.*missing"
-        ),
-        "Stable Diffusion 1": Fault(
-            file("sd1.safetensors", {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2)}),
-            "no Stable Diffusion 3 checkpoint.*notebook 03",
-        ),
-        "Flux": Fault(file("flux.safetensors", {"double_blocks.0.x": torch.zeros(2)}), "Flux, another architecture"),
-        "a LoRA": Fault(file("lora.safetensors", {"lora_te1.weight": torch.zeros(2)}), "a LoRA, a small addition"),
-        "another model's sizes": Fault(
-            load(single, config=replace(SMALL, t5=replace(SMALL.t5, layers=3))), "not the t5 of Stable Diffusion 3"
-        ),
-        "no tokenizer": Fault(
-            load(single, tokenizers=(into / "none", into / "none")), "no tokenizer at .*merges.txt", FileNotFoundError
-        ),
-        "no tokenizer for T5": Fault(
-            load(single, tokenizers=(made.words[0], into / "none")),
-            "no tokenizer at .*tokenizer.json",
-            FileNotFoundError,
-        ),
-        "a tokenizer that is none": Fault(load(single, tokenizers=(made.words[0], single)), "is no tokenizer"),
-    }
+FOLDERS: tuple[FileFault[SD3Files], ...] = (
+    Row(
+        "no such file",
+        lambda f: f.load(f.into / "nowhere.safetensors"),
+        "no checkpoint at .*nowhere",
+        FileNotFoundError,
+    ),
+    Row(
+        "a hub id out of reach",
+        lambda f: f.load("nobody-here/nothing-there"),
+        "the hub did not give it",
+        FileNotFoundError,
+    ),
+    Row(
+        "an empty folder",
+        lambda f: f.load(f.empty_folder()),
+        "no complete folder of weights.*it holds nothing|none of",
+        FileNotFoundError,
+    ),
+    Row(
+        "a Stable Diffusion 1 folder",
+        lambda f: f.load(f.sd1_folder()),
+        "holds a StableDiffusionPipeline, not Stable Diffusion 3",
+    ),
+    Row(
+        "a folder without its transformer",
+        lambda f: f.load(f.without_transformer()),
+        "none of transformer/",
+        FileNotFoundError,
+    ),
+    Row(
+        "a folder with half its shards",
+        lambda f: f.load(f.half_the_shards()),
+        "lists diffusion_pytorch_model-00001.*lacks: download the rest",
+        FileNotFoundError,
+    ),
+    Row("a variant of a single file", lambda f: f.load(f.single, variant="fp16"), "chooses among a folder's files"),
+    Row(
+        "a variant that is not there",
+        lambda f: f.load(f.diffusers, variant="fp16"),
+        "holds no part as variant 'fp16'",
+        FileNotFoundError,
+    ),
+)
+ENCODERS: tuple[FileFault[SD3Files], ...] = (
+    Row(
+        "encoders of a folder",
+        lambda f: f.load(f.diffusers, encoders=f.into),
+        "encoders= is for single files that come without",
+    ),
+    Row(
+        "a file without text encoders",
+        lambda f: f.read("core.safetensors", f.core()),
+        "comes without text encoders: pass the folder of clip_l.safetensors",
+    ),
+    Row(
+        "text encoders that are not there",
+        lambda f: f.read("core2.safetensors", f.core(), encoders=f.empty_folder()),
+        "lacks the text encoders clip_l, clip_g, t5",
+        FileNotFoundError,
+    ),
+    Row(
+        "encoders for a file that has its own",
+        lambda f: f.load(f.single, encoders=f.into),
+        "holds its own text encoders",
+    ),
+    Row(
+        "a mistyped file with encoders",
+        lambda f: f.load(f.into / "typo.safetensors", encoders=f.into),
+        "no checkpoint at .*typo.safetensors: no such file",
+        FileNotFoundError,
+    ),
+    Row(
+        "another encoder's tokenizer",
+        lambda f: f.load(f.single, config=replace(SMALL, clip_l=replace(SMALL.clip_l, vocabulary=99))),
+        "tokenizers of .* tokens do not belong to text encoders of 99 and 64: pass others as tokenizers=",
+    ),
+    Row(
+        "no tokenizer",
+        lambda f: f.load(f.single, tokenizers=(f.into / "none", f.into / "none")),
+        "no tokenizer at .*merges.txt",
+        FileNotFoundError,
+    ),
+    Row(
+        "no tokenizer for T5",
+        lambda f: f.load(f.single, tokenizers=(f.tokenizers[0], f.into / "none")),
+        "no tokenizer at .*tokenizer.json",
+        FileNotFoundError,
+    ),
+    Row(
+        "a tokenizer that is none",
+        lambda f: f.load(f.single, tokenizers=(f.tokenizers[0], f.single)),
+        "is no tokenizer",
+    ),
+)
+DAMAGED: tuple[FileFault[SD3Files], ...] = (
+    Row(
+        "a truncated file",
+        lambda f: f.read("short.safetensors", f.single.read_bytes()[:999]),
+        "damaged or no safetensors",
+    ),
+    Row(
+        "a missing tensor",
+        lambda f: f.read("missing.safetensors", f.without(CORE + "final_layer.linear.bias")),
+        "not the transformer of Stable Diffusion 3.*missing final_layer.linear.bias",
+    ),
+    Row(
+        "a tensor too many",
+        lambda f: f.read("extra.safetensors", {**f.tensors, CORE + "register_tokens": torch.zeros(3)}),
+        "unexpected register_tokens",
+    ),
+    Row(
+        "a stranger beside the parts",
+        lambda f: f.read("strange.safetensors", {**f.tensors, "control_model.x": torch.zeros(3)}),
+        "holds 1 unexpected tensors",
+    ),
+    Row(
+        "another table of positions",
+        lambda f: f.read("table.safetensors", {**f.tensors, TABLE: f.tensors[TABLE] + 0.1}),
+        "not the table of positions",
+    ),
+    Row(
+        "no autoencoder",
+        lambda f: f.read("blind.safetensors", f.without("first_stage_model.")),
+        "not the autoencoder.*missing",
+    ),
+)
+FOREIGN: tuple[FileFault[SD3Files], ...] = (
+    Row(
+        "Stable Diffusion 1",
+        lambda f: f.read("sd1.safetensors", {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2)}),
+        "no Stable Diffusion 3 checkpoint.*notebook 03",
+    ),
+    Row(
+        "Flux",
+        lambda f: f.read("flux.safetensors", {"double_blocks.0.x": torch.zeros(2)}),
+        "Flux, another architecture",
+    ),
+    Row(
+        "a LoRA",
+        lambda f: f.read("lora.safetensors", {"lora_te1.weight": torch.zeros(2)}),
+        "a LoRA, a small addition",
+    ),
+    Row(
+        "another model's sizes",
+        lambda f: f.load(f.single, config=replace(SMALL, t5=replace(SMALL.t5, layers=3))),
+        "not the t5 of Stable Diffusion 3",
+    ),
+)

@@ -13,23 +13,24 @@ Measuring needs the photographs (ANIMAL_FACES_DIR) and the judge's packages; FID
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from datetime import date
+from itertools import chain
 from typing import Any, NamedTuple
 
-from benchmarks.measure import hardware
+from benchmarks.record import hardware, parameter_count, read_record, write_record
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.tiny_sd import animals_fid
-from benchmarks.tiny_sd.animals_picture import PICTURE, write_picture
+from benchmarks.tiny_sd.animals_image import IMAGE, write_image
 from benchmarks.tiny_sd.animals_scores import (
     MOST_EVALUATIONS,
     Judge,
     Photographs,
     Sampling,
+    Trial,
     baseline,
     choose_sampling,
     evaluate,
@@ -41,7 +42,7 @@ from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RECORD = "00_assets/results/animals.json"
 MOST_MEGABYTES = 20  # of one network's weights
-PICTURED = ("tiny_sd_animals_128", "tiny_sd_animals")  # the first of these that is there is shown
+SHOWN = ("tiny_sd_animals_128", "tiny_sd_animals")  # the first of these that is there is shown
 DEFAULT = Sampling(3.0)  # for a picture of a network that was not measured yet
 
 
@@ -71,7 +72,7 @@ def shipped() -> list[str]:
 def recorded() -> dict[str, Any]:
     """The record, {"photographs": {size: scores}, "networks": {name: scores}}; empty parts where there is none."""
     path = repository_root() / RECORD
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = read_record(path)
     return {"photographs": {}, "networks": {}} | record
 
 
@@ -79,11 +80,7 @@ def write(part: str, name: str, entry: dict[str, Any]) -> None:
     """Replace one entry of the record and keep the others; a reader sees the old record or the whole new one."""
     record = recorded()
     record[part][name] = entry
-    path = repository_root() / RECORD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(unfinished, path)
+    write_record(repository_root() / RECORD, record)
 
 
 def sampling_of(entry: dict[str, Any]) -> Sampling:
@@ -99,14 +96,14 @@ def check() -> list[Row]:
     """Rows for all four networks: recomputed from the shipped weights where that is possible, else from the record."""
     judge = _judge()
     photographs = [_photograph_row(size, scores) for size, scores in recorded()["photographs"].items()]
-    return photographs + [row for name in NETWORKS for row in _rows(name, judge)]
+    return [*photographs, *chain.from_iterable(_rows(name, judge) for name in NETWORKS)]
 
 
 def _photograph_row(size: str, scores: dict[str, Any]) -> Row:
     """What a perfect generator would score: training photographs in place of generated images."""
-    seen = {kind: f"{100 * part['of three']:.0f}" for kind, part in scores["agreement"].items()}
-    overall = seen.pop("overall")
-    classes = ", ".join(f"{kind} {share}" for kind, share in seen.items())
+    shares = {name: f"{100 * part['of three']:.0f}" for name, part in scores["agreement"].items()}
+    overall = shares.pop("overall")
+    classes = ", ".join(f"{name} {share}" for name, share in shares.items())
     kid = f"{scores['kid']['value']:.3g} ± {scores['kid']['standard_error']:.2g}"
     value = f"{overall} % ({classes}), {kid}, {scores['precision']:.2f}, {scores['recall']:.2f}"
     name = f"real animals, {scores['n']} photographs at {size} px (from the record): judged, KID, precision, recall"
@@ -143,14 +140,14 @@ def _rows(name: str, judge: Judge | None) -> list[Row]:
 
 def _recomputed(name: str, entry: dict[str, Any], judge: Judge | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Scores, and where each came from: "recomputed", or why it was read from the record."""
-    from helpers.data.animal_faces import at_hand
+    from helpers.data.animal_faces import photographs_available
 
     if judge is None:
         return entry, dict.fromkeys(entry, "from the record: no judge here")
     model = TinySD.from_weights(name)
     photographs = None
     reason = "no photographs here"
-    if at_hand(model.size):
+    if photographs_available(model.size):
         photographs = load_photographs(model.size)
         if counts_of(photographs) != recorded()["photographs"].get(str(model.size), {}).get("counts"):
             photographs = None
@@ -169,11 +166,11 @@ def counts_of(photographs: Photographs) -> dict[str, dict[str, int]]:
 def _claims(name: str, title: str, scores: dict[str, Any], source: dict[str, str]) -> list[Row]:
     """What has a bound."""
     network = NETWORKS[name]
-    seen = {kind: 100 * part["of three"] for kind, part in scores["agreement"].items()}
+    shares = {class_name: 100 * part["of three"] for class_name, part in scores["agreement"].items()}
     judged = f"{title}: judged as asked, {{}} ({{}} samples, {source['agreement']})"
-    rows = [at_least(judged.format("overall", scores["n"]), seen.pop("overall"), network.overall, "%")]
-    for kind, share in seen.items():
-        rows.append(at_least(judged.format(kind, scores["per_class"]), share, network.each, "%"))
+    rows = [at_least(judged.format("overall", scores["n"]), shares.pop("overall"), network.overall, "%")]
+    for class_name, share in shares.items():
+        rows.append(at_least(judged.format(class_name, scores["per_class"]), share, network.each, "%"))
     kid = scores["kid"]
     value = f"{kid['value']:.3g} ± {kid['standard_error']:.2g}, n = {scores['n']} and {scores['held_out']}"
     rows.append(
@@ -217,7 +214,7 @@ def _fid_rows(name: str, title: str, entry: dict[str, Any]) -> list[Row]:
     rows.append(Row(f"{title}: FID of other photographs by the same protocol", f"{perfect:.1f}", "printed", True))
     if fid["inverted"]:
         theirs = f"{animals_fid.COMPETITOR['overall']:.1f} (diffusion-pytorch)"
-        negatives = [one["inverted"] for one in fid["seeds"]]
+        negatives = [seed["inverted"] for seed in fid["seeds"]]
         rows.append(
             _fid_row(
                 f"{title}: FID of colour negatives, as the competitor's script computes it",
@@ -229,12 +226,12 @@ def _fid_rows(name: str, title: str, entry: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def _fid_row(label: str, seeds: list[dict[str, Any]], bound: float | None, wanted: str = "printed") -> Row:
-    parts = {kind: animals_fid.mean_and_deviation(seeds, kind) for kind in animals_fid.COMPETITOR}
+def _fid_row(label: str, seeds: list[dict[str, Any]], bound: float | None, expected: str = "printed") -> Row:
+    parts = {name: animals_fid.mean_and_deviation(seeds, name) for name in animals_fid.COMPETITOR}
     mean, deviation = parts.pop("overall")
-    classes = ", ".join(f"{kind} {value:.1f}" for kind, (value, _) in parts.items())
+    classes = ", ".join(f"{name} {value:.1f}" for name, (value, _) in parts.items())
     value = f"{mean:.1f} ± {deviation:.1f} over {len(seeds)} seeds ({classes})"
-    return Row(label, value, wanted if bound is None else f"<= {bound:g}", bound is None or mean <= bound)
+    return Row(label, value, expected if bound is None else f"<= {bound:g}", bound is None or mean <= bound)
 
 
 # What is measured
@@ -250,7 +247,7 @@ def measure(
     start = time.process_time()
     model = TinySD.from_weights(name)
     metadata = read_metadata(name)
-    trials = []
+    trials: list[Trial] = []
     if sampling is None:
         sampling, trials = choose_sampling(model, judge, photographs.training, progress=True)
     scores, _ = evaluate(model, judge, photographs, sampling, progress=True)
@@ -258,7 +255,7 @@ def measure(
         "weights": metadata["sha256"],
         "size": model.size,
         "method": model.codec.name,
-        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "parameters": parameter_count(model.unet),
         "training": training_of(model, metadata),
         "measured_by": {
             "command": command,
@@ -266,7 +263,7 @@ def measure(
             "hardware": hardware(),
             "core_minutes": round((time.process_time() - start) / 60, 1),
         },
-        "trials": [one._asdict() | {"sampling": one.sampling._asdict()} for one in trials],
+        "trials": [trial._asdict() | {"sampling": trial.sampling._asdict()} for trial in trials],
         **scores,
     }
     earlier = recorded()["networks"].get(name, {})
@@ -280,7 +277,8 @@ def training_of(model: TinySD, metadata: dict[str, str]) -> dict[str, Any]:
     """How the weights were trained; core minutes include encoding, and of Method 3 its autoencoder."""
     minutes = float(metadata["core_minutes"]) + float(metadata.get("encoding_core_minutes", 0))
     if model.codec.name == "own":
-        minutes += float(read_metadata(model.codec.source)["core_minutes"])
+        source = vars(model.codec)["source"]  # the name or file of its autoencoder
+        minutes += float(read_metadata(source)["core_minutes"])
     return {
         "command": metadata["command"],
         "seed": int(metadata["seed"]),
@@ -290,13 +288,13 @@ def training_of(model: TinySD, metadata: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def pictured() -> tuple[TinySD, Sampling]:
+def shown_network() -> tuple[TinySD, Sampling]:
     """The network for the picture, and how it samples.
 
     Raises:
         FileNotFoundError: where none of the networks is there; it says how to train one.
     """
-    name = next((name for name in PICTURED if weights_path(name).is_file()), PICTURED[0])
+    name = next((name for name in SHOWN if weights_path(name).is_file()), SHOWN[0])
     entry = recorded()["networks"].get(name)
     return TinySD.from_weights(name), sampling_of(entry) if entry else DEFAULT
 
@@ -332,7 +330,7 @@ def parser() -> argparse.ArgumentParser:
     add = command_line.add_argument
     add("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}; none: all whose weights are there")
     add("--fid", action="store_true", help="measure FID, five seeds, instead of the other scores")
-    add("--images", action="store_true", help=f"write {PICTURE} instead")
+    add("--images", action="store_true", help=f"write {IMAGE} instead")
     add("--guidance-scale", type=float, help="none: chosen from a short list, on other noise")
     add(
         "--interval",
@@ -350,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or write the picture; the exit status."""
     options = parser().parse_args(argv)
     if options.images:
-        print(write_picture(*pictured()))
+        print(write_image(*shown_network()))
         return 0
     unknown = [name for name in options.names if name not in NETWORKS]
     names = options.names or shipped()

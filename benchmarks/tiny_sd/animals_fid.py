@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from benchmarks.measure import hardware
+from benchmarks.record import hardware
 from benchmarks.tiny_sd.animals_scores import Photographs, Sampling, generate
 from helpers.course import course_home
 from helpers.data.faces import to_uint8
@@ -123,14 +123,14 @@ def photograph_features(photographs: Reference, network: nn.Module, inverted: bo
     """Features of every class, computed once for these photographs."""
     digest = photographs.described()["sha256"][:16]
     size = next(iter(photographs.images.values())).shape[-1]
-    kind = "negatives" if inverted else "photographs"
+    content = "negatives" if inverted else "photographs"
 
     def images(name: str) -> Tensor:
         pixels = torch.from_numpy(np.array(photographs.images[name]))
         return negative(pixels) if inverted else pixels
 
     return {
-        name: kept_features(f"inception-{kind}-{size}-{name}-{digest}", partial(images, name), network)
+        name: kept_features(f"inception-{content}-{size}-{name}-{digest}", partial(images, name), network)
         for name in photographs.images
     }
 
@@ -191,11 +191,11 @@ def measure(
     }
     if earlier and all(earlier.get(key) == value for key, value in settings.items()):
         record = dict(earlier)
-    done = {one["seed"] for one in record["seeds"]}
+    done = {run["seed"] for run in record["seeds"]}
     for seed in tqdm([seed for seed in range(seeds) if seed not in done], desc="FID", unit="seed"):
         start = time.process_time()
-        one = {"seed": seed} | _of_seed(model, weights, sampling, seed, network, real, per_class)
-        record["seeds"] = sorted([*record["seeds"], one], key=lambda row: row["seed"])
+        run = {"seed": seed} | _of_seed(model, weights, sampling, seed, network, real, per_class)
+        record["seeds"] = sorted([*record["seeds"], run], key=lambda row: row["seed"])
         record["core_minutes"] = round(record["core_minutes"] + (time.process_time() - start) / 60, 1)
         save(record)
     return record
@@ -240,5 +240,5 @@ def _negatives(samples: Callable[[], Tensor]) -> Tensor:
 
 def mean_and_deviation(seeds: list[dict[str, Any]], name: str) -> tuple[float, float]:
     """Over the seeds, of "overall" or a class."""
-    values = torch.tensor([one[name] for one in seeds], dtype=torch.float64)
+    values = torch.tensor([run[name] for run in seeds], dtype=torch.float64)
     return values.mean().item(), values.std().item() if len(values) > 1 else float("nan")

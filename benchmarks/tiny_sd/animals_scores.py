@@ -32,18 +32,27 @@ SUSPICIOUS = 0.01  # share of the held-out photographs that lie as near to a tra
 class Judge(Protocol):
     """What `PhotographClassifier` does."""
 
-    def predict(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, H) in [-1, 1] -> probabilities (N, 1000) and features (N, D)."""
         ...
 
 
 class Sampling(NamedTuple):
-    """How images are sampled; the fields are arguments of `TinySD.generate`."""
+    """How images are sampled; records keep the fields under these names."""
 
     guidance_scale: float
     interval: tuple[float, float] = (0.0, 1.0)  # times between which guidance is used
     steps: int = 25
     sampler: str = "dpm_solver_pp_2m"
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `TinySD.generate`."""
+        return {
+            "guidance_scale": self.guidance_scale,
+            "guidance_interval": self.interval,
+            "steps": self.steps,
+            "sampler": self.sampler,
+        }
 
 
 CANDIDATES = tuple(Sampling(scale) for scale in (1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
@@ -78,7 +87,7 @@ def balanced(faces: Faces, per_class: int) -> np.ndarray:
 
 def labels_of(model: TinySD, per_class: int) -> list[str]:
     """The classes of all images, one class after the other."""
-    return [name for name in model.class_names for _ in range(per_class)]
+    return np.repeat(model.class_names, per_class).tolist()
 
 
 def generate(
@@ -109,7 +118,7 @@ def _counted(
 
     hook = model.unet.register_forward_hook(count)
     try:
-        images = model.generate(list(labels), seed=seed, progress=progress, **sampling._asdict())
+        images = model.generate(list(labels), seed=seed, progress=progress, **sampling.arguments())
     finally:
         hook.remove()
     return images, evaluated / len(labels)
@@ -183,7 +192,7 @@ def compare(images: Tensor, features: Tensor, judge: Judge, photographs: Photogr
     share = precision_recall(real, features)
     return {
         "held_out": len(held_out),
-        "kid": {"value": kid.value, "standard_error": kid.spread},
+        "kid": {"value": kid.value, "standard_error": kid.stderr},
         "precision": share.precision,
         "recall": share.recall,
         "nearest_training": nearest_training(images, held_out, photographs.training.images),
@@ -235,7 +244,7 @@ def baseline(judge: Judge, photographs: Photographs, per_class: int = PER_CLASS)
         "n": len(chosen),
         "held_out": len(held_out),
         "agreement": judged(probabilities, labels, names),
-        "kid": {"value": kid.value, "standard_error": kid.spread},
+        "kid": {"value": kid.value, "standard_error": kid.stderr},
         "precision": share.precision,
         "recall": share.recall,
     }
@@ -277,6 +286,6 @@ def choose_sampling(
 
 def best(trials: Sequence[Trial]) -> Sampling:
     """The rule of `choose_sampling`."""
-    most = max(one.agreement for one in trials)
-    close = [one for one in trials if one.agreement >= most - CLOSE]
-    return min(close, key=lambda one: one.kid).sampling
+    most = max(trial.agreement for trial in trials)
+    close = [trial for trial in trials if trial.agreement >= most - CLOSE]
+    return min(close, key=lambda trial: trial.kid).sampling

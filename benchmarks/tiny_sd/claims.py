@@ -8,14 +8,14 @@ What is trained, and how, is in `benchmarks.tiny_sd.trainings`.
 
 import json
 import os
-import platform
 import statistics
 import time
 
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.report import Row, at_least, at_most, true
+from benchmarks.record import hardware, read_record, write_record
+from benchmarks.report import Row, at_least, at_most, claim
 from benchmarks.tiny_sd import animals, cost, photographs, recipes
 from benchmarks.tiny_sd.trainings import (
     CHANNELS,
@@ -64,59 +64,61 @@ def _shipped() -> list[Row]:
     from helpers.tiny_sd.model import TinySD
 
     rows = []
-    reader = load_classifier()
-    wanted = [face.species for face in toy_attributes(SAMPLES, seed=77)]  # of faces nobody trained on
+    classifier = load_classifier()
+    classes = [face.species for face in toy_attributes(SAMPLES, seed=77)]  # of faces nobody trained on
     for method, name in SHIPPED.items():
         if not weights_path(name).exists():
             rows.append(Row(f"shipped weights, {method}", "none yet", TRAINING_COMMANDS[name], False))
             continue
-        pictures = TinySD.from_weights(name).generate(wanted, seed=10_000)
-        species = reader.agreement(pictures, {"species": wanted})["species"]
+        images = TinySD.from_weights(name).generate(classes, seed=10_000)
+        species = classifier.agreement(images, {"species": classes})["species"]
         rows.append(at_least(f"{method}: species as asked by class ({SAMPLES} samples)", 100 * species, 97, "%"))
     general = weights_path("general_autoencoder")
     if general.exists():
         rows.append(at_most("general-purpose autoencoder", general.stat().st_size / 1e6, 8, "MB"))
         source = read_metadata("general_autoencoder")["source"]
-        rows.append(true("it was trained on", source, "patterns, never a face", source == "patterns"))
-        special, unspecial = (_psnr(name) for name in ("faces_autoencoder", "general_autoencoder"))
-        rows.append(at_least("autoencoder of faces, half the channels: PSNR on unseen faces", special, unspecial, "dB"))
+        rows.append(claim("it was trained on", source, "patterns, never a face", source == "patterns"))
+        faces_psnr, general_psnr = (_psnr(name) for name in ("faces_autoencoder", "general_autoencoder"))
+        rows.append(
+            at_least("autoencoder of faces, half the channels: PSNR on unseen faces", faces_psnr, general_psnr, "dB")
+        )
     return rows
 
 
 @torch.no_grad()
 def _psnr(name: str) -> float:
-    """On 300 unseen drawn faces, dB."""
+    """PSNR of an autoencoder on 300 unseen synthetic faces, dB."""
     from helpers.autoencoders.load import load_autoencoder
     from helpers.data import load_faces
     from helpers.scoring.reconstruction import psnr
 
     autoencoder = load_autoencoder(name)
-    pictures = load_faces(split="val").tensor(slice(0, 300))
-    again = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
-    return psnr(pictures, torch.cat(again))
+    images = load_faces(split="val").tensor(slice(0, 300))
+    reconstructions = [autoencoder.to_images(autoencoder.to_latents(part)) for part in images.split(50)]
+    return psnr(images, torch.cat(reconstructions))
 
 
 def _comparison() -> list[Row]:
     path = repository_root() / RECORD
     if not path.exists():
         return [Row("comparison, three seeds", "never run", "python -m benchmarks tiny_sd", False)]
-    record = json.loads(path.read_text())
+    record = read_record(path)
     seeds = {name: len(runs) for name, runs in record["runs"].items()}
     if set(seeds.values()) != {SEEDS}:
         return [Row("comparison, seeds of each method", str(seeds), f"{SEEDS} each", False)]
     rows = [
-        true("comparison, seeds of each method", seeds, f"{SEEDS} each", set(seeds.values()) == {SEEDS}),
+        claim("comparison, seeds of each method", seeds, f"{SEEDS} each", set(seeds.values()) == {SEEDS}),
         at_most("comparison, all of it", record["minutes"], 90, "min"),
-        true(
+        claim(
             "comparison, settings",
             "as in the code" if record["settings"] == settings() else "others",
             "as in the code",
             record["settings"] == settings(),
         ),
     ]
-    table = {name: len(found) for name, found in record["channels"].items()}
+    table = {name: len(scores) for name, scores in record["channels"].items()}
     rows.append(
-        true(
+        claim(
             "comparison, autoencoders of 1 to 8 channels",
             table,
             f"{len(CHANNELS)} each",
@@ -125,15 +127,15 @@ def _comparison() -> list[Row]:
     )
     for name, runs in record["runs"].items():
         last = [run["marks"][-1] for run in runs]
-        told = {
+        scores = {
             "core minutes": [mark["core_seconds"] / 60 for mark in last],
             "colour of the eyes as asked": [mark["attributes"]["eyes"] for mark in last],
             "pattern as asked": [mark["attributes"]["pattern"] for mark in last],
             **{score: [mark[score] for mark in last] for score in ("frechet", "kernel", "species", "recall")},
         }
-        for what, values in told.items():
-            spread = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g} over {len(values)} seeds"
-            rows.append(Row(f"comparison, {name}, {what}", spread, "printed", True))
+        for what, values in scores.items():
+            summary = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g} over {len(values)} seeds"
+            rows.append(Row(f"comparison, {name}, {what}", summary, "printed", True))
     return rows
 
 
@@ -141,12 +143,11 @@ def begun() -> dict:
     """A new record; with BENCH_RESUME=1 the one on disk, if it was made with the same settings."""
     path = repository_root() / RECORD
     if os.environ.get("BENCH_RESUME") and path.exists():
-        record = json.loads(path.read_text())
+        record = read_record(path)
         if record["settings"] == settings():
             return record
-    hardware = f"{platform.machine()}, {workers()} trainings at once, one thread each, torch {torch.__version__}"
     return {
-        "hardware": hardware,
+        "hardware": hardware(f"{workers()} trainings at once, one thread each"),
         "settings": settings(),
         "minutes": 0.0,
         "runs": {method: [] for method in STEPS},
@@ -156,8 +157,8 @@ def begun() -> dict:
 
 def done(record: dict, job: tuple[str, ...]) -> bool:
     """Whether the record has what this job finds."""
-    kind, what, number = job
-    if kind == "channels":
+    task, what, number = job
+    if task == "channels":
         return number in record["channels"][what]
     return any(run["seed"] == int(number) for run in record["runs"][what])
 
@@ -172,14 +173,14 @@ def run() -> None:
     for split in ("train", "val"):
         load_faces(split=split)  # drawn once, here, with a bar, and not by every process
     load_patterns()
-    wanted = [job for job in jobs() if not done(record, job)]
-    for (kind, what, number), found in tqdm(side_by_side(wanted, workers()), total=len(wanted), unit="training"):
-        if kind == "channels":
-            record["channels"][what] = dict(sorted({**record["channels"][what], number: found}.items()))
+    missing = [job for job in jobs() if not done(record, job)]
+    for (task, what, number), scores in tqdm(side_by_side(missing, workers()), total=len(missing), unit="training"):
+        if task == "channels":
+            record["channels"][what] = dict(sorted({**record["channels"][what], number: scores}.items()))
         else:
-            record["runs"][what] = sorted([*record["runs"][what], found], key=lambda one: one["seed"])
+            record["runs"][what] = sorted([*record["runs"][what], scores], key=lambda entry: entry["seed"])
         record["minutes"] = round((time.perf_counter() - start) / 60, 1)
-        (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        write_record(repository_root() / RECORD, record)
     record["real"] = Judge().baseline()
-    (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(repository_root() / RECORD, record)
     cost.run()

@@ -15,11 +15,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from benchmarks.record import read_record, write_record
 from benchmarks.report import Row, at_least
+from benchmarks.tiny_sd.animals_scores import labels_of
 from helpers.course import repository_root
 
 RECORD = "00_assets/results/real_faces.json"
-PICTURE = "00_assets/image/real_faces_pixels.png"
+IMAGE = "00_assets/image/real_faces_pixels.png"
 COUNT = 96  # generated pictures whose colours are compared
 TAILS = (0.5, 99.5)  # percentiles between which a channel's range is taken: a single odd pixel is no range
 
@@ -29,7 +31,7 @@ def check() -> list[Row]:
     path = repository_root() / RECORD
     if not path.exists():
         return [Row("real faces, range of the colours", "never run", "python -m benchmarks.tiny_sd.colours RUN", False)]
-    shares = json.loads(path.read_text())["range_coverage"]
+    shares = read_record(path)["range_coverage"]
     return [
         at_least(f"real faces, range of {channel}, of the data's", 100 * share, 90, "%")
         for channel, share in shares.items()
@@ -43,10 +45,10 @@ def channel_range(images: np.ndarray) -> np.ndarray:
 
 def range_coverage(samples: np.ndarray, data: np.ndarray) -> dict[str, float]:
     """Share of the data's range, channel by channel, that the samples reach."""
-    made = channel_range(samples)
+    generated = channel_range(samples)
     real = channel_range(data)
-    low = np.maximum(made[:, 0], real[:, 0])
-    high = np.minimum(made[:, 1], real[:, 1])
+    low = np.maximum(generated[:, 0], real[:, 0])
+    high = np.minimum(generated[:, 1], real[:, 1])
     share = np.clip(high - low, 0, None) / (real[:, 1] - real[:, 0])
     return {name: round(float(value), 4) for name, value in zip(("red", "green", "blue"), share, strict=True)}
 
@@ -56,7 +58,7 @@ def colours(images: np.ndarray, statistic: Callable[..., np.ndarray]) -> list[fl
     return statistic(images.astype(np.float64), axis=(0, 2, 3)).round(1).tolist()
 
 
-def progress_picture(folder: Path, log: list[dict]) -> None:
+def progress_image(folder: Path, log: list[dict]) -> None:
     """The run's sample grids one below the other, each with its step and minutes."""
     grids = sorted(folder.glob("samples-*.png"))
     chosen = [grids[0], grids[len(grids) // 3], grids[-1]]
@@ -67,7 +69,7 @@ def progress_picture(folder: Path, log: list[dict]) -> None:
         a.imshow(Image.open(path))
         a.set_title(f"step {step:,}, {seconds / 60:.0f} minutes")
         a.set_axis_off()
-    figure.savefig(repository_root() / PICTURE, dpi=100)
+    figure.savefig(repository_root() / IMAGE, dpi=100)
 
 
 def main(folder: Path) -> None:
@@ -83,7 +85,7 @@ def main(folder: Path) -> None:
         sys.exit(f"{folder} holds no finished run with sample grids: train one with --out {folder}")
     model = TinySD.from_weights(weights)
     metadata = read_metadata(weights)
-    labels = [name for name in model.class_names for _ in range(COUNT // len(model.class_names))]
+    labels = labels_of(model, COUNT // len(model.class_names))
     samples = to_rgb_array(model.generate(labels, seed=1000, progress=True)).transpose(0, 3, 1, 2)
     data = load_faces("animal-faces", "train", model.size)
     data = data[np.sort(np.random.default_rng(0).choice(len(data), min(1500, len(data)), replace=False))]
@@ -103,8 +105,8 @@ def main(folder: Path) -> None:
         "spread_of_samples": colours(samples, np.std),
         "spread_of_data": colours(data.images, np.std),
     }
-    (repository_root() / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    progress_picture(folder, log)
+    write_record(repository_root() / RECORD, record)
+    progress_image(folder, log)
     print(json.dumps(record["range_coverage"]))
 
 

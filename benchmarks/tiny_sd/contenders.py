@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.record import parameter_count
 from helpers.data import Faces
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import PixelCodec
@@ -45,16 +46,12 @@ class Folded(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        answer = self.network(F.pixel_unshuffle(x, PATCH), *args, **kwargs)
-        return F.pixel_shuffle(getattr(answer, "sample", answer), PATCH)
+        prediction = self.network(F.pixel_unshuffle(x, PATCH), *args, **kwargs)
+        return F.pixel_shuffle(getattr(prediction, "sample", prediction), PATCH)
 
 
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _pictures(faces: Faces, batch_size: int, seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
-    """An endless supply of random (pictures in [-1, 1], labels)."""
+def _batches(faces: Faces, batch_size: int, seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
+    """A function that samples a batch: images (B, 3, H, W) in [-1, 1] and int64 labels (B,)."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> tuple[Tensor, Tensor]:
@@ -72,16 +69,22 @@ def ours(faces: Faces, steps: int) -> Contender:
     torch.manual_seed(0)
     plain = Faces(faces.images, faces.labels, faces.class_names, split="train")
     model = TinySD(UNetConfig(widths=(32, 64, 144), head_width=16), "flow", faces.class_names, SIZE, PixelCodec())
-    usual = parser().parse_args([])  # the training command's own defaults
-    config = TrainConfig(steps=steps, learning_rate=usual.learning_rate)
-    batches = Batches(plain, usual.batch_size)
+    defaults = parser().parse_args([])  # the training command's own defaults
+    config = TrainConfig(steps=steps, learning_rate=defaults.learning_rate)
+    batches = Batches(plain, defaults.batch_size)
     ema = EMA(model, config.ema_decay)
     loop = train(model, batches.losses, config, ema=ema)
 
-    def sample(labels: Tensor) -> Tensor:
-        return ema.module.generate(labels.tolist(), steps=EVALUATIONS // 2, guidance_scale=GUIDANCE)
+    averaged = ema.module
+    assert isinstance(averaged, TinySD)
 
-    return Contender("this course", count(model.unet), usual.batch_size, lambda: next(loop), sample)
+    def step() -> None:
+        next(loop)
+
+    def sample(labels: Tensor) -> Tensor:
+        return averaged.generate(labels.tolist(), steps=EVALUATIONS // 2, guidance_scale=GUIDANCE)
+
+    return Contender("this course", parameter_count(model.unet), defaults.batch_size, step, sample)
 
 
 def denoising_diffusion_pytorch(
@@ -97,8 +100,8 @@ def denoising_diffusion_pytorch(
         def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
             return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, PATCH), *args, **kwargs), PATCH)
 
-    kind, channels = (FoldedUnet, 3 * PATCH**2) if stem else (Unet, 3)
-    network = kind(width, num_classes=3, dim_mults=multiples, channels=channels, cond_drop_prob=0.1)
+    unet_class, channels = (FoldedUnet, 3 * PATCH**2) if stem else (Unet, 3)
+    network = unet_class(width, num_classes=3, dim_mults=multiples, channels=channels, cond_drop_prob=0.1)
     network.channels = network.out_dim = 3  # what GaussianDiffusion hands it and expects back
     diffusion = GaussianDiffusion(
         network,
@@ -110,22 +113,24 @@ def denoising_diffusion_pytorch(
     )
     optimizer = torch.optim.Adam(diffusion.parameters(), 8e-5, betas=(0.9, 0.99))
     ema = EMA(diffusion, 0.995)
-    draw = _pictures(faces, batch_size, seed)
+    next_batch = _batches(faces, batch_size, seed)
+    averaged = ema.module
+    assert isinstance(averaged, GaussianDiffusion)
     updates = iter(range(1, 10**9))
 
     def step() -> None:
-        pictures, labels = draw()
+        images, labels = next_batch()
         diffusion.train()
-        diffusion((pictures + 1) / 2, classes=labels).backward()
+        diffusion((images + 1) / 2, classes=labels).backward()
         nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(diffusion, next(updates))
 
     def sample(labels: Tensor) -> Tensor:
-        return ema.module.sample(labels, cond_scale=GUIDANCE) * 2 - 1
+        return averaged.sample(labels, cond_scale=GUIDANCE) * 2 - 1
 
-    return Contender("denoising-diffusion-pytorch", count(network), batch_size, step, torch.no_grad()(sample))
+    return Contender("denoising-diffusion-pytorch", parameter_count(network), batch_size, step, torch.no_grad()(sample))
 
 
 THREE_LEVELS = {
@@ -160,37 +165,37 @@ def diffusers_unet(
         num_class_embeds=3,
         **(TRAINING_EXAMPLE if documented else THREE_LEVELS),
     )
-    parameters = count(network)
-    kind = "sample" if stem else "epsilon"
+    parameters = parameter_count(network)
+    prediction_type = "sample" if stem else "epsilon"
     model = Folded(network) if stem else network
-    noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=kind)
+    noising = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-6)
     ema = EMA(model, 0.999)
-    draw = _pictures(faces, batch_size, seed)
+    next_batch = _batches(faces, batch_size, seed)
     updates = iter(range(1, 10**9))
     noises = torch.Generator().manual_seed(seed)  # goes on from call to call: equal labels get other noise
 
-    def ask(some: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        answer = some(x, t, class_labels=labels)
-        return getattr(answer, "sample", answer)
+    def predict(module: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        prediction = module(x, t, class_labels=labels)
+        return getattr(prediction, "sample", prediction)
 
     def step() -> None:
-        (pictures, labels) = draw()
+        images, labels = next_batch()
         t = torch.randint(1000, (batch_size,))
-        noise = torch.randn_like(pictures)
-        answer = ask(model.train(), noising.add_noise(pictures, noise, t), t, labels)
-        F.mse_loss(answer, pictures if stem else noise).backward()
+        noise = torch.randn_like(images)
+        prediction = predict(model.train(), noising.add_noise(images, noise, t), t, labels)
+        F.mse_loss(prediction, images if stem else noise).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(model, next(updates))
 
     def sample(labels: Tensor) -> Tensor:
-        scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=kind)
+        scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
         scheduler.set_timesteps(EVALUATIONS)
         x = torch.randn(len(labels), 3, SIZE, SIZE, generator=noises)
         for t in scheduler.timesteps:
-            x = scheduler.step(ask(ema.module, x, t.expand(len(labels)), labels), t, x).prev_sample
+            x = scheduler.step(predict(ema.module, x, t.expand(len(labels)), labels), t, x).prev_sample
         return x.clamp(-1, 1)
 
     return Contender("diffusers UNet2DModel", parameters, batch_size, step, torch.no_grad()(sample))

@@ -1,21 +1,21 @@
-"""What an update and a picture of each method cost, and whether a cache of latents keeps its promises.
+"""The cost of an update and of an image of each method, and whether a cache of latents keeps its promises.
 
 python -m benchmarks.tiny_sd.cost    # two minutes; writes 00_assets/results/tiny_sd_cost.json
 """
 
-import json
-import platform
 import statistics
 import tempfile
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.report import Row, at_most, true
+from benchmarks.record import hardware, write_record
+from benchmarks.report import Row, at_most, claim
 from helpers.course import repository_root
 from helpers.weights import weights_path
 
@@ -23,7 +23,7 @@ SHIPPED = ("tiny_sd_pixels", "tiny_sd_pretrained", "tiny_sd_own")
 ROUNDS = 5
 STEPS = 6
 BATCH = 32
-PICTURES = 16
+IMAGES = 16
 RECORD = repository_root() / "00_assets" / "results" / "tiny_sd_cost.json"
 
 
@@ -49,18 +49,19 @@ def ratios() -> dict[str, list[float]]:
 
 def _updates(name: str):
     """A training of the shipped network's sizes, batch by batch; latents are looked up, as in a real training."""
-    from helpers.autoencoders.latents import encode_once
+    from helpers.autoencoders.latents import cache_latents
     from helpers.data import load_faces
     from helpers.tiny_sd.batches import Batches
+    from helpers.tiny_sd.codecs import LatentCodec
     from helpers.tiny_sd.model import TinySD
     from helpers.training import TrainConfig, train
 
     faces = load_faces("toy-faces", "train", 64)[:600]
     model = TinySD.from_weights(name)
     latents = None
-    if model.codec.name != "pixels":
+    if isinstance(model.codec, LatentCodec):
         with tempfile.TemporaryDirectory() as folder:
-            latents = encode_once(model.codec.autoencoder, faces, cache_dir=folder)
+            latents = cache_latents(model.codec.autoencoder, faces, cache_dir=folder)
             latents = replace(latents, values=np.array(latents.values))
     return train(model, Batches(faces, BATCH, latents=latents).losses, TrainConfig(steps=10**6, warmup=10**6))
 
@@ -70,15 +71,15 @@ def _compute() -> list[Row]:
     if absent:
         return [Row("compute of a training picture", f"no weights {', '.join(absent)}", "<= 0.5 x", False)]
     rows = []
-    for method, found in ratios().items():
+    for method, values in ratios().items():
         if method != "pixels":
-            name = f"{method}: compute of a training picture, of Method 1's ({min(found):.2f} to {max(found):.2f})"
-            rows.append(at_most(name, statistics.median(found), 0.5, "x"))
+            name = f"{method}: compute of a training picture, of Method 1's ({min(values):.2f} to {max(values):.2f})"
+            rows.append(at_most(name, statistics.median(values), 0.5, "x"))
     return rows
 
 
 def _cache() -> list[Row]:
-    """Noticed, mended, gone on with, and never another's."""
+    """A cache of latents: a flipped bit, an interruption, another autoencoder and other images."""
     from helpers.autoencoders import latents as module
     from helpers.autoencoders.kl import KLAutoencoder, KLConfig
     from helpers.data import load_faces
@@ -86,29 +87,33 @@ def _cache() -> list[Row]:
     faces = load_faces("toy-faces", "train", 64)[:256]
     torch.manual_seed(0)
     config = KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=4, patch=4)
-    one = KLAutoencoder(config).eval()
-    other = KLAutoencoder(config).eval()
+    first = KLAutoencoder(config).eval()
+    second = KLAutoencoder(config).eval()
     encoded: list[int] = []
-    real = module._encoded
+    real = module._encode_images
     with tempfile.TemporaryDirectory() as folder:
 
-        def made(autoencoder, pictures):
+        def encoded_values(autoencoder, faces_):
             encoded.clear()
-            return np.array(module.encode_once(autoencoder, pictures, cache_dir=folder, progress=False).values)
+            return np.array(module.cache_latents(autoencoder, faces_, cache_dir=folder, progress=False).values)
 
-        def killed(autoencoder, pictures, part):
+        def noted(autoencoder, faces, part):
+            encoded.append(part.start)
+            return real(autoencoder, faces, part)
+
+        def interrupted(autoencoder, faces_, part):
             if part.start >= 128:
                 raise KeyboardInterrupt
-            return real(autoencoder, pictures, part)
+            return real(autoencoder, faces_, part)
 
         try:
-            module._encoded = killed
+            module._encode_images = interrupted
             try:
-                made(one, faces)
+                encoded_values(first, faces)
             except KeyboardInterrupt:
                 pass
-            module._encoded = lambda a, f, part: encoded.append(part.start) or real(a, f, part)
-            whole = made(one, faces)
+            module._encode_images = noted
+            whole = encoded_values(first, faces)
             resumed = list(encoded)
             path = next(Path(folder).glob("*.bin"))
             data = bytearray(path.read_bytes())
@@ -116,22 +121,22 @@ def _cache() -> list[Row]:
             path.write_bytes(data)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                mended = np.array_equal(made(one, faces), whole) and encoded == [0]
-            made(other, faces)
+                mended = np.array_equal(encoded_values(first, faces), whole) and encoded == [0]
+            encoded_values(second, faces)
             strangers = len(encoded)
-            made(one, faces[::-1])
+            encoded_values(first, faces[::-1])
             strangers += len(encoded)
         finally:
-            module._encoded = real
+            module._encode_images = real
     return [
-        true(
+        claim(
             "latent cache, interrupted half-way: batches encoded afterwards",
             resumed,
             "[128, 192]",
             resumed == [128, 192],
         ),
-        true("latent cache, a flipped bit: noticed, its batch alone encoded anew", mended, "True", mended),
-        true(
+        claim("latent cache, a flipped bit: noticed, its batch alone encoded anew", mended, "True", mended),
+        claim(
             "latent cache, another autoencoder, other pictures: encoded anew",
             f"{strangers} batches",
             "8 batches",
@@ -145,29 +150,30 @@ def sampling() -> dict[str, dict[str, list[float]]]:
     from helpers.tiny_sd.model import TinySD
 
     systems = {name.removeprefix("tiny_sd_"): TinySD.from_weights(name) for name in SHIPPED}
-    labels = ["cat"] * PICTURES
-    spent = {method: {"in all": [], "decoding": []} for method in systems}
+    labels = ["cat"] * IMAGES
+    spent: dict[str, dict[str, list[float]]] = {method: {"in all": [], "decoding": []} for method in systems}
     for turn in range(ROUNDS + 1):  # the first is a warm-up
         for method, system in systems.items():
             *_, last = system.sample_steps(labels, steps=1)
             works = {
-                "in all": lambda s=system: s.generate(labels, steps=12),
-                "decoding": lambda s=system, x=last.x: s.codec.decode(x),
+                "in all": partial(system.generate, labels, steps=12),
+                "decoding": partial(system.codec.decode, last.x),
             }
             for part, work in works.items():
                 start = time.process_time()
                 work()
                 if turn:
-                    spent[method][part].append(round((time.process_time() - start) / PICTURES, 4))
+                    spent[method][part].append(round((time.process_time() - start) / IMAGES, 4))
     return spent
 
 
 def run() -> None:
     """Print the ratios of training; record what a picture costs, which notebook 10 draws."""
-    for method, found in ratios().items():
-        print(f"{method}: {statistics.median(found):.2f} of Method 1's compute ({min(found):.2f} to {max(found):.2f})")
-    hardware = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    RECORD.write_text(json.dumps({"hardware": hardware, "sampling": sampling()}, indent=2) + "\n")
+    for method, values in ratios().items():
+        print(
+            f"{method}: {statistics.median(values):.2f} of Method 1's compute ({min(values):.2f} to {max(values):.2f})"
+        )
+    write_record(RECORD, {"hardware": hardware(), "sampling": sampling()})
 
 
 if __name__ == "__main__":

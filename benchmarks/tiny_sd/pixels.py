@@ -7,30 +7,36 @@ The race's clock counts the processor time of this process, per core: what else 
 contenders run in one process, in turn, on the same faces.
 """
 
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.measure import Comparison, hardware
+from benchmarks.measure import Comparison
+from benchmarks.record import hardware, read_record, write_record
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.tiny_sd import colours
 from helpers.course import repository_root
 from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
+if TYPE_CHECKING:
+    from benchmarks.tiny_sd.contenders import Contender
+    from helpers.data import Faces
+
 NAME = "tiny_sd_pixels"
 RESULTS = "00_assets/results/method1.json"
 ROUNDS = 5  # alternating turns of the speed race
 ROUND_SECONDS = 6
-PICTURES = 30  # generated to judge a contender
+IMAGES = 30  # generated to judge a contender
 PEERS = 4  # who must have raced at least: two libraries in the course's shape, each without and with our stem
 
 
 def results_path() -> Path:
+    """Where the record of the race is."""
     return repository_root() / RESULTS
 
 
@@ -47,22 +53,24 @@ def _shipped() -> list[Row]:
 
     if not weights_path(NAME).exists():
         return [Row("shipped weights of Method 1", "none yet", TRAINING_COMMANDS[NAME], False)]
-    reader = load_classifier()
+    classifier = load_classifier()
     model = TinySD.from_weights(NAME)
     metadata = read_metadata(NAME)
-    wanted = toy_attributes(300, seed=77)  # attributes nobody trained on; only their captions are used
-    by_class = model.generate([face.species for face in wanted], seed=10_000)
-    by_caption = model.generate(prompts=[caption(face) for face in wanted], seed=20_000)
-    species = reader.agreement(by_class, {"species": [face.species for face in wanted]})["species"]
-    told = reader.agreement(by_caption, wanted)
+    attributes = toy_attributes(300, seed=77)  # attributes nobody trained on; only their captions are used
+    by_class = model.generate([face.species for face in attributes], seed=10_000)
+    by_caption = model.generate(prompts=[caption(face) for face in attributes], seed=20_000)
+    species = classifier.agreement(by_class, {"species": [face.species for face in attributes]})["species"]
+    agreement = classifier.agreement(by_caption, attributes)
     megabytes = weights_path(NAME).stat().st_size / 1e6
     cores = float(metadata["core_minutes"]) / 2
     rows = [
-        at_least("scorer's held-out accuracy, species", 100 * held_out_accuracy(reader)["species"], 99, "%"),
+        at_least("scorer's held-out accuracy, species", 100 * held_out_accuracy(classifier)["species"], 99, "%"),
         at_least("species, asked by class (300 samples, 48 evaluations)", 100 * species, 97, "%"),
-        at_least("species, asked by caption", 100 * told["species"], 97, "%"),
+        at_least("species, asked by caption", 100 * agreement["species"], 97, "%"),
     ]
-    rows += [at_least(f"{name}, asked by caption", 100 * told[name], 85, "%") for name in ("fur", "eyes", "pattern")]
+    rows += [
+        at_least(f"{name}, asked by caption", 100 * agreement[name], 85, "%") for name in ("fur", "eyes", "pattern")
+    ]
     rows += [at_most("weights", megabytes, 8, "MB"), at_most("training, minutes of two cores", cores, 40, "min")]
     return rows
 
@@ -71,17 +79,17 @@ def _race() -> list[Row]:
     """Read the race's record; recomputing it takes hours (`python -m benchmarks method1`)."""
     if not results_path().exists():
         return [Row("race beside two libraries", "never run", "python -m benchmarks method1", False)]
-    record = json.loads(results_path().read_text())
-    rows = [one.row() for one in comparisons()]
+    record = read_record(results_path())
+    rows = [comparison.row() for comparison in comparisons()]
     for minutes in (2, 5, 20):
         at = [entry for entry in record["agreement"] if entry["minutes"] == minutes]
-        own = [entry["species"] for entry in at if entry["name"] == "this course"]
+        ours = [entry["species"] for entry in at if entry["name"] == "this course"]
         peers = [entry["species"] for entry in at if entry["name"] != "this course"]
-        if own and len(peers) >= PEERS:
+        if ours and len(peers) >= PEERS:
             rows.append(
                 at_least(
                     f"species agreement after {minutes} min, less the best of {len(peers)} peers'",
-                    100 * (own[0] - max(peers)),
+                    100 * (ours[0] - max(peers)),
                     10,
                     "points",
                 )
@@ -101,7 +109,7 @@ def comparisons() -> list[Comparison]:
         "ratio_same_stem": "with our stem",
         "ratio_documented_shape": "in its documented shape",
     }
-    record = json.loads(results_path().read_text()) if results_path().exists() else {}
+    record = read_record(results_path())
     what = "Method 1, training: images/s"
     peer = "the better of two libraries"
     return [
@@ -110,8 +118,8 @@ def comparisons() -> list[Comparison]:
     ]
 
 
-def contenders(faces, steps: int) -> list[tuple[str, Callable]]:
-    """(label, maker) of everybody who races."""
+def contenders(faces: "Faces", steps: int) -> list[tuple[str, Callable[[], "Contender"]]]:
+    """Label and constructor of every contender."""
     from benchmarks.tiny_sd.contenders import denoising_diffusion_pytorch, diffusers_unet, ours
 
     return [
@@ -133,7 +141,7 @@ def clock() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def speeds(racers: dict[str, object]) -> dict[str, list[float]]:
+def speeds(racers: dict[str, "Contender"]) -> dict[str, list[float]]:
     """Images a second of every contender in every round, the rounds alternating."""
     rates: dict[str, list[float]] = {name: [] for name in racers}
     for racer in racers.values():
@@ -150,16 +158,16 @@ def speeds(racers: dict[str, object]) -> dict[str, list[float]]:
     return rates
 
 
-def judge(racer) -> float:
-    """Share of generated pictures whose species is the one asked for."""
+def judge(racer: "Contender") -> float:
+    """Share of generated images whose species is the one of their label, by the classifier."""
     from helpers.scoring.attributes import load_classifier
 
-    labels = torch.arange(PICTURES) % 3
-    pictures = racer.sample(labels)
-    return load_classifier().agreement(pictures, {"species": ["cat", "dog", "wild"] * (PICTURES // 3)})["species"]
+    labels = torch.arange(IMAGES) % 3
+    images = racer.sample(labels)
+    return load_classifier().agreement(images, {"species": ["cat", "dog", "wild"] * (IMAGES // 3)})["species"]
 
 
-def beside() -> None:
+def time_speeds() -> None:
     """The speeds alone: minutes."""
     run(minutes="0")
 
@@ -175,7 +183,7 @@ def run(minutes: str | None = None) -> None:
     rates = speeds(racers)
     record = summary(racers, rates)
     if results_path().exists():  # keep what an earlier race measured at other marks
-        earlier = json.loads(results_path().read_text())
+        earlier = read_record(results_path())
         record["agreement"] = [
             {"hardware": earlier["hardware"]} | entry for entry in earlier["agreement"] if entry["minutes"] not in marks
         ]
@@ -192,26 +200,26 @@ def run(minutes: str | None = None) -> None:
                 start = clock()
                 racer.step()
                 used += clock() - start
-            entry = {"name": name, "minutes": mark, "species": judge(racer), "pictures": PICTURES}
+            entry = {"name": name, "minutes": mark, "species": judge(racer), "pictures": IMAGES}
             record["agreement"].append(entry)
             print(entry, flush=True)
             write(record)
 
 
-def summary(racers: dict[str, object], rates: dict[str, list[float]]) -> dict:
+def summary(racers: dict[str, "Contender"], rates: dict[str, list[float]]) -> dict:
     """The record's speeds and ratios; each ratio is the median over rounds of a ratio within one round."""
 
-    def ratios(kind: str) -> list[float]:
-        peers = [name for name in rates if name != "this course" and name.partition(", ")[2] == kind]
+    def ratios(shape: str) -> list[float]:
+        peers = [name for name in rates if name != "this course" and name.partition(", ")[2] == shape]
         best = max(peers, key=lambda name: statistics.median(rates[name]))
-        return [own / peer for own, peer in zip(rates["this course"], rates[best], strict=True)]
+        return [our_rate / peer for our_rate, peer in zip(rates["this course"], rates[best], strict=True)]
 
-    kinds = {"ratio": "", "ratio_same_stem": "our stem", "ratio_documented_shape": "documented shape"}
-    figures = {}
-    for figure, kind in kinds.items():
-        found = ratios(kind)
-        figures[figure] = round(statistics.median(found), 2)
-        figures[f"{figure}_spread"] = [round(min(found), 2), round(max(found), 2)]
+    shapes = {"ratio": "", "ratio_same_stem": "our stem", "ratio_documented_shape": "documented shape"}
+    figures: dict[str, Any] = {}
+    for figure, shape in shapes.items():
+        values = ratios(shape)
+        figures[figure] = round(statistics.median(values), 2)
+        figures[f"{figure}_spread"] = [round(min(values), 2), round(max(values), 2)]
     speed = [
         {
             "name": name,
@@ -232,5 +240,5 @@ def summary(racers: dict[str, object], rates: dict[str, list[float]]) -> dict:
 
 
 def write(record: dict) -> None:
-    results_path().parent.mkdir(parents=True, exist_ok=True)
-    results_path().write_text(json.dumps(record, indent=1) + "\n")
+    """Replace the record of the race."""
+    write_record(results_path(), record)

@@ -10,12 +10,10 @@ its features to held-out ones.
 """
 
 import argparse
-import copy
 import json
 import shlex
 import statistics
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -26,19 +24,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import hardware
+from benchmarks.record import hardware, parameter_count
 from benchmarks.tiny_sd.photographs import balanced
-from benchmarks.tiny_sd.recipes import BASELINES, SAMPLING, Change, changes, find_row, read_rows
+from benchmarks.tiny_sd.recipes_budget import Trial, update_seconds, updates
+from benchmarks.tiny_sd.recipes_changes import BASELINES, SAMPLING, Change, changes
+from benchmarks.tiny_sd.recipes_record import find_row, read_rows
+from helpers.autoencoders.latents import Latents
 from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.tiny_sd import train as command
 from helpers.tiny_sd.batches import Batches
+from helpers.tiny_sd.codecs import Codec
 from helpers.tiny_sd.model import TinySD
 from helpers.training import EMA, TrainConfig, train
 from helpers.training.precision import choose_precision
 
-WARM_UP = 2  # updates before the clock starts
-MEASURED = 8  # updates that decide the number of updates
 SAMPLE_SEED = 1000  # of the noise
 REPEATS = 20  # half-samples that the KID's standard error is estimated from
 SAMPLED_AT_ONCE = 50  # by a peer: at 64 px and full resolution, 300 need several GB
@@ -52,10 +52,10 @@ class Judge:
         from helpers.scoring.photographs import PhotographClassifier
 
         held_out = load_faces("animal-faces", "val", size, progress=False)
-        self.reader = PhotographClassifier()
+        self.classifier = PhotographClassifier()
         self.names = held_out.class_names
         self.per_class = per_class
-        self.features = self.reader.predict(held_out.tensor(balanced(held_out, per_class)))[1]
+        self.features = self.classifier.predict(held_out.tensor(balanced(held_out, per_class)))[1]
 
     def labels(self) -> Tensor:
         """int64 (N,) what is to be generated."""
@@ -66,7 +66,7 @@ class Judge:
         from helpers.scoring.frechet import kernel_distance
         from helpers.scoring.photographs import agreement
 
-        probabilities, features = self.reader.predict(images)
+        probabilities, features = self.classifier.predict(images)
         kid = kernel_distance(features, self.features, repeats=REPEATS)
         by_class = {
             name: agreement(part, [name] * self.per_class)["of three"]
@@ -74,7 +74,7 @@ class Judge:
         }
         return {
             "kid": round(kid.value, 5),
-            "kid_error": round(kid.spread, 5),
+            "kid_error": round(kid.stderr, 5),
             "judged": round(100 * statistics.mean(by_class.values()), 2),
             "judged_by_class": {name: round(100 * value, 2) for name, value in by_class.items()},
         }
@@ -95,7 +95,8 @@ class Trainings:
         self.options = options
         self.faces = load_faces("animal-faces", "train", options.size, limit=options.limit)
         self.judge = Judge(options.size, options.samples)
-        self.codec = self.latents = None
+        self.codec: Codec | None = None
+        self.latents: Latents | None = None
         if options.method != "peers":
             self.codec, self.latents = command.build_codec(
                 self._parsed(changes(options.method)["baseline"], 0),
@@ -114,25 +115,26 @@ class Trainings:
 
     def _autoencoder(self) -> dict[str, str] | None:
         """What the latents are of, without anybody's folder."""
-        if self.latents is None:
+        if self.latents is None or self.codec is None:
             return None
         described = self.codec.describe()
         return {"name": Path(described["autoencoder"]).name, "fingerprint": described["fingerprint"][:16]}
 
-    def _words(self, change: Change) -> list[str]:
+    def _arguments(self, change: Change) -> list[str]:
         """The options of the training command for this change."""
-        words = f"--method {self.options.method} --source animal-faces --size {self.options.size} "
-        words = shlex.split(words + BASELINES[self.options.method] + " " + change.options)
+        method = self.options.method
+        common = f"--method {method} --source animal-faces --size {self.options.size}"
+        arguments = shlex.split(f"{common} {BASELINES[method]} {change.options}")
         if self.options.limit:
-            words += ["--limit", str(self.options.limit)]
+            arguments += ["--limit", str(self.options.limit)]
         if self.options.autoencoder and self.options.method != "pixels":
-            words += ["--autoencoder", self.options.autoencoder]
+            arguments += ["--autoencoder", self.options.autoencoder]
         if "--perceptual" in change.options:
-            words += ["--perceptual-encoder", self.options.perceptual_encoder or self.options.autoencoder]
-        return words
+            arguments += ["--perceptual-encoder", self.options.perceptual_encoder or self.options.autoencoder]
+        return arguments
 
     def _parsed(self, change: Change, seed: int) -> argparse.Namespace:
-        return command.parser().parse_args([*self._words(change), "--seed", str(seed)])
+        return command.parser().parse_args([*self._arguments(change), "--seed", str(seed)])
 
     def _folder(self, change: Change, seed: int) -> Path:
         """Where weights and a grid of samples are left: outside the repository."""
@@ -183,10 +185,10 @@ class Trainings:
     def _train(self, change: Change, seed: int) -> Trained:
         """Train one change for the budget; the average's weights, and beside them those of the other averages."""
         options = self._parsed(change, seed)
-        model = command.new_model(options, self.faces, self.codec)
+        model = self._new_model(options)
         phases = self._phases(change, options)
         precision = choose_precision("auto", model, phases[-1].losses, seed).name
-        encoding = self.latents.core_seconds if self.setup["encoding_counted"] else 0.0
+        encoding = self.latents.core_seconds if self.latents and self.setup["encoding_counted"] else 0.0
         trials = [Trial(model, batches, options, precision) for batches in phases]
         counts = self._counts(change, seed, trials, 60 * self.options.minutes - encoding)
         config = TrainConfig(
@@ -211,19 +213,26 @@ class Trainings:
             spent += self._updates(change, seed, islice(loop, count), model, averages, config.steps)
             first += count
         folder = self._folder(change, seed)
-        for length, average in {None: main, **averages}.items():
-            average.module.save(folder / weights_name(length), {"steps": str(config.steps)})
-        facts = self._facts(config.steps, options.batch_size, spent + encoding, count_parameters(model.unet))
+        metadata = {"steps": str(config.steps)}
+        _save(main, folder / weights_name(), metadata)
+        for length, average in averages.items():
+            _save(average, folder / weights_name(length), metadata)
+        facts = self._facts(config.steps, options.batch_size, spent + encoding, parameter_count(model.unet))
         facts |= {
             "precision": precision,
             "phases": counts,
-            "options": public(self._words(change)) + (" (first half at half the size)" if change.coarse else ""),
+            "options": public(self._arguments(change)) + (" (first half at half the size)" if change.coarse else ""),
             "encoding_core_minutes": round(self.latents.core_seconds / 60, 2) if self.latents else 0.0,
         }
         (folder / "facts.json").write_text(json.dumps(facts))
         return Trained(folder / weights_name(), facts)
 
-    def _counts(self, change: Change, seed: int, trials: list["Trial"], budget: float) -> list[int]:
+    def _new_model(self, options: argparse.Namespace) -> TinySD:
+        """An untrained model for these options."""
+        assert self.codec is not None, "the peers build their networks themselves"
+        return command.new_model(options, self.faces, self.codec)
+
+    def _counts(self, change: Change, seed: int, trials: list[Trial], budget: float) -> list[int]:
         """How many updates of each phase: as recorded for another seed, or what costs as much as the baseline does."""
         method = self.options.method
         minutes = self.options.minutes
@@ -233,12 +242,12 @@ class Trainings:
         if change.name == "baseline":
             return updates(budget, update_seconds(trials))
         options = self._parsed(changes(method)["baseline"], seed)
-        model = command.new_model(options, self.faces, self.codec)
+        model = self._new_model(options)
         row = find_row(rows, method, "baseline", minutes)
         batches = Batches(self.faces, options.batch_size, latents=self.latents)
         precision = choose_precision("auto", model, batches.losses, seed).name
-        *own, reference = update_seconds([*trials, Trial(model, batches, options, precision)])
-        return updates(row["runs"][0]["steps"] * reference if row else budget, own)
+        *our_seconds, reference = update_seconds([*trials, Trial(model, batches, options, precision)])
+        return updates(row["runs"][0]["steps"] * reference if row else budget, our_seconds)
 
     def _phases(self, change: Change, options: argparse.Namespace) -> list[Batches]:
         """The batches of the training; two kinds where it goes from coarse to fine."""
@@ -285,15 +294,15 @@ class Trainings:
         budget = 60 * self.options.minutes
         spent = 0.0
         steps = 0
-        told = 0
+        reported = 0
         while spent < budget:
             mark = time.process_time()
             contender.step()
             spent = spent + time.process_time() - mark
             steps = steps + 1
-            if (tenths := int(10 * spent / budget)) > told:
+            if (tenths := int(10 * spent / budget)) > reported:
                 print(f"  {change.name}, seed {seed}: {steps:,} updates, {spent / 60:.2f} core-minutes", flush=True)
-                told = tenths
+                reported = tenths
         self._folder(change, seed).mkdir(parents=True, exist_ok=True)
         parts = self.judge.labels().split(SAMPLED_AT_ONCE)
         images = torch.cat([contender.sample(part) for part in parts]).float().clamp(-1, 1)
@@ -338,65 +347,17 @@ class RelativeEMA(EMA):
             average.lerp_(weight, share)
 
 
+def _save(average: EMA, path: Path, metadata: dict[str, str]) -> None:
+    """Save the averaged model."""
+    assert isinstance(average.module, TinySD)
+    average.module.save(path, metadata)
+
+
 def weights_name(average: float | None = None) -> str:
     """The file of the usual average, or of the one with this relative length."""
     return f"weights-{average:g}.safetensors" if average else "weights.safetensors"
 
 
-class Trial(NamedTuple):
-    """A training whose updates are timed, on a copy of the model."""
-
-    model: TinySD
-    batches: Batches
-    options: argparse.Namespace
-    precision: str
-
-    def begin(self) -> Iterator[Any]:
-        """Every `next` is an update."""
-        model = copy.deepcopy(self.model)
-        steps = WARM_UP + MEASURED
-        config = TrainConfig(
-            steps=steps, warmup=steps, learning_rate=self.options.learning_rate, optimizer_name=self.options.optimizer
-        )
-        average = EMA(model, self.options.ema)
-        return train(model, self.batches.losses, config, ema=average, bf16=self.precision == "bf16")
-
-
-def update_seconds(trials: list[Trial]) -> list[float]:
-    """Processor time of one update of each, medians of a few that are made in turns."""
-    seconds: list[list[float]] = [[] for _ in trials]
-    loops = [_timed(trial.begin(), times) for trial, times in zip(trials, seconds, strict=True)]
-    for _ in zip(*loops, strict=True):
-        pass
-    return [statistics.median(times[WARM_UP:]) for times in seconds]
-
-
-def _timed(loop: Iterator[Any], times: list[float]) -> Iterator[None]:
-    """Steps of the loop, the seconds of processor time of each noted."""
-    while True:
-        mark = time.process_time()
-        if next(loop, None) is None:
-            return
-        times.append(time.process_time() - mark)
-        yield
-
-
-def updates(budget: float, seconds: list[float]) -> list[int]:
-    """How many updates of each phase the budget, in seconds, allows; the phases get equal shares of it.
-
-    Raises:
-        SystemExit: where nothing is left for training.
-    """
-    if budget <= 0:
-        raise SystemExit("encoding the images took longer than the whole budget: more --minutes, or do not count it")
-    return [max(1, round(budget / len(seconds) / one)) for one in seconds]
-
-
-def count_parameters(module: nn.Module) -> int:
-    """All numbers that are trained."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def public(words: list[str]) -> str:
+def public(arguments: list[str]) -> str:
     """The options as one line, of folders their last name alone."""
-    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    return shlex.join(Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments)

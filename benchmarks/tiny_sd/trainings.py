@@ -12,9 +12,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+from benchmarks.record import parameter_count
+
+if TYPE_CHECKING:
+    from helpers.autoencoders.latents import Latents
+    from helpers.data import Faces
+    from helpers.tiny_sd.codecs import Codec
+    from helpers.tiny_sd.model import TinySD
 
 SEEDS = 3
 BATCH = 32
@@ -29,110 +38,119 @@ Job = tuple[str, ...]  # ("run", method, seed) or ("channels", trained on, chann
 
 
 class Judge:
-    """What every sample set is judged with: the same wishes, the same unseen faces."""
+    """Scores sample sets, all by the same classes and captions and the same unseen faces."""
 
     def __init__(self):
         from helpers.data import load_faces
         from helpers.scoring.attributes import load_classifier
 
-        self.reader = load_classifier()
+        self.classifier = load_classifier()
         self.unseen = load_faces(split="val")
         self.train = load_faces(split="train")
-        self.features = self.reader.features(self.unseen.tensor())  # (900, 128)
+        self.features = self.classifier.features(self.unseen.tensor())  # (900, 128)
 
-    def __call__(self, system, last: bool) -> dict:
+    def __call__(self, system: "TinySD", last: bool) -> dict:
         """Scores of SAMPLES pictures to the classes and captions of unseen faces."""
         start = time.process_time()
-        asked = self.unseen.labels[:SAMPLES], self.unseen.captions[:SAMPLES]
-        pictures = system.generate(*asked, seed=50_000, steps=SAMPLING_STEPS)
+        conditions = self.unseen.labels[:SAMPLES], self.unseen.captions[:SAMPLES]
+        images = system.generate(*conditions, seed=50_000, steps=SAMPLING_STEPS)
         seconds = (time.process_time() - start) / SAMPLES
-        return self.scores(pictures, self.unseen.attributes[:SAMPLES], last) | {"core_seconds_per_sample": seconds}
+        return self.scores(images, self.unseen.attributes[:SAMPLES], last) | {"core_seconds_per_sample": seconds}
 
     def baseline(self) -> dict:
-        """The same of as many training faces: what a perfect generator would get."""
-        found = self.scores(self.train.tensor(slice(0, SAMPLES)), self.train.attributes[:SAMPLES], last=True)
-        return {name: value for name, value in found.items() if name != "copying"}
+        """The scores of as many training faces: what a perfect generator would reach."""
+        scores = self.scores(self.train.tensor(slice(0, SAMPLES)), self.train.attributes[:SAMPLES], last=True)
+        return {name: value for name, value in scores.items() if name != "copying"}
 
-    def scores(self, pictures, asked, last: bool) -> dict:
-        """Nearest neighbours and recall at the end only."""
+    def scores(self, images, attributes, last: bool) -> dict:
+        """Scores of images that should show these attributes.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1].
+            attributes: of every image.
+            last: precision, recall and nearest neighbours as well.
+        """
         from helpers.scoring.frechet import frechet_distance, kernel_distance
         from helpers.scoring.neighbours import memorization_check
         from helpers.scoring.precision_recall import precision_recall
 
-        features = self.reader.features(pictures)
-        told = self.reader.agreement(pictures, asked)
-        species = told.pop("species")
-        found = {
+        features = self.classifier.features(images)
+        agreement = self.classifier.agreement(images, attributes)
+        species = agreement.pop("species")
+        scores = {
             "species": species,
-            "caption": statistics.mean(told.values()),
-            "attributes": told,
+            "caption": statistics.mean(agreement.values()),
+            "attributes": agreement,
             "frechet": frechet_distance(features, self.features).value,
             "kernel": kernel_distance(features, self.features).value,
         }
         if last:
             within = precision_recall(self.features[:SAMPLES], features)
-            found |= {
+            scores |= {
                 "precision": within.precision,
                 "recall": within.recall,
-                "copying": memorization_check(pictures[:100], self.train.images, self.unseen.images[:100]).ratio,
+                "copying": memorization_check(images[:100], self.train.images, self.unseen.images[:100]).ratio,
             }
-        return found
+        return scores
 
 
-def build_codec(method: str, seed: int, faces) -> tuple[object, object]:
+def build_codec(method: str, seed: int, faces: "Faces") -> tuple["Codec", "Latents | None"]:
     """The codec and the latents of one run; for method 3 its autoencoder is trained here."""
     import tempfile
 
-    from helpers.autoencoders.latents import encode_once
+    from helpers.autoencoders.latents import cache_latents
     from helpers.autoencoders.load import load_autoencoder
-    from helpers.tiny_sd.codecs import CODECS, PixelCodec
+    from helpers.tiny_sd.codecs import PixelCodec, PretrainedCodec, TrainedCodec
 
     if method == "pixels":
         return PixelCodec(), None
-    autoencoder = autoencoder_folder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
+    autoencoder = train_autoencoder(seed, faces) if method == "own" else load_autoencoder("general_autoencoder")
     with tempfile.TemporaryDirectory() as folder:  # not from a cache: the encoding is part of the price
-        latents = encode_once(autoencoder, faces, cache_dir=folder)
+        latents = cache_latents(autoencoder, faces, cache_dir=folder)
         latents = replace(latents, values=np.array(latents.values))
-    return CODECS[method](autoencoder, latents.mean, latents.std), latents
+    codec = TrainedCodec if method == "own" else PretrainedCodec
+    return codec(autoencoder, latents.mean, latents.std), latents
 
 
-def autoencoder_folder(seed: int, faces, channels: int = 4, steps: int = AUTOENCODER_STEPS):
+def train_autoencoder(seed: int, faces: "Faces", channels: int = 4, steps: int = AUTOENCODER_STEPS):
     """Method 3's autoencoder, in the same way as `helpers.tiny_sd.train --method own` makes it."""
     from helpers.autoencoders.kl import KLAutoencoder
     from helpers.autoencoders.losses import ReconstructionLoss
-    from helpers.autoencoders.train import Reconstruction, drawn_batch, tiny_config, with_measured_scale
-    from helpers.tiny_sd.train import AUTOENCODER_RECIPE as OWN
+    from helpers.autoencoders.train import Reconstruction, sample_batch, tiny_config, with_measured_scale
+    from helpers.tiny_sd.train import AUTOENCODER_RECIPE as RECIPE
     from helpers.training import EMA, TrainConfig, train
     from helpers.training.precision import computes_bf16
 
     torch.manual_seed(seed)
-    model = Reconstruction(KLAutoencoder(tiny_config(channels, OWN["patch"])), ReconstructionLoss())
+    model = Reconstruction(KLAutoencoder(tiny_config(channels, int(RECIPE["patch"]))), ReconstructionLoss())
     model = model.to(memory_format=torch.channels_last)
 
     def losses(model, generator):
-        pictures = drawn_batch(faces, OWN["batch-size"], generator)
-        noise = torch.randn(len(pictures), channels, 16, 16, generator=generator)
+        images = sample_batch(faces, int(RECIPE["batch_size"]), generator)
+        noise = torch.randn(len(images), channels, 16, 16, generator=generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
-            return model(pictures, noise), None
+            return model(images, noise), None
 
-    config = TrainConfig(steps=steps, learning_rate=OWN["learning-rate"], seed=seed, ema_decay=0.99)
+    config = TrainConfig(steps=steps, learning_rate=RECIPE["learning_rate"], seed=seed, ema_decay=0.99)
     average = EMA(model, config.ema_decay)
     for _ in train(model, losses, config, ema=average):
         pass
-    return with_measured_scale(average.module.autoencoder, faces)
+    trained = average.module.autoencoder
+    assert isinstance(trained, KLAutoencoder)
+    return with_measured_scale(trained, faces)
 
 
 def channel_psnr(trained_on: str, channels: int, judge: Judge) -> float:
-    """PSNR on unseen faces of a small autoencoder trained on "faces" or "patterns", dB."""
+    """Train a small autoencoder on "faces" or "patterns"; its PSNR on unseen faces, dB."""
     from helpers.data.patterns import load_patterns
     from helpers.scoring.reconstruction import psnr
 
-    some = judge.train if trained_on == "faces" else load_patterns()
-    pictures = judge.unseen.tensor(slice(0, 300))
-    autoencoder = autoencoder_folder(0, some, channels, CHANNEL_STEPS)
+    data = judge.train if trained_on == "faces" else load_patterns()
+    images = judge.unseen.tensor(slice(0, 300))
+    autoencoder = train_autoencoder(0, data, channels, CHANNEL_STEPS)
     with torch.no_grad():
-        parts = [autoencoder.to_pictures(autoencoder.to_latents(part)) for part in pictures.split(50)]
-    return round(psnr(pictures, torch.cat(parts)), 2)
+        parts = [autoencoder.to_images(autoencoder.to_latents(part)) for part in images.split(50)]
+    return round(psnr(images, torch.cat(parts)), 2)
 
 
 def one_run(method: str, seed: int, judge: Judge) -> dict:
@@ -154,13 +172,15 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
     for state in train(model, Batches(faces, BATCH, latents=latents).losses, config, ema=average):
         if state.step in MARKS:
             spent += time.process_time() - start
-            scores = judge(average.module, last=state.step == config.steps)
+            averaged = average.module
+            assert isinstance(averaged, type(model))
+            scores = judge(averaged, last=state.step == config.steps)
             marks.append({"step": state.step, "pictures": state.step * BATCH, "core_seconds": round(spent, 1)} | scores)
             print(method, seed, {k: v for k, v in marks[-1].items() if k != "attributes"}, flush=True)
             start = time.process_time()
     return {
         "seed": seed,
-        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "parameters": parameter_count(model.unet),
         "core_seconds_before": round(before, 1),
         "marks": marks,
     }
@@ -171,15 +191,19 @@ def one_run(method: str, seed: int, judge: Judge) -> dict:
 
 def jobs() -> list[Job]:
     """Everything there is to train, the short trainings last, so that no core waits long at the end."""
-    runs = [("run", method, str(seed)) for seed in range(SEEDS) for method in STEPS]
-    return runs + [("channels", on, str(channels)) for on in ("faces", "patterns") for channels in CHANNELS]
+    runs: list[Job] = []
+    for seed in range(SEEDS):
+        runs += [("run", method, str(seed)) for method in STEPS]
+    for trained_on in ("faces", "patterns"):
+        runs += [("channels", trained_on, str(channels)) for channels in CHANNELS]
+    return runs
 
 
-def side_by_side(wanted: list[Job], workers: int) -> Iterator[tuple[Job, dict | float]]:
+def side_by_side(jobs_left: list[Job], workers: int) -> Iterator[tuple[Job, dict | float]]:
     """Do the jobs in `workers` processes of one thread; yields each with what it found, in the order they end."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start) as pool:
-        going = {pool.submit(_do, job): job for job in wanted}
+        going = {pool.submit(_do, job): job for job in jobs_left}
         try:
             for ended in as_completed(going):
                 yield going[ended], ended.result()
@@ -197,13 +221,13 @@ def _start() -> None:
 
 
 def _do(job: Job) -> dict | float:
-    kind, what, number = job
-    work = one_run if kind == "run" else channel_psnr
+    task, what, number = job
+    work = one_run if task == "run" else channel_psnr
     return work(what, int(number), _judge)
 
 
 def settings() -> dict:
-    """What decides the numbers."""
+    """Everything that the results depend on."""
     return {
         "batch": BATCH,
         "samples": SAMPLES,

@@ -1,1 +1,1 @@
-"""Pictures to small codes and back."""
+"""Images to small codes and back."""

@@ -1,4 +1,4 @@
-"""A critic of small patches: it keeps an autoencoder from answering with a blur.
+"""A discriminator of small patches (PatchGAN): it keeps an autoencoder from decoding a blur.
 
 Alphabet: B batch, h w patches.
 """
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Every patch of a picture is judged for itself: (B, 3, H, W) -> (B, 1, h, w) (Isola et al. 2016, section 3.2.2).
+    """Classifies every patch of an image as real or fake: (B, 3, H, W) -> logits (B, 1, h, w).
 
-    With three layers a judgement sees 70x70 pixels; with two 34x34, with one 16x16.
+    Isola et al. 2016, section 3.2.2. With three layers the receptive field of a logit is 70x70 pixels; with two
+    34x34, with one 16x16.
     """
 
     def __init__(self, width: int = 64, layers: int = 3):
-        """Raises ValueError without a layer."""
+        """`width`: channels of the first layer; `layers`: after the first. Raises ValueError for less than one."""
         if layers < 1:
             raise ValueError(f"a discriminator needs a layer or more, got {layers}")
         parts: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -38,16 +39,22 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss: real above 1, fake below -1, and beyond that nothing to gain (Lim & Ye 2017, eq. 3)."""
+    """The discriminator's hinge loss, a scalar (Lim & Ye 2017, eq. 3): no gain for real above 1 or fake below -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def adaptive_weight(error: Tensor, adversarial: Tensor, last_layer: Tensor, most: float = 1e4) -> Tensor:
-    """What makes the critic's pull on the last layer as strong as the error's (Esser et al. 2020, eq. 7).
+def adaptive_weight(error: Tensor, adversarial: Tensor, last_layer: Tensor, max_weight: float = 1e4) -> Tensor:
+    """The weight that gives both losses gradients of equal norm at the last layer (Esser et al. 2020, eq. 7).
 
     Args:
-        error, adversarial: scalars that depend on `last_layer`, a weight of the decoder.
-        most: where the critic has nothing to say the ratio would be without bound.
+        error: reconstruction loss, a scalar that depends on `last_layer`.
+        adversarial: the generator's adversarial loss, a scalar that depends on `last_layer`.
+        last_layer: a weight of the decoder.
+        max_weight: upper bound, for where the adversarial gradient vanishes.
+
+    Returns:
+        A scalar without gradient.
     """
-    ours, theirs = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (error, adversarial))
-    return (ours / (theirs + 1e-4)).clamp(0, most).detach()
+    error_gradient = torch.autograd.grad(error, last_layer, retain_graph=True)[0].norm()
+    adversarial_gradient = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (error_gradient / (adversarial_gradient + 1e-4)).clamp(0, max_weight).detach()

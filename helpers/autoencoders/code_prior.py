@@ -1,7 +1,7 @@
-"""A prior over maps of codes: one code after the other, each guessed from those before (van den Oord et al. 2017, 3.3).
+"""An autoregressive prior over maps of codes: each code is predicted from those before (van den Oord et al. 2017, 3.3).
 
-A small transformer reads the map row by row, as a language model reads words; drawing from its guesses makes new maps,
-which a decoder turns into faces. Alphabet: B pictures, N = h w codes of a map, K codes in the book, D width.
+A small transformer processes the map row by row, as a language model processes text. Sampling from its predictions
+gives new maps, which a decoder turns into faces. Alphabet: B images, N = h w codes of a map, K codebook size, D width.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from helpers.weights import load_config, load_weights, save_with_config
 
-Cache = list[tuple[Tensor, Tensor]]  # of every block: keys and values (B, heads, n, D / heads) of the codes so far
+KeysValues = tuple[Tensor, Tensor]  # of one block: (B, heads, n, D / heads) each, for the codes so far
 
 
 @dataclass(frozen=True)
 class PriorConfig:
     """Sizes; the defaults are trained in a quarter of an hour on two CPU cores."""
 
-    K: int = 1024  # codes in the book
+    K: int = 1024  # codebook size
     side: int = 16  # of the map
     classes: int = 3  # species, and one more for "any"
     width: int = 128
@@ -29,7 +29,7 @@ class PriorConfig:
 
 
 class Block(nn.Module):
-    """Attention to the codes before, then two layers for each code alone; both are added to what was there."""
+    """Pre-norm causal transformer block with a key-value cache: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -40,19 +40,26 @@ class Block(nn.Module):
         self.to_out = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, N, D), and keys and values of earlier codes -> (B, N, D), and all keys and values."""
-        q, k, v = self.to_qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if before is not None:
-            k = torch.cat([before[0], k], dim=2)
-            v = torch.cat([before[1], v], dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=before is None)  # (B, heads, N, D / heads)
+    def forward(self, x: Tensor, cache: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """(B, N, D), and keys and values of earlier codes -> (B, N, D), and all keys and values.
+
+        With a cache, N is 1: the newest code attends to all.
+        """
+        q, k, v = (self._split_heads(part) for part in self.to_qkv(self.norm_1(x)).chunk(3, dim=-1))
+        if cache is not None:
+            k = torch.cat([cache[0], k], dim=2)
+            v = torch.cat([cache[1], v], dim=2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)  # (B, heads, N, D / heads)
         x = x + self.to_out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_2(x)), (k, v)
 
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, heads, N, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
 
 class CodePrior(nn.Module):
-    """p(code | the codes before it, species)."""
+    """The transformer: p(code | previous codes, species)."""
 
     def __init__(self, config: PriorConfig):
         super().__init__()
@@ -69,23 +76,23 @@ class CodePrior(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, indices: Tensor, labels: Tensor) -> Tensor:
-        """Maps (B, h, w), labels (B,) -> logits (B, N, K) of every code, from the codes before it only.
+        """Logits (B, N, K) of every code given the codes before it: maps (B, h, w), species labels (B,).
 
         Raises:
             ValueError: for maps of another size.
         """
         side = self.config.side
         if indices.shape[1:] != (side, side):
-            raise ValueError(f"this prior reads maps of {side}x{side} codes, got {tuple(indices.shape)}")
-        before = self.code(indices.flatten(1))[:, :-1]  # (B, N - 1, D)
-        x = torch.cat([torch.zeros_like(before[:, :1]), before], dim=1)  # nothing is before the first
-        x = self._placed(x, labels, torch.arange(side**2, device=x.device))
+            raise ValueError(f"this prior takes maps of {side}x{side} codes, got {tuple(indices.shape)}")
+        previous = self.code(indices.flatten(1))[:, :-1]  # (B, N - 1, D)
+        x = torch.cat([torch.zeros_like(previous[:, :1]), previous], dim=1)  # the first code has no predecessor
+        x = self._add_embeddings(x, labels, torch.arange(side**2, device=x.device))
         for block in self.blocks:
             x, _ = block(x)
         return self.head(self.norm(x))
 
     def losses(self, indices: Tensor, labels: Tensor) -> Tensor:
-        """(B,) nats a code: -log p of a map, divided by N."""
+        """Negative log-likelihood of maps (B, h, w), in nats per code: (B,)."""
         logits = self(indices, labels)
         return F.cross_entropy(logits.mT.float(), indices.flatten(1), reduction="none").mean(1)
 
@@ -99,12 +106,14 @@ class CodePrior(nn.Module):
         top_k: int | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """New maps (B, h, w), one code after the other; keys and values of earlier codes are kept.
+        """Sample new maps (B, h, w), one code after the other, with a key-value cache.
 
         Args:
             labels: (B,) species; `config.classes` for any.
-            temperature: below 1 likely codes become likelier.
-            top_k: draw from that many of the likeliest codes only.
+            generator: of the samples, on the CPU.
+            temperature: the logits are divided by it; below 1 likely codes become likelier.
+            top_k: sample from this many of the likeliest codes only.
+            progress: show a progress bar.
 
         Raises:
             ValueError: for a temperature of 0 or less, a top_k outside 1..K or labels outside 0..classes.
@@ -116,24 +125,25 @@ class CodePrior(nn.Module):
         from tqdm.auto import tqdm
 
         side = self.config.side
-        cache = [None] * len(self.blocks)
-        drawn = []
+        cache: list[KeysValues | None] = [None] * len(self.blocks)
+        codes = []
         x = self.species.weight.new_zeros(len(labels), 1, self.config.width)
-        for place in tqdm(range(side**2), desc="codes", disable=not progress, leave=False):
-            h = self._placed(x, labels, torch.tensor([place], device=x.device))
+        for position in tqdm(range(side**2), desc="codes", disable=not progress, leave=False):
+            h = self._add_embeddings(x, labels, torch.tensor([position], device=x.device))
             for i, block in enumerate(self.blocks):
                 h, cache[i] = block(h, cache[i])
             logits = self.head(self.norm(h))[:, 0] / temperature  # (B, K)
             if top_k is not None:
                 logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
             code = torch.multinomial(logits.softmax(1).cpu(), 1, generator=generator).to(x.device)
-            drawn.append(code)
+            codes.append(code)
             x = self.code(code)
-        return torch.cat(drawn, dim=1).unflatten(1, (side, side))
+        return torch.cat(codes, dim=1).unflatten(1, (side, side))
 
-    def _placed(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
+    def _add_embeddings(self, x: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        """Add the embeddings of position and species: x (B, n, D), labels (B,), positions (n,)."""
         side = self.config.side
-        return x + self.row(places // side) + self.column(places % side) + self.species(labels)[:, None]
+        return x + self.row(positions // side) + self.column(positions % side) + self.species(labels)[:, None]
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
         """Write the weights (fp16) with their sizes."""

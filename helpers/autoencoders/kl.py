@@ -1,7 +1,7 @@
-"""The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1): 48 numbers of a picture become one.
+"""The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1): 48 values of an image become one.
 
 Stable Diffusion 1 and 3 use this architecture with different sizes; both halves are built of the same residual
-blocks. Alphabet: B batch, H W of the picture, C latent channels, h = H / factor, w = W / factor.
+blocks. Alphabet: B batch, H W of the image, C latent channels, h = H / factor, w = W / factor.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from helpers.autoencoders.interface import Autoencoder
+from helpers.layers import fast
 from helpers.layers.attention import Attention
-from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample, silu
+from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample
 from helpers.weights import load_config, load_weights, save_with_config
 from helpers.weights.pretrained import KeyMapping
 
@@ -21,19 +23,19 @@ class KLConfig:
     """Sizes of an autoencoder; the defaults are Stable Diffusion 1's."""
 
     width: int = 128  # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, per level; every level but the last halves the picture
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, per level; every level but the last halves the image
     blocks: int = 2  # residual blocks per level on the way down, one more on the way up
     latent_channels: int = 4
     groups: int = 32  # of the group norms; their epsilon is 1e-6, unlike the U-Net's 1e-5
     quant_convs: bool = True  # 1x1 convolutions around the latent, left over from a quantised ancestor; SD3 has none
-    patch: int = 1  # pixels a side that are folded into one position first; published: 1, and 2 is four times as fast
+    patch: int = 1  # pixels per side rearranged into channels first; published: 1, and 2 is four times as fast
     scale: float = 0.18215  # latents are multiplied by it: about unit variance, as the noise schedule expects
-    shift: float = 0.0  # and this is taken off before
+    shift: float = 0.0  # subtracted from the latents before they are scaled
     latents_of: str = ""  # of a distilled autoencoder: the fingerprint of the one whose latents it reproduces
 
     @property
     def downsampling_factor(self) -> int:
-        """How many times smaller the latent is than the picture, per side."""
+        """How many times smaller the latent is than the image, per side."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
     @classmethod
@@ -43,19 +45,22 @@ class KLConfig:
 
     @classmethod
     def sd3(cls) -> "KLConfig":
-        """Stable Diffusion 3: 16 channels, four times as many numbers; 83,819,683 parameters."""
+        """Stable Diffusion 3: 16 channels, four times as many values; 83,819,683 parameters."""
         return cls(latent_channels=16, quant_convs=False, scale=1.5305, shift=0.0609)
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """What the encoder says of a picture: a mean and a log-variance for every number of the latent, (B, C, h, w)."""
+    """The encoder's posterior: mean and log-variance of every value of the latent, (B, C, h, w) each."""
 
     mean: Tensor
     logvar: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * noise, drawn on the generator's device (Kingma & Welling 2013, eq. 10)."""
+        """A reparameterised sample, mean + std * noise (Kingma & Welling 2013, eq. 10).
+
+        The noise is generated on the generator's device.
+        """
         noise = torch.randn(self.mean.shape, generator=generator, device=generator.device if generator else None)
         return self.mean + (0.5 * self.logvar).exp() * noise.to(self.mean)
 
@@ -64,16 +69,16 @@ class DiagonalGaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
-def check_divisible(pictures: Tensor, factor: int) -> None:
-    """Raises ValueError for what an encoder that makes sides `downsampling_factor` times smaller cannot take."""
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or any(side % factor for side in pictures.shape[2:]):
+def check_divisible(images: Tensor, factor: int) -> None:
+    """Raise ValueError unless images are (B, 3, H, W) with H and W divisible by `factor`."""
+    if images.ndim != 4 or images.shape[1] != 3 or any(side % factor for side in images.shape[2:]):
         raise ValueError(
-            f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, got {tuple(pictures.shape)}"
+            f"the encoder takes (B, 3, H, W) with H and W multiples of {factor}, got {tuple(images.shape)}"
         )
 
 
 class PixelAttention(nn.Module):
-    """Every position of a feature map sees every other, with a single head as wide as the map has channels."""
+    """Single-head self-attention over all positions of a feature map, with a residual connection."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -87,12 +92,12 @@ class PixelAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, and the change to the next."""
+    """The residual blocks of one resolution, then the layer that changes to the next one."""
 
     def __init__(self, channels: int, width: int, blocks: int, groups: int, resample: nn.Module | None):
         super().__init__()
         inputs = [channels] + [width] * (blocks - 1)
-        self.residual = nn.ModuleList(ResnetBlock(c, width, groups=groups, eps=1e-6) for c in inputs)
+        self.residual: nn.ModuleList = nn.ModuleList(ResnetBlock(c, width, groups=groups, eps=1e-6) for c in inputs)
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,16 +107,19 @@ class Level(nn.Module):
 
 
 def _middle(width: int, groups: int) -> nn.Sequential:
-    """Residual block, attention, residual block: the only place where a corner sees the opposite one."""
-    first, last = (ResnetBlock(width, width, groups=groups, eps=1e-6) for _ in range(2))
-    return nn.Sequential(first, PixelAttention(width, groups), last)
+    """Residual block, attention, residual block: only here can one corner depend on the opposite one."""
+    return nn.Sequential(
+        ResnetBlock(width, width, groups=groups, eps=1e-6),
+        PixelAttention(width, groups),
+        ResnetBlock(width, width, groups=groups, eps=1e-6),
+    )
 
 
 class Encoder(nn.Module):
-    """Picture to the two halves of a Gaussian: (B, 3, H, W) in [-1, 1] -> (B, 2C, h, w)."""
+    """Image to mean and log-variance of the posterior: (B, 3, H, W) in [-1, 1] -> (B, 2C, h, w)."""
 
     def __init__(self, config: KLConfig, outputs: int | None = None):
-        """`outputs`: channels of the answer, where it is no Gaussian."""
+        """`outputs`: channels of the output, where it is no Gaussian; None: 2C."""
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         groups = config.groups
@@ -130,11 +138,11 @@ class Encoder(nn.Module):
         x = self.stem(self.fold(x))
         for level in self.down:
             x = level(x)
-        return self.head(silu(self.norm(self.middle(x))))
+        return self.head(fast.silu_after(self.norm, self.middle(x)))
 
 
 class Decoder(nn.Module):
-    """Latent to picture: (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
+    """Latent to image: (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
 
     def __init__(self, config: KLConfig):
         super().__init__()
@@ -154,11 +162,11 @@ class Decoder(nn.Module):
         x = self.middle(self.stem(z))
         for level in self.up:
             x = level(x)
-        return self.unfold(self.head(silu(self.norm(x))))
+        return self.unfold(self.head(fast.silu_after(self.norm, x)))
 
 
-class KLAutoencoder(nn.Module):
-    """Encoder and decoder; `to_latents` and `to_pictures` also apply the scale that diffusion expects."""
+class KLAutoencoder(Autoencoder):
+    """Encoder and decoder; `to_latents` and `to_images` also apply the scale that diffusion expects."""
 
     def __init__(self, config: KLConfig):
         super().__init__()
@@ -169,28 +177,31 @@ class KLAutoencoder(nn.Module):
         self.quant = nn.Conv2d(2 * C, 2 * C, 1) if config.quant_convs else nn.Identity()
         self.post_quant = nn.Conv2d(C, C, 1) if config.quant_convs else nn.Identity()
 
-    def encode(self, pictures: Tensor) -> DiagonalGaussian:
+    def encode(self, images: Tensor) -> DiagonalGaussian:
         """(B, 3, H, W) in [-1, 1] -> a Gaussian over (B, C, h, w).
 
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        check_divisible(pictures, self.config.downsampling_factor)
-        mean, logvar = self.quant(self.encoder(pictures)).chunk(2, dim=1)
+        check_divisible(images, self.config.downsampling_factor)
+        mean, logvar = self.quant(self.encoder(images)).chunk(2, dim=1)  # (B, C, h, w) each
         return DiagonalGaussian(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w), unscaled -> (B, 3, H, W), about [-1, 1]."""
         return self.decoder(self.post_quant(z))
 
-    def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What is diffused: scale * (z - shift), with z drawn from the encoder's Gaussian, or its mean without one."""
-        gaussian = self.encode(pictures)
+    def to_latents(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What is diffused: scale * (z - shift), (B, C, h, w).
+
+        z is sampled from the posterior with `generator`; without one it is the posterior's mean.
+        """
+        gaussian = self.encode(images)
         z = gaussian.mean if generator is None else gaussian.sample(generator)
         return (z - self.config.shift) * self.config.scale
 
-    def to_pictures(self, latents: Tensor) -> Tensor:
-        """Back: decode latents / scale + shift, clipped to [-1, 1]."""
+    def to_images(self, latents: Tensor) -> Tensor:
+        """Decode latents / scale + shift: (B, C, h, w) -> (B, 3, H, W), clipped to [-1, 1]."""
         return self.decode(latents / self.config.scale + self.config.shift).clamp(-1, 1)
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
@@ -206,9 +217,11 @@ class KLAutoencoder(nn.Module):
 
 
 def published_names(config: KLConfig, layout: str) -> KeyMapping:
-    """From our names to those of a published file, in layout "compvis" or "diffusers".
+    """Patterns from our parameter names to those of a published file, in layout "compvis" or "diffusers".
 
-    CompVis counts the decoder's levels from the picture up (its `up.3` runs first); diffusers and we in running order.
+    CompVis numbers the decoder's levels from the image up, so its `up.3` runs first; diffusers and this course number
+    them in the order in which they run. Example for compvis: `decoder.up.0.residual.1.norm_2.weight` ->
+    `decoder.up.3.block.1.norm2.weight`.
     """
     last = len(config.multipliers) - 1
     common = [
@@ -235,7 +248,7 @@ def published_names(config: KLConfig, layout: str) -> KeyMapping:
         *common,
         (r"coder\.norm\.", "coder.norm_out."),
         (r"\.skip\.", ".nin_shortcut."),
-        (r"\.up\.(\d+)\.", lambda found: f".up.{last - int(found[1])}."),
+        (r"\.up\.(\d+)\.", lambda match: f".up.{last - int(match[1])}."),
         (r"\.residual\.", ".block."),
         (r"\.(down|up)\.(\d+)\.resample\.", r".\1.\2.\1sample."),
         (r"\.middle\.1\.attention\.to_kv", ".mid.attn_1.{kv}"),

@@ -1,7 +1,7 @@
-"""What an autoencoder of latent diffusion is trained with: pixels, what a network sees in them, what a critic says.
+"""The loss of an autoencoder of latent diffusion: pixel error, perceptual distance and adversarial loss.
 
-The sum of Rombach et al. 2022, appendix G (there 1 + 1 + 0.5 for the KL autoencoder, the critic from step 50,001 on).
-Alphabet: B pictures, H W pixels.
+The sum of Rombach et al. 2022, appendix G (there with weights 1, 1 and 0.5 for the KL autoencoder, and the adversarial
+loss from step 50,001 on). Alphabet: B images, H W height and width in pixels.
 """
 
 import argparse
@@ -10,88 +10,115 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight, hinge
-from helpers.autoencoders.perceptual import load_perceptual
+from helpers.autoencoders.perceptual import PerceptualDistance, load_perceptual
+
+PIXEL_LOSSES = ("l1", "mse")
 
 
 class ReconstructionLoss(nn.Module):
-    """Pictures in, losses out; the critic's own loss stands beside the autoencoder's, and neither feels the other's.
+    """Reconstruction + perceptual + adversarial loss (Esser et al. 2020, eq. 7).
 
-    (They share an optimiser, and so the limit on the gradient's length.)
+    The discriminator's own loss is added to the sum, but no gradient flows between it and the autoencoder's: both are
+    trained by one optimiser, and share the limit on the gradient's norm.
     """
 
-    def __init__(self, error: str = "l1", perceptual: float = 0.0, adversarial: float = 0.0, start: int = 0):
+    steps: Tensor  # training steps so far: a checkpoint must record whether the discriminator has started
+
+    def __init__(
+        self,
+        pixel_loss: str = "l1",
+        perceptual: float = 0.0,
+        adversarial: float = 0.0,
+        discriminator_start: int = 0,
+    ):
         """
         Args:
-            error: of the pixels, "l1" or "mse".
-            perceptual: weight of the perceptual distance; 0: without.
-            adversarial: weight of the critic, where 1 pulls the last layer as strongly as the other errors; 0: without.
-            start: steps before the critic joins: first the pictures must be worth a critic.
+            pixel_loss: "l1" or "mse", mean over all values of an image.
+            perceptual: weight of the perceptual distance; 0: without it.
+            adversarial: weight of the adversarial loss, relative to the other terms' gradient at the last layer; 0:
+                without a discriminator.
+            discriminator_start: steps before the adversarial loss is added: first the reconstructions must be good
+                enough for a discriminator to help.
 
         Raises:
-            ValueError: for an unknown error or a negative number.
+            ValueError: for an unknown pixel loss or a negative number.
         """
         super().__init__()
-        if error not in ("l1", "mse"):
-            raise ValueError(f"the pixels' error is 'l1' or 'mse', got {error!r}")
-        if min(perceptual, adversarial, start) < 0:
-            raise ValueError(f"weights and start are not negative, got {perceptual}, {adversarial}, {start}")
-        self.error = error
-        self.weights = (perceptual, adversarial)
-        self.start = start
-        self.perceptual = (load_perceptual(),) if perceptual else ()  # in a tuple: neither trained nor saved
+        if pixel_loss not in PIXEL_LOSSES:
+            raise ValueError(f"pixel_loss must be 'l1' or 'mse', got {pixel_loss!r}")
+        if min(perceptual, adversarial, discriminator_start) < 0:
+            raise ValueError(
+                "perceptual, adversarial and discriminator_start must not be negative, "
+                f"got {perceptual}, {adversarial}, {discriminator_start}"
+            )
+        self.pixel_loss = pixel_loss
+        self.perceptual_weight = perceptual
+        self.adversarial_weight = adversarial
+        self.discriminator_start = discriminator_start
+        # in a list, so that it is no submodule: it is neither trained nor saved with the model
+        self._perceptual: list[PerceptualDistance] = [load_perceptual()] if perceptual else []
         self.discriminator = PatchDiscriminator(width=32, layers=2) if adversarial else None
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # a checkpoint must know whether it has begun
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def forward(self, pictures: Tensor, again: Tensor, last_layer: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] twice, and the decoder's last weight -> (B,).
+    def forward(self, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> Tensor:
+        """The loss of each image: two tensors (B, 3, H, W) in [-1, 1], and the decoder's last weight -> (B,).
 
-        Half precision ends here: a squared error of 0.001 beside numbers of 1 needs more digits.
+        It is computed in float32: a squared error of 0.001 beside values of 1 needs more digits than bfloat16 has.
         """
-        with torch.autocast(pictures.device.type, enabled=False):
-            return self._loss(pictures.float(), again.float(), last_layer)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._loss(images.float(), reconstruction.float(), last_layer)
 
-    def _loss(self, pictures: Tensor, again: Tensor, last_layer: Tensor) -> Tensor:
-        difference = again - pictures
-        loss = (difference.abs() if self.error == "l1" else difference.square()).flatten(1).mean(1)
-        for distance in self.perceptual:
-            loss = loss + self.weights[0] * distance.to(pictures.device)(pictures, again)
+    def _loss(self, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> Tensor:
+        difference = reconstruction - images
+        errors = difference.abs() if self.pixel_loss == "l1" else difference.square()
+        loss = errors.flatten(1).mean(1)  # (B,)
+        for distance in self._perceptual:
+            loss = loss + self.perceptual_weight * distance.to(images.device)(images, reconstruction)
         if self.discriminator is not None and self.training:
             self.steps += 1
-            if self.steps > self.start:
-                loss = loss + self._discriminator_loss(pictures, again, loss.mean(), last_layer)
+            if self.steps > self.discriminator_start:
+                loss = loss + self._adversarial_loss(self.discriminator, images, reconstruction, loss, last_layer)
             elif torch.distributed.is_available() and torch.distributed.is_initialized():
-                loss = loss + 0.0 * sum(
-                    p.sum() for p in self.discriminator.parameters()
-                )  # processes wait for each gradient
+                # every parameter needs a gradient in every step: processes wait for each other's
+                loss = loss + 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
         return loss
 
     @property
-    def sees(self) -> str:
-        """What the perceptual distance looks with, or "pixels" where there is none."""
-        return self.perceptual[0].name if self.perceptual else "pixels"
+    def perceptual_name(self) -> str:
+        """Name of the perceptual network, or "pixels" without one."""
+        return self._perceptual[0].name if self._perceptual else "pixels"
 
-    def _discriminator_loss(self, pictures: Tensor, again: Tensor, error: Tensor, last_layer: Tensor) -> Tensor:
-        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        fooled = -torch.func.functional_call(self.discriminator, frozen, (again,)).mean()
-        judged = hinge(self.discriminator(pictures), self.discriminator(again.detach()))
-        return self.weights[1] * adaptive_weight(error, fooled, last_layer) * fooled + judged
+    def _adversarial_loss(
+        self,
+        discriminator: PatchDiscriminator,
+        images: Tensor,
+        reconstruction: Tensor,
+        loss: Tensor,
+        last_layer: Tensor,
+    ) -> Tensor:
+        """The generator's weighted loss plus the discriminator's, a scalar; each has gradients for one side only."""
+        frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        generator_loss = -torch.func.functional_call(discriminator, frozen, (reconstruction,)).mean()
+        discriminator_loss = hinge(discriminator(images), discriminator(reconstruction.detach()))
+        balance = adaptive_weight(loss.mean(), generator_loss, last_layer)
+        return self.adversarial_weight * balance * generator_loss + discriminator_loss
 
 
-def add_loss_arguments(parser: argparse.ArgumentParser, error: str) -> None:
-    """The options that every training of an autoencoder has."""
+def add_loss_arguments(parser: argparse.ArgumentParser, pixel_loss: str) -> None:
+    """Add the options that every training of an autoencoder has; `pixel_loss` is the default of --error."""
     add = parser.add_argument
-    add("--error", choices=["l1", "mse"], default=error, help="of the pixels")
+    add("--error", choices=PIXEL_LOSSES, default=pixel_loss, help="pixel loss")
     add(
         "--perceptual",
         type=float,
         default=0.0,
         metavar="WEIGHT",
-        help="of the perceptual distance: LPIPS where torch's cache has VGG16, else the course's stand-in",
+        help="weight of the perceptual distance: LPIPS where torch's cache has VGG16, else the course's substitute",
     )
-    add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="of a critic of patches")
-    add("--critic-from", type=int, default=0, metavar="STEP", help="the critic joins after so many steps")
+    add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="weight of the patch discriminator's loss")
+    add("--critic-from", type=int, default=0, metavar="STEP", help="start the discriminator after this many steps")
 
 
 def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
-    """What the options ask for."""
+    """The loss that the options of `add_loss_arguments` describe."""
     return ReconstructionLoss(options.error, options.perceptual, options.adversarial, options.critic_from)

@@ -1,6 +1,6 @@
-"""How alike two pictures look to a network that has learned to see: LPIPS (Zhang et al. 2018).
+"""Perceptual distance of images, measured in the features of a trained network: LPIPS (Zhang et al. 2018).
 
-Alphabet: B pictures, C channels, H W pixels.
+Alphabet: B images, C channels, H W pixels.
 """
 
 from pathlib import Path
@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from helpers.scoring.attributes import load_classifier
 
-VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pooling before all but one
+# channels of the convolutions in each stage; max pooling between the stages
+VGG_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class VGG16(nn.Module):
     """The convolutions of VGG16 (Simonyan & Zisserman 2014), named as torchvision names them."""
 
-    def __init__(self):
+    mean: Tensor  # (3, 1, 1) of ImageNet's channels
+    std: Tensor  # (3, 1, 1)
+
+    def __init__(self) -> None:
         super().__init__()
-        layers = []
+        layers: list[nn.Module] = []
         channels = 3
         for stage in VGG_STAGES:
             for width in stage:
@@ -29,70 +33,74 @@ class VGG16(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> what each of the five stages sees."""
-        x = ((pictures + 1) / 2 - self.mean) / self.std
-        seen = []
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> the features (B, C, h, w) of the five stages."""
+        x = ((images + 1) / 2 - self.mean) / self.std
+        features = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
-                seen.append(x)
+                features.append(x)
             x = layer(x)
-        return seen
+        return features
 
 
 class AttributeFeatures(nn.Module):
-    """The stand-in: the first convolutions of the course's own reader of drawn faces."""
+    """The substitute for VGG16: the first convolutions of the course's classifier of synthetic faces."""
 
     def __init__(self, stages: int = 3):
         super().__init__()
         self.stages = load_classifier().trunk[:stages]
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> what each stage sees."""
-        x = pictures
-        seen = []
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> the features (B, C, h, w) of each stage."""
+        x = images
+        features = []
         for stage in self.stages:
             x = stage(x)
-            seen.append(x)
-        return seen
+            features.append(x)
+        return features
 
 
 class PerceptualDistance(nn.Module):
-    """Features of two pictures, scaled to length 1 at every position; their squared differences, weighed and averaged.
+    """Squared difference of the features of two images, normalised to length 1 per position, weighted and averaged."""
 
-    `name` says what looks at the pictures.
-    """
-
-    def __init__(self, sees: nn.Module, weights: list[Tensor] | None, name: str):
-        """`weights`: (C,) for every stage, LPIPS' learned ones; None: all channels alike."""
+    def __init__(self, backbone: nn.Module, weights: list[Tensor] | None, name: str):
+        """
+        Args:
+            backbone: images (B, 3, H, W) in [-1, 1] -> a list of features (B, C, h, w), one per stage.
+            weights: (C,) for every stage, those that LPIPS has learned; None: 1 for every channel.
+            name: of the backbone, recorded with weights that were trained by this distance.
+        """
         super().__init__()
-        self.sees = sees
+        self.backbone = backbone
         self.name = name
         self.weights = nn.ParameterList(weights) if weights else None
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PerceptualDistance":
-        """Stays as it is: what is measured with does not learn."""
+        """Do nothing: the feature network always stays in eval mode."""
         return super().train(False)
 
-    def forward(self, pictures: Tensor, others: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] each -> (B,), 0 for equal pictures (Zhang et al. 2018, eq. 1)."""
-        total = pictures.new_zeros(len(pictures))
-        for stage, (a, b) in enumerate(zip(self.sees(pictures), self.sees(others), strict=True)):
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Two tensors (B, 3, H, W) in [-1, 1] -> distances (B,), 0 for equal images (Zhang et al. 2018, eq. 1)."""
+        total = images.new_zeros(len(images))
+        for stage, (a, b) in enumerate(zip(self.backbone(images), self.backbone(others), strict=True)):
             difference = (_unit(a) - _unit(b)).square()  # (B, C, h, w)
-            weight = self.weights[stage] if self.weights else difference.new_ones(difference.shape[1])
+            weight = self.weights[stage] if self.weights else difference.new_ones(difference.shape[1])  # (C,)
             total = total + torch.einsum("bchw,c->bhw", difference, weight).flatten(1).mean(1)
         return total
 
 
 def _unit(x: Tensor) -> Tensor:
+    """(B, C, h, w) with every position's vector of channels scaled to length 1."""
     return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 
 def load_perceptual(download: bool = False) -> PerceptualDistance:
-    """LPIPS where VGG16's weights are in torch's cache or may be downloaded (528 MB); else the stand-in.
+    """Load LPIPS where VGG16's weights are in torch's cache or may be downloaded (528 MB); else its substitute.
 
-    The stand-in has only seen drawn faces and knows no human judgements: its numbers are not LPIPS. Look at `.name`.
+    The substitute was trained on synthetic faces and not fitted to human judgements: its values are not LPIPS.
+    `.name` says which one it is.
     """
     path = vgg_path()
     if not (path.exists() or download):
@@ -103,19 +111,19 @@ def load_perceptual(download: bool = False) -> PerceptualDistance:
     return lpips(VGG16(), state)
 
 
-def lpips(sees: VGG16, state: dict[str, Tensor] | None = None) -> PerceptualDistance:
-    """LPIPS of a VGG16, with the published weights of its channels, which torchmetrics carries."""
+def lpips(backbone: VGG16, state: dict[str, Tensor] | None = None) -> PerceptualDistance:
+    """LPIPS of a VGG16 with the published channel weights, which torchmetrics brings; `state`: VGG16's weights."""
     from torchmetrics.functional import image
 
     if state is not None:
-        sees.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
+        backbone.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
     heads = torch.load(Path(image.__file__).parent / "lpips_models" / "vgg.pth", weights_only=True, map_location="cpu")
     weights = [heads[f"lin{stage}.model.1.weight"].flatten() for stage in range(len(VGG_STAGES))]
-    return PerceptualDistance(sees, weights, "LPIPS, VGG16")
+    return PerceptualDistance(backbone, weights, "LPIPS, VGG16")
 
 
 def vgg_path() -> Path:
-    """Where torch keeps VGG16's weights once they are downloaded."""
+    """The file in which torch keeps VGG16's weights once they are downloaded."""
     from torchvision.models import VGG16_Weights
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_Weights.IMAGENET1K_V1.url).name

@@ -1,7 +1,8 @@
 """Train a KL autoencoder on faces: `python -m helpers.autoencoders.train --help`.
 
-Small enough a KL term leaves nearly all the room to the picture; it only keeps the latents from drifting apart
-(Rombach et al. 2022, section 3.1). Alphabet: B batch, H W of the picture.
+The weight of the KL term is so small that it hardly limits the reconstruction; it only keeps the latents from growing
+without bound (Rombach et al. 2022, section 3.1). Alphabet: B batch, H W of the image, C latent channels, h w of the
+latent, N images.
 """
 
 import argparse
@@ -9,29 +10,34 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.patterns import load_patterns
-from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
-Autoencoder = TypeVar("Autoencoder", bound=nn.Module)  # with a config that has a scale, and to_latents
-KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the picture's numbers
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+AnyAutoencoder = TypeVar("AnyAutoencoder", bound=Autoencoder)
+KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the values of an image
 
 
 def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
-    """64x64 pixels become 16x16; most channels where pixels are few, so that a laptop trains it.
+    """Sizes that a laptop trains: 64x64 pixels become 16x16, and most channels are at low resolution.
 
-    With 4 channels it is built as Stable Diffusion 1's, with 16 as Stable Diffusion 3's. With a patch of 4 no layer
-    works at more than 16x16, where a channel costs little: a third of the time.
+    With 4 channels the architecture is Stable Diffusion 1's, with 16 Stable Diffusion 3's. With a patch of 4 no layer
+    works at more than 16x16 positions, where channels are cheap: it takes a third of the time.
     """
     if patch > 1:
         return KLConfig(
@@ -56,23 +62,24 @@ def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
 
 
 class Reconstruction(nn.Module):
-    """An autoencoder as a training sees it: pictures in, losses out."""
+    """An autoencoder with its loss: the module that is trained."""
 
     def __init__(self, autoencoder: KLAutoencoder, loss: ReconstructionLoss):
         super().__init__()
         self.autoencoder = autoencoder
         self.loss = loss
 
-    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) error and weighed KL, per number of the picture."""
-        gaussian = self.autoencoder.encode(pictures)
-        again = self.autoencoder.decode(gaussian.mean + (0.5 * gaussian.logvar).exp() * noise)
-        error = self.loss(pictures, again, self.autoencoder.decoder.head.weight)
-        return error + KL_WEIGHT * gaussian.kl() / pictures[0].numel()
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) reconstruction loss and weighted KL, per value."""
+        posterior = self.autoencoder.encode(images)
+        z = posterior.mean + (0.5 * posterior.logvar).exp() * noise
+        reconstruction = self.autoencoder.decode(z)
+        error = self.loss(images, reconstruction, self.autoencoder.decoder.head.weight)
+        return error + KL_WEIGHT * posterior.kl() / images[0].numel()
 
 
-def task(options: argparse.Namespace, accelerator: Any) -> Task:
-    """What these options train."""
+def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
+    """Build the training that the options describe: data, model, and how to save and sample."""
     load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
     faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     config = tiny_config(options.latent_channels, options.patch)
@@ -86,53 +93,63 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
     side = options.size // config.downsampling_factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        pictures = drawn_batch(faces, options.batch_size, generator)[mine].to(accelerator.device)
-        noise = torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)[mine]
-        return model(pictures.contiguous(memory_format=torch.channels_last), noise.to(accelerator.device)), None
+        images = process_share(accelerator, sample_batch(faces, options.batch_size, generator)).to(accelerator.device)
+        noise = process_share(
+            accelerator, torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)
+        )
+        return model(images.contiguous(memory_format=torch.channels_last), noise.to(accelerator.device)), None
 
-    def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
-        with_measured_scale(average.autoencoder, faces).save(path, told | {"compared_by": model.loss.sees})
+    def save(average: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+        assert isinstance(average, Reconstruction)
+        scaled = with_measured_scale(average.autoencoder, faces)
+        scaled.save(path, metadata | {"compared_by": model.loss.perceptual_name})
 
-    def sample(average: Reconstruction, path: Path) -> None:
+    def sample(average: nn.Module, path: Path) -> None:
+        assert isinstance(average, Reconstruction)
         from helpers.show.figures import compare, save_png
 
-        pictures = faces.tensor(slice(0, 8), accelerator.device)
+        images = faces.tensor(slice(0, 8), accelerator.device)
         with torch.no_grad():
-            again = average.autoencoder.decode(average.autoencoder.encode(pictures).mean)
-        save_png(compare({"picture": pictures, "decoded": again}), path)
+            reconstruction = average.autoencoder.decode(average.autoencoder.encode(images).mean)
+        save_png(compare({"image": images, "decoded": reconstruction}), path)
 
-    folded = f"-patch-{options.patch}" if options.patch > 1 else ""
-    name = f"autoencoder-{options.latent_channels}{folded}-{options.source}-{options.size}"
-    description = asdict(config) | {"compared_by": model.loss.sees}
+    patch = f"-patch-{options.patch}" if options.patch > 1 else ""
+    name = f"autoencoder-{options.latent_channels}{patch}-{options.source}-{options.size}"
+    description = asdict(config) | {"compared_by": model.loss.perceptual_name}
     return Task(name, model, losses, save, sample, description, extra_metadata=weights_metadata(faces))
 
 
-def drawn_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W) random faces, half of them mirrored."""
-    chosen = torch.randint(len(faces), (batch_size,), generator=generator)
+def sample_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Sample images with replacement, mirror each with probability 1/2: (B, 3, H, W) in [-1, 1]."""
+    indices = torch.randint(len(faces), (batch_size,), generator=generator)
     mirrored = torch.rand(batch_size, generator=generator) < 0.5
-    pictures = faces.tensor(chosen.numpy())
-    return torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+    images = faces.tensor(indices.numpy())
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 @torch.no_grad()
 def encode_all(
-    autoencoder: KLAutoencoder, pictures: Tensor, batch_size: int = 100, progress: bool = False
+    autoencoder: KLAutoencoder, images: Tensor, batch_size: int = 100, progress: bool = False
 ) -> DiagonalGaussian:
-    """The Gaussians of many pictures (N, 3, H, W), in batches on the autoencoder's device; they are kept on the CPU."""
+    """Encode many images (N, 3, H, W) in batches on the autoencoder's device; the posteriors are kept on the CPU."""
     from tqdm.auto import tqdm
 
     device = next(autoencoder.parameters()).device
-    gaussians = []
-    for batch in tqdm(pictures.split(batch_size), desc="encoding", disable=not progress, leave=False):
-        gaussians.append(autoencoder.encode(batch.to(device)))
-    return DiagonalGaussian(*(torch.cat([getattr(g, part).cpu() for g in gaussians]) for part in ("mean", "logvar")))
+    means = []
+    logvars = []
+    for batch in tqdm(images.split(batch_size), desc="encoding", disable=not progress, leave=False):
+        posterior = autoencoder.encode(batch.to(device))
+        means.append(posterior.mean.cpu())
+        logvars.append(posterior.logvar.cpu())
+    return DiagonalGaussian(torch.cat(means), torch.cat(logvars))
 
 
 @torch.no_grad()
-def with_measured_scale(autoencoder: Autoencoder, faces: Faces, count: int = 500) -> Autoencoder:
-    """The same KL or quantised autoencoder, with the scale that gives what is diffused unit variance on these faces."""
+def with_measured_scale(autoencoder: AnyAutoencoder, faces: Faces, count: int = 500) -> AnyAutoencoder:
+    """Copy a KL or quantised autoencoder with the scale that gives its latents of these faces unit variance.
+
+    `count`: how many of the faces are encoded to measure it.
+    """
     device = next(autoencoder.parameters()).device
     generator = torch.Generator().manual_seed(0)
     parts = faces.tensor(slice(0, count), device).split(100)
@@ -143,31 +160,37 @@ def with_measured_scale(autoencoder: Autoencoder, faces: Faces, count: int = 500
     return scaled.eval()
 
 
-def fitted_preview(latents: Tensor, pictures: Tensor) -> Tensor:
-    """(C, 3): the linear map from a latent's channels to the colours of its patch with the least squared error."""
-    small = F.adaptive_avg_pool2d(pictures, latents.shape[2:])
-    columns = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (latents, small))
-    return torch.linalg.lstsq(*columns).solution
+def fit_latent_rgb(latents: Tensor, images: Tensor) -> Tensor:
+    """The linear map (C, 3) from latent channels to RGB with the least squared error: a fast preview of latents.
+
+    Latents (N, C, h, w), and the images (N, 3, H, W) that they encode.
+    """
+    height, width = latents.shape[2:]
+    small = F.adaptive_avg_pool2d(images, (height, width))
+    channels = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (N h w, C)
+    colours = small.permute(0, 2, 3, 1).flatten(0, 2)  # (N h w, 3)
+    return torch.linalg.lstsq(channels, colours).solution
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(
-        prog="python -m helpers.autoencoders.train",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """The command's options; `--help` prints them."""
+    return training_parser(
+        "helpers.autoencoders.train", __doc__, _add_arguments, steps=2500, batch_size=32, learning_rate=2e-3
     )
-    add_face_arguments(made, more=["patterns"])
-    made.add_argument("--patch", type=int, default=1, help="pixels a side folded first; 4 is three times as fast")
-    made.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
-    add_loss_arguments(made, error="l1")
-    add_run_arguments(made, steps=2500, batch_size=32, learning_rate=2e-3)
-    return made
 
 
-def main(argv: Sequence[str] | None = None, more: bool = False) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved; `more` as for `train_command`."""
-    return train_command(parser(), argv, task, more)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_face_arguments(parser, more=["patterns"])
+    parser.add_argument(
+        "--patch", type=int, default=1, help="pixels per side rearranged into channels first; 4 is three times as fast"
+    )
+    parser.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
+    add_loss_arguments(parser, pixel_loss="l1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 finished, 130 interrupted."""
+    return train_command(parser(), argv, task)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a prior over the codes of faces: `python -m helpers.autoencoders.train_prior --help`.
 
-The quantised autoencoder stays as it is; all faces, and their mirror images, become maps of codes once. Alphabet: B
+The quantised autoencoder is frozen: all faces and their mirror images are encoded as maps of codes once. Alphabet: B
 batch, N faces, h w of a map, K codes.
 """
 
@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,57 +17,63 @@ from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
-from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
-ANY = 0.1  # share of the faces whose species the prior is not told
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+P_UNCOND = 0.1  # probability of replacing a face's species by "any", for samples without a class
 
 
-class Guessing(nn.Module):
-    """A prior as a training sees it."""
+class PriorTraining(nn.Module):
+    """A prior with its loss: the module that is trained."""
 
     def __init__(self, prior: CodePrior):
         super().__init__()
         self.prior = prior
 
     def forward(self, indices: Tensor, labels: Tensor) -> Tensor:
-        """Maps (B, h, w), labels (B,) -> (B,) nats a code."""
+        """Maps (B, h, w), labels (B,) -> (B,) nats per code."""
         return self.prior.losses(indices, labels)
 
 
-def task(options: argparse.Namespace, accelerator: Any) -> Task:
-    """What these options train."""
+def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
+    """Build the training that the options describe: data, model, and how to save and sample."""
     autoencoder = VQAutoencoder.from_weights(options.autoencoder)
     if options.size % autoencoder.config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {autoencoder.config.downsampling_factor}, got {options.size}")
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     maps = face_maps(autoencoder.to(accelerator.device), faces)  # (2, N, h, w)
-    book = read_metadata(options.autoencoder)["sha256"]  # a prior says nothing about other codes
+    codebook_sha256 = read_metadata(options.autoencoder)["sha256"]  # a prior is of no use with another codebook
     labels = torch.from_numpy(faces.labels).long()
     config = PriorConfig(autoencoder.config.K, maps.shape[-1], int(labels.max()) + 1)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Guessing(CodePrior(config))
+        model = PriorTraining(CodePrior(config))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        chosen = torch.randint(len(faces), (options.batch_size,), generator=generator)[mine]
-        mirrored = torch.randint(2, (options.batch_size,), generator=generator)[mine]
-        told = torch.rand(options.batch_size, generator=generator)[mine] > ANY
-        species = torch.where(told, labels[chosen], config.classes)
-        return model(maps[mirrored, chosen].to(accelerator.device), species.to(accelerator.device)), None
+        indices = process_share(accelerator, torch.randint(len(faces), (options.batch_size,), generator=generator))
+        mirrored = process_share(accelerator, torch.randint(2, (options.batch_size,), generator=generator))
+        conditional = process_share(accelerator, torch.rand(options.batch_size, generator=generator)) > P_UNCOND
+        species = torch.where(conditional, labels[indices], config.classes)
+        return model(maps[mirrored, indices].to(accelerator.device), species.to(accelerator.device)), None
 
-    def sample(average: Guessing, path: Path) -> None:
+    def sample(average: nn.Module, path: Path) -> None:
+        assert isinstance(average, PriorTraining)
         from helpers.show.figures import grid, save_png
 
         species = torch.arange(24, device=accelerator.device) % config.classes
-        drawn = average.prior.generate(species, torch.Generator().manual_seed(0)).cpu()
+        generated = average.prior.generate(species, torch.Generator().manual_seed(0))
         with torch.no_grad():
-            save_png(grid(autoencoder.decode_indices(drawn.to(accelerator.device)).clamp(-1, 1), columns=12), path)
+            images = autoencoder.decode_indices(generated.to(accelerator.device)).clamp(-1, 1)
+        save_png(grid(images, columns=12), path)
 
-    def save(average: Guessing, path: Path, told: dict[str, str]) -> None:
-        average.prior.save(path, told | {"autoencoder_sha256": book})
+    def save(average: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+        assert isinstance(average, PriorTraining)
+        average.prior.save(path, metadata | {"autoencoder_sha256": codebook_sha256})
 
     return Task(
         f"vq-prior-{options.source}-{options.size}",
@@ -75,41 +81,46 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         losses,
         save,
         sample,
-        asdict(config) | {"autoencoder_sha256": book},
+        asdict(config) | {"autoencoder_sha256": codebook_sha256},
         extra_metadata=weights_metadata(faces),
     )
 
 
 @torch.no_grad()
 def face_maps(autoencoder: VQAutoencoder, faces: Faces, batch_size: int = 100) -> Tensor:
-    """Indices (2, N, h, w), on the CPU, of N faces and of their mirror images."""
+    """Encode N faces and their mirror images as codebook indices (2, N, h, w), on the CPU."""
     device = next(autoencoder.parameters()).device
-    found = []
+    maps = []
     for start in range(0, len(faces), batch_size):
-        pictures = faces.tensor(slice(start, start + batch_size), device)
-        both = autoencoder.quantize(autoencoder.encode(torch.cat([pictures, pictures.flip(-1)]))).indices
-        found.append(both.unflatten(0, (2, -1)).cpu())
-    return torch.cat(found, dim=1)
+        images = faces.tensor(slice(start, start + batch_size), device)
+        both = autoencoder.quantize(autoencoder.encode(torch.cat([images, images.flip(-1)]))).indices
+        maps.append(both.unflatten(0, (2, -1)).cpu())
+    return torch.cat(maps, dim=1)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(
-        prog="python -m helpers.autoencoders.train_prior",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """The command's options; `--help` prints them."""
+    return training_parser(
+        "helpers.autoencoders.train_prior",
+        __doc__,
+        _add_arguments,
+        steps=2000,
+        batch_size=32,
+        learning_rate=2e-3,
+        precision="bf16",
+        ema=0.998,
     )
-    made.add_argument(
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--autoencoder", default="vq", help="quantised autoencoder whose codes are learned: a file, or a course name"
     )
-    add_face_arguments(made)
-    add_run_arguments(made, steps=2000, batch_size=32, learning_rate=2e-3)
-    made.set_defaults(precision="bf16", ema=0.998)
-    return made
+    add_face_arguments(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    """Run the command; returns its exit status: 0 finished, 130 interrupted and saved."""
     return train_command(parser(), argv, task)
 
 

@@ -1,53 +1,57 @@
 """Train a quantised autoencoder on faces: `python -m helpers.autoencoders.train_vq --help`.
 
-64x64 pixels become a map of 16x16 codes (van den Oord et al. 2017). Four by four pixels are folded into one position
-first, and most of the work is done in bfloat16: ten minutes on two CPU cores. Alphabet: B batch, H W of the picture,
-h w of the map, N pictures, K codes.
+64x64 pixels become a map of 16x16 codes (van den Oord et al. 2017). Patches of 4x4 pixels are rearranged into channels
+first, and most of the work is done in bfloat16: ten minutes on two CPU cores. Alphabet: B batch, H W of the image,
+h w of the map, N images, K codes.
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.autoencoders.quantizers import usage
-from helpers.autoencoders.train import drawn_batch, with_measured_scale
+from helpers.autoencoders.train import sample_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 from helpers.data import load_faces
 from helpers.data.animal_faces import weights_metadata
-from helpers.training.arguments import add_face_arguments, add_run_arguments
+from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def tiny_config(K: int = 1024) -> VQConfig:
-    """64x64 pixels become 16x16 codes of 4 numbers; all layers work at 16x16, where a channel costs little."""
+    """Sizes that a laptop trains: 64x64 pixels become 16x16 codes of 4 dimensions; all layers work at 16x16."""
     return VQConfig(
         width=64, multipliers=(1,), blocks=1, latent_channels=4, groups=8, patch=4, K=K, code_width=4, ema=True
     )
 
 
 class Reconstruction(nn.Module):
-    """A quantised autoencoder as a training sees it: pictures in, losses out."""
+    """A quantised autoencoder with its loss: the module that is trained."""
 
     def __init__(self, autoencoder: VQAutoencoder, loss: ReconstructionLoss):
         super().__init__()
         self.autoencoder = autoencoder
         self.loss = loss
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B,) error and what the quantiser asks for."""
-        again, quantized = self.autoencoder(pictures)
-        error = self.loss(pictures, again, self.autoencoder.decoder.head.weight)
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B,) reconstruction loss plus the quantiser's loss."""
+        reconstruction, quantized = self.autoencoder(images)
+        error = self.loss(images, reconstruction, self.autoencoder.decoder.head.weight)
         return error + quantized.loss.flatten(1).mean(1)
 
 
-def task(options: argparse.Namespace, accelerator: Any) -> Task:
-    """What these options train."""
+def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
+    """Build the training that the options describe: data, model, and how to save and sample."""
     config = tiny_config(options.codes)
     if options.size % config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
@@ -57,20 +61,23 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         model = Reconstruction(VQAutoencoder(config), reconstruction_loss(options))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        return model(drawn_batch(faces, options.batch_size, generator)[mine].to(accelerator.device)), None
+        images = process_share(accelerator, sample_batch(faces, options.batch_size, generator))
+        return model(images.to(accelerator.device)), None
 
-    def save(average: Reconstruction, path: Path, told: dict[str, str]) -> None:
-        with_measured_scale(average.autoencoder, faces).save(path, told | {"compared_by": model.loss.sees})
+    def save(average: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+        assert isinstance(average, Reconstruction)
+        scaled = with_measured_scale(average.autoencoder, faces)
+        scaled.save(path, metadata | {"compared_by": model.loss.perceptual_name})
 
-    def sample(average: Reconstruction, path: Path) -> None:
+    def sample(average: nn.Module, path: Path) -> None:
+        assert isinstance(average, Reconstruction)
         from helpers.show.figures import compare, save_png
 
-        pictures = faces.tensor(slice(0, 8), accelerator.device)
+        images = faces.tensor(slice(0, 8), accelerator.device)
         with torch.no_grad():
-            again, quantized = average.autoencoder(pictures)
+            reconstruction, quantized = average.autoencoder(images)
         print(usage(quantized.indices, config.K), flush=True)
-        save_png(compare({"picture": pictures, "decoded": again}), path)
+        save_png(compare({"image": images, "decoded": reconstruction}), path)
 
     return Task(
         f"vq-{options.source}-{options.size}",
@@ -78,28 +85,33 @@ def task(options: argparse.Namespace, accelerator: Any) -> Task:
         losses,
         save,
         sample,
-        asdict(config) | {"compared_by": model.loss.sees},
+        asdict(config) | {"compared_by": model.loss.perceptual_name},
         extra_metadata=weights_metadata(faces),
     )
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(
-        prog="python -m helpers.autoencoders.train_vq",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """The command's options; `--help` prints them."""
+    return training_parser(
+        "helpers.autoencoders.train_vq",
+        __doc__,
+        _add_arguments,
+        steps=6000,
+        batch_size=16,
+        learning_rate=4e-3,
+        precision="bf16",
+        ema=0.998,
     )
-    add_face_arguments(made)
-    made.add_argument("--codes", type=int, default=1024, help="in the codebook")
-    add_loss_arguments(made, error="mse")
-    add_run_arguments(made, steps=6000, batch_size=16, learning_rate=4e-3)
-    made.set_defaults(precision="bf16", ema=0.998)
-    return made
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_face_arguments(parser)
+    parser.add_argument("--codes", type=int, default=1024, help="codebook size")
+    add_loss_arguments(parser, pixel_loss="mse")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    """Run the command; returns its exit status: 0 finished, 130 interrupted and saved."""
     return train_command(parser(), argv, task)
 
 

@@ -1,8 +1,8 @@
-"""The quantised autoencoder of latent diffusion: the KL autoencoder's halves, with a codebook between them.
+"""The quantised autoencoder of latent diffusion: the KL autoencoder's encoder and decoder around a codebook.
 
 As published (Esser et al. 2020; Rombach et al. 2022, appendix G) with Stable Diffusion's blocks. Alphabet: B batch,
-H W of the picture, C latent channels, D width of a code, K codes, h = H / factor, w = W / factor,
-N pictures.
+H W of the image, C latent channels, D width of a code, K codes, h = H / factor, w = W / factor,
+N images.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.kl import Decoder, Encoder, KLConfig, check_divisible
 from helpers.autoencoders.quantizers import EMAQuantizer, Quantized, Usage, VectorQuantizer, usage
 from helpers.weights import load_config, load_weights, save_with_config
@@ -23,19 +24,19 @@ class VQConfig:
     """Sizes; the defaults are those of latent diffusion's vq-f4."""
 
     width: int = 128  # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, per level; every level but the last halves the picture
+    multipliers: tuple[int, ...] = (1, 2, 4)  # of the width, per level; every level but the last halves the image
     blocks: int = 2  # residual blocks per level on the way down, one more on the way up
-    latent_channels: int = 3  # between the halves and the codebook
+    latent_channels: int = 3  # of the encoder's output and the decoder's input, before and after the codebook
     groups: int = 32
     patch: int = 1  # as in KLConfig
-    K: int = 8192  # codes
-    code_width: int = 3  # numbers of a code: few, or many codes are never the nearest
-    ema: bool = False  # codes follow the means of what they are chosen for, and are revived
+    K: int = 8192  # codebook size
+    code_width: int = 3  # dimensions of a code: with many of them, many codes are never the nearest
+    ema: bool = False  # EMA codebook updates and dead-code resets (`EMAQuantizer`) instead of gradients
     scale: float = 1.0  # what is diffused is multiplied by it, as in KLConfig
 
     def __post_init__(self):
         if self.K < 1:
-            raise ValueError(f"a codebook has a code or more, got K = {self.K}")
+            raise ValueError(f"a codebook has at least one code, got K = {self.K}")
 
     def kl_config(self) -> KLConfig:
         """The sizes of encoder and decoder."""
@@ -43,12 +44,12 @@ class VQConfig:
 
     @property
     def downsampling_factor(self) -> int:
-        """How many times smaller the code map is than the picture, per side."""
+        """How many times smaller the code map is than the image, per side."""
         return self.kl_config().downsampling_factor
 
 
-class VQAutoencoder(nn.Module):
-    """Picture to a map of codes and back."""
+class VQAutoencoder(Autoencoder):
+    """Encodes images as maps of codebook indices and decodes them."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -58,45 +59,49 @@ class VQAutoencoder(nn.Module):
         self.decoder = Decoder(kl_config)
         self.quant = nn.Conv2d(config.latent_channels, config.code_width, 1)
         self.post_quant = nn.Conv2d(config.code_width, config.latent_channels, 1)
-        self.quantizer = (EMAQuantizer if config.ema else VectorQuantizer)(config.K, config.code_width)
+        self.quantizer: EMAQuantizer | VectorQuantizer
+        if config.ema:
+            self.quantizer = EMAQuantizer(config.K, config.code_width)
+        else:
+            self.quantizer = VectorQuantizer(config.K, config.code_width)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, D, h, w) before it is quantised: what latent diffusion diffuses.
 
         Raises:
             ValueError: for sides that are not multiples of the factor.
         """
-        check_divisible(pictures, self.config.downsampling_factor)
-        return self.quant(self.encoder(pictures))
+        check_divisible(images, self.config.downsampling_factor)
+        return self.quant(self.encoder(images))
 
     def quantize(self, z: Tensor) -> Quantized:
-        """(B, D, h, w) -> codes (B, D, h, w), indices and losses (B, h, w)."""
-        found = self.quantizer(z.permute(0, 2, 3, 1))
-        return found._replace(codes=found.codes.permute(0, 3, 1, 2))
+        """(B, D, h, w) -> nearest codes z_q (B, D, h, w), their indices (B, h, w) and losses (B, h, w)."""
+        quantized = self.quantizer(z.permute(0, 2, 3, 1))
+        return quantized._replace(z_q=quantized.z_q.permute(0, 3, 1, 2))
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, D, h, w), quantised or not -> (B, 3, H, W): the quantiser is part of the decoder."""
-        return self.decode_codes(self.quantize(z).codes)
+        return self.decode_codes(self.quantize(z).z_q)
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """(B, h, w) -> (B, 3, H, W)."""
         return self.decode_codes(self.quantizer.decode(indices).permute(0, 3, 1, 2))
 
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B, D, h, w) -> (B, 3, H, W), about [-1, 1]."""
-        return self.decoder(self.post_quant(codes))
+    def decode_codes(self, z_q: Tensor) -> Tensor:
+        """Quantised vectors (B, D, h, w) -> (B, 3, H, W), about [-1, 1]."""
+        return self.decoder(self.post_quant(z_q))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
-        """The pictures again, and what the quantiser said."""
-        quantized = self.quantize(self.encode(pictures))
-        return self.decode_codes(quantized.codes), quantized
+    def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
+        """(B, 3, H, W) in [-1, 1] -> reconstructions of the same shape, and the quantiser's output."""
+        quantized = self.quantize(self.encode(images))
+        return self.decode_codes(quantized.z_q), quantized
 
-    def to_latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What is diffused, (B, D, h, w): the vectors before they are quantised, scaled; nothing in them is random."""
-        return self.encode(pictures) * self.config.scale
+    def to_latents(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What is diffused, (B, D, h, w): the encoder's output before quantisation, scaled; it is deterministic."""
+        return self.encode(images) * self.config.scale
 
-    def to_pictures(self, latents: Tensor) -> Tensor:
-        """Back: quantise latents / scale, decode, clip to [-1, 1]."""
+    def to_images(self, latents: Tensor) -> Tensor:
+        """Quantise latents / scale and decode: (B, D, h, w) -> (B, 3, H, W), clipped to [-1, 1]."""
         return self.decode(latents / self.config.scale).clamp(-1, 1)
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
@@ -112,26 +117,32 @@ class VQAutoencoder(nn.Module):
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: VQAutoencoder, pictures: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
-    """Pictures again (N, 3, H, W) in [-1, 1], their codes' indices (N, h, w), and how much of the codebook they use."""
+def reconstruct(autoencoder: VQAutoencoder, images: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor, Usage]:
+    """Encode and decode many images, in batches on the autoencoder's device.
+
+    Returns:
+        Reconstructions (N, 3, H, W) in [-1, 1] and codebook indices (N, h, w), both on the CPU, and the codebook usage.
+    """
     device = next(autoencoder.parameters()).device
-    found = []
-    for batch in pictures.split(batch_size):
-        again, quantized = autoencoder(batch.to(device))
-        found.append((again.clamp(-1, 1).cpu(), quantized.indices.cpu()))
-    again, indices = map(torch.cat, zip(*found, strict=True))
-    return again, indices, usage(indices, autoencoder.config.K)
+    reconstructions = []
+    indices = []
+    for batch in images.split(batch_size):
+        reconstruction, quantized = autoencoder(batch.to(device))
+        reconstructions.append(reconstruction.clamp(-1, 1).cpu())
+        indices.append(quantized.indices.cpu())
+    all_indices = torch.cat(indices)
+    return torch.cat(reconstructions), all_indices, usage(all_indices, autoencoder.config.K)
 
 
 def codes_to_rgb(autoencoder: VQAutoencoder, maps: Tensor) -> Tensor:
-    """Maps of codes (N, h, w) as pictures (N, 3, H, W) in [-1, 1]: alike codes have alike colours.
+    """Show maps of indices (N, h, w) as images (N, 3, H, W) in [-1, 1]; similar codes get similar colours.
 
-    The three directions in which the codebook's vectors vary most are red, green and blue.
+    Red, green and blue are the first three principal components of the codebook.
     """
-    book = autoencoder.quantizer.codebook.detach()
-    centred = book - book.mean(0)
-    along = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T  # (K, 3)
-    colours = (along / (2 * along.std(0))).clamp(-1, 1)
+    codebook = autoencoder.quantizer.codebook.detach()
+    centred = codebook - codebook.mean(0)
+    components = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T  # (K, 3)
+    colours = (components / (2 * components.std(0))).clamp(-1, 1)
     return F.interpolate(colours[maps].permute(0, 3, 1, 2), scale_factor=autoencoder.config.downsampling_factor)
 
 

@@ -1,6 +1,6 @@
-"""Pictures to learn from: drawn faces (the default) and real ones, behind one interface."""
+"""Training images: synthetic faces (the default) and photographs of animals, behind one interface."""
 
-from helpers.data.faces import Faces
+from helpers.data.faces import DrawnFaces, Faces
 from helpers.data.load import load_faces
 
-__all__ = ["Faces", "load_faces"]
+__all__ = ["DrawnFaces", "Faces", "load_faces"]

@@ -1,4 +1,4 @@
-"""Make the cache of pictures beforehand, and say what is in it: `python -m helpers.data --source toy-faces`."""
+"""Build the image cache ahead of time and print what is in it: `python -m helpers.data --source toy-faces`."""
 
 import argparse
 import sys
@@ -10,15 +10,15 @@ from helpers.data.load import SOURCES, load_faces
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0, or 1 where the pictures could not be had, after saying why on stderr."""
+    """Run the command. Returns 0, or 1 if the images could not be loaded, after printing the reason on stderr."""
     parser = argparse.ArgumentParser(prog="python -m helpers.data", description=__doc__)
     parser.add_argument("--source", choices=SOURCES, default="toy-faces")
     parser.add_argument("--split", choices=(*SPLITS, "all"), default="all")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side (default 64)")
-    parser.add_argument("--limit", type=int, help="at most so many pictures of a split")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn faces")
-    parser.add_argument("--root", help="folder or zip of the real pictures, instead of ANIMAL_FACES_DIR")
-    parser.add_argument("--cache-dir", help="instead of the cache folder in COURSE_HOME")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    parser.add_argument("--limit", type=int, help="at most this many images of a split")
+    parser.add_argument("--seed", type=int, default=0, help="of the synthetic faces (default 0)")
+    parser.add_argument("--root", help="folder or zip of the photographs (default: ANIMAL_FACES_DIR)")
+    parser.add_argument("--cache-dir", help="folder of the cache (default: cache in COURSE_HOME)")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     credit = ""

@@ -1,13 +1,15 @@
-"""The real pictures, AFHQ (Choi et al., StarGAN v2, CVPR 2020; CC BY-NC 4.0): finding them, and their pixels.
+"""The photographs, AFHQ (Choi et al., StarGAN v2, CVPR 2020; CC BY-NC 4.0): locate the collection and load it.
 
-Looked for in ANIMAL_FACES_DIR, in 00_assets/datasets/afhq and among earlier downloads; then fetched with kagglehub,
-then from the hub. A folder or a zip will do, in the layout `afhq/train/cat/*.jpg` or `train/cat/*.jpg`, pictures of any
-size; also a folder that holds such zips.
+It is looked for in ANIMAL_FACES_DIR, in 00_assets/datasets/afhq and among earlier downloads, then fetched with
+kagglehub, then from the Hugging Face hub. A folder or a zip will do, in the layout `afhq/train/cat/*.jpg` or
+`train/cat/*.jpg`, images of any size; also a folder that holds such zips.
 """
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +20,22 @@ from helpers.data import fetch
 from helpers.data.cache import load_or_build
 from helpers.data.collection import Collection, Contents, ZipCollection, scan, split_prefix
 from helpers.data.faces import CLASS_NAMES, Faces, Skipped
-from helpers.data.images import DECODER_VERSION, BadPictureError, Entry, decode_all, native_size
+from helpers.data.images import DECODER_VERSION, BadImageError, Entry, decode_all, native_size
 
 CREDIT = "Animal Faces-HQ (AFHQ), Choi et al., StarGAN v2, CVPR 2020. CC BY-NC 4.0: non-commercial use, with credit."
 WEIGHTS_LICENCE = (
     "trained on photographs (AFHQ's are CC BY-NC 4.0, those of other collections for research); non-commercial use only"
 )
-MOST_SKIPPED = 0.1  # of a class; with more missing, the data set is not what its name says
+MAX_SKIPPED_SHARE = 0.1  # of a class; with more missing, the data set is not what its name says
 HELP = (
-    f"To get the pictures: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
+    f"To get the photographs: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
     "ANIMAL_FACES_DIR to the zip or to the folder it unpacks to. "
-    "Or use the drawn faces, source='toy-faces', which need no download."
+    "Or use the synthetic faces, source='toy-faces', which need no download."
 )
 
 
 def weights_metadata(faces: Faces) -> dict[str, str]:
-    """What weights that were trained on these images must say of them: composition and licence; nothing where drawn."""
+    """Return the metadata that weights trained on these images must carry: composition and licence of photographs."""
     if faces.source != "animal-faces":
         return {}
     composition = ", ".join(f"{count} {name}" for name, count in faces.counts.items())
@@ -41,14 +43,15 @@ def weights_metadata(faces: Faces) -> dict[str, str]:
 
 
 class CollectionNotFoundError(Exception):
-    """A place that has no animal faces; the message says why."""
+    """There are no animal faces in a place; the message says why."""
 
 
-def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Path, progress: bool) -> Faces:
-    """See `load_faces`. What could not be used is in Faces.skipped.
+def load_animal_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Path, progress: bool) -> Faces:
+    """Load photographs; see `load_faces`. Files that could not be used are in Faces.skipped.
 
     Raises:
-        ValueError: if more than a tenth of a class cannot be used, and what `find` and `scan` raise.
+        ValueError: if more than a tenth of a class cannot be used.
+        FileNotFoundError, PermissionError, ValueError: as `find` and `scan`.
     """
     collection = find(root, size)
     contents = scan(collection, split)
@@ -62,16 +65,16 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
     }
 
     def build(details: dict) -> Iterator[np.ndarray]:
-        bad: list[Skipped] = []
+        undecodable: list[Skipped] = []
         _warn_if_enlarging(collection, contents, size)
-        yield from decode_all(contents.entries, collection.read, size, bad, progress)
-        _check_missing_share(collection, contents.entries, bad)
-        details["skipped"] = bad
+        yield from decode_all(contents.entries, collection.read, size, undecodable, progress)
+        _check_missing_share(collection, contents.entries, undecodable)
+        details["skipped"] = undecodable
 
     images, details = load_or_build(cache_dir, f"animal-faces-{split}-{size}", recipe, build)
-    bad = tuple(Skipped(*one) for one in details["skipped"])
-    unusable = {one.path for one in bad}
-    labels = np.array([one.label for one in contents.entries if one.path not in unusable], dtype=np.int64)
+    undecodable = tuple(Skipped(*item) for item in details["skipped"])
+    bad_paths = {item.path for item in undecodable}
+    labels = np.array([entry.label for entry in contents.entries if entry.path not in bad_paths], dtype=np.int64)
     return Faces(
         images,
         labels,
@@ -79,48 +82,60 @@ def real_faces(split: str, size: int, *, root: str | Path | None, cache_dir: Pat
         source="animal-faces",
         split=split,
         credit=CREDIT,
-        skipped=bad + tuple(contents.skipped),
+        skipped=undecodable + tuple(contents.skipped),
     )
 
 
 def _check_missing_share(collection: Collection, entries: list[Entry], bad: list[Skipped]) -> None:
-    unusable = {one.path: one for one in bad}
+    """Raise ValueError if more than MAX_SKIPPED_SHARE of a class cannot be used."""
+    bad_by_path = {item.path: item for item in bad}
     for label, name in enumerate(CLASS_NAMES):
-        paths = [one.path for one in entries if one.label == label]
-        missing = [unusable[path] for path in paths if path in unusable]
-        if len(missing) > MOST_SKIPPED * len(paths):
+        paths = [entry.path for entry in entries if entry.label == label]
+        missing = [bad_by_path[path] for path in paths if path in bad_by_path]
+        if len(missing) > MAX_SKIPPED_SHARE * len(paths):
             first = "; ".join(f"{path}: {reason}" for path, reason in missing[:3])
             raise ValueError(
-                f"{len(missing)} of the {len(paths)} {name} pictures in {collection.path} cannot be used, "
-                f"more than {MOST_SKIPPED:.0%}: {first}. Copy or download the collection again"
+                f"{len(missing)} of the {len(paths)} {name} images in {collection.path} cannot be used, "
+                f"more than {MAX_SKIPPED_SHARE:.0%}: {first}. Copy or download the collection again"
             )
 
 
 def _warn_if_enlarging(collection: Collection, contents: Contents, size: int) -> None:
+    """Warn if the images are smaller than the size they are loaded at."""
     native = _native_size(collection, contents.entries)
     if native is not None and native < size:
         warnings.warn(
-            f"the pictures in {collection.path} are {native} px and are enlarged to {size} px: they stay "
+            f"the images in {collection.path} are {native} px and are enlarged to {size} px: they stay "
             "blurred. Larger ones are in the original AFHQ (512 px)",
             stacklevel=2,
         )
 
 
 def _native_size(collection: Collection, entries: list[Entry]) -> int | None:
-    """The size of the first picture that says one, in pixels."""
+    """Pixels a side of the first image that can be read; None if none of the first ten can."""
     for entry in entries[:10]:
         try:
-            if (native := native_size(collection.read(entry))) is not None:
-                return native
-        except (BadPictureError, OSError):
-            pass
+            native = native_size(collection.read(entry))
+        except (BadImageError, OSError):
+            continue
+        if native is not None:
+            return native
     return None
 
 
-def find(root: str | Path | None, size: int) -> Collection:
-    """The collection to read, from `root` alone or from the usual places in turn; local ones before any download.
+@dataclass(frozen=True)
+class Place:
+    """A place where the collection may be."""
 
-    Where a folder holds several zips, the smallest pictures that are at least `size` pixels win, else the largest.
+    name: str  # in messages
+    locate: Callable[[], Path]  # returns a folder or zip; raises CollectionNotFoundError
+    needs_network: bool = False
+
+
+def find(root: str | Path | None, size: int) -> Collection:
+    """Locate the collection: at `root` alone, or in the usual places in turn, local ones before any download.
+
+    Where a folder holds several zips, the smallest images that are at least `size` pixels win, else the largest.
 
     Raises:
         FileNotFoundError: if there is none; says what was tried, why each failed and what to do.
@@ -131,76 +146,85 @@ def find(root: str | Path | None, size: int) -> Collection:
             return collection_at(Path(root).expanduser(), size)
         except CollectionNotFoundError as reason:
             raise FileNotFoundError(f"no animal faces at {root}: {reason}. {HELP}") from None
-    tried = []
-    for place, locate in _places():
+    failures = []
+    for place in _places():
         try:
-            return collection_at(locate(), size)
+            return collection_at(place.locate(), size)
         except CollectionNotFoundError as reason:
-            tried.append(f"{place}: {reason}")
+            failures.append(f"{place.name}: {reason}")
         except PermissionError:
             raise
         except Exception as error:
-            if locate not in (fetch.from_kaggle, fetch.from_hub):
+            if not place.needs_network:
                 raise
             # The two libraries raise what their servers, their login and their HTTP client raise.
-            tried.append(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        if place == "ANIMAL_FACES_DIR" and os.environ.get(place):
-            warnings.warn(f"no animal faces in {tried[-1]}; looking elsewhere", stacklevel=2)
-    raise FileNotFoundError(
-        "animal faces were not found. Tried:\n  "
-        + "\n  ".join(f"{i}. {one}" for i, one in enumerate(tried, 1))
-        + f"\n{HELP}"
-    )
+            failures.append(f"{place.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        if place.name == "ANIMAL_FACES_DIR" and os.environ.get(place.name):
+            warnings.warn(f"no animal faces in {failures[-1]}; looking elsewhere", stacklevel=2)
+    numbered = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, 1))
+    raise FileNotFoundError(f"animal faces were not found. Tried:{numbered}\n{HELP}")
 
 
-def at_hand(size: int = 64) -> bool:
-    """Whether the photographs are on this computer; looks where `find` looks, and fetches nothing."""
-    for _, locate in _places():
-        if locate in (fetch.from_kaggle, fetch.from_hub):
+def photographs_available(size: int = 64) -> bool:
+    """Return whether the photographs are on this computer: looks where `find` looks, but downloads nothing."""
+    for place in _places():
+        if place.needs_network:
             continue
         try:
-            collection_at(locate(), size)
+            collection_at(place.locate(), size)
             return True
         except (CollectionNotFoundError, OSError, ValueError):
             pass
     return False
 
 
-def _places() -> list[tuple[str, Callable[[], Path]]]:
-    """Where to look, in order, with a name each; the last two ask the network."""
+def _places() -> list[Place]:
+    """Where to look, in order."""
+    places = [
+        Place("ANIMAL_FACES_DIR", _from_environment),
+        Place("00_assets/datasets/afhq", lambda: repository_root() / "00_assets" / "datasets" / "afhq"),
+    ]
+    for copy in fetch.kaggle_copies():
+        places.append(Place(f"an earlier download by kagglehub, {copy}", partial(Path, copy)))
     return [
-        ("ANIMAL_FACES_DIR", _from_environment),
-        ("00_assets/datasets/afhq", lambda: repository_root() / "00_assets" / "datasets" / "afhq"),
-        *((f"an earlier download by kagglehub, {copy}", lambda copy=copy: copy) for copy in fetch.kaggle_copies()),
-        ("an earlier download from the hub", fetch.hub_zip),
-        (f"Kaggle ({fetch.KAGGLE}, with kagglehub)", fetch.from_kaggle),
-        (f"the Hugging Face hub ({fetch.HUB})", fetch.from_hub),
+        *places,
+        Place("an earlier download from the hub", fetch.hub_zip),
+        Place(f"Kaggle ({fetch.KAGGLE}, with kagglehub)", fetch.from_kaggle, needs_network=True),
+        Place(f"the Hugging Face hub ({fetch.HUB})", fetch.from_hub, needs_network=True),
     ]
 
 
 def _from_environment() -> Path:
-    if not (path := os.environ.get("ANIMAL_FACES_DIR")):
+    path = os.environ.get("ANIMAL_FACES_DIR")
+    if not path:
         raise CollectionNotFoundError("not set")
     return Path(path).expanduser()
 
 
 def collection_at(path: Path, size: int) -> Collection:
-    """The collection in a folder, in a zip, or in the best of a folder's zips. Raises NotHereError, or ValueError."""
+    """Open the collection in a folder, in a zip, or in the best of a folder's zips.
+
+    Raises:
+        CollectionNotFoundError: if there is none.
+        ValueError: for a damaged zip.
+    """
     if not path.exists():
         raise CollectionNotFoundError(f"{path} does not exist")
     collection = Collection(path) if path.is_dir() else ZipCollection(path)
     if split_prefix(collection) is not None:
         return collection
-    zips = [path / name for name in collection.files if "/" not in name and name.lower().endswith(".zip")]
-    found = [one for one in map(ZipCollection, zips) if split_prefix(one) is not None]
-    if not found:
+    names = [name for name in collection.files if "/" not in name and name.lower().endswith(".zip")]
+    zips = [ZipCollection(path / name) for name in names]
+    candidates = [candidate for candidate in zips if split_prefix(candidate) is not None]
+    if not candidates:
         raise CollectionNotFoundError(
             f"{path} holds neither train/cat, train/dog, train/wild (or afhq/train/...) nor such a zip"
         )
+    return min(candidates, key=lambda candidate: _preference(candidate, size))
 
-    def preference(one: Collection) -> tuple[bool, int]:
-        pictures = [Entry(path, length, 0) for path, length in one.files.items() if path.count("/") >= 2]
-        native = _native_size(one, pictures) or 0
-        return (native < size, native if native >= size else -native)
 
-    return min(found, key=preference)
+def _preference(collection: Collection, size: int) -> tuple[bool, int]:
+    """Sorts collections of one data set, the best first: the smallest that is large enough, else the largest."""
+    entries = [Entry(path, length, 0) for path, length in collection.files.items() if path.count("/") >= 2]
+    native = _native_size(collection, entries) or 0
+    return (native < size, native if native >= size else -native)

@@ -1,6 +1,6 @@
-"""What a drawn face can be called: captions from attributes, and words to numbers.
+"""Captions of synthetic faces: sentences from attributes, and their token ids.
 
-Every caption is made of words from one short list, so that a tokenizer of a few lines suffices; the
+All captions are made of a short list of words, so a tokenizer of a few lines that splits at spaces suffices; the
 byte-pair tokenizer of Stable Diffusion is the subject of notebook 03.
 """
 
@@ -13,76 +13,76 @@ from torch import Tensor
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 
 PADDING = "<pad>"
-LENGTH = 18
-_GLUE = (
-    "a",
-    "an",
-    "the",
-    "face",
-    "of",
-    "with",
-    "and",
-    "eyes",
-    "on",
-    "background",
-    "animal",
-    "mane",
-    "its",
-    "tongue",
-    "out",
-)
-WORDS = (PADDING, *dict.fromkeys((*_GLUE, *SPECIES, *PATTERNS, *FURS, *EYES, *BACKGROUNDS)))
+LENGTH = 18  # tokens of a caption, padding included
+CAPTION_VARIANTS = 4  # that trainings use per face: the full caption, and three that leave details out
+DETAILS = ("pattern", "fur", "eyes", "background", "extras")  # what a caption may leave out; extras: mane and tongue
+_OTHER_WORDS = "a an the face of with and eyes on background animal mane its tongue out".split()
+VOCABULARY = (PADDING, *dict.fromkeys((*_OTHER_WORDS, *SPECIES, *PATTERNS, *FURS, *EYES, *BACKGROUNDS)))
+WORD_IDS = {word: token_id for token_id, word in enumerate(VOCABULARY) if word != PADDING}
 
 
-def caption(attributes: FaceAttributes, keep: Sequence[str] = ("pattern", "fur", "eyes", "background", "more")) -> str:
-    """One sentence that says what is in `keep`, and the species always.
+def caption(attributes: FaceAttributes, keep: Sequence[str] = DETAILS) -> str:
+    """Describe a face in one sentence: its species always, and the details in `keep`.
 
     Args:
-        attributes: of a drawn face.
-        keep: any of "pattern", "fur", "eyes", "background", "more" (mane and tongue).
+        attributes: of a synthetic face.
+        keep: any of DETAILS.
 
     Returns:
         for instance "a striped orange cat with green eyes on a blue background".
     """
-    before = [getattr(attributes, name) for name in ("pattern", "fur") if name in keep]
+    adjectives = [getattr(attributes, name) for name in ("pattern", "fur") if name in keep]
     noun = "wild animal" if attributes.species == "wild" else attributes.species
-    phrase = " ".join([*before, noun])
-    details = [f"{attributes.eyes} eyes"] if "eyes" in keep else []
-    if "more" in keep:
-        details += ["a mane"] * attributes.mane + ["its tongue out"] * attributes.tongue
-    if details:
-        phrase += " with " + " and ".join(details)
+    phrase = " ".join([*adjectives, noun])
+    features = []
+    if "eyes" in keep:
+        features.append(f"{attributes.eyes} eyes")
+    if "extras" in keep and attributes.mane:
+        features.append("a mane")
+    if "extras" in keep and attributes.tongue:
+        features.append("its tongue out")
+    if features:
+        phrase += " with " + " and ".join(features)
     if "background" in keep:
         phrase += f" on a {attributes.background} background"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def drop_details(attributes: FaceAttributes, rng: np.random.Generator, chance: float = 0.15) -> str:
-    """A caption that leaves each detail out with some chance: a network must cope with prompts that say little."""
-    details = ("pattern", "fur", "eyes", "background", "more")
-    return caption(attributes, [detail for detail in details if rng.random() >= chance])
+    """Describe a face, leaving out each detail with probability `chance`: prompts of users often say little."""
+    return caption(attributes, [detail for detail in DETAILS if rng.random() >= chance])
 
 
 def caption_variants(faces: Sequence[FaceAttributes], count: int, seed: int = 0) -> list[str]:
-    """`count` captions of the first face, of the second, ...: the full one, then such as leave details out."""
+    """Write `count` captions for each face: the full one, then `count - 1` that leave out random details.
+
+    Returns:
+        captions of the first face, of the second, ...: N * count.
+    """
     rng = np.random.default_rng(seed)
-    return [text for face in faces for text in (caption(face), *(drop_details(face, rng) for _ in range(count - 1)))]
+    captions = []
+    for face in faces:
+        captions.append(caption(face))
+        captions += [drop_details(face, rng) for _ in range(count - 1)]
+    return captions
 
 
-def encode(captions: Sequence[str], length: int = LENGTH) -> Tensor:
-    """Words to numbers: int64 (B, length), padded with 0; an empty caption is all padding, and means "anything".
+def tokenize(captions: Sequence[str], length: int = LENGTH) -> Tensor:
+    """Convert captions to token ids, one per word: int64 (B, length), padded with 0.
+
+    Capitals, commas and full stops do not matter. An empty caption is all padding: the unconditional prompt.
 
     Raises:
-        ValueError: for a word outside the course's list (it names the word and the list) or too long a caption.
+        ValueError: for a word outside VOCABULARY (it lists the words) or a caption of more than `length` words.
     """
     ids = torch.zeros(len(captions), length, dtype=torch.int64)
     for row, text in zip(ids, captions, strict=True):
-        words = text.lower().replace(",", " ").replace(".", " ").split()
-        unknown = [word for word in words if word not in WORDS[1:]]
-        if unknown:
-            known = " ".join(WORDS[1:])
-            raise ValueError(f"the drawn faces know no {unknown[0]!r} (in {text!r}); their words: {known}")
-        if len(words) > length:
-            raise ValueError(f"a caption holds at most {length} words, got {len(words)}: {text!r}")
-        row[: len(words)] = torch.tensor([WORDS.index(word) for word in words], dtype=torch.int64)
+        tokens = text.lower().replace(",", " ").replace(".", " ").split()
+        for token in tokens:
+            if token not in WORD_IDS:
+                known = " ".join(WORD_IDS)
+                raise ValueError(f"unknown word {token!r} (in {text!r}); captions of the faces use: {known}")
+        if len(tokens) > length:
+            raise ValueError(f"a caption has at most {length} words, got {len(tokens)}: {text!r}")
+        row[: len(tokens)] = torch.tensor([WORD_IDS[token] for token in tokens], dtype=torch.int64)
     return ids

@@ -1,6 +1,6 @@
 """Chelsea, a real cat: the one photograph that the course can always show.
 
-scikit-image brings her along inside its package, so nothing is downloaded, and her photographer gave up his rights
+scikit-image ships her photograph in its package, so nothing is downloaded, and the photographer waived his rights
 (CC0). No model of the course was trained on her.
 """
 

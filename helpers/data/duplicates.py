@@ -1,4 +1,4 @@
-"""Near-duplicates: images that occur twice, cropped, brightened or compressed differently (notebook 01, section 6).
+"""Find near-duplicates: images that occur twice, cropped, brightened or compressed differently (notebook 01).
 
 Two stages: a 64-bit difference hash proposes pairs, the correlation of their pixels decides.
 """
@@ -55,22 +55,22 @@ def near_duplicates(a: np.ndarray, b: np.ndarray | None = None, threshold: float
         threshold: smallest correlation of a near-duplicate.
     """
     others = a if b is None else b
-    found = []
+    measured = []
     for pairs in _candidates(a, others).split(ROWS):
         if b is None:
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
         rows = pairs[:, 0].numpy()
         columns = pairs[:, 1].numpy()
-        alike = correlation(a[rows], others[columns])
-        found += [Pair(*pair) for pair in zip(rows.tolist(), columns.tolist(), alike.tolist())]
-    return sorted((pair for pair in found if pair.correlation >= threshold), key=lambda pair: -pair.correlation)
+        correlations = correlation(a[rows], others[columns])
+        measured += [Pair(*pair) for pair in zip(rows.tolist(), columns.tolist(), correlations.tolist(), strict=True)]
+    return sorted((pair for pair in measured if pair.correlation >= threshold), key=lambda pair: -pair.correlation)
 
 
 def _candidates(a: np.ndarray, b: np.ndarray) -> Tensor:
     """Pairs (P, 2) of rows whose hashes differ in at most MAX_BITS bits."""
     hashes = difference_hash(b).T
-    found = []
+    candidates = []
     for start, rows in enumerate(difference_hash(a).split(ROWS)):
         bits = (64 - rows @ hashes) / 2  # (ROWS, M) how many bits differ
-        found.append(torch.nonzero(bits <= MAX_BITS) + torch.tensor([start * ROWS, 0]))
-    return torch.cat(found)
+        candidates.append(torch.nonzero(bits <= MAX_BITS) + torch.tensor([start * ROWS, 0]))
+    return torch.cat(candidates)

@@ -1,7 +1,7 @@
-"""How a drawn face is put together: polygons in the head's own coordinates, painted back to front.
+"""The geometry of a synthetic face: polygons in the head's coordinates, painted back to front.
 
-In head coordinates the face is centred at (0, 0), about 1 in radius, x to the right and y down. `FaceLook`
-places, tilts and colours it. One list of shapes serves for the picture, the boxes of its parts and the mask.
+In head coordinates the face is centred at (0, 0), about 1 in radius, x to the right and y down. `FaceLook` places,
+tilts and colours it. One list of shapes serves for the image, the boxes of its parts and the mask.
 """
 
 import math
@@ -17,20 +17,20 @@ BLACK = (22, 20, 24)
 WHITE = (255, 255, 255)
 PINK = (226, 138, 140)
 TONGUE = (230, 96, 110)
-SUPERSAMPLING = 4  # the picture is painted this much larger and averaged down
+SUPERSAMPLING = 4  # images are painted this much larger and averaged down
 ROUND = np.stack([f(np.linspace(0, 2 * math.pi, 28, endpoint=False)) for f in (np.cos, np.sin)], 1)  # (28, 2)
 
 
 @dataclass(frozen=True)
 class FaceLook:
-    """What words do not say about a face."""
+    """Appearance of a face that captions do not mention: exact colours, place, tilt, proportions."""
 
     fur: Colour
     eyes: Colour
     background: Colour
     background_far: Colour  # the other end of the background's gradient
-    centre: tuple[float, float]  # of the head, in the picture's unit coordinates
-    scale: float  # head radius over picture width
+    centre: tuple[float, float]  # of the head, in the image's unit coordinates
+    scale: float  # head radius over image width
     tilt: float  # radians, clockwise
     width: float  # of the head, relative
     ears: float  # size, relative
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
     """One filled polygon."""
 
     part: str  # "body", "ear", "face", "mane", "left eye", "right eye", "nose", "mark"
-    points: np.ndarray  # (P, 2) x and y in the picture's unit coordinates
+    points: np.ndarray  # (P, 2) x and y in the image's unit coordinates
     fill: Colour
 
 
@@ -51,19 +51,20 @@ Add = Callable[[str, np.ndarray, Colour], None]  # takes points in head coordina
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """A colour `share` of the way from a to b."""
-    return tuple(round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
+    """Mix two colours: `share` of the way from a to b."""
+    red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> np.ndarray:
-    """(28, 2) points on an ellipse, turned clockwise by `turn` radians."""
+    """Return (28, 2) points on an ellipse, turned clockwise by `turn` radians."""
     c = math.cos(turn)
     s = math.sin(turn)
     return ROUND * (rx, ry) @ np.array([[c, s], [-s, c]]) + (x, y)
 
 
 def leaf(x: float, y: float, dx: float, dy: float, thick: float) -> np.ndarray:
-    """(4, 2) points of a stroke from (x, y) along (dx, dy), pointed at both ends and widest at 40 %."""
+    """Return (4, 2) points of a stroke from (x, y) along (dx, dy), pointed at both ends and widest at 40 %."""
     length = math.hypot(dx, dy)
     nx = -dy / length * thick / 2
     ny = dx / length * thick / 2
@@ -73,19 +74,19 @@ def leaf(x: float, y: float, dx: float, dy: float, thick: float) -> np.ndarray:
 
 
 def flip(points: np.ndarray, side: int) -> np.ndarray:
-    """The points themselves for side 1, mirrored for side -1."""
+    """Return the points as they are for side 1, mirrored for side -1."""
     return points * (side, 1)
 
 
 def face_shapes(species: str, pattern: str, mane: bool, tongue: bool, look: FaceLook) -> list[Shape]:
-    """All shapes of a face, back to front, in the picture's unit coordinates."""
+    """Return all shapes of a face, back to front, in the image's unit coordinates."""
     c = math.cos(look.tilt)
     s = math.sin(look.tilt)
-    to_picture = look.scale * np.array([[c * look.width, s * look.width], [-s, c]])
+    to_image = look.scale * np.array([[c * look.width, s * look.width], [-s, c]])
     shapes: list[Shape] = []
 
     def add(part: str, points: np.ndarray, fill: Colour) -> None:
-        shapes.append(Shape(part, points @ to_picture + look.centre, fill))
+        shapes.append(Shape(part, points @ to_image + look.centre, fill))
 
     rim = mix(look.fur, BLACK, 0.35)
     dark = sum(look.fur) < 300  # black and brown: their markings are lighter than the fur
@@ -93,18 +94,20 @@ def face_shapes(species: str, pattern: str, mane: bool, tongue: bool, look: Face
     light = mix(look.fur, WHITE, 0.38 if dark else 0.62)
     add("body", ellipse(0, 1.75, 1.12, 0.98), mix(look.fur, BLACK, 0.22))
     add("body", ellipse(0, 1.62, 0.5, 0.72), mix(look.fur, WHITE, 0.12 if dark else 0.35))
-    {"cat": _cat, "dog": _dog, "wild": _wild}[species](add, look, rim, mark, light, pattern, mane, tongue)
+    add_head = {"cat": _cat, "dog": _dog, "wild": _wild}[species]
+    add_head(add, look, rim, mark, light, pattern, mane, tongue)
     return shapes
 
 
 def _head(add: Add, rx: float, ry: float, look: FaceLook, rim: Colour) -> None:
+    """Skull and forehead, rx and ry in radius."""
     add("face", ellipse(0, 0, rx + 0.04, ry + 0.04), rim)
     add("face", ellipse(0, 0, rx, ry), look.fur)
     add("mark", ellipse(0, -0.28 * ry, 0.62 * rx, 0.5 * ry), mix(look.fur, WHITE, 0.07))
 
 
 def _eyes(add: Add, look: FaceLook, x: float, y: float, r: float, pupil: tuple[float, float], squint: float) -> None:
-    """Two eyes alike: rim, iris, pupil, glint. `squint` flattens them; `pupil` is its radii over the eye's."""
+    """Two symmetric eyes: rim, iris, pupil, glint. `squint` flattens them; `pupil` is its radii over the eye's."""
     for side, part in ((-1, "left eye"), (1, "right eye")):
         turn = side * 0.18
         gx = side * x + look.gaze[0] * r
@@ -116,6 +119,7 @@ def _eyes(add: Add, look: FaceLook, x: float, y: float, r: float, pupil: tuple[f
 
 
 def _pattern(add: Add, pattern: str, look: FaceLook, mark: Colour, rx: float, ry: float) -> None:
+    """Stripes or spots on a head of radii rx and ry; nothing for the other patterns."""
     if pattern == "striped":
         for x in (-0.3, 0.0, 0.3):
             add("mark", leaf(x * rx, -0.94 * ry + 0.25 * abs(x), -0.25 * x, 0.46 * ry, 0.15), mark)
@@ -188,10 +192,10 @@ def _wild(
             r = radius * (1 + 0.055 * np.sin(12 * angles))
             add("mane", np.stack([r * np.cos(angles), 0.96 * r * np.sin(angles)], 1), colour)
     for side in (-1, 1):
-        r = 0.31 * look.ears
-        add("ear", ellipse(side * 0.78, -0.74, r + 0.03, r + 0.03), rim)
-        add("ear", ellipse(side * 0.78, -0.74, r, r), look.fur)
-        add("ear", ellipse(side * 0.77, -0.71, 0.58 * r, 0.58 * r), mix(look.fur, BLACK, 0.5))
+        ear = 0.31 * look.ears
+        add("ear", ellipse(side * 0.78, -0.74, ear + 0.03, ear + 0.03), rim)
+        add("ear", ellipse(side * 0.78, -0.74, ear, ear), look.fur)
+        add("ear", ellipse(side * 0.77, -0.71, 0.58 * ear, 0.58 * ear), mix(look.fur, BLACK, 0.5))
     _head(add, 1.0, 0.94, look, rim)
     _pattern(add, pattern, look, mark, 1.0, 0.94)
     for side in (-1, 1):
@@ -221,32 +225,34 @@ def _background(look: FaceLook, pixels: int) -> Image.Image:
 def render(shapes: Sequence[Shape], look: FaceLook, size: int) -> np.ndarray:
     """Paint shapes over the background: uint8 (3, size, size)."""
     pixels = SUPERSAMPLING * size
-    picture = _background(look, pixels)
-    draw = ImageDraw.Draw(picture)
+    image = _background(look, pixels)
+    draw = ImageDraw.Draw(image)
     for shape in shapes:
         draw.polygon((shape.points * pixels).ravel().tolist(), fill=shape.fill)
-    return np.ascontiguousarray(np.asarray(picture.reduce(SUPERSAMPLING)).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(image.reduce(SUPERSAMPLING)).transpose(2, 0, 1))
 
 
 def box(shapes: Sequence[Shape], part: str) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) around all shapes of a part, cut at the picture's edge.
+    """Return the box (x0, y0, x1, y1) around all shapes of a part, clipped to the image.
 
     Raises:
         ValueError: if the face has no such part.
     """
-    points = [shape.points for shape in shapes if shape.part == part]
-    if not points:
+    polygons = [shape.points for shape in shapes if shape.part == part]
+    if not polygons:
         raise ValueError(f"this face has no {part!r}: its parts are {sorted({shape.part for shape in shapes})}")
-    points = np.clip(np.concatenate(points), 0, 1)
-    return (*points.min(0).tolist(), *points.max(0).tolist())
+    points = np.clip(np.concatenate(polygons), 0, 1)
+    x0, y0 = points.min(0).tolist()
+    x1, y1 = points.max(0).tolist()
+    return x0, y0, x1, y1
 
 
 def mask(shapes: Sequence[Shape], size: int) -> np.ndarray:
-    """bool (size, size): covered by head, ears or mane."""
+    """Return which pixels the head, ears or mane cover: bool (size, size)."""
     pixels = SUPERSAMPLING * size
-    picture = Image.new("L", (pixels, pixels))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("L", (pixels, pixels))
+    draw = ImageDraw.Draw(image)
     for shape in shapes:
         if shape.part not in ("body", "mark"):  # marks lie on the head, or are whiskers that stick out of it
             draw.polygon((shape.points * pixels).ravel().tolist(), fill=255)
-    return np.asarray(picture.reduce(SUPERSAMPLING)) > 127
+    return np.asarray(image.reduce(SUPERSAMPLING)) > 127

@@ -1,4 +1,4 @@
-"""`Faces`: the images of one data set with their labels, as every notebook and training gets them.
+"""`Faces`: the images of one data set with their labels, the type that every notebook and training takes.
 
 Alphabet: N images, C = 3 channels (RGB), H = W = size. Images are stored as uint8 and leave as float32 in
 [-1, 1], the range that the samplers clip to.
@@ -6,7 +6,7 @@ Alphabet: N images, C = 3 channels (RGB), H = W = size. Images are stored as uin
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
@@ -29,16 +29,16 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Pictures of one source and split, with labels; `faces[:100]`, `faces[indices]`, `faces[mask]` are Faces too."""
+    """Images of one source and split with labels; `faces[:100]`, `faces[indices]`, `faces[mask]` are Faces too."""
 
     images: np.ndarray  # uint8 (N, 3, H, W), possibly a read-only mmap
     labels: np.ndarray  # int64 (N,), positions in class_names
     class_names: tuple[str, ...] = CLASS_NAMES
-    captions: tuple[str, ...] | None = None  # where the source has any
-    attributes: "tuple[FaceAttributes, ...] | None" = None  # drawn faces only
+    captions: tuple[str, ...] | None = None  # DrawnFaces always have them
+    attributes: "tuple[FaceAttributes, ...] | None" = None  # likewise
     source: str = ""
     split: str = ""
-    credit: str = ""  # licence line, shown wherever real pictures are shown
+    credit: str = ""  # licence line, shown wherever photographs are shown
     skipped: tuple[Skipped, ...] = ()  # files of the whole split that could not be used
 
     def __post_init__(self) -> None:
@@ -61,25 +61,25 @@ class Faces:
 
     @property
     def size(self) -> int:
-        """H, the pictures' height (and width) in pixels."""
+        """Height and width of the images in pixels."""
         return self.images.shape[2]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many pictures each class has."""
+        """Number of images of each class."""
         return {name: int((self.labels == label).sum()) for label, name in enumerate(self.class_names)}
 
-    def __getitem__(self, chosen: slice | Sequence[int] | np.ndarray) -> "Faces":
-        """The chosen pictures, by slice, integer indices (any order, repeats allowed) or boolean mask (N,).
+    def __getitem__(self, chosen: slice | Sequence[int] | np.ndarray) -> Self:
+        """Select images by slice, integer indices (any order, repeats allowed) or boolean mask (N,).
 
-        A slice is a view of the same pixels; indices and masks copy.
+        A slice is a view of the same pixels; indices and masks copy. The class stays the same.
 
         Raises:
-            TypeError: for a single integer: `faces.images[i]` is the picture, `faces[i:i + 1]` a Faces of one.
+            TypeError: for a single integer: `faces.images[i]` is the image, `faces[i:i + 1]` a Faces of length 1.
             IndexError: if an index or the mask's length does not fit.
         """
         if isinstance(chosen, (int, np.integer)):
-            raise TypeError(f"faces.images[{chosen}] is one picture; faces[{chosen}:{chosen + 1}] is a Faces of one")
+            raise TypeError(f"faces.images[{chosen}] is one image; faces[{chosen}:{chosen + 1}] is a Faces of length 1")
         rows = np.arange(len(self))[_as_index(chosen)]
         return replace(
             self,
@@ -89,8 +89,8 @@ class Faces:
             attributes=None if self.attributes is None else tuple(self.attributes[row] for row in rows),
         )
 
-    def of_class(self, name: str) -> "Faces":
-        """The pictures of one class. Raises ValueError for a class nobody knows."""
+    def of_class(self, name: str) -> Self:
+        """Select the images of one class. Raises ValueError for an unknown class."""
         if name not in self.class_names:
             raise ValueError(f"no class {name!r}; there are: {', '.join(self.class_names)}")
         return self[self.labels == self.class_names.index(name)]
@@ -98,13 +98,21 @@ class Faces:
     def tensor(
         self, indices: slice | Sequence[int] | np.ndarray | None = None, device: "torch.device | str | None" = None
     ) -> "torch.Tensor":
-        """The chosen pictures (None: all) as float32 (B, 3, H, W) in [-1, 1] on `device`."""
+        """Return the chosen images (None: all) as float32 (B, 3, H, W) in [-1, 1] on `device`."""
         chosen = self.images if indices is None else self.images[_as_index(indices)]
         return to_float(chosen, device)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class DrawnFaces(Faces):
+    """Synthetic faces: each has a caption and known attributes, so neither is ever None."""
+
+    captions: tuple[str, ...] = ()
+    attributes: "tuple[FaceAttributes, ...]" = ()
+
+
 def _as_index(chosen: slice | Sequence[int] | np.ndarray) -> slice | np.ndarray:
-    """What NumPy indexes with; an empty list would otherwise become float64 and be refused."""
+    """The index as NumPy takes it; an empty list would otherwise become float64 and be refused."""
     if isinstance(chosen, slice):
         return chosen
     index = np.asarray(chosen)  # a CPU torch tensor too
@@ -112,27 +120,27 @@ def _as_index(chosen: slice | Sequence[int] | np.ndarray) -> slice | np.ndarray:
 
 
 def to_float(images: "np.ndarray | torch.Tensor", device: "torch.device | str | None" = None) -> "torch.Tensor":
-    """uint8 0..255, any shape, to float32 in [-1, 1]: x / 127.5 - 1. Raises TypeError for another dtype."""
+    """Convert uint8 0..255, any shape, to float32 in [-1, 1]: x / 127.5 - 1. Raises TypeError for another dtype."""
     import torch
 
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.array(images))  # a copy: torch refuses to share read-only memory quietly
     if images.dtype != torch.uint8:
-        raise TypeError(f"to_float expects uint8 pictures, got {images.dtype}")
+        raise TypeError(f"to_float expects uint8 images, got {images.dtype}")
     return images.to(device).float() / 127.5 - 1  # moved as bytes: a quarter of the traffic
 
 
 def to_uint8(x: "torch.Tensor") -> "torch.Tensor":
-    """Floating point pictures in [-1, 1], any shape, to uint8: clamped, then rounded to the nearest. Inverts to_float.
+    """Convert floating-point images in [-1, 1], any shape, to uint8: clamp, then round to nearest. Inverts to_float.
 
     Raises:
         TypeError: if x is not floating point.
-        ValueError: if x holds NaN, which no colour stands for.
+        ValueError: if x holds NaN.
     """
     import torch
 
     if not torch.is_floating_point(x):
-        raise TypeError(f"to_uint8 expects floating point pictures in [-1, 1], got {x.dtype}")
+        raise TypeError(f"to_uint8 expects floating point images in [-1, 1], got {x.dtype}")
     if torch.isnan(x).any():
         raise ValueError(f"{int(torch.isnan(x).sum())} of {x.numel()} values are NaN: the sampler or training diverged")
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,6 +1,6 @@
-"""Fetching the real AFHQ pictures when they are not on this computer: from Kaggle, else from the Hugging Face hub.
+"""Download AFHQ when it is not on this computer: from Kaggle, else from the Hugging Face hub.
 
-Both libraries are imported here only, and called only when no local copy was found. Both show their progress, resume
+Both libraries are imported here only, and called only when there is no local copy. Both show their progress, resume
 a broken download and keep what they fetched.
 """
 
@@ -14,40 +14,44 @@ from pathlib import Path
 
 from helpers.course import course_home
 from helpers.data.faces import CLASS_NAMES
+from helpers.files import atomic_write
 
 KAGGLE = "andrewmvd/animal-faces"  # AFHQ v1 in folders, afhq/train/cat/*.jpg, about 0.7 GB
-HUB = "huggan/AFHQ"  # AFHQ v1 as parquet, one split; huggan/AFHQv2 is other pictures (re-cropped)
-HUB_VAL = 500  # pictures a class set aside as val, as many as AFHQ v1 has
+HUB = "huggan/AFHQ"  # AFHQ v1 as parquet, one split; huggan/AFHQv2 has other images (re-cropped)
+HUB_VAL = 500  # images of a class set aside as val, as many as AFHQ v1 has
 
 
 def kaggle_copies() -> list[Path]:
-    """What kagglehub fetched completely before, newest last: found without asking the network."""
+    """Return the folders of kagglehub's earlier complete downloads, newest last, without using the network."""
     home = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
     versions = home / "datasets" / KAGGLE / "versions"
-    marks = sorted((home / "datasets" / KAGGLE).glob("*.complete"), key=lambda mark: (len(mark.name), mark.name))
-    return [versions / mark.stem for mark in marks if (versions / mark.stem).is_dir()]
+    markers = sorted((home / "datasets" / KAGGLE).glob("*.complete"), key=lambda path: (len(path.name), path.name))
+    return [versions / marker.stem for marker in markers if (versions / marker.stem).is_dir()]
 
 
 def from_kaggle() -> Path:
-    """The folder that kagglehub downloads the data set to. Raises whatever kagglehub does when it cannot."""
+    """Download the data set with kagglehub and return its folder. Raises whatever kagglehub does when it cannot."""
     import kagglehub
 
     return Path(kagglehub.dataset_download(KAGGLE))
 
 
 def hub_zip() -> Path:
-    """Where `from_hub` puts the pictures."""
+    """Return where `from_hub` writes its zip."""
     return course_home() / "animal-faces-hub.zip"
 
 
 def from_hub() -> Path:
-    """The hub's copy as a zip in the Kaggle layout. Raises whatever huggingface_hub or pyarrow do when they cannot.
+    """Download the hub's copy, write it as a zip in the Kaggle layout, and return the zip's path.
 
     No copy of AFHQ v1 in folders or zips is known on the hub. This one is parquet (reading it needs `pip install
-    pyarrow`) with all pictures in one split: 500 of each class, those with the smallest SHA-256, become val here. So
-    that val is *not* AFHQ's: do not compare scores across the two copies.
+    pyarrow`) with all images in one split: 500 of each class, those with the smallest SHA-256, become val here. So that
+    val is *not* AFHQ's: do not compare scores across the two copies.
+
+    Raises:
+        ImportError: without pyarrow, and whatever huggingface_hub or pyarrow raise when they cannot.
     """
-    if find_spec("pyarrow") is None:  # asked before the download, not after it
+    if find_spec("pyarrow") is None:  # checked before the download, not after it
         raise ImportError("reading the hub's copy needs pyarrow: pip install pyarrow")
     from huggingface_hub import snapshot_download
 
@@ -60,30 +64,26 @@ def from_hub() -> Path:
 
 
 def pack(parquet_files: list[Path], target: Path) -> None:
-    """Write the pictures of parquet files (columns image.bytes and label) to a zip in the Kaggle layout, atomically."""
+    """Write the images of parquet files (columns image.bytes and label) to a zip in the Kaggle layout, atomically."""
     digests = [(label, hashlib.sha256(data).hexdigest()) for data, label in rows(parquet_files)]
-    val = {pair for label in range(len(CLASS_NAMES)) for pair in sorted(p for p in digests if p[0] == label)[:HUB_VAL]}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for (data, label), pair in zip(rows(parquet_files), digests, strict=True):
-                split = "val" if pair in val else "train"
-                ending = "png" if data[1:4] == b"PNG" else "jpg"
-                archive.writestr(f"afhq/{split}/{CLASS_NAMES[label]}/{pair[1][:16]}.{ending}", data)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    val: set[tuple[int, str]] = set()
+    for class_label in range(len(CLASS_NAMES)):
+        val.update(sorted(item for item in digests if item[0] == class_label)[:HUB_VAL])
+    with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for (data, label), item in zip(rows(parquet_files), digests, strict=True):
+            split = "val" if item in val else "train"
+            ending = "png" if data[1:4] == b"PNG" else "jpg"
+            archive.writestr(f"afhq/{split}/{CLASS_NAMES[label]}/{item[1][:16]}.{ending}", data)
 
 
 def rows(parquet_files: list[Path]) -> Iterator[tuple[bytes, int]]:
-    """(file bytes, label) of every row. Raises ValueError if the labels do not mean cat, dog, wild."""
+    """Yield (file bytes, label) of every row. Raises ValueError if the labels do not mean cat, dog, wild."""
     import pyarrow.parquet as parquet
 
     for path in parquet_files:
         table = parquet.ParquetFile(path)
-        described = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        names = described.get("info", {}).get("features", {}).get("label", {}).get("names", list(CLASS_NAMES))
+        metadata = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names", list(CLASS_NAMES))
         if tuple(names) != CLASS_NAMES:
             raise ValueError(f"{path.name} has the classes {names}, not {list(CLASS_NAMES)}")
         for batch in table.iter_batches(batch_size=64, columns=["image", "label"]):

@@ -1,17 +1,48 @@
-"""`load_faces`: the images of any source by its name, drawn or decoded once and cached."""
+"""`load_faces`: the images of a source by its name, rendered or decoded once and then cached."""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
 from helpers.course import course_home
-from helpers.data.animal_faces import real_faces
-from helpers.data.drawing import drawn_faces
-from helpers.data.faces import SIZES, SPLITS, Faces, Skipped
+from helpers.data.animal_faces import load_animal_faces
+from helpers.data.drawing import load_toy_faces
+from helpers.data.faces import SIZES, SPLITS, DrawnFaces, Faces, Skipped
 
 SOURCES = ("toy-faces", "animal-faces")
+
+
+@overload
+def load_faces(
+    source: Literal["toy-faces"] = "toy-faces",
+    split: str = "train",
+    size: int = 64,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> DrawnFaces:
+    """Synthetic faces, each with a caption and attributes."""
+
+
+@overload
+def load_faces(
+    source: str,
+    split: str = "train",
+    size: int = 64,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Faces:
+    """Any source."""
 
 
 def load_faces(
@@ -25,22 +56,25 @@ def load_faces(
     cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Faces:
-    """Pictures of one split: drawn or decoded the first time, afterwards read from a cache.
+    """Return the images of one split, rendered or decoded the first time and read from a cache afterwards.
 
     Args:
-        source: "toy-faces" (drawn by the course) or "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0).
-        split: "train" or "val"; drawn splits differ by their random numbers, real ones by their folder.
+        source: "toy-faces" (synthetic faces) or "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0).
+        split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
         size: H = W in pixels.
-        limit: at most so many pictures, the classes in rotation. Drawn faces are drawn in just this number,
-            which may exceed the usual 6000 (train) and 900 (val), and the first k are the same for every number.
-        seed: of the drawn faces; real ones do not depend on it.
-        root: where the real pictures are (folder or zip); None looks in the usual places, see `animal_faces`.
-        cache_dir: None is `course_home() / "cache"`. Where it cannot be written, the pictures stay in memory.
-        progress: a progress bar while pictures are drawn or decoded (never when they come from the cache).
+        limit: at most this many images, the classes in rotation. For synthetic faces it is the exact number,
+            which may exceed the default of 6000 (train) and 900 (val); the first k are the same for every number.
+        seed: of the synthetic faces; photographs do not depend on it.
+        root: folder or zip of the photographs; None looks in the usual places, see `animal_faces`.
+        cache_dir: None is `course_home() / "cache"`. If it cannot be written, the images stay in memory.
+        progress: show a progress bar while images are rendered or decoded (never when they come from the cache).
+
+    Returns:
+        DrawnFaces, with captions and attributes, for "toy-faces"; else Faces.
 
     Raises:
         ValueError: for an unknown source or split, a size or limit out of range, and for a damaged collection.
-        FileNotFoundError: if the real pictures are nowhere; it says what was tried and what to do.
+        FileNotFoundError: if there are no photographs; it says what was tried and what to do.
         PermissionError: if their folder cannot be read.
     """
     _check_request(source, split, size, limit)
@@ -48,14 +82,15 @@ def load_faces(
     if source == "toy-faces":
         if root is not None:
             raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
-        return drawn_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
-    faces = real_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
+        return load_toy_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
+    faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
     if faces.skipped:
         warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
     return faces if limit is None else faces[_in_rotation(faces.labels, limit)]
 
 
 def _check_request(source: str, split: str, size: int, limit: int | None) -> None:
+    """Raise ValueError for arguments that `load_faces` does not take."""
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; there are: {', '.join(SOURCES)}")
     if split not in SPLITS:
@@ -67,15 +102,15 @@ def _check_request(source: str, split: str, size: int, limit: int | None) -> Non
 
 
 def _in_rotation(labels: np.ndarray, limit: int) -> np.ndarray:
-    """The first `limit` positions when the classes take turns: cat, dog, wild, cat, ...; a used-up class drops out."""
-    turn = np.zeros(len(labels), dtype=np.int64)
+    """The first `limit` rows with the classes in turn: cat, dog, wild, cat, ...; a class that is used up is skipped."""
+    rank_in_class = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return np.lexsort((labels, turn))[:limit]
+        rank_in_class[labels == label] = np.arange((labels == label).sum())
+    return np.lexsort((labels, rank_in_class))[:limit]
 
 
 def skip_warning(skipped: Sequence[Skipped], used: int) -> str:
-    """One message for all files that could not be used: the count, the first few, and what to do."""
+    """Write one message about all files that could not be used: the count, the first few, and what to do."""
     first = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
     more = f"; and {len(skipped) - 3} more in Faces.skipped" if len(skipped) > 3 else ""
     return (

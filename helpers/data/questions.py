@@ -1,6 +1,6 @@
-"""What can be asked about a drawn face, with the true answer: from the attributes, so that every answer can be checked.
+"""Questions about synthetic faces with their true answers: from the attributes, so every answer can be checked.
 
-A picture for counting holds up to four faces. Alphabet: H W of the picture.
+An image for counting holds up to four faces. Alphabet: H W of the image.
 """
 
 from collections.abc import Sequence
@@ -8,28 +8,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers.data.faces import Faces
+from helpers.data.faces import DrawnFaces
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 
 
 class Question(NamedTuple):
-    """A question about a picture and its answer."""
+    """A question about an image and its answer."""
 
-    kind: str  # "species", "fur", "eyes", "background", "pattern", "yes or no", "counting" or "place"
+    topic: str  # "species", "fur", "eyes", "background", "pattern", "yes or no", "counting" or "place"
     text: str
     answer: str
 
 
-def animal(species: str, several: bool = False) -> str:
-    """A species in words."""
-    word = "wild animal" if species == "wild" else species
-    return f"{word}s" if several else word
+def species_name(species: str, plural: bool = False) -> str:
+    """Return a species as a question or an answer says it: "wild" is "wild animal"."""
+    noun = "wild animal" if species == "wild" else species
+    return f"{noun}s" if plural else noun
 
 
 def open_questions(face: FaceAttributes) -> list[Question]:
-    """What is to be named."""
+    """Return the questions about a face whose answer is a name, one for each attribute."""
     return [
-        Question("species", "what animal is this?", animal(face.species)),
+        Question("species", "what animal is this?", species_name(face.species)),
         Question("fur", "what colour is the fur?", face.fur),
         Question("eyes", "what colour are the eyes?", face.eyes),
         Question("background", "what colour is the background?", face.background),
@@ -38,32 +38,40 @@ def open_questions(face: FaceAttributes) -> list[Question]:
 
 
 def yes_no_questions(face: FaceAttributes) -> dict[str, list[Question]]:
-    """Every yes-or-no question, by what it asks about."""
-
-    def asked(form: str, true: str, choices: Sequence[str]) -> list[Question]:
-        words = {one: animal(one) if one in SPECIES else one for one in choices}
-        return [Question("yes or no", form.format(words[one]), "yes" if one == true else "no") for one in choices]
-
+    """Return every yes-or-no question about a face, by attribute: one for each value that the attribute can have."""
+    species = {name: species_name(name) for name in SPECIES}
     return {
-        "species": asked("is this a {}?", face.species, SPECIES),
-        "fur": asked("is the fur {}?", face.fur, tuple(FURS)),
-        "eyes": asked("are the eyes {}?", face.eyes, tuple(EYES)),
-        "background": asked("is the background {}?", face.background, tuple(BACKGROUNDS)),
-        "pattern": asked("is the fur {}?", face.pattern, PATTERNS),
-        "mane": [Question("yes or no", "does it have a mane?", "yes" if face.mane else "no")],
-        "tongue": [Question("yes or no", "is its tongue out?", "yes" if face.tongue else "no")],
+        "species": [_yes_no(f"is this a {noun}?", name == face.species) for name, noun in species.items()],
+        "fur": [_yes_no(f"is the fur {name}?", name == face.fur) for name in FURS],
+        "eyes": [_yes_no(f"are the eyes {name}?", name == face.eyes) for name in EYES],
+        "background": [_yes_no(f"is the background {name}?", name == face.background) for name in BACKGROUNDS],
+        "pattern": [_yes_no(f"is the fur {name}?", name == face.pattern) for name in PATTERNS],
+        "mane": [_yes_no("does it have a mane?", face.mane)],
+        "tongue": [_yes_no("is its tongue out?", face.tongue)],
     }
 
 
-def a_yes_no_question(face: FaceAttributes, rng: np.random.Generator, about: Sequence[str] | None = None) -> Question:
-    """One of them, or of those about some things ("pattern" must be among these): "yes" is as often right as "no"."""
-    wanted = ("yes", "no")[rng.integers(2)]
-    groups = [
-        [one for one in group if one.answer == wanted]
-        for kind, group in yes_no_questions(face).items()
-        if about is None or kind in about
-    ]
-    groups = [group for group in groups if group]
+def _yes_no(text: str, true: bool) -> Question:
+    return Question("yes or no", text, "yes" if true else "no")
+
+
+def sample_yes_no_question(
+    face: FaceAttributes, rng: np.random.Generator, about: Sequence[str] | None = None
+) -> Question:
+    """Sample a yes-or-no question: first the answer, "yes" as often as "no", then an attribute, then the question.
+
+    Args:
+        face: what the question is about.
+        rng: numpy generator.
+        about: attributes to choose from, "pattern" among them, since "mane" and "tongue" may lack one of
+            the answers; None: all.
+    """
+    answer = ("yes", "no")[rng.integers(2)]
+    groups = []
+    for attribute, questions in yes_no_questions(face).items():
+        matching = [question for question in questions if question.answer == answer]
+        if matching and (about is None or attribute in about):
+            groups.append(matching)
     group = groups[rng.integers(len(groups))]
     return group[rng.integers(len(group))]
 
@@ -72,35 +80,43 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 class FaceGrid(NamedTuple):
-    """Up to four faces of a set in one picture."""
+    """Up to four faces of a data set in one image."""
 
-    corners: tuple[int | None, ...]  # positions in the set, top left, top right, bottom left, bottom right; None: empty
-    filling: int  # position of the face whose background fills the empty corners
+    corners: tuple[int | None, ...]  # rows of the data set, in the order of CORNERS; None: empty
+    background_from: int  # row of the face whose background fills the empty corners
 
-    def picture(self, faces: Faces) -> np.ndarray:
-        """uint8 (3, H, W), every face at half its size."""
-        picture = np.empty(faces.images.shape[1:], dtype=np.uint8)
-        picture[:] = np.array(faces.attributes[self.filling].look.background, dtype=np.uint8)[:, None, None]
+    def render(self, faces: DrawnFaces) -> np.ndarray:
+        """Paste the faces, each at half its size, into one image: uint8 (3, H, W)."""
+        image = np.empty(faces.images.shape[1:], dtype=np.uint8)
+        image[:] = np.array(faces.attributes[self.background_from].look.background, dtype=np.uint8)[:, None, None]
         half = faces.size // 2
-        for i, position in enumerate(self.corners):
-            if position is not None:
-                small = faces.images[position].reshape(3, half, 2, half, 2).mean((2, 4))
-                picture[:, i // 2 * half :, i % 2 * half :][:, :half, :half] = small.round()
-        return picture
+        for corner, row in enumerate(self.corners):
+            if row is not None:
+                small = faces.images[row].reshape(3, half, 2, half, 2).mean((2, 4))
+                top = corner // 2 * half
+                left = corner % 2 * half
+                image[:, top : top + half, left : left + half] = small.round()
+        return image
 
-    def counting(self, faces: Faces) -> list[Question]:
-        """All that can be counted."""
-        there = [faces.attributes[i].species for i in self.corners if i is not None]
-        counts = {"animals": len(there)} | {animal(one, True): there.count(one) for one in SPECIES}
-        return [Question("counting", f"how many {things} are there?", str(count)) for things, count in counts.items()]
+    def counting(self, faces: DrawnFaces) -> list[Question]:
+        """Return the questions that ask for a number: of all animals, and of each species."""
+        present = [faces.attributes[row].species for row in self.corners if row is not None]
+        counts = {"animals": len(present)}
+        for species in SPECIES:
+            counts[species_name(species, plural=True)] = present.count(species)
+        return [Question("counting", f"how many {noun} are there?", str(count)) for noun, count in counts.items()]
 
-    def places(self, faces: Faces) -> list[Question]:
-        """What is in each corner: "nothing", or an animal."""
-        there = ["nothing" if i is None else animal(faces.attributes[i].species) for i in self.corners]
-        return [Question("place", f"what is at the {corner}?", one) for corner, one in zip(CORNERS, there, strict=True)]
+    def places(self, faces: DrawnFaces) -> list[Question]:
+        """Return a question for each corner; the answer is an animal or "nothing"."""
+        questions = []
+        for corner, row in zip(CORNERS, self.corners, strict=True):
+            answer = "nothing" if row is None else species_name(faces.attributes[row].species)
+            questions.append(Question("place", f"what is at the {corner}?", answer))
+        return questions
 
 
 def sample_face_grid(count: int, rng: np.random.Generator) -> FaceGrid:
-    """One to four of a set of `count` faces, in random corners."""
+    """Sample one to four faces of a data set of `count`, in random corners."""
     filled = rng.permutation(4) < rng.integers(1, 5)
-    return FaceGrid(tuple(int(rng.integers(count)) if one else None for one in filled), int(rng.integers(count)))
+    corners = tuple(int(rng.integers(count)) if fill else None for fill in filled)
+    return FaceGrid(corners, background_from=int(rng.integers(count)))

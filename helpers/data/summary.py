@@ -1,4 +1,4 @@
-"""What can be shown of a collection of faces without showing any one of them: counts, colours, averages, duplicates.
+"""Summarise a collection of faces without showing any one of them: counts, colours, averages, duplicates.
 
 The photographs of the course may not be republished; averages over many of them may. `python -m benchmarks
 animal_faces` summarises them once, and what it writes ships with the course. Alphabet: N images, K = 3 classes,
@@ -67,7 +67,10 @@ def summarise(train: Faces, val: Faces, files: dict | None = None) -> Summary:
         counts={"train": train.counts, "val": val.counts},
         averaged=len(x),
         colours={name: _colours(images) for name, images in zip(train.class_names, per_class, strict=True)},
-        duplicates={"within train": _counted(train.images), "across val and train": _counted(val.images, train.images)},
+        duplicates={
+            "within train": _count_duplicates(train.images),
+            "across val and train": _count_duplicates(val.images, train.images),
+        },
         nearest_mean_accuracy=_nearest_mean_accuracy(means, val),
         means=means,
         deviations=torch.stack([images.std(0).mean(0, keepdim=True) for images in per_class]),
@@ -102,18 +105,19 @@ def principal_components(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def file_statistics(split: str = "train", size: int = 128, root: str | Path | None = None) -> dict[str, dict]:
-    """Return what the files of the photographs say before they are decoded.
+    """Return sizes of the photographs' files, read without decoding them.
 
     Args:
         split: "train" or "val".
-        size: where there are several editions, the one with at least so many pixels a side.
+        size: if there are several editions, the one with at least this many pixels a side.
         root: where the photographs are; None looks in the usual places.
 
     Returns:
         class -> the smallest and the largest native size in pixels, and the median size of a file in kilobytes.
 
     Raises:
-        FileNotFoundError: if the photographs are nowhere; what `find` and `scan` raise.
+        FileNotFoundError: if there are no photographs.
+        ValueError, PermissionError: as `find` and `scan`.
     """
     from helpers.data.animal_faces import find
     from helpers.data.collection import scan
@@ -125,17 +129,18 @@ def file_statistics(split: str = "train", size: int = 128, root: str | Path | No
     statistics = {}
     for label, name in enumerate(CLASS_NAMES):
         of_class = [entry for entry in entries if entry.label == label]
-        sizes = [side for entry in of_class if (side := native_size(collection.read(entry)))]
+        sides = [native_size(collection.read(entry)) for entry in of_class]
+        sizes = [side for side in sides if side]
         kilobytes = float(np.median([entry.bytes for entry in of_class])) / 1000
         statistics[name] = {"smallest px": min(sizes), "largest px": max(sizes), "median kB": round(kilobytes, 1)}
     return statistics
 
 
 def save_summary(summary: Summary, path: str | Path) -> None:
-    """Write `path`.json and `path`.npz; images as bytes, so that both together stay below 300 kB."""
+    """Write a summary to `path`.json and `path`.npz; images as bytes, so that both together stay below 300 kB."""
     path = Path(path)
-    plain = {name: value for name, value in asdict(summary).items() if name not in TENSORS}
-    path.with_suffix(".json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    statistics = {name: value for name, value in asdict(summary).items() if name not in TENSORS}
+    path.with_suffix(".json").write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(
         path.with_suffix(".npz"),
         means=to_uint8(summary.means).numpy(),
@@ -147,44 +152,48 @@ def save_summary(summary: Summary, path: str | Path) -> None:
 
 
 def load_summary(path: str | Path | None = None) -> Summary:
-    """Read what `save_summary` wrote; None: the photographs' summary that ships with the course.
+    """Load a summary that `save_summary` wrote; None: that of the photographs, which ships with the course.
 
     Raises:
         FileNotFoundError: if one of the two files is missing.
     """
     path = repository_root() / RECORD if path is None else Path(path)
-    plain = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    statistics = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
         tensors = {name: torch.from_numpy(arrays[name]) for name in TENSORS}
     for name in ("means", "eigenfaces"):
         tensors[name] = to_float(tensors[name])
     tensors["deviations"] = tensors["deviations"].float()
-    return Summary(**plain, **tensors)
+    return Summary(**(statistics | tensors))
 
 
 def _colours(x: Tensor) -> dict[str, float]:
+    """Mean of each channel, and standard deviation of all values, of images (N, 3, H, W)."""
     red, green, blue = x.mean((0, 2, 3)).tolist()
     colours = {"mean R": red, "mean G": green, "mean B": blue, "std": x.std().item()}
     return {name: round(value, 4) for name, value in colours.items()}
 
 
 def _histogram(x: Tensor) -> Tensor:
-    """(N, 3, H, W) to shares (3, BINS)."""
+    """Share of the pixels of (N, 3, H, W) in each bin, by channel: (3, BINS)."""
     counts = torch.stack([torch.histc(x[:, channel], bins=BINS, min=-1, max=1) for channel in range(3)])
     return counts / counts.sum(1, keepdim=True)
 
 
-def _counted(a: np.ndarray, b: np.ndarray | None = None, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, int]:
+def _count_duplicates(
+    a: np.ndarray, b: np.ndarray | None = None, thresholds: Sequence[float] = THRESHOLDS
+) -> dict[str, int]:
+    """threshold -> pairs whose correlation reaches it."""
     pairs = near_duplicates(a, b, min(thresholds))
     return {str(threshold): sum(pair.correlation >= threshold for pair in pairs) for threshold in thresholds}
 
 
 def _nearest_mean_accuracy(means: Tensor, val: Faces) -> float:
-    """Equally many of each class, so that guessing is right in 1 of K."""
+    """Share of images whose nearest mean face is their class's; equally many of each class, so chance is 1 / K."""
     balanced = _balanced(val)
     nearest = torch.cdist(balanced.tensor().flatten(1), means.flatten(1)).argmin(1)
-    right = nearest == torch.from_numpy(balanced.labels)
-    return round(right.float().mean().item(), 4)
+    correct = nearest == torch.from_numpy(balanced.labels)
+    return round(correct.float().mean().item(), 4)
 
 
 def _balanced(faces: Faces) -> Faces:

@@ -1,7 +1,7 @@
-"""Clouds of points in the plane: data so small that a diffusion model learns them in seconds.
+"""Point clouds in the plane: data so small that a diffusion model learns them in seconds.
 
-Every cloud is centred and fits [-1, 1] but for a little noise, as pictures do. Its points carry labels, so that
-the same data teach a model to be told what to draw.
+Every cloud is centred and fits [-1, 1] but for a little noise, as images do. Its points carry labels, so that the same
+data serve to train a conditional model.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Points:
-    """Points in the plane, and which part of the drawing each belongs to."""
+    """Points in the plane with their class labels."""
 
     xy: Tensor  # (N, 2) float32, about [-1, 1]
     labels: Tensor  # (N,) int64 indices into class_names
@@ -23,7 +23,7 @@ class Points:
         return len(self.xy)
 
     def of_class(self, name: str) -> "Points":
-        """The points of one class, their labels unchanged.
+        """Select the points of one class; their labels stay as they are.
 
         Raises:
             ValueError: for a name that is not in class_names.
@@ -34,34 +34,38 @@ class Points:
         return Points(self.xy[chosen], self.labels[chosen], self.class_names)
 
 
-def _start(n: int, noise: float, seed: int) -> torch.Generator:
+def _generator(n: int, noise: float, seed: int) -> torch.Generator:
+    """Check a cloud's arguments and seed its generator."""
     if n < 1 or noise < 0:
         raise ValueError(f"a cloud needs n of at least 1 and noise of at least 0, got n={n}, noise={noise}")
     return torch.Generator().manual_seed(seed)
 
 
 def _polyline(corners: list[tuple[float, float]], n: int, generator: torch.Generator) -> Tensor:
-    """(n, 2) points spread evenly along a line through the corners."""
-    corner = torch.tensor(corners)  # (K, 2)
-    ends = torch.cat([torch.zeros(1), (corner.diff(dim=0)).norm(dim=1).cumsum(0)])  # (K,) length up to each corner
-    at = torch.rand(n, generator=generator) * ends[-1]  # (n,)
-    leg = torch.searchsorted(ends, at, right=True).clamp(1, len(corners) - 1)
-    share = (at - ends[leg - 1]) / (ends[leg] - ends[leg - 1])
-    return torch.lerp(corner[leg - 1], corner[leg], share[:, None])  # (n, 2)
+    """Sample (n, 2) points uniformly along the line through the corners."""
+    vertices = torch.tensor(corners)  # (K, 2)
+    lengths = torch.cat([torch.zeros(1), (vertices.diff(dim=0)).norm(dim=1).cumsum(0)])  # (K,) up to each corner
+    positions = torch.rand(n, generator=generator) * lengths[-1]  # (n,)
+    end = torch.searchsorted(lengths, positions, right=True).clamp(1, len(corners) - 1)  # (n,) corner after each point
+    share = (positions - lengths[end - 1]) / (lengths[end] - lengths[end - 1])
+    return torch.lerp(vertices[end - 1], vertices[end], share[:, None])  # (n, 2)
 
 
-def _arc(centre: tuple[float, float], radii: tuple[float, float], degrees: tuple[float, float], count: int = 24):
-    """Corners along an arc of an ellipse, anticlockwise from the right."""
+def _arc(
+    centre: tuple[float, float], radii: tuple[float, float], degrees: tuple[float, float], count: int = 24
+) -> list[tuple[float, float]]:
+    """`count` + 1 corners along an arc of an ellipse, anticlockwise from the right."""
     angles = [math.radians(degrees[0] + (degrees[1] - degrees[0]) * k / count) for k in range(count + 1)]
     return [(centre[0] + radii[0] * math.cos(a), centre[1] + radii[1] * math.sin(a)) for a in angles]
 
 
 def _mirrored(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners mirrored at the vertical axis."""
     return [(-x, y) for x, y in corners]
 
 
 def cat_head(n: int = 4096, noise: float = 0.015, seed: int = 0) -> Points:
-    """A cat's face drawn with lines: the outline with pointed ears, the eyes with nose and mouth, the whiskers.
+    """Sample points of a line drawing of a cat's face: outline with pointed ears, eyes with nose and mouth, whiskers.
 
     Args:
         n: how many points.
@@ -71,7 +75,7 @@ def cat_head(n: int = 4096, noise: float = 0.015, seed: int = 0) -> Points:
     Returns:
         n points of the classes "head", "features" and "whiskers".
     """
-    generator = _start(n, noise, seed)
+    generator = _generator(n, noise, seed)
     ear = [(0.25, 0.48), (0.66, 0.93), (0.74, 0.14)]
     cheeks = _arc((0.0, -0.12), (0.78, 0.68), (-200, 20))  # from the left ear, below, to the right ear
     eye = _arc((0.32, 0.06), (0.14, 0.11), (0, 360))
@@ -84,7 +88,9 @@ def cat_head(n: int = 4096, noise: float = 0.015, seed: int = 0) -> Points:
         (1, 0.22, [eye, _mirrored(eye), nose, mouth, _mirrored(mouth)]),
         (2, 0.12, [*whiskers, *map(_mirrored, whiskers)]),
     ]
-    lines = [(label, share / len(group), line) for label, share, group in drawing for line in group]
+    lines = []
+    for label, share, group in drawing:
+        lines += [(label, share / len(group), line) for line in group]
     which = torch.multinomial(torch.tensor([share for _, share, _ in lines]), n, replacement=True, generator=generator)
     xy = torch.empty(n, 2)
     for k, (_, _, line) in enumerate(lines):
@@ -94,7 +100,7 @@ def cat_head(n: int = 4096, noise: float = 0.015, seed: int = 0) -> Points:
 
 
 def clover(n: int = 4096, noise: float = 0.08, seed: int = 0) -> Points:
-    """Three leaves that share a middle: whoever is told the leaf still cannot tell the points of the middle apart.
+    """Sample points of three leaves that overlap in the middle, where the label says little about a point.
 
     Each leaf is a Gaussian, four times longer than wide, whose mean lies 0.35 from the middle; the leaves are turned
     by 0, 120 and 240 degrees from the top. Its density is known exactly, so what guidance does to it can be checked.
@@ -107,7 +113,7 @@ def clover(n: int = 4096, noise: float = 0.08, seed: int = 0) -> Points:
     Returns:
         n points of the classes "top", "left" and "right".
     """
-    generator = _start(n, noise, seed)
+    generator = _generator(n, noise, seed)
     labels = torch.randint(3, (n,), generator=generator)
     across, along = torch.randn(2, n, generator=generator)
     leaf = torch.stack([noise * across, 0.35 + 4 * noise * along], dim=1)  # (n, 2) pointing up
@@ -119,14 +125,14 @@ def clover(n: int = 4096, noise: float = 0.08, seed: int = 0) -> Points:
 
 
 def two_moons(n: int = 4096, noise: float = 0.05, seed: int = 0) -> Points:
-    """Two half circles that reach into one another: the classes "upper" and "lower".
+    """Sample points of two interleaving half circles: the classes "upper" and "lower".
 
     Args:
         n: how many points.
         noise: standard deviation of the pen.
         seed: the same seed gives the same points.
     """
-    generator = _start(n, noise, seed)
+    generator = _generator(n, noise, seed)
     labels = torch.randint(2, (n,), generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
     side = 1 - 2 * labels  # 1 upper, -1 lower

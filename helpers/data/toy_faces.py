@@ -1,13 +1,14 @@
-"""Drawn animal faces: the course's own data set, with every attribute known, so that quality can be scored.
+"""Synthetic animal faces: the course's own data set, with every attribute known, so that quality can be scored.
 
-A face is a `FaceAttributes`: what a caption can say (species, fur, eyes, pattern, background, mane, tongue) and what
-it cannot (the exact shades, tilt, position, size, the shape of the ears ...). Colours vary continuously around their
-names, with gaps between the names, so that a network cannot memorise pictures and a reader cannot be in doubt.
+A face is a `FaceAttributes`: what a caption can say (species, fur, eyes, pattern, background, mane, tongue) and what it
+cannot (exact shades, tilt, position, size, the shape of the ears ...). Colours vary continuously around their names,
+so that a network cannot memorise images, with gaps between the names, so that a classifier cannot be in doubt.
 """
 
 import colorsys
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ PAINTER_VERSION = "1"  # part of every cache's name: raise it whenever a pixel o
 
 SPECIES = ("cat", "dog", "wild")
 PATTERNS = ("plain", "striped", "spotted", "patched")
-# name -> hue, saturation and value, each a range to draw from (0..1)
+# name -> hue, saturation and value, each a range to sample from (0..1)
 FURS = {
     "black": ((0.55, 0.75), (0.05, 0.25), (0.10, 0.19)),
     "white": ((0.05, 0.15), (0.00, 0.05), (0.95, 1.00)),
@@ -41,10 +42,21 @@ BACKGROUNDS = {
     "pink": ((0.88, 0.94), (0.25, 0.50), (0.88, 1.00)),
 }
 
+CHOICES: dict[str, tuple] = {  # attribute -> its values
+    "species": SPECIES,
+    "fur": tuple(FURS),
+    "eyes": tuple(EYES),
+    "pattern": PATTERNS,
+    "background": tuple(BACKGROUNDS),
+    "mane": (False, True),
+    "tongue": (False, True),
+}
+SPECIES_WITH = {"mane": ("wild",), "tongue": ("dog",), "patched": ("cat", "dog")}
+
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """All that determines a drawn face. The first seven can be said in words; `look` holds what cannot."""
+    """All that determines a synthetic face. Captions can mention the first seven; `look` holds the rest."""
 
     species: str  # one of SPECIES
     fur: str  # a name in FURS
@@ -57,11 +69,14 @@ class FaceAttributes:
 
 
 def _shade(rng: np.random.Generator, ranges: tuple) -> Colour:
+    """Sample a colour, hue, saturation and value uniformly in their ranges."""
     hue, saturation, value = (rng.uniform(low, high) for low, high in ranges)
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _look(rng: np.random.Generator, fur: str, eyes: str, background: str) -> FaceLook:
+    """Sample what captions do not mention, for colours of these names."""
     return FaceLook(
         fur=_shade(rng, FURS[fur]),
         eyes=_shade(rng, EYES[eyes]),
@@ -78,74 +93,65 @@ def _look(rng: np.random.Generator, fur: str, eyes: str, background: str) -> Fac
     )
 
 
-def sample_attributes(rng: np.random.Generator, **wanted: str | bool) -> FaceAttributes:
-    """Draw a face's attributes; whatever is not asked for is random.
+def sample_attributes(rng: np.random.Generator, **fixed: str | bool) -> FaceAttributes:
+    """Sample a face's attributes, with some of them fixed.
 
     Args:
         rng: numpy generator; the same state gives the same face.
-        wanted: any of species, fur, eyes, pattern, background, mane, tongue.
+        fixed: any of species, fur, eyes, pattern, background, mane, tongue; the others are random.
 
     Raises:
-        ValueError: for an attribute or a value nobody knows, or a combination that is never drawn.
+        ValueError: for an unknown attribute or value, or a combination that no face has.
     """
-    choices = {
-        "species": SPECIES,
-        "fur": tuple(FURS),
-        "eyes": tuple(EYES),
-        "pattern": PATTERNS,
-        "background": tuple(BACKGROUNDS),
-        "mane": (False, True),
-        "tongue": (False, True),
-    }
-    for name, value in wanted.items():
-        if name not in choices:
-            raise ValueError(f"unknown attribute {name!r}: a drawn face has {', '.join(choices)}")
-        if value not in choices[name]:
-            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, choices[name]))}")
-    drawn = {name: options[rng.integers(len(options))] for name, options in choices.items()}
-    lion = drawn["species"] == "wild" and rng.random() < 0.4
-    drawn |= wanted
-    if "species" not in wanted:
-        drawn["species"] = _possible_species(rng, drawn["species"], wanted)
-    if drawn["species"] != "wild":
-        drawn["mane"] = wanted.get("mane", False)
-    elif "mane" not in wanted:
-        drawn["mane"] = lion and wanted.get("pattern", "plain") == "plain"
-    if drawn["mane"]:
-        drawn["pattern"] = wanted.get("pattern", "plain")
-    elif drawn["species"] == "wild" and drawn["pattern"] == "patched":
-        drawn["pattern"] = wanted.get("pattern", ("striped", "spotted")[rng.integers(2)])
-    drawn["tongue"] = wanted.get("tongue", drawn["species"] == "dog" and drawn["tongue"])
-    _refuse_impossible(drawn)
-    return FaceAttributes(**drawn, look=_look(rng, drawn["fur"], drawn["eyes"], drawn["background"]))
+    for name, value in fixed.items():
+        if name not in CHOICES:
+            raise ValueError(f"unknown attribute {name!r}: a drawn face has {', '.join(CHOICES)}")
+        if value not in CHOICES[name]:
+            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, CHOICES[name]))}")
+    values: dict[str, Any] = {name: choices[rng.integers(len(choices))] for name, choices in CHOICES.items()}
+    may_have_mane = values["species"] == "wild" and rng.random() < 0.4
+    values |= fixed
+    if "species" not in fixed:
+        values["species"] = _possible_species(rng, values["species"], fixed)
+    if values["species"] != "wild":
+        values["mane"] = fixed.get("mane", False)
+    elif "mane" not in fixed:
+        values["mane"] = may_have_mane and fixed.get("pattern", "plain") == "plain"
+    if values["mane"]:
+        values["pattern"] = fixed.get("pattern", "plain")
+    elif values["species"] == "wild" and values["pattern"] == "patched":
+        values["pattern"] = fixed.get("pattern", ("striped", "spotted")[rng.integers(2)])
+    values["tongue"] = fixed.get("tongue", values["species"] == "dog" and values["tongue"])
+    _check_possible(values)
+    return FaceAttributes(**values, look=_look(rng, values["fur"], values["eyes"], values["background"]))
 
 
-def _possible_species(rng: np.random.Generator, species: str, wanted: dict) -> str:
-    """The species drawn, or where it cannot have what is wanted, another that can."""
-    able = {"mane": ("wild",), "tongue": ("dog",), "patched": ("cat", "dog")}
-    asked = [name for name in ("mane", "tongue") if wanted.get(name)] + [wanted.get("pattern", "")]
-    possible = [one for one in SPECIES if all(one in able.get(name, SPECIES) for name in asked)]
+def _possible_species(rng: np.random.Generator, species: str, fixed: dict) -> str:
+    """The species itself, or if it cannot have the fixed attributes, a random one that can."""
+    features = [name for name in ("mane", "tongue") if fixed.get(name)] + [fixed.get("pattern", "")]
+    possible = [name for name in SPECIES if all(name in SPECIES_WITH.get(feature, SPECIES) for feature in features)]
     return species if species in possible or not possible else possible[rng.integers(len(possible))]
 
 
-def _refuse_impossible(drawn: dict) -> None:
-    species = drawn["species"]
-    pattern = drawn["pattern"]
-    if drawn["mane"] and (species != "wild" or pattern != "plain"):
+def _check_possible(values: dict[str, Any]) -> None:
+    """Raise ValueError for a combination that no face has."""
+    species = values["species"]
+    pattern = values["pattern"]
+    if values["mane"] and (species != "wild" or pattern != "plain"):
         raise ValueError(f"a mane is drawn on plain wild animals only, not on a {pattern} {species}")
-    if drawn["tongue"] and species != "dog":
+    if values["tongue"] and species != "dog":
         raise ValueError(f"a tongue is drawn on dogs only, not on a {species}")
     if species == "wild" and pattern == "patched":
         raise ValueError("wild animals are plain, striped or spotted, never patched")
 
 
 def shapes(attributes: FaceAttributes) -> list[Shape]:
-    """The face as coloured polygons in unit coordinates (0, 0 top left, 1, 1 bottom right), back to front."""
+    """Return the face as coloured polygons in unit coordinates (0, 0 top left, 1, 1 bottom right), back to front."""
     return face_shapes(attributes.species, attributes.pattern, attributes.mane, attributes.tongue, attributes.look)
 
 
 def draw_face(attributes: FaceAttributes, size: int = 64) -> np.ndarray:
-    """Paint a face, antialiased.
+    """Render a face, antialiased.
 
     Returns:
         uint8 (3, size, size).
@@ -159,21 +165,22 @@ def draw_face(attributes: FaceAttributes, size: int = 64) -> np.ndarray:
 
 
 def face_boxes(attributes: FaceAttributes) -> dict[str, tuple[float, float, float, float]]:
-    """Boxes (x0, y0, x1, y1) in [0, 1] of "left eye" and "right eye" (as seen), "nose" and "face"."""
-    drawn = shapes(attributes)
-    return {part: box(drawn, part) for part in ("left eye", "right eye", "nose", "face")}
+    """Return boxes (x0, y0, x1, y1) in [0, 1] of "left eye" and "right eye" (as seen), "nose" and "face"."""
+    polygons = shapes(attributes)
+    return {part: box(polygons, part) for part in ("left eye", "right eye", "nose", "face")}
 
 
 def face_mask(attributes: FaceAttributes, size: int = 64) -> np.ndarray:
-    """bool (size, size): where the head is, ears and mane included, the body left out."""
+    """Return where the head is, ears and mane included, without the body: bool (size, size)."""
     return mask(shapes(attributes), size)
 
 
 def toy_attributes(count: int, seed: int) -> tuple[FaceAttributes, ...]:
-    """`count` faces for a data set, the species in rotation so that the classes are balanced.
+    """Sample `count` faces for a data set, the species in rotation so that the classes are balanced.
 
     Face i depends on (seed, i) alone: a smaller set is the beginning of a larger one.
     """
-    return tuple(
-        sample_attributes(np.random.default_rng([seed, i]), species=SPECIES[i % len(SPECIES)]) for i in range(count)
-    )
+    faces = []
+    for i in range(count):
+        faces.append(sample_attributes(np.random.default_rng([seed, i]), species=SPECIES[i % len(SPECIES)]))
+    return tuple(faces)

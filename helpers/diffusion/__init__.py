@@ -9,7 +9,7 @@ from helpers.diffusion.objectives import (
     min_snr_weight,
     training_target,
 )
-from helpers.diffusion.samplers import SAMPLERS, Step, sample, time_grid
+from helpers.diffusion.samplers import SAMPLERS, Denoiser, Step, initial_noise, run_sampler, sample, time_grid
 from helpers.diffusion.schedules import DDPMPath, FlowPath, NoisePath
 
 __all__ = [
@@ -17,15 +17,18 @@ __all__ = [
     "SAMPLERS",
     "DDPMPath",
     "Denoised",
+    "Denoiser",
     "FlowPath",
-    "Objective",
     "NoisePath",
+    "Objective",
     "Step",
-    "convert_prediction",
     "apply_guidance",
+    "convert_prediction",
     "guided_denoiser",
+    "initial_noise",
     "min_snr_weight",
+    "run_sampler",
     "sample",
-    "training_target",
     "time_grid",
+    "training_target",
 ]

@@ -1,7 +1,7 @@
-"""What the network is asked for, and what its answer means.
+"""Training targets of a diffusion network: what it predicts, how predictions convert, how the loss is weighted.
 
-Four targets say the same thing in four ways: given x_t, any one of them yields the others. They differ in
-what a small error of the network does to the picture, and so in how the loss weighs the noise levels.
+Four targets carry the same information: given x_t, any one of them yields the others. They differ in how much
+a small error of the network changes the predicted data, and so in how the loss weighs the noise levels.
 """
 
 from dataclasses import dataclass
@@ -17,52 +17,54 @@ SMALLEST_DIVISOR = 1e-3  # alpha is 0 at pure noise and sigma 0 at clean data: k
 
 
 class Denoised(NamedTuple):
-    """What a network says about x_t in the two forms every sampler needs; x_t = alpha x0 + sigma eps holds."""
+    """A network's prediction at x_t in the two forms every sampler needs; x_t = alpha x0 + sigma eps holds."""
 
-    x0: Tensor  # (B, ...) the clean picture it sees
-    eps: Tensor  # (B, ...) the noise it sees
+    x0: Tensor  # (B, ...) the predicted clean data
+    eps: Tensor  # (B, ...) the predicted noise
 
 
-def _known(prediction_type: str) -> None:
+def _check_prediction_type(prediction_type: str) -> None:
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"unknown prediction {prediction_type!r}: choose one of {', '.join(PREDICTION_TYPES)}")
 
 
 def training_target(prediction_type: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The right answer for a network that predicts `prediction_type`.
+    """The regression target, (B, ...), of a network that predicts `prediction_type`.
 
-    epsilon: the noise (DDPM, eq. 14); x0: the picture; v: alpha eps - sigma x0 (Salimans & Ho 2022, app. D);
+    epsilon: the noise (DDPM, eq. 14); x0: the data; v: alpha eps - sigma x0 (Salimans & Ho 2022, app. D);
     velocity: eps - x0, the direction of the straight path (SD3, eq. 13).
 
     Args:
-        kind: one of PREDICTIONS.
+        prediction_type: one of PREDICTION_TYPES.
         x0, eps: (B, ...) data and noise.
         alpha, sigma: (B,) or 0-d coefficients of the path.
     """
-    _known(prediction_type)
+    _check_prediction_type(prediction_type)
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "x0":
+        return x0
     if prediction_type == "v":
         return expand(alpha, x0) * eps - expand(sigma, x0) * x0
-    return {"epsilon": eps, "x0": x0, "velocity": eps - x0}[prediction_type]
+    return eps - x0
 
 
 def convert_prediction(prediction_type: str, prediction: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Denoised:
-    """Read a prediction as (x0, eps), using x_t = alpha x0 + sigma eps.
+    """Convert a prediction to (x0, eps), using x_t = alpha x0 + sigma eps.
 
     Args:
-        kind: one of PREDICTIONS.
-        prediction, x: (B, ...) the network's answer and the state it was given.
-        alpha, sigma: (B,) or 0-d coefficients of the path at the state's time.
+        prediction_type: one of PREDICTION_TYPES.
+        prediction, x: (B, ...) the network's output, and its input x_t.
+        alpha, sigma: (B,) or 0-d coefficients of the path at x's time.
     """
-    _known(prediction_type)
+    _check_prediction_type(prediction_type)
     alpha = expand(alpha, x)
     sigma = expand(sigma, x)
     if prediction_type == "epsilon":
         return Denoised((x - sigma * prediction) / alpha.clamp(min=SMALLEST_DIVISOR), prediction)
     if prediction_type == "x0":
         return Denoised(prediction, (x - alpha * prediction) / sigma.clamp(min=SMALLEST_DIVISOR))
-    if (
-        prediction_type == "v"
-    ):  # (alpha, sigma) is a rotation here: it needs alpha^2 + sigma^2 = 1, else divide by that sum
+    if prediction_type == "v":  # a rotation of (x0, eps) where alpha^2 + sigma^2 = 1; else divide by that sum
         norm = alpha**2 + sigma**2
         return Denoised((alpha * x - sigma * prediction) / norm, (sigma * x + alpha * prediction) / norm)
     total = alpha + sigma  # velocity = eps - x0; total is 1 on a flow path
@@ -78,32 +80,36 @@ def min_snr_weight(prediction_type: str, alpha: Tensor, sigma: Tensor, gamma: fl
     Args:
         alpha, sigma: (B,) coefficients; sigma may be 0 (the snr is then held below 1e12).
     """
-    _known(prediction_type)
+    _check_prediction_type(prediction_type)
     snr = (alpha / sigma.clamp(min=1e-6)) ** 2
     capped = snr.clamp(max=gamma)
-    if prediction_type == "velocity":
-        return capped * sigma**2
-    return {"epsilon": capped / snr.clamp(min=1e-12), "x0": capped, "v": capped / (snr + 1)}[prediction_type]
+    if prediction_type == "epsilon":
+        return capped / snr.clamp(min=1e-12)
+    if prediction_type == "x0":
+        return capped
+    if prediction_type == "v":
+        return capped / (snr + 1)
+    return capped * sigma**2
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A training recipe: path, what is predicted, in which space its error counts, which times are drawn.
+    """A training recipe: path, prediction, loss space, distribution of the training times.
 
     Predicting one thing and counting the error of another is how a network works on large patches: its
-    *output* lives near the pictures, while the loss keeps the weighting of the velocity (JiT, Li & He 2025).
+    *output* lives near the data, while the loss keeps the weighting of the velocity (JiT, Li & He 2025).
     """
 
     path: NoisePath
-    prediction: str = "x0"  # what comes out of the network
-    loss: str = "velocity"  # whose error is squared
+    prediction: str = "x0"  # what the network outputs, one of PREDICTION_TYPES
+    loss: str = "velocity"  # whose error is squared, one of PREDICTION_TYPES
     times: str = "logit-normal"  # "uniform", or SD3's logit-normal (SD3, section 3.1): more of the hard middle
-    min_snr_gamma: float | None = None  # gamma of the min-SNR weight; None: every time counts alike
-    sigma_min: float = 0.05  # below it, reading a velocity off an x0 prediction divides by almost nothing
+    min_snr_gamma: float | None = None  # gamma of the min-SNR weight; None: every time has the same weight
+    sigma_min: float = 0.05  # below it, converting an x0 prediction to a velocity divides by almost nothing
 
     def __post_init__(self):
-        _known(self.prediction)
-        _known(self.loss)
+        _check_prediction_type(self.prediction)
+        _check_prediction_type(self.loss)
         if self.times not in ("uniform", "logit-normal"):
             raise ValueError(f"unknown times {self.times!r}: choose 'uniform' or 'logit-normal'")
 
@@ -128,22 +134,26 @@ class Objective:
             return torch.sigmoid(torch.randn(batch, generator=generator))
         return torch.rand(batch, generator=generator).clamp(min=1e-4)
 
-    def losses(self, model_output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """(B,) the weighted squared error of each example, averaged over its numbers.
+    def losses(self, model_output: Tensor, x0: Tensor, eps: Tensor, t: Tensor, x_t: Tensor | None = None) -> Tensor:
+        """Compute the weighted mean squared error of each example: (B,).
 
         Args:
-            answer: (B, ...) the network's output at x_t, read as `self.prediction`.
-            x0, eps: (B, ...) what x_t was made of.
+            model_output: (B, ...) the network's output at x_t, of type `self.prediction`.
+            x0, eps: (B, ...) data and noise.
             t: (B,) times.
+            x_t: (B, ...) the network's input, if it is at hand; None: `path.add_noise(x0, eps, t)`.
         """
         alpha, sigma = self.path.alpha_sigma(t)
         if self.prediction != self.loss:
-            x = self.path.add_noise(x0, eps, t)
+            if x_t is None:
+                x_t = self.path.add_noise(x0, eps, t)
             safe = sigma.clamp(min=self.sigma_min)
-            guess = convert_prediction(self.prediction, model_output, x, alpha, safe)
-            model_output = training_target(self.loss, guess.x0, guess.eps, alpha, safe)
-            eps = (x - expand(alpha, x) * x0) / expand(safe, x)  # the truth, read alike: a right answer costs nothing
-        error = (model_output - training_target(self.loss, x0, eps, alpha, sigma)).square().flatten(1).mean(1)
-        return (
-            error if self.min_snr_gamma is None else error * min_snr_weight(self.loss, alpha, sigma, self.min_snr_gamma)
-        )
+            denoised = convert_prediction(self.prediction, model_output, x_t, alpha, safe)
+            model_output = training_target(self.loss, denoised.x0, denoised.eps, alpha, safe)
+            # convert the true x0 with the same clamped sigma: a perfect prediction then has loss 0
+            eps = (x_t - expand(alpha, x_t) * x0) / expand(safe, x_t)
+        target = training_target(self.loss, x0, eps, alpha, sigma)
+        error = (model_output - target).square().flatten(1).mean(1)
+        if self.min_snr_gamma is None:
+            return error
+        return error * min_snr_weight(self.loss, alpha, sigma, self.min_snr_gamma)

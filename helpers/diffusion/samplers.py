@@ -1,12 +1,13 @@
-"""Samplers: seven names for ways to walk from noise to data, one signature.
+"""Seven samplers with one signature: from noise to data, step by step.
 
-Each asks a denoiser for (x0, eps) and moves. On any path, the change of x between two times is
+Each calls a denoiser for (x0, eps) and takes a step. On any path, the change of x between two times is
 the integral of x0 d(alpha) + eps d(sigma); the samplers differ in how they estimate that integral and
-in whether they put fresh noise in. Each yields its states, so that a notebook can plot or stop it.
+in whether they add fresh noise. Each is a generator that yields its states, so that a notebook can plot or stop it.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,33 +20,60 @@ Denoiser = Callable[[Tensor, float], Denoised]
 
 
 class Step(NamedTuple):
-    """One state on the way from noise to picture: what a notebook plots and a pipeline returns."""
+    """One state between noise and data: what a notebook plots and a pipeline decodes."""
 
-    t: float  # where on the path the state is: 1 noise, 0 data
+    t: float  # time of the state on the path: 1 noise, 0 data
     x: Tensor  # (B, ...) the state
-    x0: Tensor  # (B, ...) the picture as predicted one step earlier
+    x0: Tensor  # (B, ...) the clean data that the denoiser predicted from the previous state
+
+
+class Interval(NamedTuple):
+    """Two neighbouring times of a sampler, with the coefficients of the path at both: x_t = alpha x0 + sigma eps."""
+
+    t: float
+    alpha: float
+    sigma: float
+    t_next: float
+    alpha_next: float
+    sigma_next: float
 
 
 def time_grid(steps: int, power: float = 1.0) -> Tensor:
-    """(T + 1,) times from 1 down to 0; a power > 1 crowds them towards the data, where detail is decided."""
+    """(T + 1,) times from 1 down to 0; a power > 1 puts more of them near the data, where detail is decided."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     return torch.linspace(1, 0, steps + 1) ** power
 
 
-def _walk(times: Tensor, path: NoisePath) -> Iterator[tuple[float, float, float, float, float, float]]:
-    """Pairs of neighbouring times with their coefficients: t, alpha, sigma, t', alpha', sigma'."""
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, torch.Generator]:
+    """Sample the noise that a sampler starts from, on the CPU: the same numbers whatever device computes later.
+
+    Args:
+        seeds: (B,) one per sample, so that sample i does not depend on the others in the batch.
+        shape: of one sample.
+
+    Returns:
+        (B, *shape) standard normal noise, and the generator of the first seed, which goes on where its noise ended:
+        a stochastic sampler's later noise does not repeat the first.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
+    return noise, generators[0]
+
+
+def _intervals(times: Tensor, path: NoisePath) -> Iterator[Interval]:
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all():
         raise ValueError(f"times must decrease from 1 (noise) to 0 (data), got {times.tolist()}")
     alphas, sigmas = path.alpha_sigma(times)
-    rows = list(zip(times.tolist(), alphas.tolist(), sigmas.tolist(), strict=True))
-    for here, there in zip(rows, rows[1:], strict=False):
-        yield *here, *there
+    points = zip(times.tolist(), alphas.tolist(), sigmas.tolist(), strict=True)
+    for point, next_point in pairwise(points):
+        yield Interval(*point, *next_point)
 
 
 def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Fresh noise drawn on the generator's own device, so that a seed gives the same picture everywhere."""
-    return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+    """Standard normal noise of x's shape, sampled on the generator's device, then moved to x's."""
+    device = None if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, device=device, dtype=torch.float32).to(x)
 
 
 def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[float, float]) -> tuple[Tensor, float]:
@@ -53,21 +81,30 @@ def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[flo
 
     Args:
         x: (B, ...) the state x_t.
-        x0: (B, ...) the data, or what the network takes for it.
+        x0: (B, ...) the data, or the network's prediction of it.
         here, there: (alpha, sigma) at t and at s.
     """
-    (alpha_t, sigma_t) = here
-    (alpha_s, sigma_s) = there
-    step = alpha_t / alpha_s  # what is left of x_s in x_t
-    added = sigma_t**2 - step**2 * sigma_s**2  # the variance that was put in between s and t
-    mean = (step * sigma_s**2 * x + alpha_s * added * x0) / sigma_t**2
-    return mean, math.sqrt(max(added, 0.0)) * sigma_s / sigma_t
+    alpha_t, sigma_t = here
+    alpha_s, sigma_s = there
+    decay = alpha_t / alpha_s  # how much of x_s is left in x_t
+    added_variance = sigma_t**2 - decay**2 * sigma_s**2  # of the noise that was added between s and t
+    mean = (decay * sigma_s**2 * x + alpha_s * added_variance * x0) / sigma_t**2
+    return mean, math.sqrt(max(added_variance, 0.0)) * sigma_s / sigma_t
 
 
-def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
-    """Ancestral sampling (DDPM, algorithm 2): draw every next state from the posterior at the predicted x0."""
-    x = noise  # (B, ...)
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+def ddpm(
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+) -> Iterator[Step]:
+    """Ancestral sampling (DDPM, algorithm 2): sample each next state from the posterior at the predicted x0.
+
+    Args, the same for every sampler:
+        denoise: (x, t) -> Denoised.
+        x: (B, ...) the state at times[0]: noise, or for image-to-image a noised image.
+        times: (T + 1,) decreasing.
+        path: gives alpha and sigma at each time.
+        generator: for fresh noise, on any device; samplers that add none ignore it.
+    """
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, _ = denoise(x, t)  # (B, ...)
         mean, std = posterior(x, x0, (alpha, sigma), (alpha_next, sigma_next))
         x = mean + std * _noise_like(x, generator) if std > 0 else mean  # (B, ...)
@@ -75,11 +112,16 @@ def ddpm(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, ge
 
 
 def ddim(
-    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None, eta=0.0
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: torch.Generator | None = None,
+    eta: float = 0.0,
 ) -> Iterator[Step]:
-    """DDIM (Song et al. 2020, eq. 12): aim at x0, keep the predicted noise; eta = 1 is DDPM, 0 draws none."""
-    x = noise  # (B, ...)
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+    """DDIM (Song et al. 2020, eq. 12): step to x0 plus the predicted noise; eta = 1 is DDPM, 0 adds no fresh noise."""
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, eps = denoise(x, t)  # (B, ...) each
         _, std = posterior(x, x0, (alpha, sigma), (alpha_next, sigma_next))
         fresh = eta * std
@@ -89,90 +131,99 @@ def ddim(
         yield Step(t_next, x, x0)
 
 
-def euler(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
+def euler(
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+) -> Iterator[Step]:
     """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v."""
-    x = noise  # (B, ...)
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, eps = denoise(x, t)  # (B, ...) each
         x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps  # (B, ...)
         yield Step(t_next, x, x0)
 
 
 def euler_ancestral(
-    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
 ) -> Iterator[Step]:
-    """Euler down to less noise than asked for, then noise added back: k-diffusion's "Euler a" in alpha and sigma.
+    """Euler to less noise than the next time has, then fresh noise: k-diffusion's "Euler a" in alpha and sigma.
 
     In units of the data (x / alpha) the noise falls from s to s'; of s'^2, the part s'^2 (1 - s'^2 / s^2) is fresh.
     """
-    x = noise  # (B, ...)
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, eps = denoise(x, t)  # (B, ...) each
-        shrink = alpha * sigma_next / (alpha_next * sigma)  # s' / s
-        up = sigma_next * math.sqrt(max(1 - shrink**2, 0.0))
-        down = sigma_next * shrink
-        x = alpha_next * x0 + down * eps
-        if up > 0:
-            x = x + up * _noise_like(x, generator)  # (B, ...)
+        ratio = alpha * sigma_next / (alpha_next * sigma)  # s' / s
+        sigma_up = sigma_next * math.sqrt(max(1 - ratio**2, 0.0))
+        sigma_down = sigma_next * ratio
+        x = alpha_next * x0 + sigma_down * eps
+        if sigma_up > 0:
+            x = x + sigma_up * _noise_like(x, generator)  # (B, ...)
         yield Step(t_next, x, x0)
 
 
-def heun(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Iterator[Step]:
-    """Heun's method (EDM, algorithm 1): look where Euler leads, then go by the average of both answers.
+def heun(
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+) -> Iterator[Step]:
+    """Heun's method (EDM, algorithm 1): take an Euler step, evaluate there, and step by the mean of both predictions.
 
     Two network evaluations a step, one in the last; second-order accurate.
     """
-    x = noise  # (B, ...)
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         here = denoise(x, t)
-        there = x + (alpha_next - alpha) * here.x0 + (sigma_next - sigma) * here.eps
-        if sigma_next > 0:  # at clean data there is no noise left to ask about
-            ahead = denoise(there, t_next)
-            x0 = (here.x0 + ahead.x0) / 2
-            eps = (here.eps + ahead.eps) / 2  # (B, ...) each
-            there = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps
-        x = there  # (B, ...)
+        x_next = x + (alpha_next - alpha) * here.x0 + (sigma_next - sigma) * here.eps
+        if sigma_next > 0:  # clean data has no noise to predict
+            there = denoise(x_next, t_next)
+            x0 = (here.x0 + there.x0) / 2
+            eps = (here.eps + there.eps) / 2  # (B, ...) each
+            x_next = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps
+        x = x_next  # (B, ...)
         yield Step(t_next, x, here.x0)
 
 
-def lms(denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None, order=3) -> Iterator[Step]:
-    """Linear multistep (Adams-Bashforth): draw a polynomial through the last answers and integrate it over the step.
+def lms(
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: torch.Generator | None = None,
+    order: int = 3,
+) -> Iterator[Step]:
+    """Linear multistep (Adams-Bashforth): integrate the polynomial through the last `order` predictions.
 
     One evaluation a step. The polynomial is in t; its integral against d(alpha) and d(sigma) is a fine midpoint sum.
     """
-    x = noise
-    seen = []  # seen: the last (t, x0, eps)
-    for t, _, _, t_next, _, _ in _walk(times, path):
-        x0, eps = denoise(x, t)  # (B, ...) each
-        seen = [(t, x0, eps), *seen][:order]
-        fine = torch.linspace(t, t_next, 65, dtype=torch.float64)
+    history: list[tuple[float, Tensor, Tensor]] = []  # the last (t, x0, eps), newest first
+    for interval in _intervals(times, path):
+        x0, eps = denoise(x, interval.t)  # (B, ...) each
+        history = [(interval.t, x0, eps), *history][:order]
+        fine = torch.linspace(interval.t, interval.t_next, 65, dtype=torch.float64)
         d_alpha, d_sigma = (coefficient.double().diff() for coefficient in path.alpha_sigma(fine))
         middle = (fine[1:] + fine[:-1]) / 2
-        for k, (t_k, x0_k, eps_k) in enumerate(seen):
-            others = [t_j for j, (t_j, _, _) in enumerate(seen) if j != k]
+        for k, (t_k, x0_k, eps_k) in enumerate(history):
+            others = [t_j for j, (t_j, _, _) in enumerate(history) if j != k]
             basis = math.prod(((middle - t_j) / (t_k - t_j) for t_j in others), start=torch.ones_like(middle))
             x = x + (basis * d_alpha).sum().item() * x0_k + (basis * d_sigma).sum().item() * eps_k
-        yield Step(t_next, x, x0)
+        yield Step(interval.t_next, x, x0)
 
 
 def dpm_solver_pp_2m(
-    denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
 ) -> Iterator[Step]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): exact in the linear part, x0 extrapolated in log(alpha / sigma).
 
     One evaluation a step. The first step, and the last (where the log is infinite), are first-order.
     """
-    x = noise
-    previous = None
+    previous: Tensor | None = None  # x0 of the step before
     h_previous = math.inf
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _walk(times, path):
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, _ = denoise(x, t)  # (B, ...)
         finite = alpha > 0 and sigma_next > 0
         h = math.log(alpha_next * sigma / (sigma_next * alpha)) if finite else math.inf
-        slope = 0.0 if previous is None or math.isinf(h) or math.isinf(h_previous) else h / (2 * h_previous)
-        guess = x0 if slope == 0 else (1 + slope) * x0 - slope * previous  # (B, ...) x0 at the middle of the step
+        x0_middle = x0  # (B, ...) at the middle of the step
+        if previous is not None and not math.isinf(h) and not math.isinf(h_previous):
+            slope = h / (2 * h_previous)
+            x0_middle = (1 + slope) * x0 - slope * previous
         keep = sigma_next / sigma  # (1 - e^-h) alpha' = alpha' - keep alpha
-        x = keep * x + (alpha_next - keep * alpha) * guess  # (B, ...)
+        x = keep * x + (alpha_next - keep * alpha) * x0_middle  # (B, ...)
         previous = x0
         h_previous = h
         yield Step(t_next, x, x0)
@@ -189,19 +240,57 @@ SAMPLERS = {
 }
 
 
+def check_sampler(name: str) -> None:
+    """Raise ValueError unless `name` is in SAMPLERS."""
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+
+
 def num_function_evaluations(sampler: str, steps: int) -> int:
-    """How many times a sampler asks the network in `steps` steps: what a fair comparison holds equal."""
+    """Number of network evaluations (NFE) of a sampler in `steps` steps: what a fair comparison holds equal."""
     return 2 * steps - 1 if sampler == "heun" else steps
 
 
-@torch.no_grad()
-def sample(sampler: str, denoise: Denoiser, noise: Tensor, times: Tensor, path: NoisePath, *, generator=None) -> Tensor:
-    """Run a sampler by name to its end and return the last state, (B, ...).
+def run_sampler(
+    name: str,
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Run a sampler by name, without gradients; the other arguments as for `ddpm`.
+
+    Yields:
+        The state after every step.
 
     Raises:
-        ValueError: for a name that is not in SAMPLERS.
+        ValueError: at once for a name that is not in SAMPLERS, at the first step for times that do not decrease.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    *_, last = SAMPLERS[sampler](denoise, noise, times, path, generator=generator)
+    check_sampler(name)
+    return _without_gradients(SAMPLERS[name](denoise, x, times, path, generator=generator))
+
+
+def _without_gradients(steps: Iterator[Step]) -> Iterator[Step]:
+    """Turn gradients off around each step: a generator's body runs under the gradient mode of whoever calls next()."""
+    while True:
+        with torch.no_grad():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
+
+
+def sample(
+    sampler: str,
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run a sampler to its end and return the last state, (B, ...). Arguments and errors as for `run_sampler`."""
+    *_, last = run_sampler(sampler, denoise, x, times, path, generator=generator)
     return last.x

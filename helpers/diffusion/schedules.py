@@ -1,11 +1,13 @@
-"""Paths from data to noise: every process of the course is x_t = alpha_t x0 + sigma_t eps.
+"""Noise schedules as paths from data to noise: every process of the course is x_t = alpha_t x0 + sigma_t eps.
 
-Data stands at t = 0 and noise at t = 1. DDPM and flow matching differ in alpha and sigma only, so a loss
-or a sampler that speaks of alpha and sigma serves both. Alphabet: B batch, T steps, ... any further axes.
+Data is at t = 0 and noise at t = 1. DDPM and flow matching differ in alpha and sigma only, so a loss
+or a sampler written in alpha and sigma serves both. Alphabet: B batch, T steps, ... any further axes.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 
 
 class NoisePath(ABC):
-    """A way from data to noise, known by its two coefficients."""
+    """A path from data to noise, defined by its two coefficients alpha and sigma."""
 
     @abstractmethod
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -31,10 +33,10 @@ class NoisePath(ABC):
         """
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
-        """Jump from the data straight to time t: x_t = alpha_t x0 + sigma_t eps (DDPM, eq. 4).
+        """Sample x_t from q(x_t | x0) in one step: x_t = alpha_t x0 + sigma_t eps (DDPM, eq. 4).
 
         Args:
-            x0: (B, ...) data, pictures in [-1, 1].
+            x0: (B, ...) data, images in [-1, 1].
             eps: (B, ...) standard normal noise.
             t: one time, or (B,) times, in [0, 1].
         """
@@ -42,7 +44,7 @@ class NoisePath(ABC):
         return expand(alpha, x0).to(x0.dtype) * x0 + expand(sigma, x0).to(x0.dtype) * eps
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """The logarithm of the signal-to-noise ratio, 2 log(alpha / sigma): by it the times of two paths compare."""
+        """The logarithm of the signal-to-noise ratio, 2 log(alpha / sigma): by it, times on two paths compare."""
         alpha, sigma = self.alpha_sigma(t)
         return 2 * (alpha.log() - sigma.log())
 
@@ -51,7 +53,7 @@ class FlowPath(NoisePath):
     """Rectified flow (Liu et al. 2022, eq. 1; SD3, eq. 13): a straight line, alpha = 1 - t and sigma = t."""
 
     def __init__(self, shift: float = 1.0):
-        """A shift > 1 spends more of the path at high noise: larger pictures hide noise better (SD3, eq. 23)."""
+        """A shift > 1 spends more of the path at high noise: noise hides less of a larger image (SD3, eq. 23)."""
         if shift <= 0:
             raise ValueError(f"shift must be positive (1 leaves the times alone), got {shift}")
         self.shift = shift
@@ -92,7 +94,7 @@ class DDPMPath(NoisePath):
 
     @classmethod
     def linear(cls, T: int = 1000, first: float = 1e-4, last: float = 0.02) -> "DDPMPath":
-        """DDPM's own schedule (Ho et al. 2020, section 4): beta grows linearly; rescaled so that any T ends alike."""
+        """DDPM's own schedule (Ho et al. 2020, section 4): beta grows linearly; rescaled so that every T ends alike."""
         return cls(torch.linspace(first, last, T, dtype=torch.float64) * (1000 / T))
 
     @classmethod
@@ -108,10 +110,15 @@ class DDPMPath(NoisePath):
     @classmethod
     def sigmoid(cls, T: int = 1000, start: float = -3.0, end: float = 3.0) -> "DDPMPath":
         """abar follows a sigmoid (Jabri et al. 2022, algorithm 1, temperature 1): gentle at both ends."""
-        low, high = (1 / (1 + math.exp(-x)) for x in (start, end))
-        return cls._from_abar(lambda t: (high - 1 / (1 + math.exp(-(t * (end - start) + start)))) / (high - low), T)
+
+        def logistic(x: float) -> float:
+            return 1 / (1 + math.exp(-x))
+
+        low = logistic(start)
+        high = logistic(end)
+        return cls._from_abar(lambda t: (high - logistic(t * (end - start) + start)) / (high - low), T)
 
     @classmethod
-    def _from_abar(cls, abar, T: int) -> "DDPMPath":
-        wanted = [abar(k / T) for k in range(T + 1)]
-        return cls(torch.tensor([min(1 - later / now, 0.999) for now, later in zip(wanted, wanted[1:], strict=False)]))
+    def _from_abar(cls, abar: Callable[[float], float], T: int) -> "DDPMPath":
+        alphas_bar = [abar(k / T) for k in range(T + 1)]
+        return cls(torch.tensor([min(1 - later / now, 0.999) for now, later in pairwise(alphas_bar)]))

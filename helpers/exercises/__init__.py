@@ -1,6 +1,6 @@
-"""Exercises that check themselves: `check("02.1", answer)` says whether an answer holds, and what is wrong with it.
+"""Exercises that check themselves: `check("02.1", answer)` says whether an answer is right, and if not, why.
 
-One module per notebook, n01.py, n02.py, ..., is read when the first of its exercises is checked.
+Each notebook has a module, n01.py, n02.py, ..., which is imported when its first exercise is checked.
 """
 
 from helpers.exercises.checking import check

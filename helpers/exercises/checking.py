@@ -1,4 +1,4 @@
-"""What the judges of all exercises share: asking a learner's function, comparing, and saying what is wrong."""
+"""Shared by the judges of all exercises: call a learner's function, compare its result, and explain what is wrong."""
 
 import html
 import importlib
@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 Judge = Callable[[Any], str]
-FOUND: dict[str, "Exercise"] = {}
+EXERCISES: dict[str, "Exercise"] = {}  # by number; filled when a notebook's module is imported
 SIGNS = {"right": "\N{CHECK MARK}", "wrong": "\N{BALLOT X}", "blank": "\N{WHITE CIRCLE}"}
 STILL_BLANK = "is still to do. Put your answer in place of the three dots, and run the cell again."
 
 
 class Wrong(Exception):  # noqa: N818  a judge reads as a sentence: raise Wrong(...)
-    """What is wrong with an answer, in words for the learner."""
+    """An answer is wrong; the message tells the learner why."""
 
 
 class Blank(Exception):  # noqa: N818
-    """Three dots where an answer was wanted."""
+    """The answer is still three dots."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """A number such as "02.1", who judges its answers, and typical mistakes: part of what is said -> the answer."""
+    """An exercise: its number such as "02.1", its judge, and typical mistakes: part of the message -> wrong answer."""
 
     number: str
     judge: Judge
@@ -34,7 +34,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a notebook shows under an exercise."""
+    """The result of a check, as a notebook shows it."""
 
     number: str
     state: str  # "right", "wrong" or "blank"
@@ -52,17 +52,17 @@ class Verdict:
 
 
 def exercise(number: str, mistakes: Mapping[str, Any]) -> Callable[[Judge], Judge]:
-    """Make a judge known. It takes the answer, returns what the right one shows, and raises `Wrong` or `Blank`."""
+    """Register a judge. It takes the answer, returns what the right answer shows, or raises `Wrong` or `Blank`."""
 
     def register(judge: Judge) -> Judge:
-        FOUND[number] = Exercise(number, judge, mistakes)
+        EXERCISES[number] = Exercise(number, judge, mistakes)
         return judge
 
     return register
 
 
 def exercises(notebook: str) -> dict[str, Exercise]:
-    """Those of a notebook, "01" to "12", by number.
+    """The exercises of a notebook, "01" to "12", by number.
 
     Raises:
         ValueError: if the notebook has none.
@@ -70,11 +70,11 @@ def exercises(notebook: str) -> dict[str, Exercise]:
     if not (Path(__file__).parent / f"n{notebook}.py").exists():
         raise ValueError(f"notebook {notebook!r} has no exercises that check themselves")
     importlib.import_module(f"helpers.exercises.n{notebook}")
-    return {number: found for number, found in sorted(FOUND.items()) if number.startswith(f"{notebook}.")}
+    return {number: entry for number, entry in sorted(EXERCISES.items()) if number.startswith(f"{notebook}.")}
 
 
 def check(number: str, answer: Any) -> Verdict:
-    """Judge an answer: a number, a word or a function, as the exercise asks.
+    """Check an answer: a number, a text or a function, whatever the exercise asks for.
 
     Args:
         number: of the exercise, "02.1".
@@ -96,74 +96,86 @@ def check(number: str, answer: Any) -> Verdict:
         return Verdict(number, "wrong", f"not yet: {wrong}")
 
 
-def ask(function: Any, *given: Any) -> Any:
-    """What a learner's function answers.
+def call(function: Any, *args: Any) -> Any:
+    """Call a learner's function with copies of the arguments, and return its result.
 
     Raises:
         Blank: for three dots.
-        Wrong: if it is no function, stops with an error, or gives nothing back.
+        Wrong: if it is not a function, raises an error, or returns nothing.
     """
     if not callable(function):
-        raise Wrong(f"This exercise wants a function, without brackets behind its name; it got {_told(function)}.")
+        raise Wrong(f"This exercise needs a function: its name without parentheses. It got {_describe(function)}.")
     try:
-        answer = function(*map(_copied, given))
+        result = function(*map(_copy, args))
     except Exception as error:
-        own = [f.line for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
-        where = f" (in the line `{own[-1]}`)" if own else ""
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        lines = [frame.line for frame in frames if "site-packages" not in frame.filename]
+        where = f" (in the line `{lines[-1]}`)" if lines else ""
         raise Wrong(f"Your function stopped with {type(error).__name__}: {error}{where}.") from None
-    if answer is None:
-        raise Wrong("Your function gives nothing back: is there a `return` in front of its result?")
-    parts = answer if isinstance(answer, tuple | list) else [answer]
+    if result is None:
+        raise Wrong("Your function returns nothing: is there a `return` in front of its result?")
+    parts = result if isinstance(result, tuple | list) else [result]
     if any(part is ... or part is None for part in parts):
         raise Blank
-    return answer
+    return result
 
 
-def number(given: Any) -> float:
-    """The answer as a number.
+def as_number(value: Any) -> float:
+    """Convert an answer to a number.
 
     Raises:
-        Wrong: if it is none.
+        Wrong: if it is not one.
     """
     try:
-        return float(given)
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"This exercise wants one number; it got {_told(given)}.") from None
+        raise Wrong(f"This exercise needs a single number. It got {_describe(value)}.") from None
 
 
-def tensor(given: Any, like: Any) -> Any:
-    """The answer, if it is a tensor of the shape and kind wanted.
+def as_pair(value: Any, message: str) -> tuple[float, float]:
+    """Convert an answer to two numbers. Raises `Wrong` with this message if they are not two."""
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise Wrong(message)
+    return as_number(values[0]), as_number(values[1])
+
+
+def as_tensor(value: Any, like: Any) -> Any:
+    """Return an answer if it is a tensor of the same shape and dtype as `like`.
 
     Raises:
-        Wrong: if not; both shapes are told.
+        Wrong: if not; the message has both shapes or dtypes.
     """
     import torch
 
-    if not isinstance(given, torch.Tensor):
-        raise Wrong(f"Your function should give a tensor of shape {tuple(like.shape)}; it gave {_told(given)}.")
-    if given.shape != like.shape:
-        raise Wrong(f"Your result has the shape {tuple(given.shape)}; {tuple(like.shape)} was wanted.")
-    if given.dtype != like.dtype:
-        raise Wrong(f"Your result holds {given.dtype}; {like.dtype} was wanted.")
-    return given
+    shape = tuple(like.shape)
+    if not isinstance(value, torch.Tensor):
+        raise Wrong(f"Your function should return a tensor of shape {shape}. It returned {_describe(value)}.")
+    if value.shape != like.shape:
+        raise Wrong(f"Your result has the shape {tuple(value.shape)}; it should be {shape}.")
+    if value.dtype != like.dtype:
+        raise Wrong(f"Your result has the dtype {value.dtype}; it should be {like.dtype}.")
+    return value
 
 
-def close(given: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
-    """Equal but for rounding; numbers and tensors, False for other shapes."""
+def close(value: Any, expected: Any, tolerance: float = 1e-4) -> bool:
+    """Whether numbers or tensors are equal up to rounding; False for different shapes."""
     import torch
 
-    given = torch.as_tensor(given)
-    wanted = torch.as_tensor(wanted)
-    return given.shape == wanted.shape and torch.allclose(given.double(), wanted.double(), tolerance, tolerance)
+    value = torch.as_tensor(value)
+    expected = torch.as_tensor(expected)
+    return value.shape == expected.shape and torch.allclose(value.double(), expected.double(), tolerance, tolerance)
 
 
-def _copied(thing: Any) -> Any:
-    """Tensors anew, so that an answer that works in place spoils nothing for the judge."""
-    if isinstance(thing, tuple | list):
-        return type(thing)(map(_copied, thing))
-    return thing.clone() if hasattr(thing, "clone") else thing
+def _copy(value: Any) -> Any:
+    """Copy tensors, so that an answer that works in place does not change what the judge compares with."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_copy, value))
+    return value.clone() if hasattr(value, "clone") else value
 
 
-def _told(thing: Any) -> str:
-    shape = getattr(thing, "shape", None)
-    return f"a {type(thing).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else f", {str(thing)[:40]}")
+def _describe(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    return f"a value of type {type(value).__name__}: {str(value)[:40]}"

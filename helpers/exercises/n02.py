@@ -1,14 +1,14 @@
-"""Exercises of notebook 02: the end of a schedule, steps of samplers, forms of an answer, times and guidance."""
+"""Exercises of notebook 02: the end of a schedule, sampler steps, v-prediction, shifted times, guidance."""
 
 import math
 
 import torch
 
-from helpers.exercises.checking import Wrong, ask, close, exercise, number, tensor
+from helpers.exercises.checking import Wrong, as_number, as_pair, as_tensor, call, close, exercise
 
 
-def _points() -> tuple[torch.Tensor, torch.Tensor]:
-    """Some data and some noise, (5, 2) each."""
+def _data_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    """x0 and eps, (5, 2) each."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(5, 2, generator=generator), torch.randn(5, 2, generator=generator)
 
@@ -17,36 +17,30 @@ def _points() -> tuple[torch.Tensor, torch.Tensor]:
     "02.1",
     mistakes={
         "square root": 4.0358e-05,
-        "noise's": 0.99998,
+        "of the noise": 0.99998,
         "Stable Diffusion": 0.0683,
     },
 )
 def left_at_the_end(answer):
-    """How much of the data is left at the end of DDPM's own schedule."""
-    given = number(answer)
-    if close(given, 4.0358e-05, 1e-2 * 4e-5):
+    """The share of the data that is left at the end of DDPM's schedule."""
+    value = as_number(answer)
+    if close(value, 4.0358e-05, 1e-2 * 4e-5):
         raise Wrong(
-            "That is abar, by which the *variance* of the data is multiplied. The data themselves are "
-            "multiplied by alpha, its square root."
+            "That is abar, the factor of the *variance* of the data. The data themselves are multiplied by alpha, its "
+            "square root."
         )
-    if abs(given - 1) < 1e-3:
-        raise Wrong("That is sigma, the noise's share. The data's is alpha.")
-    if abs(given - 0.0683) < 1e-3:
+    if abs(value - 1) < 1e-3:
+        raise Wrong("That is sigma, the coefficient of the noise. The one of the data is alpha.")
+    if abs(value - 0.0683) < 1e-3:
         raise Wrong(
-            "That is the end of Stable Diffusion's schedule, `DDPMPath.scaled_linear()`. DDPM's own is `linear`."
+            "That is the end of Stable Diffusion's schedule, `DDPMPath.scaled_linear()`. DDPM's schedule is `linear`."
         )
-    if not abs(given - 0.00635) <= 5e-5:
-        raise Wrong(f"{given:.4g} is not it: alpha, _ = DDPMPath.linear().alpha_sigma(1.0).")
+    if not abs(value - 0.00635) <= 5e-5:
+        raise Wrong(f"{value:.4g} is not right: alpha, _ = DDPMPath.linear().alpha_sigma(1.0).")
     return (
-        "0.6 % of the data is left: an average brightness leaks through, but hardly. Stable Diffusion's schedule "
-        "leaves 7 %."
+        "0.6 % of the data is left, so hardly any of the average brightness leaks through. In Stable Diffusion's "
+        "schedule it is 7 %."
     )
-
-
-def _ddim(x, eps, here, there):
-    (alpha, sigma) = here
-    (alpha_next, sigma_next) = there
-    return alpha_next * (x - sigma * eps) / alpha + sigma_next * eps
 
 
 @exercise(
@@ -57,34 +51,34 @@ def _ddim(x, eps, here, there):
             there[0] * (x - here[1] * eps) / here[0]
             + there[1] * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
         ),
-        "where you are going": lambda x, eps, here, there: here[0] * (x - here[1] * eps) / here[0] + here[1] * eps,
+        "next noise level": lambda x, eps, here, there: here[0] * (x - here[1] * eps) / here[0] + here[1] * eps,
     },
 )
 def ddim_step(answer):
-    """One step of DDIM, from the network's noise."""
-    x0, eps = _points()
+    """A step of DDIM, from the predicted noise."""
+    x0, eps = _data_and_noise()
     here = (0.6, 0.8)
     there = (0.8, 0.6)
     x = here[0] * x0 + here[1] * eps
-    given = tensor(ask(answer, x, eps, here, there), x)
-    wanted = there[0] * x0 + there[1] * eps
-    if close(given, x):
-        raise Wrong("Your step stays where it was: mix data and noise with the coefficients of where you are going.")
-    if close(given, there[0] * (x - here[1] * eps) + there[1] * eps):
-        raise Wrong("x - sigma eps is alpha x0, not x0: divide by alpha before you mix again.")
-    if not close(ask(answer, here[0] * x0, 0 * eps, here, there), there[0] * x0):
+    result = as_tensor(call(answer, x, eps, here, there), x)
+    expected = there[0] * x0 + there[1] * eps
+    if close(result, x):
+        raise Wrong("Your step does not move: mix data and noise with the coefficients of the next noise level.")
+    if close(result, there[0] * (x - here[1] * eps) + there[1] * eps):
+        raise Wrong("x - sigma eps is alpha x0, not x0: divide by alpha before you add noise.")
+    if not close(call(answer, here[0] * x0, 0 * eps, here, there), there[0] * x0):
         raise Wrong(
-            "Where the network sees no noise, your step makes some. DDIM puts the *same* eps back; fresh "
-            "noise is what DDPM adds."
+            "Where the predicted noise is zero, your step adds some. DDIM adds the *same* eps; fresh noise is what "
+            "DDPM adds."
         )
-    if not close(given, wanted):
+    if not close(result, expected):
         raise Wrong(
-            "First the clean estimate, (x - sigma eps) / alpha with the coefficients of here; then alpha x0 + "
+            "First compute the clean estimate, (x - sigma eps) / alpha with the coefficients of here; then alpha x0 + "
             "sigma eps with those of there."
         )
     return (
-        "estimate the data, then mix again with the same noise. Even a perfect network only tells the mean of all "
-        "noises that may be meant: so one asks again, nearer by."
+        "estimate the data, then mix them with the same noise at the next level. Even a perfect network predicts only "
+        "the mean of all possible noises, so the sampler evaluates it again after each small step."
     )
 
 
@@ -92,38 +86,38 @@ def ddim_step(answer):
     "02.3",
     mistakes={
         "sign": lambda x, v, alpha, sigma: alpha * x + sigma * v,
-        "exchanged": lambda x, v, alpha, sigma: sigma * x - alpha * v,
+        "swapped": lambda x, v, alpha, sigma: sigma * x - alpha * v,
         "is the noise": lambda x, v, alpha, sigma: sigma * x + alpha * v,
     },
 )
 def data_from_v(answer):
-    """From v back to the data, derived by hand."""
-    x0, eps = _points()
+    """From v to the data, derived by hand."""
+    x0, eps = _data_and_noise()
     alpha = 0.6
     sigma = 0.8
     x = alpha * x0 + sigma * eps
     v = alpha * eps - sigma * x0
-    given = tensor(ask(answer, x, v, alpha, sigma), x0)
-    if close(given, eps):
-        raise Wrong("What you found is the noise: sigma x + alpha v. The data stand at a right angle to it.")
-    if close(given, alpha * x + sigma * v):
+    result = as_tensor(call(answer, x, v, alpha, sigma), x0)
+    if close(result, eps):
+        raise Wrong("Your result is the noise: sigma x + alpha v. The data are the other, orthogonal combination.")
+    if close(result, alpha * x + sigma * v):
         raise Wrong(
-            "Almost: check the sign. Put x = alpha x0 + sigma eps and v = alpha eps - sigma x0 into your "
-            "formula; eps has to cancel."
+            "Almost: check the sign. Insert x = alpha x0 + sigma eps and v = alpha eps - sigma x0 into your formula; "
+            "eps has to cancel."
         )
-    if close(given, sigma * x - alpha * v):
-        raise Wrong("The two coefficients are exchanged: x0's share in x is alpha, in v it is -sigma.")
-    if not close(given, x0):
+    if close(result, sigma * x - alpha * v):
+        raise Wrong("The two coefficients are swapped: the coefficient of x0 is alpha in x, and -sigma in v.")
+    if not close(result, x0):
         raise Wrong(
-            "Multiply x by alpha and v by sigma, and combine them so that eps cancels; alpha^2 + sigma^2 = 1 "
-            "does the rest."
+            "Multiply x by alpha and v by sigma, and combine them so that eps cancels; alpha^2 + sigma^2 = 1 does the "
+            "rest."
         )
-    return "(x, v) is (x0, eps) turned by an angle; turning back needs no division, so v is nowhere fragile."
+    return "(x, v) is a rotation of (x0, eps). Rotating back needs no division, so v is numerically stable at every t."
 
 
-def _widths(here, there):
-    (alpha, sigma) = here
-    (alpha_next, sigma_next) = there
+def _standard_deviations(here, there):
+    alpha, sigma = here
+    alpha_next, sigma_next = there
     beta = 1 - (alpha / alpha_next) ** 2
     return math.sqrt(beta), math.sqrt(beta) * sigma_next / sigma
 
@@ -131,36 +125,35 @@ def _widths(here, there):
 @exercise(
     "02.4",
     mistakes={
-        "variance": lambda here, there: tuple(width**2 for width in _widths(here, there)),
-        "other order": lambda here, there: _widths(here, there)[::-1],
-        "is not smaller": lambda here, there: (_widths(here, there)[0],) * 2,
+        "variance": lambda here, there: tuple(std**2 for std in _standard_deviations(here, there)),
+        "other order": lambda here, there: _standard_deviations(here, there)[::-1],
+        "not smaller": lambda here, there: (_standard_deviations(here, there)[0],) * 2,
     },
 )
 def two_widths(answer):
-    """The two standard deviations that DDPM (section 3.2) offers for its backward step."""
+    """The two standard deviations that DDPM (section 3.2) offers for its reverse step."""
     for steps, step in [(10, 2), (1000, 500)]:
-        angle = [k / steps * math.pi / 2 for k in (step, step - 1)]
-        here, there = ((math.cos(a), math.sin(a)) for a in angle)
-        given = ask(answer, here, there)
-        given = given.tolist() if hasattr(given, "tolist") else given
-        if not isinstance(given, tuple | list) or len(given) != 2:
-            raise Wrong("Two numbers are wanted: the standard deviation from beta, and the posterior's.")
-        given = tuple(map(number, given))
-        wanted = _widths(here, there)
-        if close(given, wanted, 1e-6):
+        angles = [k / steps * math.pi / 2 for k in (step, step - 1)]
+        here, there = ((math.cos(angle), math.sin(angle)) for angle in angles)
+        pair = as_pair(
+            call(answer, here, there),
+            "Return two numbers: the standard deviation from beta, and that of the posterior.",
+        )
+        expected = _standard_deviations(here, there)
+        if close(pair, expected, 1e-6):
             continue
-        if close(given, [width**2 for width in wanted]):
+        if close(pair, [std**2 for std in expected]):
             raise Wrong("Those are the variances. Noise is multiplied by their square root.")
-        if close(given, wanted[::-1]):
-            raise Wrong("Both are right, in the other order: first the one from beta, which is larger.")
-        if close(given[0], wanted[0]) and given[1] >= given[0]:
+        if close(pair, expected[::-1]):
+            raise Wrong("Both are right, but in the other order: first the one from beta, which is larger.")
+        if close(pair[0], expected[0]) and pair[1] >= pair[0]:
             raise Wrong(
-                "The posterior's is not smaller in yours: knowing x0 leaves less to chance. Its variance is "
-                "beta times (sigma there / sigma here)^2."
+                "Your posterior's standard deviation is not smaller than the other: knowing x0 reduces the "
+                "uncertainty. Its variance is beta times (sigma there / sigma here)^2."
             )
         raise Wrong(
-            f"For a step of {steps} they are {wanted[0]:.4f} and {wanted[1]:.4f}; you have {given[0]:.4f} and "
-            f"{given[1]:.4f}. One step's beta is 1 - (alpha here / alpha there)^2."
+            f"For a schedule of {steps} steps they are {expected[0]:.4f} and {expected[1]:.4f}; you get {pair[0]:.4f} "
+            f"and {pair[1]:.4f}. The beta of a step is 1 - (alpha here / alpha there)^2."
         )
     return "of 1000 steps only the last few differ; of 10, most do: at step 2 the smaller is half the larger."
 
@@ -174,22 +167,22 @@ def two_widths(answer):
     },
 )
 def unshift(answer):
-    """The inverse of SD3's shift of times."""
+    """The inverse of SD3's timestep shift."""
     t = torch.linspace(0, 1, 11)
     shifted = 3 * t / (1 + 2 * t)
-    given = tensor(ask(answer, shifted, 3.0), t)
-    if close(given, 3 * shifted / (1 + 2 * shifted)):
+    result = as_tensor(call(answer, shifted, 3.0), t)
+    if close(result, 3 * shifted / (1 + 2 * shifted)):
         raise Wrong("That shifts the same times once more. Solve t' = s t / (1 + (s - 1) t) for t.")
-    if not close(given[-1], 1.0) and close(given[0], 0.0):
-        raise Wrong(f"The ends must stay: 1 is pure noise before and after, and yours becomes {given[-1]:.3g}.")
-    if not close(given, t):
+    if not close(result[-1], 1.0) and close(result[0], 0.0):
+        raise Wrong(f"The ends must stay: t = 1 is pure noise before and after, and yours becomes {result[-1]:.3g}.")
+    if not close(result, t):
         raise Wrong(
-            f"The middle, 0.5, became 0.75 and should come back; yours is {given[5]:.3g}. The formula has to "
-            "hold everywhere: multiply by the denominator, collect what holds t."
+            f"The middle, 0.5, became 0.75, so your function should return 0.5; it returns {result[5]:.3g}. The "
+            "formula has to hold everywhere: multiply by the denominator and collect the terms with t."
         )
-    if not close(ask(answer, 5 * t / (1 + 4 * t), 5.0), t):
-        raise Wrong("It holds for a shift of 3 and not for 5: is a 3 left in the formula?")
-    return "t = t' / (s - (s - 1) t'): a shift by 1/s. So shifting twice by 3 is one shift by 9, not by 6."
+    if not close(call(answer, 5 * t / (1 + 4 * t), 5.0), t):
+        raise Wrong("It works for a shift of 3 but not for 5: does your formula still contain a 3?")
+    return "t = t' / (s - (s - 1) t'), a shift by 1/s. So two shifts by 3 are a single shift by 9, not by 6."
 
 
 @exercise(
@@ -201,19 +194,21 @@ def unshift(answer):
     },
 )
 def guidance_of_the_paper(answer):
-    """Guidance in the convention of its paper, where 0 means none."""
-    with_label, without = _points()
-    given = tensor(ask(answer, with_label, without, 0.0), with_label)
-    if close(given, without):
+    """Classifier-free guidance in the convention of its paper, where w = 0 means no guidance."""
+    with_label, without = _data_and_noise()
+    result = as_tensor(call(answer, with_label, without, 0.0), with_label)
+    if close(result, without):
         raise Wrong(
-            "With w = 0 you ignore the label. In the paper's convention 0 is the plain answer with the label, "
-            "and 1 is what others call a scale of 2: it walks twice the way."
+            "With w = 0 you ignore the label. In the paper's convention, 0 is the plain conditional prediction, and 1 "
+            "is what others call a scale of 2: it goes twice as far from the unconditional prediction."
         )
-    if not close(given, with_label):
-        raise Wrong("With w = 0 the plain answer with the label should come out.")
-    given = ask(answer, with_label, without, 1.0)
-    if close(given, without):
-        raise Wrong("With w = 1 you arrive at the answer without the label: you walk towards it. Guidance walks away.")
-    if not close(given, 2 * with_label - without):
-        raise Wrong("With w = 1 the way from `without` to `with_label` should be walked twice.")
-    return "scale = 1 + w. Before you copy a guidance scale from elsewhere, ask which convention it is in."
+    if not close(result, with_label):
+        raise Wrong("With w = 0 the result should be the plain conditional prediction.")
+    result = call(answer, with_label, without, 1.0)
+    if close(result, without):
+        raise Wrong(
+            "With w = 1 you get the unconditional prediction: you move towards it. Guidance moves away from it."
+        )
+    if not close(result, 2 * with_label - without):
+        raise Wrong("With w = 1 the result should lie twice as far from `without` as `with_label` does.")
+    return "scale = 1 + w. Before you copy a guidance scale from elsewhere, check which convention it uses."

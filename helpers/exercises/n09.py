@@ -1,8 +1,8 @@
-"""Exercises of notebook 09: what four channels keep, a loss and its weight, noise in latents, when it pays."""
+"""Exercises of notebook 09: compression by four channels, the loss of a VAE, noise in latents, when a VAE pays off."""
 
 import torch
 
-from helpers.exercises.checking import Wrong, ask, close, exercise, number
+from helpers.exercises.checking import Wrong, as_number, call, close, exercise
 
 
 @exercise(
@@ -10,101 +10,108 @@ from helpers.exercises.checking import Wrong, ask, close, exercise, number
     mistakes={
         "channels": 16,
         "each side": 4,
-        "of what": 1 / 12,
+        "inverse": 1 / 12,
     },
 )
 def compression(answer):
-    """How many numbers the course's own latents save."""
-    given = number(answer)
-    if close(given, 16.0):
-        raise Wrong("16 times fewer places. Count the channels too: 3 before, 4 after.")
-    if close(given, 4.0):
-        raise Wrong("4 times fewer along each side; a picture has two sides, and channels.")
-    if close(given, 1 / 12):
-        raise Wrong("Turn it over: how many numbers of the picture come on one of what is kept?")
-    if not close(given, 12.0):
-        raise Wrong(f"Not {given:g}: 3 x 64 x 64 numbers become 4 x 16 x 16.")
-    return "12 times fewer. Stable Diffusion's saves 48: its pictures are larger, and so are the things in them."
+    """The compression factor of the course's own latents."""
+    value = as_number(answer)
+    if close(value, 16.0):
+        raise Wrong("There are 16 times fewer positions, but count the channels too: 3 before, 4 after.")
+    if close(value, 4.0):
+        raise Wrong("It is 4 times fewer along each side; an image has two sides, and channels.")
+    if close(value, 1 / 12):
+        raise Wrong("That is the inverse: divide the size of the image by the size of the latent.")
+    if not close(value, 12.0):
+        raise Wrong(f"{value:g} is not right: 3 x 64 x 64 values become 4 x 16 x 16.")
+    return "a factor of 12. Stable Diffusion's is 48: its images are larger, and so are the objects in them."
+
+
+def _kl(mean, logvar):
+    return (mean**2 + logvar.exp() - logvar - 1) / 2
 
 
 @exercise(
     "09.2",
     mistakes={
-        "weighed": lambda picture, again, mean, logvar, weight: (
-            weight * (picture - again).square().mean() + ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
+        "weight applies": lambda x, decoded, mean, logvar, weight: (
+            weight * (x - decoded).square().mean() + _kl(mean, logvar).mean()
         ),
-        "grows": lambda picture, again, mean, logvar, weight: (
-            (picture - again).square().mean() - weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
+        "increasing": lambda x, decoded, mean, logvar, weight: (
+            (x - decoded).square().mean() - weight * _kl(mean, logvar).mean()
         ),
-        "number of numbers": lambda picture, again, mean, logvar, weight: (
-            (picture - again).square().sum() + weight * ((mean**2 + logvar.exp() - logvar - 1) / 2).sum()
+        "number of values": lambda x, decoded, mean, logvar, weight: (
+            (x - decoded).square().sum() + weight * _kl(mean, logvar).sum()
         ),
     },
 )
 def loss(answer):
-    """Error and a little KL."""
+    """Reconstruction error plus a small weight times the KL."""
     generator = torch.Generator().manual_seed(0)
-    picture, again = torch.randn(2, 2, 3, 8, 8, generator=generator)
+    image, reconstruction = torch.randn(2, 2, 3, 8, 8, generator=generator)
     mean, logvar = torch.randn(2, 2, 4, 2, 2, generator=generator)
-    error = (picture - again).square().mean()
-    kl = ((mean**2 + logvar.exp() - logvar - 1) / 2).mean()
-    alone = number(ask(answer, picture, again, mean, logvar, 0.0))
-    given = number(ask(answer, picture, again, mean, logvar, 0.01))
-    if close(alone, kl):
-        raise Wrong("With weight 0 the KL is all that is left: it is the KL that is to be weighed, not the error.")
-    if close(alone, (picture - again).square().sum(), 1e-2):
-        raise Wrong("You add up, so the balance of the two depends on the number of numbers in each. Take means.")
-    if not close(alone, error):
-        raise Wrong(f"With weight 0 it should be the mean squared error, {error:.3f}; yours is {alone:.3f}.")
-    if close(given, error - 0.01 * kl):
-        raise Wrong("You subtract the KL: then the loss rewards a code whose rate grows.")
-    if not close(given, error + 0.01 * kl):
-        raise Wrong("KL per number: the mean of (mean^2 + variance - log variance - 1) / 2.")
+    error = (image - reconstruction).square().mean()
+    kl = _kl(mean, logvar).mean()
+    without_kl = as_number(call(answer, image, reconstruction, mean, logvar, 0.0))
+    value = as_number(call(answer, image, reconstruction, mean, logvar, 0.01))
+    if close(without_kl, kl):
+        raise Wrong("With weight 0 only the KL is left: the weight applies to the KL, not to the error.")
+    if close(without_kl, (image - reconstruction).square().sum(), 1e-2):
+        raise Wrong("You take sums, so the balance of the terms depends on the number of values in each. Take means.")
+    if not close(without_kl, error):
+        raise Wrong(f"With weight 0 it should be the mean squared error, {error:.3f}; yours is {without_kl:.3f}.")
+    if close(value, error - 0.01 * kl):
+        raise Wrong("You subtract the KL, so the loss rewards increasing the rate.")
+    if not close(value, error + 0.01 * kl):
+        raise Wrong("The KL per dimension is the mean of (mean^2 + variance - log variance - 1) / 2.")
     return (
         "with a tiny weight it is an autoencoder with a little noise. Stable Diffusion's is a millionth, of sums "
-        "in place of means."
+        "instead of means."
     )
 
 
 @exercise(
     "09.3",
     mistakes={
-        "signal's spread": 0.02 / 1.02,
+        "standard deviation of the signal": 0.02 / 1.02,
         "ends": 1 / 1.01,
-        "upside": 100.0,
+        "inverted": 100.0,
     },
 )
 def as_loud(answer):
-    """Where the path's noise is as loud as the encoder's."""
-    given = number(answer)
-    if close(given, 0.02 / 1.02, 2e-4) or close(given, 0.02, 2e-4):
-        raise Wrong("0.02 is the noise; what counts is noise over the signal's spread, and that is 2, not 1.")
-    if close(given, 1 / 1.01, 1e-3):
-        raise Wrong("The two ends are exchanged: data stand at t = 0.")
-    if close(given, 100.0):
-        raise Wrong("The ratio stands upside down, and is no time yet: solve t / (1 - t) = noise / signal.")
-    if not close(given, 0.01 / 1.01, 2e-4):
-        raise Wrong(f"Not {given:.4g}: solve t / (1 - t) = 0.02 / 2.")
-    return "t = 0.01: what the sampler does in its last hundredth drowns in what the decoder is used to anyway."
+    """The time at which the path's noise is as large as the encoder's."""
+    value = as_number(answer)
+    if close(value, 0.02 / 1.02, 2e-4) or close(value, 0.02, 2e-4):
+        raise Wrong("0.02 is the noise; divide it by the standard deviation of the signal, which is 2, not 1.")
+    if close(value, 1 / 1.01, 1e-3):
+        raise Wrong("The two ends are swapped: t = 0 is the data.")
+    if close(value, 100.0):
+        raise Wrong("The ratio is inverted, and it is not a time yet: solve t / (1 - t) = noise / signal.")
+    if not close(value, 0.01 / 1.01, 2e-4):
+        raise Wrong(f"{value:.4g} is not right: solve t / (1 - t) = 0.02 / 2.")
+    return (
+        "t = 0.01: what the sampler does in the last hundredth is smaller than the noise that the decoder was trained "
+        "with."
+    )
 
 
 @exercise(
     "09.4",
     mistakes={
-        "seconds": 36.0,
-        "less": 18 / 60 / 0.5,
-        "saved per picture": 18 * 60 * 0.5,
+        "units": 36.0,
+        "less than an image": 18 / 60 / 0.5,
+        "multiplied": 18 * 60 * 0.5,
     },
 )
 def pays_after(answer):
-    """After how many pictures an autoencoder has paid for itself."""
-    given = number(answer)
-    if close(given, 36.0):
-        raise Wrong("Minutes were divided by seconds: 18 minutes are 18 times 60 of them.")
-    if close(given, 0.6):
-        raise Wrong("That is less than one picture. 18 minutes are 18 times 60 seconds.")
-    if close(given, 540.0):
-        raise Wrong("Multiplied by the half second saved per picture; how often does it go into the cost?")
-    if not close(given, 2160.0):
-        raise Wrong(f"Not {given:g}: cost in seconds over seconds saved per picture.")
-    return "2,160 pictures. In training it pays as well: every update is cheaper, too."
+    """The number of images after which an autoencoder has paid off."""
+    value = as_number(answer)
+    if close(value, 36.0):
+        raise Wrong("The units differ: 18 minutes are 18 times 60 seconds.")
+    if close(value, 0.6):
+        raise Wrong("That is less than an image. 18 minutes are 18 times 60 seconds.")
+    if close(value, 540.0):
+        raise Wrong("You multiplied by the half second saved per image; divide the cost by it.")
+    if not close(value, 2160.0):
+        raise Wrong(f"{value:g} is not right: the cost in seconds, divided by the seconds saved per image.")
+    return "2,160 images. It also pays off in training, where every update is cheaper."

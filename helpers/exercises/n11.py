@@ -1,9 +1,9 @@
-"""Exercises of notebook 11: a cache's size, a loss of pairs, who sees whom, turned numbers, a norm, boxes."""
+"""Exercises of notebook 11: KV cache, SigLIP's loss, the prefix-LM mask, rotary embeddings, RMSNorm, boxes."""
 
 import torch
 import torch.nn.functional as F
 
-from helpers.exercises.checking import Wrong, ask, close, exercise, number, tensor
+from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
 
 
 @exercise(
@@ -15,140 +15,149 @@ from helpers.exercises.checking import Wrong, ask, close, exercise, number, tens
     },
 )
 def cache_size(answer):
-    """What PaliGemma's cache holds after 1,024 tokens, in megabytes."""
-    given = number(answer)
-    if close(given, 9.437, 1e-2):
-        raise Wrong("Those are the keys, or the values: both are kept.")
-    if close(given, 8 * 18.874, 1e-2):
+    """The size of PaliGemma's KV cache after 1,024 tokens, in megabytes."""
+    value = as_number(answer)
+    if close(value, 9.437, 1e-2):
+        raise Wrong("Those are only the keys, or only the values: the cache stores both.")
+    if close(value, 8 * 18.874, 1e-2):
         raise Wrong(
-            "That is a cache for all eight heads of queries. Keys and values have one head: that is the point "
-            "of multi-query attention."
+            "That is a cache for all eight query heads. Keys and values have a single head: that is the point of "
+            "multi-query attention."
         )
-    if close(given, 2 * 18.874, 1e-2):
-        raise Wrong("bfloat16 takes two bytes a number, not four.")
-    if not close(given, 18.874, 1e-2):
+    if close(value, 2 * 18.874, 1e-2):
+        raise Wrong("A bfloat16 value takes two bytes, not four.")
+    if not close(value, 18.874, 1e-2):
         raise Wrong(
-            f"Not {given:g}: 18 layers, keys and values, 1 head of 256 numbers, 1,024 tokens, two bytes each; "
+            f"{value:g} is not right: 18 layers, keys and values, 1 head of width 256, 1,024 tokens, two bytes each; "
             "in millions of bytes."
         )
-    return "19 MB beside 5,800 MB of weights. With eight heads of keys and values it would be 151."
+    return "19 MB, compared with 5,800 MB of weights. With eight key/value heads it would be 151."
 
 
 def _sigmoid_loss(logits):
-    truth = 2 * torch.eye(len(logits)) - 1
-    return -F.logsigmoid(truth * logits).sum(1).mean()
+    sign = 2 * torch.eye(len(logits)) - 1
+    return -F.logsigmoid(sign * logits).sum(1).mean()
 
 
 @exercise(
     "11.2",
     mistakes={
-        "only the true": lambda logits: -F.logsigmoid(logits.diag()).mean(),
-        "yes to": lambda logits: -F.logsigmoid(logits).sum(1).mean(),
+        "only the matching": lambda logits: -F.logsigmoid(logits.diag()).mean(),
+        "every pair": lambda logits: -F.logsigmoid(logits).sum(1).mean(),
         "compete": lambda logits: F.cross_entropy(logits, torch.arange(len(logits))),
     },
 )
 def sigmoid_loss(answer):
-    """SigLIP's loss: every pair for itself."""
+    """SigLIP's loss, independent for every pair."""
     logits = 2 * torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    given = number(ask(answer, logits))
-    if close(given, -F.logsigmoid(logits.diag()).mean()):
+    value = as_number(call(answer, logits))
+    if close(value, -F.logsigmoid(logits.diag()).mean()):
         raise Wrong(
-            "You ask only the true pairs. A tower that says yes to everything would be perfect: the false "
-            "ones have to be refused."
+            "You use only the matching pairs. An encoder that says yes to everything would be perfect: the other pairs "
+            "need the label no."
         )
-    if close(given, -F.logsigmoid(logits).sum(1).mean()):
+    if close(value, -F.logsigmoid(logits).sum(1).mean()):
         raise Wrong(
-            "You want a yes to every pair. Off the diagonal the right answer is no: turn the sign of those logits."
+            "You use the label yes for every pair. Off the diagonal the label is no: change the sign of those logits."
         )
-    if close(given, F.cross_entropy(logits, torch.arange(5))):
-        raise Wrong("That is the softmax loss, in which the captions compete. Here each pair is asked by itself.")
-    if close(given, _sigmoid_loss(logits) / 5):
-        raise Wrong("Right, but for the scale: the paper adds up a picture's pairs, and averages over pictures.")
-    if not close(given, _sigmoid_loss(logits)):
+    if close(value, F.cross_entropy(logits, torch.arange(5))):
+        raise Wrong(
+            "That is the softmax loss, in which captions compete. Here each pair is a separate yes-or-no label."
+        )
+    if close(value, _sigmoid_loss(logits) / 5):
+        raise Wrong("Right, except for the scale: the paper sums over the pairs of an image, and averages over images.")
+    if not close(value, _sigmoid_loss(logits)):
         raise Wrong("-log sigmoid(+-logit), + on the diagonal and - elsewhere: the sum over a row, the mean over rows.")
-    return "no pair needs another. So a batch can be spread over machines without one softmax over all of it."
+    return "the pairs are independent. So a batch can be spread over machines without a softmax over all of it."
 
 
 def _mask(prefix, suffix):
-    place = torch.arange(prefix + suffix)
-    return place[None] < torch.maximum(place[:, None] + 1, torch.tensor(prefix))
+    position = torch.arange(prefix + suffix)
+    return position[None] < torch.maximum(position[:, None] + 1, torch.tensor(prefix))
 
 
 @exercise(
     "11.3",
     mistakes={
-        "prefix sees itself": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).tril().bool(),
-        "its own future": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).bool(),
-        "forgets": lambda prefix, suffix: torch.block_diag(
+        "all of itself": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).tril().bool(),
+        "later tokens": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).bool(),
+        "ignores": lambda prefix, suffix: torch.block_diag(
             torch.ones(prefix, prefix), torch.ones(suffix, suffix).tril()
         ).bool(),
     },
 )
 def prefix_lm_mask(answer):
-    """Who may see whom in picture, question and answer."""
-    wanted = _mask(4, 3)
-    given = tensor(ask(answer, 4, 3), wanted)
-    if given[4, 5:].any() or given[:4, 4:].any():
+    """The prefix-LM attention mask over image, question and answer."""
+    expected = _mask(4, 3)
+    mask = as_tensor(call(answer, 4, 3), expected)
+    if mask[4, 5:].any() or mask[:4, 4:].any():
         raise Wrong(
-            "Somebody sees what has not been written yet: the answer its own future, or the question the "
-            "answer. It would only learn to copy."
+            "Some token attends to what is not generated yet: the answer to its later tokens, or the question to the "
+            "answer. The model would only learn to copy."
         )
-    if not given[:4, :4].all():
-        raise Wrong("The prefix sees itself whole: a patch may see the patches that come after it, and the question.")
-    if not given[4:, :4].all():
-        raise Wrong("The answer forgets picture and question: it may see all of them.")
-    if not torch.equal(given, wanted):
-        raise Wrong("The answer is read from left to right, each token seeing itself and those before.")
-    if not torch.equal(ask(answer, 2, 5), _mask(2, 5)):
-        raise Wrong("It holds for a prefix of 4 and an answer of 3, and not for 2 and 5.")
-    return "one number says it: a token sees all up to itself, and at least the whole prefix."
+    if not mask[:4, :4].all():
+        raise Wrong(
+            "The prefix should attend to all of itself: a patch also to the patches after it, and to the question."
+        )
+    if not mask[4:, :4].all():
+        raise Wrong("The answer ignores image and question: it should attend to all of them.")
+    if not torch.equal(mask, expected):
+        raise Wrong("The answer is causal: each token attends to itself and to those before it.")
+    if not torch.equal(call(answer, 2, 5), _mask(2, 5)):
+        raise Wrong("It works for a prefix of 4 and an answer of 3, but not for 2 and 5.")
+    return "a single comparison: a token attends to all tokens up to itself, and at least to the whole prefix."
 
 
 def _angles(x, position, theta=10_000.0):
     return position * theta ** (-torch.arange(0, x.shape[-1], 2).float() / x.shape[-1])
 
 
-def _turned(x, position, sign=1):
+def _rotate(x, position, sign=1):
     a, b = x.chunk(2, dim=-1)
     cos = _angles(x, position).cos()
     sin = sign * _angles(x, position).sin()
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+def _rotate_neighbours(x, position):
+    cos = _angles(x, position).cos()
+    sin = _angles(x, position).sin()
+    even = x[..., ::2]
+    odd = x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+
+
+def _scale_only(x, position):
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * _angles(x, position).cos(), b * _angles(x, position).sin()], dim=-1)
+
+
 @exercise(
     "11.4",
     mistakes={
-        "backwards": lambda x, position: _turned(x, position, sign=-1),
-        "halves": lambda x, position: torch.stack(
-            [
-                x[..., ::2] * (c := _angles(x, position).cos()) - x[..., 1::2] * (s := _angles(x, position).sin()),
-                x[..., 1::2] * c + x[..., ::2] * s,
-            ],
-            dim=-1,
-        ).flatten(-2),
-        "length": lambda x, position: torch.cat(
-            [x.chunk(2, -1)[0] * _angles(x, position).cos(), x.chunk(2, -1)[1] * _angles(x, position).sin()], dim=-1
-        ),
+        "wrong direction": lambda x, position: _rotate(x, position, sign=-1),
+        "halves": _rotate_neighbours,
+        "length": _scale_only,
     },
 )
-def turned(answer):
-    """A rotary embedding."""
+def rotary_embedding(answer):
+    """A rotary position embedding."""
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    given = tensor(ask(answer, x, 5), x)
-    if not close(ask(answer, x, 0), x):
+    result = as_tensor(call(answer, x, 5), x)
+    if not close(call(answer, x, 0), x):
         raise Wrong(
-            "At position 0 nothing should be turned, and every vector keep its length: cos 0 is 1 and sin 0 is 0."
+            "At position 0 nothing should be rotated, and every vector should keep its length: cos 0 is 1, sin 0 is 0."
         )
-    if not close(given.norm(dim=1), x.norm(dim=1)):
-        raise Wrong("Turning keeps a vector's length; yours does not. (a, b) becomes (a cos - b sin, b cos + a sin).")
-    if close(given, _turned(x, 5, sign=-1)):
-        raise Wrong("Yours turns backwards: a cos - b sin for the first, b cos + a sin for the second.")
-    if not close(given, _turned(x, 5)):
+    if not close(result.norm(dim=1), x.norm(dim=1)):
+        raise Wrong("A rotation preserves length; yours does not. (a, b) becomes (a cos - b sin, b cos + a sin).")
+    if close(result, _rotate(x, 5, sign=-1)):
+        raise Wrong("Yours rotates in the wrong direction: a cos - b sin for the first, b cos + a sin for the second.")
+    if not close(result, _rotate(x, 5)):
         raise Wrong(
-            "Lengths are kept, but other numbers are paired or other speeds used. Pairs are the two halves, "
-            "number i with i + d/2; the speed of pair i is 10000^(-2i/d)."
+            "The length is right, but the pairs or the frequencies differ. Pairs are taken from the two halves, "
+            "channel i with i + d/2; the frequency of pair i is 10000^(-2i/d)."
         )
-    return "afterwards q . k depends on how far apart two tokens are, and not on where they are."
+    return "afterwards q . k depends on the distance between two tokens, not on their positions."
 
 
 @exercise(
@@ -160,21 +169,21 @@ def turned(answer):
     },
 )
 def rms_norm(answer):
-    """Gemma's norm."""
+    """Gemma's RMSNorm."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 16, generator=generator) * 3 + 1
     w = torch.randn(16, generator=generator)
-    given = tensor(ask(answer, x, w), x)
-    plain = ask(answer, x, 0 * w)
-    if close(plain, 0 * x):
-        raise Wrong("With weights of zero, as they are at the start, yours gives nothing. Gemma multiplies by 1 + w.")
-    if close(plain, F.layer_norm(x, (16,), eps=1e-6)):
-        raise Wrong("That is a layer norm. Here no mean is subtracted: only the size is divided out.")
-    if close(plain.norm(dim=1), torch.ones(4), 1e-3):
-        raise Wrong("You divide by the root of the sum of squares; the root of their *mean* was wanted.")
-    if not close(given, F.rms_norm(x, (16,), eps=1e-6) * (1 + w)):
+    result = as_tensor(call(answer, x, w), x)
+    unscaled = call(answer, x, 0 * w)
+    if close(unscaled, 0 * x):
+        raise Wrong("With weights of zero, their initial value, your result is zero. Gemma multiplies by 1 + w.")
+    if close(unscaled, F.layer_norm(x, (16,), eps=1e-6)):
+        raise Wrong("That is layer norm. RMSNorm subtracts no mean: it only divides by the root mean square.")
+    if close(unscaled.norm(dim=1), torch.ones(4), 1e-3):
+        raise Wrong("You divide by the root of the sum of squares; divide by the root of their *mean*.")
+    if not close(result, F.rms_norm(x, (16,), eps=1e-6) * (1 + w)):
         raise Wrong("x / sqrt(mean(x^2) + 1e-6), over the last axis, times (1 + w).")
-    return "one pass less than a layer norm, and as good. Weights that start at zero decay to 'leave it as it is'."
+    return "cheaper than layer norm, and as good. Weights that start at zero are pulled by weight decay to 'no change'."
 
 
 @exercise(
@@ -193,24 +202,26 @@ def rms_norm(answer):
     },
 )
 def box_of(answer):
-    """Four place words to a box in pixels."""
-    given = ask(answer, [0, 1023, 1023, 1023], 640, 480)
-    given = given.tolist() if hasattr(given, "tolist") else given
-    if not isinstance(given, tuple | list) or len(given) != 4:
-        raise Wrong("Four numbers are wanted: left, top, right, bottom.")
-    given = [number(one) for one in given]
-    if close(given, [0, 480, 640, 480]):
-        raise Wrong("A box is written y before x: the first word is the top, the second the left side.")
-    if max(given) <= 1.5:
-        raise Wrong("Those are shares of the sides. Multiply by the picture's size.")
-    if not close(given, [640, 0, 640, 480], 1e-2):
-        told = ", ".join(f"{one:.0f}" for one in given)
+    """From four location tokens to a box in pixels."""
+    box = call(answer, [0, 1023, 1023, 1023], 640, 480)
+    box = box.tolist() if hasattr(box, "tolist") else box
+    if not isinstance(box, tuple | list) or len(box) != 4:
+        raise Wrong("Return four numbers: left, top, right, bottom.")
+    box = [as_number(side) for side in box]
+    if close(box, [0, 480, 640, 480]):
+        raise Wrong("A box is written y before x: the first token is the top, the second the left side.")
+    if max(box) <= 1.5:
+        raise Wrong("Those are fractions of the sides. Multiply by the image's size.")
+    if not close(box, [640, 0, 640, 480], 1e-2):
+        sides = ", ".join(f"{side:.0f}" for side in box)
         raise Wrong(
-            "The words 0, 1023, 1023, 1023 in a picture of 640 x 480 are left 640, top 0, right 640, bottom "
-            f"480; you have {told}. The last word, 1023, is the far edge."
+            "The tokens 0, 1023, 1023, 1023 in an image of 640 x 480 are left 640, top 0, right 640, bottom 480; you "
+            f"get {sides}. The last token, 1023, is the far edge."
         )
-    if not close([number(one) for one in ask(answer, [100, 200, 600, 1000], 1023, 2046)], [200, 200, 1000, 1200], 1e-2):
+    second = [as_number(side) for side in call(answer, [100, 200, 600, 1000], 1023, 2046)]
+    if not close(second, [200, 200, 1000, 1200], 1e-2):
         raise Wrong(
-            "Edges are right, and what lies between is not: a word's number over 1023 is the share of the side."
+            "The edges are right, but not what lies between: the token's index divided by 1023 is the fraction of the "
+            "side."
         )
-    return "1,024 words are enough for a pixel of a thousand. They are words like any other: said with a probability."
+    return "1,024 tokens resolve a thousandth of a side. They are tokens like any other, predicted with a probability."

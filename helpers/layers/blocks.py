@@ -1,4 +1,4 @@
-"""The two blocks of a diffusion U-Net: a residual block that is told the time, and a transformer block on pixels."""
+"""The two blocks of the tiny diffusion U-Net: a residual block conditioned on time, a transformer block over pixels."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class AdaGNResidualBlock(nn.Module):
-    """norm, SiLU, convolution, twice; in between the condition scales and shifts (Dhariwal & Nichol 2021)."""
+    """Residual block with adaptive group norm: the condition scales and shifts (FiLM; Dhariwal & Nichol 2021)."""
 
     def __init__(self, channels: int, out_channels: int, condition_width: int, dropout: float = 0.0):
         super().__init__()
@@ -41,7 +41,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_1 = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, heads)
-        self.cross_attention = None
+        self.cross_attention: Attention | None = None
         if context_width is not None:
             self.norm_2 = nn.LayerNorm(channels)
             self.cross_attention = Attention(channels, heads, context_width)
@@ -49,9 +49,9 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(channels, 2 * channels), nn.GELU(), zero_module(nn.Linear(2 * channels, channels))
         )
-        for attention in (self.self_attention, self.cross_attention):
-            if attention is not None:
-                zero_module(attention.to_out)
+        zero_module(self.self_attention.to_out)
+        if self.cross_attention is not None:
+            zero_module(self.cross_attention.to_out)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), context (B, M, context_width) -> (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Numbers as vectors: the sinusoidal embedding of time."""
+"""The sinusoidal timestep embedding: a time as a vector."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines, then sines, at `width / 2` frequencies from 1 down to 1 / longest (Vaswani et al. 2017, section 3.5).
+    """Cosines, then sines, at `width / 2` frequencies from 1 to 1 / max_period (Vaswani et al. 2017, section 3.5).
 
     Args:
-        t: (B,) numbers; times of the course are in [0, 1] and are multiplied by 1000 before they come here.
+        t: (B,) timesteps; times of the course are in [0, 1] and are multiplied by 1000 before they come here.
         width: even.
 
     Returns:
@@ -23,7 +23,7 @@ def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> T
 
 
 class TimeEmbedding(nn.Module):
-    """Time to a vector that every block reads: sinusoids, then two linear layers (DDPM, appendix B)."""
+    """Map a time to the vector that conditions every block: sinusoids, then an MLP (DDPM, appendix B)."""
 
     def __init__(self, sinusoid_width: int, width: int):
         super().__init__()

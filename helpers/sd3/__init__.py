@@ -1,1 +1,1 @@
-"""Stable Diffusion 3: three text encoders, a transformer over text and picture, and straight paths."""
+"""Stable Diffusion 3: three text encoders, a multimodal diffusion transformer, and flow matching."""

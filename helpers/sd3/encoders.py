@@ -1,8 +1,8 @@
-"""Stable Diffusion 3's three readers of a prompt: two CLIP text towers and T5's encoder.
+"""Stable Diffusion 3's three text encoders: two CLIP text towers and T5's encoder.
 
-CLIP learned from pictures what words look like, T5 from text alone what sentences say. Their states are laid side by
-side: the CLIPs' along the width, T5's behind them along the sequence. Alphabet: B batch, N tokens of a CLIP,
-M tokens in all, D width of the states, P width of the summary.
+CLIP was trained with images, T5 on text alone. Their hidden states are concatenated: those of the two CLIPs along the
+width, T5's after them along the sequence. Alphabet: B batch, N tokens of a CLIP, M tokens in all, D width of the
+states, P width of the pooled embedding.
 """
 
 from collections.abc import Sequence
@@ -27,63 +27,68 @@ def clip_g() -> CLIPTowerConfig:
     return CLIPTowerConfig(width=1280, layers=32, heads=20, mlp=5120, activation="gelu", projection=1280)
 
 
+class CLIPStates(NamedTuple):
+    """A CLIP text tower's output."""
+
+    states: Tensor  # (B, N, D) one per token, before the last layer and without the final norm
+    pooled: Tensor  # (B, E) the projected state at the end token, after both
+
+
 class Condition(NamedTuple):
-    """What the transformer is told."""
+    """The MM-DiT's conditioning."""
 
-    text: Tensor  # (B, M, D) one state per token
-    pooled: Tensor  # (B, P) a summary
+    text: Tensor  # (B, M, D) one hidden state per token
+    pooled: Tensor  # (B, P) one embedding of the whole prompt
 
-    def joined(self, other: "Condition") -> "Condition":
-        """Both batches, one behind the other."""
-        return Condition(*(torch.cat(parts) for parts in zip(self, other, strict=True)))
-
-
-def read(tower: TextTower, ids: Tensor, end: int, skip: int = 0) -> tuple[Tensor, Tensor]:
-    """States (B, N, D) before the last layer and without the final norm, and the summary (B, E) after both."""
-    states = tower(ids, skip=1 + skip, norm=False)
-    after = tower(ids) if skip else tower.norm(tower.layers[-1](states))
-    return states, tower.pool_at_eos(after, ids, end)
+    def cat(self, other: "Condition") -> "Condition":
+        """Concatenate two batches, this one first."""
+        return Condition(torch.cat([self.text, other.text]), torch.cat([self.pooled, other.pooled]))
 
 
-def laid_out(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], third: Tensor, width: int) -> Condition:
-    """What the CLIPs read side by side, T5's states (B, M', D') behind; zeros fill what is narrower than `width`."""
-    (states, summary) = first
-    (states_2, summary_2) = second
-    both = torch.cat([states, states_2], dim=2)  # (B, N, 768 + 1280)
-    text = torch.cat([F.pad(part, (0, width - part.shape[2])) for part in (both, third)], dim=1)
-    return Condition(text, torch.cat([summary, summary_2], dim=1))
+def encode_clip(tower: TextTower, ids: Tensor, end: int, skip: int = 0) -> CLIPStates:
+    """Encode tokens int64 (B, N); `eos_id` is the end token, `skip` counts further last layers to leave out."""
+    states = tower(ids, clip_skip=1 + skip, norm=False)
+    final = tower(ids) if skip else tower.norm(tower.layers[-1](states))
+    return CLIPStates(states, tower.pool_at_eos(final, ids, end))
+
+
+def concat_text(clip_l: CLIPStates, clip_g: CLIPStates, t5: Tensor, width: int) -> Condition:
+    """Concatenate the CLIPs' states along the width, T5's (B, M', D') after them, all zero-padded to `width`."""
+    clip_states = torch.cat([clip_l.states, clip_g.states], dim=2)  # (B, N, 768 + 1280)
+    text = torch.cat([F.pad(part, (0, width - part.shape[2])) for part in (clip_states, t5)], dim=1)
+    return Condition(text, torch.cat([clip_l.pooled, clip_g.pooled], dim=1))
 
 
 class TextEncoders(nn.Module):
-    """Prompts to a condition."""
+    """Encodes prompts to the MM-DiT's condition."""
 
     def __init__(
         self,
         clip_l: TextTower,
         clip_g: TextTower,
         t5: T5Encoder | None,
-        words: BytePairTokenizer,
-        t5_words: T5Tokenizer | None,
+        tokenizer: BytePairTokenizer,
+        t5_tokenizer: T5Tokenizer | None,
         width: int,
         t5_length: int = 256,
     ):
         """
         Args:
-            clip_l, clip_g: the CLIP towers.
-            t5: None: the memory is spared, and zeros stand where its states would.
-            words: the CLIPs' tokenizer; t5_words: T5's.
-            width: D that the transformer reads; narrower states are filled up with zeros.
-            t5_length: tokens that stand for T5's.
+            clip_l, clip_g: the CLIP text towers.
+            t5: None: saves its memory, and zeros stand where its states would.
+            tokenizer: the CLIPs'; t5_tokenizer: T5's.
+            width: D of the transformer's text input; narrower states are padded with zeros.
+            t5_length: tokens of T5's part.
         """
         super().__init__()
         self.clip_l = clip_l
         self.clip_g = clip_g
         self.t5 = t5
-        self.words = words
-        self.t5_words = t5_words
+        self.tokenizer = tokenizer
+        self.t5_tokenizer = t5_tokenizer
         self.width = width
         self.t5_length = t5_length
-        self.words_g = BytePairTokenizer(words.merges, words.length, padding=0)  # OpenCLIP fills up with its "!"
+        self.tokenizer_g = BytePairTokenizer(tokenizer.merges, tokenizer.length, padding=0)  # OpenCLIP pads with "!"
 
     @torch.no_grad()
     def forward(
@@ -94,20 +99,22 @@ class TextEncoders(nn.Module):
         clip_skip: int = 0,
         use_t5: bool = True,
     ) -> Condition:
-        """One text for each reader and each picture; None repeats the first reader's.
+        """Encode one text per encoder and image; None repeats the first encoder's.
 
         Returns:
             text (B, N + t5_length, D) and pooled (B, P).
         """
         device = self.clip_l.positions.device
-        asked = list(zip(prompts, prompts_2 or prompts, prompts_3 or prompts, strict=True))
-        different = list(dict.fromkeys(asked))  # the same wish for many pictures is read once
-        texts, texts_2, texts_3 = (list(column) for column in zip(*different, strict=True))
-        first = read(self.clip_l, self.words(texts).to(device), self.words.end, clip_skip)
-        second = read(self.clip_g, self.words_g(texts_2).to(device), self.words.end, clip_skip)
-        if self.t5 is None or not use_t5:
-            third = first[0].new_zeros(len(texts), self.t5_length, self.width)
+        triples = list(zip(prompts, prompts_2 or prompts, prompts_3 or prompts, strict=True))
+        unique = list(dict.fromkeys(triples))  # many images of one prompt: encode it once
+        texts, texts_2, texts_3 = (list(column) for column in zip(*unique, strict=True))
+        states_l = encode_clip(self.clip_l, self.tokenizer(texts).to(device), self.tokenizer.eos_id, clip_skip)
+        states_g = encode_clip(self.clip_g, self.tokenizer_g(texts_2).to(device), self.tokenizer.eos_id, clip_skip)
+        if self.t5 is None or self.t5_tokenizer is None or not use_t5:
+            states_t5 = states_l.states.new_zeros(len(texts), self.t5_length, self.width)
         else:
-            third = self.t5(self.t5_words(texts_3).to(device))
-        rows = [different.index(one) for one in asked]
-        return Condition(*(part[rows] for part in laid_out(first, second, third, self.width)))
+            states_t5 = self.t5(self.t5_tokenizer(texts_3).to(device))
+        condition = concat_text(states_l, states_g, states_t5, self.width)
+        row_of = {triple: row for row, triple in enumerate(unique)}
+        rows = [row_of[triple] for triple in triples]
+        return Condition(condition.text[rows], condition.pooled[rows])

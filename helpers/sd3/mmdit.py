@@ -1,11 +1,11 @@
-"""The MM-DiT of Stable Diffusion 3 (Esser et al. 2024, section 4): where should this noisy latent move?
+"""The MM-DiT of Stable Diffusion 3 (Esser et al. 2024, section 4): predicts the velocity of a noisy latent.
 
-Two streams of tokens, text and picture, each with its own weights; they meet in one attention over both. Time and
-the prompt's summary enter by scaling and shifting what the layers normalised. Alphabet: B batch, C latent
-channels, H W of the latent, N = H W / patch^2 picture tokens, M text tokens, D width, P pooled width.
+Two streams of tokens, text and image, each with its own weights; they meet in one attention over both. Time and
+the pooled text embedding enter by adaptive layer norm: they scale and shift what was normalised. Alphabet: B batch,
+C latent channels, H W of the latent, N = H W / patch^2 image tokens, M text tokens, D width, P pooled width.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.layers import fast
 from helpers.layers.embeddings import timestep_embedding
 
 
@@ -24,13 +25,13 @@ class MMDiTConfig:
     patch: int = 2  # latent positions a side of one token
     width: int = 1536  # 64 times the number of layers, in every published size
     layers: int = 24
-    heads: int = 24  # of 64 numbers each
-    text_width: int = 4096  # of T5's states; CLIP's are filled up with zeros
+    heads: int = 24  # of 64 channels each
+    text_width: int = 4096  # of T5's hidden states; CLIP's are padded with zeros
     pooled_width: int = 2048  # 768 of CLIP-L and 1280 of CLIP-G
-    table: int = 192  # tokens a side of the largest picture; smaller ones sit in its centre
-    base: int = 64  # tokens a side of a 1024-pixel picture; the table, however large, spans as many units
+    table: int = 192  # tokens a side of the largest image; smaller ones take the centre of its position embeddings
+    base: int = 64  # tokens a side of a 1024-pixel image; the table, however large, spans as many units
     qk_norm: bool = False  # 3.5 normalises queries and keys, which keeps training in half precision stable
-    dual_layers: int = 0  # 3.5 medium: so many first layers give the picture a second attention, over itself alone
+    dual_layers: int = 0  # 3.5 medium: so many first layers give the image a second attention, over itself alone
 
     @classmethod
     def sd3_medium(cls) -> "MMDiTConfig":
@@ -48,12 +49,12 @@ class MMDiTConfig:
         return cls(width=2432, layers=38, heads=38, qk_norm=True)
 
 
-@lru_cache(maxsize=8)  # a walk asks for the same one at every step
+@lru_cache(maxsize=8)  # sampling needs the same one at every step
 def positions(height: int, width: int, config: MMDiTConfig) -> Tensor:
-    """Where each token is: fixed waves of its column, then of its row.
+    """Two-dimensional sinusoidal position embeddings: half of the channels encode the column, half the row.
 
-    The published files store a table for the largest picture; a smaller one takes the table's centre. Every entry
-    follows from its coordinates, so only the entries needed are made here.
+    The published files store a table for the largest image; a smaller one takes the table's centre. Every entry
+    follows from its coordinates, so only the entries needed are computed here.
 
     Args:
         height, width: in tokens.
@@ -62,24 +63,24 @@ def positions(height: int, width: int, config: MMDiTConfig) -> Tensor:
         float32 (height * width, D), row by row.
 
     Raises:
-        ValueError: for a picture larger than the table.
+        ValueError: for an image larger than the table.
     """
     if max(height, width) > config.table:
         raise ValueError(f"{width}x{height} tokens are more than the {config.table} a side that there are places for")
     frequencies = 10_000.0 ** -(torch.arange(config.width // 4, dtype=torch.float64) / (config.width // 4))
 
-    def waves(count: int) -> Tensor:
-        place = (torch.arange(count, dtype=torch.float64) + (config.table - count) // 2) * config.base / config.table
-        angles = place[:, None] * frequencies
+    def sinusoids(count: int) -> Tensor:
+        index = torch.arange(count, dtype=torch.float64) + (config.table - count) // 2
+        angles = (index * config.base / config.table)[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (count, D / 2)
 
-    column = waves(width).expand(height, width, -1)
-    row = waves(height)[:, None].expand(height, width, -1)
+    column = sinusoids(width).expand(height, width, -1)
+    row = sinusoids(height)[:, None].expand(height, width, -1)
     return torch.cat([column, row], dim=2).flatten(0, 1)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm whose shift and scale (B, 1, D) come from outside ("adaLN"; Peebles & Xie 2022, section 3.2)."""
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm with shift and scale (B, 1, D) from the condition ("adaLN"; Peebles & Xie 2022, section 3.2)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
@@ -92,80 +93,104 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
-class GELU(nn.Module):
-    """GELU by tanh (Hendrycks & Gimpel 2016, section 2); overwrites x where no gradient will ask for it."""
+class MLP(nn.Sequential):
+    """Linear, GELU by tanh (Hendrycks & Gimpel 2016, section 2), linear."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return F.gelu(x, approximate="tanh")
-        return torch.ops.aten.gelu_(x, approximate="tanh")
+        """(B, N, D) -> (B, N, D)."""
+        first, activation, last = self
+        if fast.may_overwrite(first, activation):
+            return last(fast.gelu_tanh_(first(x)))
+        return super().forward(x)
 
 
-class Heads(nn.Module):
-    """A stream's queries, keys and values, and the way back out of attention."""
+class QKVProjection(nn.Module):
+    """A stream's queries, keys and values, and the projection after attention."""
+
+    norm_q: nn.Module
+    norm_k: nn.Module
 
     def __init__(self, config: MMDiTConfig, out: bool = True):
+        """`out`: False leaves out the projection after attention, and with it the queries."""
         super().__init__()
         self.heads = config.heads
         self.to_qkv = nn.Linear(config.width, 3 * config.width)
         self.to_out = nn.Linear(config.width, config.width) if out else None
-        norms = [RMSNorm(config.width // config.heads) for _ in range(2)] if config.qk_norm else [nn.Identity()] * 2
-        self.norm_q, self.norm_k = norms
+        head_width = config.width // config.heads
+        self.norm_q = RMSNorm(head_width) if config.qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(head_width) if config.qk_norm else nn.Identity()
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, D) -> q, k, v, each (B, N, heads, D / heads)."""
-        # one layer, as published; on a CPU its three products are faster one by one (86 and 75 ms at full width)
-        asking = x if self.to_out is not None else x[:, :0]  # what nothing reads need not ask
-        parts = zip((asking, x, x), self.to_qkv.weight.chunk(3), self.to_qkv.bias.chunk(3), strict=True)
-        q, k, v = (F.linear(given, weight, bias).unflatten(-1, (self.heads, -1)) for given, weight, bias in parts)
+        """(B, N, D) -> q, k, v, each (B, N, heads, D / heads); without `to_out` there are no queries (N = 0)."""
+        q, k, v = fast.qkv_in_three_products(x, self.to_qkv, queries=self.to_out is not None)
+        q = q.unflatten(-1, (self.heads, -1))
+        k = k.unflatten(-1, (self.heads, -1))
+        v = v.unflatten(-1, (self.heads, -1))
         return self.norm_q(q), self.norm_k(k), v
+
+    def project(self, mixed: Tensor) -> Tensor:
+        """(B, N, D), what attention mixed -> (B, N, D)."""
+        assert self.to_out is not None
+        return self.to_out(mixed)
 
 
 class Stream(nn.Module):
-    """One stream's share of a block: everything but the attention, which is common."""
+    """One stream's half of a block: everything but the joint attention."""
 
     def __init__(self, config: MMDiTConfig, dual: bool = False, last: bool = False):
         """
         Args:
             dual: a second attention, over this stream alone.
-            last: nothing of this stream is read after this block, so it has neither output nor MLP.
+            last: nothing of this stream is read after this block, so it has neither output projection nor MLP.
         """
         super().__init__()
         self.last = last
         self.modulation = nn.Linear(config.width, (2 if last else 9 if dual else 6) * config.width)
-        self.attention = Heads(config, out=not last)
-        self.dual = Heads(config) if dual else None
+        self.attention = QKVProjection(config, out=not last)
+        self.dual = QKVProjection(config) if dual else None
         if not last:
-            self.mlp = nn.Sequential(
-                nn.Linear(config.width, 4 * config.width), GELU(), nn.Linear(4 * config.width, config.width)
-            )
+            self.mlp = MLP(config.width)
 
     def modulations(self, condition: Tensor) -> list[Tensor]:
         """(B, D) -> shift, scale, gate of attention, the same of the MLP, the same of the dual one: (B, 1, D) each."""
         return list(self.modulation(condition)[:, None].chunk(self.modulation.out_features // condition.shape[-1], -1))
 
     def finish(self, x: Tensor, mixed: Tensor, modulations: list[Tensor]) -> Tensor:
-        """Add what attention brought, then think about every token for itself; gates decide how much of either."""
+        """Add the output of attention, then of the MLP, each scaled by its gate: (B, N, D)."""
         gate, shift_mlp, scale_mlp, gate_mlp, *dual = modulations[2:]
-        added = torch.addcmul(x, gate, self.attention.to_out(mixed))
+        h = torch.addcmul(x, gate, self.attention.project(mixed))
         if self.dual is not None:
             shift, scale, gate = dual
-            added = torch.addcmul(added, gate, self.dual.to_out(attend(self.dual.split(modulated(x, shift, scale)))))
-        return torch.addcmul(added, gate_mlp, self.mlp(modulated(added, shift_mlp, scale_mlp)))
+            mixed_within = attend(self.dual.split(modulate(x, shift, scale)))
+            h = torch.addcmul(h, gate, self.dual.project(mixed_within))
+        return torch.addcmul(h, gate_mlp, self.mlp(modulate(h, shift_mlp, scale_mlp)))
 
 
 def attend(*streams: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Attention of all tokens of all streams over all of them: (B, N, heads, D / heads) each -> (B, sum of N, D)."""
-    # heads first, then joined: a head's tokens lie together, which the fused kernel reads faster in bfloat16
-    q, k, v = (torch.cat([part.transpose(1, 2) for part in parts], dim=2) for parts in zip(*streams, strict=True))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    queries, keys, values = zip(*streams, strict=True)
+    mixed = F.scaled_dot_product_attention(_concat_tokens(queries), _concat_tokens(keys), _concat_tokens(values))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _concat_tokens(parts: Sequence[Tensor]) -> Tensor:
+    """(B, N, heads, D / heads) each -> (B, heads, sum of N, D / heads).
+
+    Transposed before they are concatenated: a head's tokens then lie together, which the fused kernel reads faster in
+    bfloat16.
+    """
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=2)
 
 
 class JointBlock(nn.Module):
-    """Both streams normalise for themselves, attend together, and go on for themselves."""
+    """Each stream normalises with its own weights, both attend together, and each has its own MLP."""
 
     def __init__(self, config: MMDiTConfig, dual: bool = False, last: bool = False):
         super().__init__()
@@ -174,15 +199,17 @@ class JointBlock(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, N, D), text (B, M, D), condition (B, D) -> x and text."""
-        of_text = self.text.modulations(condition)
-        of_picture = self.picture.modulations(condition)
+        text_modulations = self.text.modulations(condition)
+        image_modulations = self.picture.modulations(condition)
         mixed = attend(
-            self.text.attention.split(modulated(text, *of_text[:2])),
-            self.picture.attention.split(modulated(x, *of_picture[:2])),
+            self.text.attention.split(modulate(text, *text_modulations[:2])),
+            self.picture.attention.split(modulate(x, *image_modulations[:2])),
         )
-        mixed_text, mixed_picture = mixed.split([mixed.shape[1] - x.shape[1], x.shape[1]], dim=1)
-        x = self.picture.finish(x, mixed_picture, of_picture)
-        return x, text if self.text.last else self.text.finish(text, mixed_text, of_text)
+        mixed_text, mixed_image = mixed.split([mixed.shape[1] - x.shape[1], x.shape[1]], dim=1)
+        x = self.picture.finish(x, mixed_image, image_modulations)
+        if not self.text.last:
+            text = self.text.finish(text, mixed_text, text_modulations)
+        return x, text
 
 
 class MMDiT(nn.Module):
@@ -193,10 +220,8 @@ class MMDiT(nn.Module):
         self.config = config
         self.patches = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
         self.words = nn.Linear(config.text_width, config.width)
-        self.time, self.summary = (
-            nn.Sequential(nn.Linear(width, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
-            for width in (256, config.pooled_width)
-        )
+        self.time = _embedding_mlp(256, config.width)
+        self.summary = _embedding_mlp(config.pooled_width, config.width)
         self.blocks = nn.ModuleList(
             JointBlock(config, dual=i < config.dual_layers, last=i == config.layers - 1) for i in range(config.layers)
         )
@@ -204,13 +229,13 @@ class MMDiT(nn.Module):
         self.head = nn.Linear(config.width, config.patch**2 * config.latent_channels)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, pooled: Tensor, skip_layers: Collection[int] = ()) -> Tensor:
-        """One prediction.
+        """Predict the velocity of a batch of latents.
 
         Args:
             x: (B, C, H, W) the noisy latent, H and W multiples of the patch.
             t: (B,) in [0, 1], the share of noise.
-            text: (B, M, text_width) states of the prompt.
-            pooled: (B, P) its summary.
+            text: (B, M, text_width) hidden states of the prompt.
+            pooled: (B, P) its pooled embedding.
             skip_layers: blocks to leave out, for skip-layer guidance.
 
         Returns:
@@ -220,22 +245,27 @@ class MMDiT(nn.Module):
             ValueError: for a latent that the patches do not cover, or too large a one.
         """
         patch = self.config.patch
-        (H, W) = x.shape[2:]
+        H, W = x.shape[2:]
         if H % patch or W % patch:
             raise ValueError(f"a latent of {H}x{W} is not covered by patches of {patch}x{patch}")
-        place = positions(H // patch, W // patch, self.config).to(x)
+        position_embedding = positions(H // patch, W // patch, self.config).to(x)
         condition = self.time(timestep_embedding(1000 * t, 256).to(x.dtype)) + self.summary(pooled)  # (B, D)
         condition = F.silu(condition)
-        x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + place  # (B, N, D)
+        x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + position_embedding  # (B, N, D)
         text = self.words(text)  # (B, M, D)
         for i, block in enumerate(self.blocks):
             if i not in skip_layers:
                 x, text = block(x, text, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        x = self.head(modulated(x, shift, scale))  # (B, N, patch^2 C)
-        return F.pixel_shuffle(_channels_first(x, patch).transpose(1, 2).unflatten(2, (H // patch, W // patch)), patch)
+        x = self.head(modulate(x, shift, scale))  # (B, N, patch^2 C)
+        x = _channels_first(x, patch).transpose(1, 2).unflatten(2, (H // patch, W // patch))
+        return F.pixel_shuffle(x, patch)
+
+
+def _embedding_mlp(input_width: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(input_width, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def _channels_first(x: Tensor, patch: int) -> Tensor:
-    """Tokens number their outputs row, column, channel; pixel_shuffle wants channel, row, column."""
+    """Reorder a token's outputs from (row, column, channel) to pixel_shuffle's (channel, row, column)."""
     return x.unflatten(2, (patch**2, -1)).transpose(2, 3).flatten(2)

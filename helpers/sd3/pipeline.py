@@ -1,20 +1,28 @@
-"""Stable Diffusion 3 from prompt to picture: three encoders read, a transformer says where to move, a decoder paints.
+"""Stable Diffusion 3 from prompt to image: `StableDiffusion3.sample_steps` has all steps in order.
 
-Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
+Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.diffusion import Denoised, FlowPath, Step, apply_guidance, convert_prediction
-from helpers.diffusion.samplers import Denoiser
+from helpers.diffusion import (
+    Denoised,
+    Denoiser,
+    FlowPath,
+    Step,
+    apply_guidance,
+    convert_prediction,
+    initial_noise,
+    run_sampler,
+)
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import Condition, TextEncoders, clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
@@ -22,14 +30,23 @@ from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
-from helpers.text_to_image.pipeline import LatentDiffusion, channels_last
-from helpers.text_to_image.request import Limits, Request, texts, within
-from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
+from helpers.text_to_image.pipeline import (
+    channels_last,
+    check_parts,
+    decode_latents,
+    encode_image,
+    first_latent,
+    keep_known,
+    latents_to_rgb,
+    progress_bar,
+)
+from helpers.text_to_image.request import Limits, Request, check_integer, check_number, composite
+from helpers.weights import load_weights, read_config, save_with_config
 from helpers.weights.pretrained import load_pretrained
 
 # A latent's sixteen channels to red, green and blue, for the published weights:
 # https://github.com/Stability-AI/sd3-ref/blob/master/sd3_impls.py
-SD3_PREVIEW = (
+SD3_RGB_FACTORS = (
     (-0.0645, 0.0177, 0.1052),
     (0.0028, 0.0312, 0.0650),
     (0.1848, 0.0762, 0.0360),
@@ -65,25 +82,42 @@ class SD3Config:
 
     @property
     def limits(self) -> Limits:
-        """What follows from the sizes for a request."""
+        """The limits of a request that follow from the sizes."""
         factor = self.autoencoder.downsampling_factor
-        token = self.autoencoder.downsampling_factor * self.transformer.patch
+        token = factor * self.transformer.patch  # pixels a side of one token
         return Limits(
-            self.size,
-            token,
-            factor,
-            self.transformer.latent_channels,
-            min(self.clip_l.layers, self.clip_g.layers) - 1,
-            token * self.transformer.table,
+            size=self.size,
+            multiple=token,
+            downsampling_factor=factor,
+            latent_channels=self.transformer.latent_channels,
+            text_layers=min(self.clip_l.layers, self.clip_g.layers) - 1,
+            largest=token * self.transformer.table,
         )
 
 
+class SkipLayers(NamedTuple):
+    """Skip-layer guidance of Stable Diffusion 3.5: also move away from the prediction without some layers."""
+
+    layers: Collection[int]  # of the transformer, to leave out
+    scale: float
+    interval: tuple[float, float]  # smallest and largest time at which it acts
+
+
 class SD3Request(Request):
-    """A checked wish, with what only Stable Diffusion 3 can be asked for."""
+    """The checked arguments of `StableDiffusion3.generate`.
+
+    Attributes, beside those of `Request`:
+        prompts_2, prompts_3: B texts for CLIP-G and T5, or None: as `prompts`.
+        use_t5: False: zeros stand for T5's states.
+        shift: of the times, or None: the model's.
+        skip_layers, skip_scale: see `SkipLayers`.
+        skip_steps: the steps in which they act.
+    """
 
     def __init__(
         self,
-        limits: Limits,
+        config: SD3Config,
+        has_t5: bool,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         *,
@@ -94,43 +128,53 @@ class SD3Request(Request):
         guidance_scale: float = 7.0,
         sampler: str = "euler",
         shift: float | None = None,
-        skip_layers: Collection[int] = (),
+        skip_layers: Collection[int] | int = (),
         skip_scale: float = 2.8,
         skip_from: float = 0.01,
         skip_until: float = 0.2,
-        layers: int = 24,
-        **options,
+        **options: Any,
     ):
-        """Arguments as for `StableDiffusion3.generate`; `layers`: how many the transformer has."""
+        """Arguments as for `StableDiffusion3.generate`; `has_t5`: whether its encoder is loaded."""
+        if prompt_3 is not None and not (has_t5 and use_t5):
+            raise ValueError("prompt_3 is for T5, which is not loaded or switched off (use_t5=False)")
         super().__init__(
-            limits, prompt, negative_prompt, steps=steps, guidance_scale=guidance_scale, sampler=sampler, **options
+            config.limits,
+            prompt,
+            negative_prompt,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            **options,
         )
-        each = options.get("num_images", 1)
-        self.prompts_2, self.prompts_3 = (
-            None if given is None else texts(name, given, each, like=self.prompts)
-            for name, given in (("prompt_2", prompt_2), ("prompt_3", prompt_3))
-        )
+        self.prompts_2 = None if prompt_2 is None else self.match_prompts("prompt_2", prompt_2)
+        self.prompts_3 = None if prompt_3 is None else self.match_prompts("prompt_3", prompt_3)
         self.use_t5 = use_t5
-        self.shift = None if shift is None else within("shift", shift, 0.01, 100, float)
-        skip_layers = skip_layers if isinstance(skip_layers, Collection) else [skip_layers]
-        self.skip_layers = [within("skip_layers", layer, 0, layers - 1, int) for layer in skip_layers]
-        if self.skip_layers and self.guidance_scale == 1:
+        self.shift = None if shift is None else check_number("shift", shift, 0.01, 100)
+        layers = skip_layers if isinstance(skip_layers, Collection) else [skip_layers]
+        last_layer = config.transformer.layers - 1
+        self.skip_layers = [check_integer("skip_layers", layer, 0, last_layer) for layer in layers]
+        if self.skip_layers and not self.guided:
             raise ValueError("skip_layers adds to guidance: set a guidance_scale other than 1")
-        self.skip_scale = within("skip_scale", skip_scale, 0, 100, float)
-        window = [
-            within(name, value, 0, 1, float) * self.steps
-            for name, value in (("skip_from", skip_from), ("skip_until", skip_until))
-        ]
-        self.skip_steps = [i for i in range(self.skipped, self.steps) if window[0] < i < window[1]]
+        self.skip_scale = check_number("skip_scale", skip_scale, 0, 100)
+        first = check_number("skip_from", skip_from, 0, 1) * self.steps
+        end = check_number("skip_until", skip_until, 0, 1) * self.steps
+        self.skip_steps = [i for i in range(self.skipped_steps, self.steps) if first < i < end]
         if self.skip_layers and not self.skip_steps:
             raise ValueError(
-                f"skip_layers would act in none of the {self.steps - self.skipped} steps: "
+                f"skip_layers would act in none of the {self.steps - self.skipped_steps} steps: "
                 "take more steps, or widen skip_from..skip_until"
             )
 
+    def skip_layer_guidance(self, times: Tensor) -> SkipLayers | None:
+        """When and how skip-layer guidance acts, given the times of all steps; None: not at all."""
+        if not self.skip_layers:
+            return None
+        interval = (times[self.skip_steps[-1]].item(), times[self.skip_steps[0]].item())
+        return SkipLayers(self.skip_layers, self.skip_scale, interval)
 
-class StableDiffusion3(LatentDiffusion):
-    """Encoders, transformer and autoencoder; `helpers.text_to_image.pipeline` is the walk that joins them."""
+
+class StableDiffusion3(nn.Module):
+    """Text encoders, transformer and autoencoder, and the pipeline from a prompt to an image."""
 
     def __init__(
         self,
@@ -138,231 +182,66 @@ class StableDiffusion3(LatentDiffusion):
         transformer: MMDiT,
         autoencoder: KLAutoencoder,
         config: SD3Config,
-        preview: Any = SD3_PREVIEW,
+        rgb_factors: Any = SD3_RGB_FACTORS,
     ):
         """
         Args:
-            preview: (16, 3) from a latent's channels to red, green and blue.
+            rgb_factors: (16, 3) from a latent's channels to red, green and blue, for previews.
         """
-        super().__init__(autoencoder, FlowPath(), config.limits, preview)
+        super().__init__()
         self.config = config
         self.encoders = encoders
         self.transformer = transformer
-        self.card: torch.device | None = None  # where the networks take turns, see `take_turns`
+        self.autoencoder = autoencoder
+        self.path = FlowPath()
+        self.rgb_factors = torch.as_tensor(rgb_factors)
+        self.gpu: torch.device | None = None  # see `enable_cpu_offload`
 
-    @classmethod
-    def from_checkpoint(
-        cls,
-        source: str | Path,
-        *,
-        config: SD3Config | None = None,
-        t5: bool = True,
-        variant: str | None = None,
-        encoders: str | Path | None = None,
-        tokenizers: tuple[str | Path, str | Path] | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-    ) -> "StableDiffusion3":
-        """Published weights of Stable Diffusion 3 and 3.5, in every size; strict.
+    # --- from prompt to image ---------------------------------------------------------------------------------------
 
-        Args:
-            source: for instance "stabilityai/stable-diffusion-3-medium-diffusers" (ask for access there), a diffusers
-                folder, or a single file such as sd3_medium_incl_clips.safetensors.
-            config: sizes; None: the published ones. The transformer's are read off its tensors in any case, and the
-                shift off the folder's scheduler (3 for a single file).
-            t5: False leaves the largest text encoder out.
-            variant, encoders, tokenizers: as for `checkpoint.read`.
-            dtype, device: what to compute in, and where.
-
-        Raises:
-            FileNotFoundError: where something is not there; it says what was looked for.
-            ValueError: for tensors that are missing, left over or of another shape.
-        """
-        found = checkpoint.read(source, variant=variant, t5=t5, encoders=encoders, tokenizers=tokenizers)
-        sizes = checkpoint.inferred(found.transformer)
-        config = replace(config or SD3Config(), transformer=sizes, shift=found.shift)
-        words = BytePairTokenizer.from_file(found.tokenizers[0], length=config.clip_l.length)
-        t5_words = T5Tokenizer.from_file(found.tokenizers[1], config.t5_length) if found.t5 is not None else None
-        if len(words) != config.clip_l.vocabulary or (t5_words and len(t5_words) > config.t5.vocabulary):
-            known = [f"{len(read):,}" for read in (words, t5_words) if read]
-            raise ValueError(
-                f"tokenizers of {' and '.join(known)} tokens do not belong to text encoders of "
-                f"{config.clip_l.vocabulary:,} and {config.t5.vocabulary:,}: pass others as tokenizers="
-            )
-        with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
-            networks = {
-                "transformer": MMDiT(sizes),
-                "autoencoder": KLAutoencoder(config.autoencoder),
-                "clip_l": TextTower(config.clip_l),
-                "clip_g": TextTower(config.clip_g),
-            }
-            if found.t5 is not None:
-                networks["t5"] = T5Encoder(config.t5)
-        naming = {
-            "transformer": checkpoint.transformer_names(found.layout),
-            "clip_l": TEXT_NAMES,
-            "clip_g": TEXT_NAMES,
-            "autoencoder": kl.published_names(config.autoencoder, AUTOENCODERS[found.layout]),
-            "t5": T5_NAMES,
-        }
-        for part, network in networks.items():
-            tensors = getattr(found, part)
-            if part == "transformer":
-                tensors = checkpoint.plain(tensors, sizes, found.layout)
-            load_pretrained(network, tensors, naming[part], what=f"the {part} of Stable Diffusion 3", dtype=dtype)
-        if "t5" in networks and dtype == torch.float16:
-            networks["t5"].keep_output_projections_in_fp32()
-        readers = TextEncoders(
-            networks["clip_l"],
-            networks["clip_g"],
-            networks.get("t5"),
-            words,
-            t5_words,
-            sizes.text_width,
-            config.t5_length,
-        )
-        model = cls(readers, networks["transformer"], networks["autoencoder"], config, SD3_PREVIEW)
-        return model.to(device, memory_format=torch.channels_last).eval()
-
-    @classmethod
-    def from_weights(
-        cls,
-        name_or_path: str | Path = "sd3",
-        clip: str | Path = "clip",
-        autoencoder: str | Path = "autoencoder_16",
-        device: str | torch.device = "cpu",
-    ) -> "StableDiffusion3":
-        """The tiny system: what `python -m helpers.sd3.train` trained, and the parts that it was trained with.
-
-        Raises:
-            FileNotFoundError, ValueError: as `load_weights` does, and where the parts are others than in training.
-        """
-        import tokenizers
-
-        about = read_config(name_or_path)
-        for part, file in (("clip", clip), ("autoencoder", autoencoder)):
-            if read_metadata(file)["sha256"] != about["parts"][part]:
-                raise ValueError(
-                    f"the transformer {name_or_path} was trained with other weights of the {part} than "
-                    f"{file}: train it again, {TRAINING_COMMANDS['sd3']}"
-                )
-        (pair, words) = CLIP.from_weights(clip)
-        painter = KLAutoencoder.from_weights(autoencoder)
-        sizes = MMDiTConfig(**about["transformer"])
-        second = CLIPTowerConfig(**about["clip_g"])
-        third = T5Config(**about["t5"])
-        rest = {name: about[name] for name in ("t5_length", "size", "shift")}
-        config = SD3Config(sizes, painter.config, pair.text.config, second, third, **rest)
-        own = nn.ModuleDict({"transformer": MMDiT(sizes), "clip_g": TextTower(second), "t5": T5Encoder(third)})
-        load_weights(own, name_or_path)
-        t5_words = T5Tokenizer(tokenizers.Tokenizer.from_str(about["t5_words"]), config.t5_length)
-        readers = TextEncoders(pair.text, own["clip_g"], own["t5"], words, t5_words, sizes.text_width, config.t5_length)
-        return cls(readers, own["transformer"], painter, config, about["preview"]).to(device).eval()
-
-    def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
-        """Write transformer, second and third encoder (fp16), with the checksums of the files that they go with."""
-        config = self.config
-        readers = self.encoders
-        about = {
-            "transformer": asdict(config.transformer),
-            "clip_g": asdict(config.clip_g),
-            "t5": asdict(config.t5),
-            "t5_length": config.t5_length,
-            "size": config.size,
-            "shift": config.shift,
-            "parts": parts,
-            "preview": self.preview.tolist(),
-            "t5_words": readers.t5_words.tokenizer.to_str(),
-        }
-        own = nn.ModuleDict({"transformer": self.transformer, "clip_g": readers.clip_g, "t5": readers.t5})
-        save_with_config(own, about, path, metadata)
-
-    def take_turns(self, card: str | torch.device) -> "StableDiffusion3":
-        """Keep the networks in main memory, and bring each to the card only while it works."""
-        self.card = torch.device(card)
-        return self.to("cpu")
-
-    def _bring(self, module: nn.Module) -> None:
-        if self.card is not None:
-            for other in (self.encoders, self.transformer, self.autoencoder):
-                if other is not module:
-                    other.to("cpu")
-            module.to(self.card)  # once there is room
-
-    @property
-    def device(self) -> torch.device:
-        return self.card or next(self.transformer.parameters()).device
-
-    def decode(self, latents: Tensor) -> Tensor:
-        self._bring(self.autoencoder)
-        return super().decode(latents)
-
-    def encode(self, picture: Tensor) -> Tensor:
-        self._bring(self.autoencoder)
-        return super().encode(picture)
-
-    # --- what the walk asks for -----------------------------------------------------------------------------------
-
-    def times(self, steps: int, shift: float | None = None) -> Tensor:
-        """(steps + 1,) shares of noise, from 1 to 0: evenly spaced, then shifted towards noise (SD3, eq. 23).
-
-        Both references shift the last time twice: once when they set the schedule up, once when they use it.
-        """
-        shift = self.config.shift if shift is None else shift
-        smallest = shifted(torch.tensor(1e-3, dtype=torch.float64), shift).item()
-        times = shifted(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)
-        return torch.cat([times, torch.zeros(1)]).float()
-
-    def times_for(self, request: SD3Request) -> Tensor:
-        return self.times(request.steps, request.shift)
-
-    def request(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "", **options) -> SD3Request:
-        silent = self.encoders.t5 is None or not options.get("use_t5", True)
-        if silent and options.get("prompt_3") is not None:
-            raise ValueError("prompt_3 is for T5, which is not loaded or switched off (use_t5=False)")
-        return SD3Request(self.limits, prompt, negative_prompt, layers=self.config.transformer.layers, **options)
-
-    def asked(self, request: SD3Request) -> Denoiser:
-        self._bring(self.encoders)
-        read = self.encoders(request.prompts, request.prompts_2, request.prompts_3, request.clip_skip, request.use_t5)
-        guided = request.guidance_scale != 1
-        negative = self.encoders(request.negatives, use_t5=request.use_t5) if guided else None  # never skips layers
-        self._bring(self.transformer)
-        times = self.times_for(request)
-        skipped = {round(times[i].item(), 6) for i in request.skip_steps} if request.skip_layers else set()
-        return self.denoiser(read, negative, request.guidance_scale, skipped, request.skip_layers, request.skip_scale)
-
-    def denoiser(
+    @torch.no_grad()
+    def sample_steps(
         self,
-        read: Condition,
-        negative: Condition | None,
-        scale: float,
-        skipped: Collection[float] = (),
-        skip_layers: Sequence[int] = (),
-        skip_scale: float = 0.0,
-    ) -> Denoiser:
-        """What a sampler asks: the transformer, guided away from `negative` where it is given.
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        progress: bool = False,
+        **options,
+    ) -> Iterator[Step]:
+        """From a prompt to a latent: yields the state after every step. `generate` decodes the last one.
 
-        At the times `skipped` it is also led away from what it says without some of its layers (Stable Diffusion
-        3.5's skip-layer guidance).
+        Options and errors as for `generate`, which has all of these but `callback`.
         """
-        both = read if negative is None else negative.joined(read)
+        # 1. Check all arguments before any work
+        request = SD3Request(self.config, self.encoders.t5 is not None, prompt, negative_prompt, **options)
 
-        def velocity(x: Tensor, t: float, condition: Condition, skip: Collection[int] = ()) -> Tensor:
-            time = torch.full((len(x),), t, device=x.device)
-            x = channels_last(x.to(condition.text.dtype))
-            return self.transformer(x, time, *condition, skip_layers=skip).float()
+        # 2. Encode the prompts with three encoders; clip_skip does not count for the negative one
+        condition = self.encode_text(
+            request.prompts, request.prompts_2, request.prompts_3, request.clip_skip, request.use_t5
+        )
+        negative = self.encode_text(request.negative_prompts, use_t5=request.use_t5) if request.guided else None
 
-        def denoise(x: Tensor, t: float) -> Denoised:
-            answer = velocity(x if negative is None else torch.cat([x, x]), t, both)
-            if negative is not None:
-                without, with_prompt = answer.chunk(2)
-                answer = apply_guidance(with_prompt, without, scale)
-                if round(t, 6) in skipped:
-                    answer = answer + skip_scale * (with_prompt - velocity(x, t, read, skip_layers))
-            return convert_prediction("velocity", answer, x, torch.tensor(1 - t), torch.tensor(t))
+        # 3. Choose the times, from noise to data; image-to-image leaves out the first ones
+        all_times = self.times(request.steps, request.shift)
+        times = all_times[request.skipped_steps :]
 
-        return denoise
+        # 4. Prepare the first latent: noise, or the encoded image with noise added
+        noise, generator = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
+        known = None if request.image is None else self.encode(request.image)
+        x = first_latent(noise.to(self.device), known, times, self.path)
+
+        # 5. Build the denoiser: the transformer with guidance; inpainting keeps the known part
+        skip = request.skip_layer_guidance(all_times)
+        denoise = self.denoiser(condition, negative, request.guidance_scale, skip)
+        if known is not None and request.mask is not None:
+            denoise = keep_known(denoise, known, request.latent_mask, self.path)
+
+        # 6. Denoise step by step; at strength 0 there is no step left
+        if len(times) == 1:
+            return iter([Step(0.0, x, x)])
+        self._move_to_gpu(self.transformer)
+        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generator)
+        return progress_bar(steps, len(times) - 1, progress)
 
     def generate(
         self,
@@ -391,31 +270,32 @@ class StableDiffusion3(LatentDiffusion):
         callback: Callable[[Step, Tensor], None] | None = None,
         progress: bool = True,
     ) -> Tensor:
-        """Pictures, float32 (B, 3, H, W) in [-1, 1].
+        """Generate images, float32 (B, 3, H, W) in [-1, 1].
 
         Args:
-            prompt: one, or one per picture; all three encoders read it,
-            prompt_2, prompt_3: unless the second (CLIP-G) or third (T5) is given another.
+            prompt: one, or one per image; for all three encoders,
+            prompt_2, prompt_3: unless the second (CLIP-G) or third (T5) gets another.
             negative_prompt: what guidance moves away from.
             use_t5: False puts zeros where T5's states would be, as the model saw them in training now and then.
             steps: of the sampler, 1 to 999.
             guidance_scale: 1 is none.
-            seed: picture i starts from noise of seed + i, whatever else is made beside it and on which device.
+            seed: image i starts from noise of seed + i, whatever else is in the batch and on which device.
             height, width: pixels; None: the size of training, or of init_image.
             num_images: per prompt.
             sampler: a name in helpers.diffusion.SAMPLERS.
-            init_image, strength, mask_image: image to image and inpainting, as for Stable Diffusion 1.
+            init_image, strength, mask_image: image-to-image and inpainting, as for Stable Diffusion 1.
             clip_skip: leave out that many more of the CLIPs' last layers.
             shift: of the times towards noise; None: the model's own, 1: evenly spaced.
             skip_layers: of the transformer, for skip-layer guidance: 7, 8 and 9 in Stable Diffusion 3.5 medium.
-            skip_scale: how far it leads; skip_from, skip_until: in which part of the steps.
-            callback: called after every step with the step and a preview (B, 3, h, w) of where it leads.
+            skip_scale: of skip-layer guidance; skip_from, skip_until: in which part of the steps it acts.
+            callback: called after every step with the step and a preview (B, 3, h, w) of its predicted x0.
             progress: show a bar.
 
         Raises:
             ValueError, TypeError: for bad arguments, before any work is done.
         """
-        request = self.request(
+        # 1 to 6. From the prompt to the last latent
+        states = self.sample_steps(
             prompt,
             negative_prompt,
             prompt_2=prompt_2,
@@ -437,10 +317,250 @@ class StableDiffusion3(LatentDiffusion):
             skip_scale=skip_scale,
             skip_from=skip_from,
             skip_until=skip_until,
+            progress=progress,
         )
-        return self.drawn(request, callback, progress)
+        for step in states:
+            if callback is not None:
+                callback(step, self.latents_to_rgb(step.x0))
+
+        # 7. Decode the last latent
+        images = self.decode(step.x)
+
+        # 8. Inpainting: put back the pixels that the mask protects
+        return images if mask_image is None else composite(images, init_image, mask_image)
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    def encode_text(
+        self,
+        prompts: Sequence[str],
+        prompts_2: Sequence[str] | None = None,
+        prompts_3: Sequence[str] | None = None,
+        clip_skip: int = 0,
+        use_t5: bool = True,
+    ) -> Condition:
+        """Encode prompts with the three encoders; arguments as for `TextEncoders.forward`."""
+        self._move_to_gpu(self.encoders)
+        return self.encoders(prompts, prompts_2, prompts_3, clip_skip, use_t5)
+
+    def times(self, steps: int, shift: float | None = None) -> Tensor:
+        """(steps + 1,) shares of noise, from 1 to 0: evenly spaced, then shifted towards noise (SD3, eq. 23).
+
+        Both references shift the last time twice: once when they set the schedule up, once when they use it.
+        """
+        shift = self.config.shift if shift is None else shift
+        smallest = shifted(torch.tensor(1e-3, dtype=torch.float64), shift).item()
+        times = shifted(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)
+        return torch.cat([times, torch.zeros(1)]).float()
+
+    def denoiser(
+        self, condition: Condition, negative: Condition | None, scale: float, skip: SkipLayers | None = None
+    ) -> Denoiser:
+        """The function that samplers call: the transformer, with classifier-free guidance away from `negative`.
+
+        Args:
+            condition, negative: of the prompts; negative None: no guidance.
+            scale: of the guidance.
+            skip: skip-layer guidance, which adds to it.
+        """
+        both = condition if negative is None else negative.cat(condition)
+
+        def velocity(x: Tensor, t: float, condition: Condition, skip_layers: Collection[int] = ()) -> Tensor:
+            time = torch.full((len(x),), t, device=x.device)
+            x = channels_last(x.to(condition.text.dtype))
+            return self.transformer(x, time, *condition, skip_layers=skip_layers).float()
+
+        def denoise(x: Tensor, t: float) -> Denoised:
+            prediction = velocity(x if negative is None else torch.cat([x, x]), t, both)
+            if negative is not None:
+                unconditional, conditional = prediction.chunk(2)
+                prediction = apply_guidance(conditional, unconditional, scale)
+                if skip is not None and skip.interval[0] <= t <= skip.interval[1]:
+                    without_layers = velocity(x, t, condition, skip.layers)
+                    prediction = prediction + skip.scale * (conditional - without_layers)
+            return convert_prediction("velocity", prediction, x, torch.tensor(1 - t), torch.tensor(t))
+
+        return denoise
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
+        self._move_to_gpu(self.autoencoder)
+        return encode_image(self.autoencoder, image)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1], on the CPU."""
+        self._move_to_gpu(self.autoencoder)
+        return decode_latents(self.autoencoder, latents)
+
+    def latents_to_rgb(self, latents: Tensor) -> Tensor:
+        """A preview without the decoder: (B, C, h, w) -> (B, 3, h, w) in [-1, 1]."""
+        return latents_to_rgb(latents, self.rgb_factors)
+
+    # --- devices ----------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self.gpu or next(self.transformer.parameters()).device
+
+    def enable_cpu_offload(self, gpu: str | torch.device) -> "StableDiffusion3":
+        """Keep the networks in main memory, and move each to the GPU only while it works."""
+        self.gpu = torch.device(gpu)
+        return self.to("cpu")
+
+    def _move_to_gpu(self, module: nn.Module) -> None:
+        """With CPU offload: make room on the GPU, then move this network there."""
+        if self.gpu is None:
+            return
+        for other in (self.encoders, self.transformer, self.autoencoder):
+            if other is not module:
+                other.to("cpu")
+        module.to(self.gpu)
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        source: str | Path,
+        *,
+        config: SD3Config | None = None,
+        t5: bool = True,
+        variant: str | None = None,
+        encoders: str | Path | None = None,
+        tokenizers: tuple[str | Path, str | Path] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion3":
+        """Load published weights of Stable Diffusion 3 and 3.5, in every size; strict.
+
+        Args:
+            source: for instance "stabilityai/stable-diffusion-3-medium-diffusers" (ask for access there), a diffusers
+                folder, or a single file such as sd3_medium_incl_clips.safetensors.
+            config: sizes; None: the published ones. The transformer's are inferred from its tensors in any case, and
+                the shift from the folder's scheduler (3 for a single file).
+            t5: False leaves the largest text encoder out.
+            variant, encoders, tokenizers: as for `checkpoint.read`.
+            dtype, device: what to compute in, and where.
+
+        Raises:
+            FileNotFoundError: where something is not there; it says what was looked for.
+            ValueError: for tensors that are missing, left over or of another shape.
+        """
+        parts = checkpoint.read(source, variant=variant, t5=t5, encoders=encoders, tokenizers=tokenizers)
+        sizes = checkpoint.infer_config(parts.transformer)
+        config = replace(config or SD3Config(), transformer=sizes, shift=parts.shift)
+        tokenizer, t5_tokenizer = _read_tokenizers(parts.tokenizers, config)
+        with torch.device("meta"):  # no time and no memory for initial weights that are replaced at once
+            transformer = MMDiT(sizes)
+            autoencoder = KLAutoencoder(config.autoencoder)
+            tower_l = TextTower(config.clip_l)
+            tower_g = TextTower(config.clip_g)
+            t5_encoder = None if parts.t5 is None else T5Encoder(config.t5)
+        transformer_tensors = checkpoint.normalize_transformer(parts.transformer, sizes, parts.layout)
+        transformer_names = checkpoint.transformer_names(parts.layout)
+        autoencoder_names = kl.published_names(config.autoencoder, AUTOENCODERS[parts.layout])
+        networks = [
+            ("transformer", transformer, transformer_tensors, transformer_names),
+            ("autoencoder", autoencoder, parts.autoencoder, autoencoder_names),
+            ("clip_l", tower_l, parts.clip_l, TEXT_NAMES),
+            ("clip_g", tower_g, parts.clip_g, TEXT_NAMES),
+        ]
+        if t5_encoder is not None and parts.t5 is not None:
+            networks.append(("t5", t5_encoder, parts.t5, T5_NAMES))
+        for part, network, tensors, names in networks:
+            load_pretrained(network, tensors, names, what=f"the {part} of Stable Diffusion 3", dtype=dtype)
+        if t5_encoder is not None and dtype == torch.float16:
+            t5_encoder.keep_output_projections_in_fp32()
+        text_encoders = TextEncoders(
+            tower_l, tower_g, t5_encoder, tokenizer, t5_tokenizer, sizes.text_width, config.t5_length
+        )
+        model = cls(text_encoders, transformer, autoencoder, config, SD3_RGB_FACTORS)
+        return model.to(device).to(memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def from_weights(
+        cls,
+        name_or_path: str | Path = "sd3",
+        clip: str | Path = "clip",
+        autoencoder: str | Path = "autoencoder_16",
+        device: str | torch.device = "cpu",
+    ) -> "StableDiffusion3":
+        """Load the tiny system: what `python -m helpers.sd3.train` trained, and the parts it was trained with.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_weights` does, and where the parts are others than in training.
+        """
+        import tokenizers
+
+        stored = read_config(name_or_path)
+        check_parts("sd3", "transformer", name_or_path, stored, {"clip": clip, "autoencoder": autoencoder})
+        clip_model, tokenizer = CLIP.from_weights(clip)
+        kl_autoencoder = KLAutoencoder.from_weights(autoencoder)
+        config = SD3Config(
+            transformer=MMDiTConfig(**stored["transformer"]),
+            autoencoder=kl_autoencoder.config,
+            clip_l=clip_model.text.config,
+            clip_g=CLIPTowerConfig(**stored["clip_g"]),
+            t5=T5Config(**stored["t5"]),
+            t5_length=stored["t5_length"],
+            size=stored["size"],
+            shift=stored["shift"],
+        )
+        transformer = MMDiT(config.transformer)
+        clip_g = TextTower(config.clip_g)
+        t5 = T5Encoder(config.t5)
+        load_weights(_trained_parts(transformer, clip_g, t5), name_or_path)
+        t5_tokenizer = T5Tokenizer(tokenizers.Tokenizer.from_str(stored["t5_words"]), config.t5_length)
+        encoders = TextEncoders(
+            clip_model.text, clip_g, t5, tokenizer, t5_tokenizer, config.transformer.text_width, config.t5_length
+        )
+        return cls(encoders, transformer, kl_autoencoder, config, stored["preview"]).to(device).eval()
+
+    def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
+        """Write transformer, second and third encoder (fp16), with the checksums of the files that they go with.
+
+        Raises:
+            ValueError: for a system without T5.
+        """
+        encoders = self.encoders
+        if encoders.t5 is None or encoders.t5_tokenizer is None:
+            raise ValueError("a Stable Diffusion 3 without T5 cannot be saved: its weights file holds all encoders")
+        stored = {
+            "transformer": asdict(self.config.transformer),
+            "clip_g": asdict(self.config.clip_g),
+            "t5": asdict(self.config.t5),
+            "t5_length": self.config.t5_length,
+            "size": self.config.size,
+            "shift": self.config.shift,
+            "parts": parts,
+            "preview": self.rgb_factors.tolist(),
+            "t5_words": encoders.t5_tokenizer.tokenizer.to_str(),
+        }
+        save_with_config(_trained_parts(self.transformer, encoders.clip_g, encoders.t5), stored, path, metadata)
+
+
+def _trained_parts(transformer: MMDiT, clip_g: TextTower, t5: T5Encoder) -> nn.ModuleDict:
+    """The networks that the tiny system's weights file holds, under the names it has for them."""
+    return nn.ModuleDict({"transformer": transformer, "clip_g": clip_g, "t5": t5})
+
+
+def _read_tokenizers(
+    files: tuple[Path, Path | None], config: SD3Config
+) -> tuple[BytePairTokenizer, T5Tokenizer | None]:
+    """Read both tokenizers. Raises ValueError where they have other vocabularies than the encoders."""
+    tokenizer = BytePairTokenizer.from_file(files[0], length=config.clip_l.length)
+    t5_tokenizer = None if files[1] is None else T5Tokenizer.from_file(files[1], config.t5_length)
+    t5_fits = t5_tokenizer is None or len(t5_tokenizer) <= config.t5.vocabulary
+    if len(tokenizer) != config.clip_l.vocabulary or not t5_fits:
+        sizes = [f"{len(each):,}" for each in (tokenizer, t5_tokenizer) if each is not None]
+        raise ValueError(
+            f"tokenizers of {' and '.join(sizes)} tokens do not belong to text encoders of "
+            f"{config.clip_l.vocabulary:,} and {config.t5.vocabulary:,}: pass others as tokenizers="
+        )
+    return tokenizer, t5_tokenizer
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """t' = s t / (1 + (s - 1) t): more of the way at high noise, for larger pictures hide noise better."""
+    """t' = s t / (1 + (s - 1) t): more of the path at high noise, for in larger images the same noise hides less."""
     return shift * t / (1 + (shift - 1) * t)

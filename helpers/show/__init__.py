@@ -1,1 +1,1 @@
-"""What the reader sees: figures, tables and sliders. It knows nothing of data sets or networks."""
+"""Figures, diagrams, tables and sliders of the notebooks; nothing here depends on data sets or networks."""

@@ -1,7 +1,7 @@
-"""Figures that carry a description, stay legible on light and dark pages, and are the same bytes every time.
+"""Figures with a description, legible on light and dark pages, and byte for byte the same on every run.
 
-A notebook's figure cell ends in `show(figure, alt="what to see")`. Pictures come as (N, C, H, W), C = 1 or 3,
-either uint8 or floats in [-1, 1]; torch tensors (on any device) and numpy arrays are both welcome.
+A notebook's figure cell ends in `show(figure, alt="what to see")`. Images are (N, C, H, W), C = 1 or 3, uint8 or floats
+in [-1, 1], as torch tensors (on any device) or numpy arrays.
 """
 
 import base64
@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
@@ -41,8 +42,8 @@ INK = "#1b1f24"
 PAPER = "#ffffff"
 PALETTE = ("#0b6fb8", "#c2410c", "#0f7a5c", "#a3308f", "#7a5b00", "#5b4bc4")  # each at least 4.5 : 1 on paper
 
-# A figure brings its own paper: on a dark page it is a light card, so nothing in it can vanish into the page.
-STYLE: dict[str, Any] = {
+# A figure has a white background: on a dark page it is a light card, so nothing in it can vanish into the page.
+STYLE: dict[Any, Any] = {  # keys are rcParams, which matplotlib's stubs list one by one
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "axes.facecolor": PAPER,
@@ -72,7 +73,7 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "course",
 }
 
-SHARPNESS = 2  # picture pixels per page pixel: sharp on high-density screens
+SHARPNESS = 2  # image pixels per page pixel: sharp on high-density screens
 PAGE_WIDTH = 720  # page pixels of the widest grid
 TILE = 112  # of the widest automatic tile
 GAP = 6
@@ -85,21 +86,21 @@ def style() -> None:
 
 
 def to_rgb_array(images: Images) -> np.ndarray:
-    """Turn pictures into what a screen shows.
+    """Convert images to the RGB bytes that a screen shows.
 
     Args:
-        images: (N, C, H, W) or one (C, H, W), C = 1 or 3; uint8, or floats in [-1, 1] (clipped to it).
+        images: (N, C, H, W) or one (C, H, W), C = 1 or 3; uint8, or floats in [-1, 1] (clipped).
 
     Returns:
         (N, H, W, 3) uint8.
 
     Raises:
-        ValueError: on another shape, on NaN or infinity, or on floats that must be on a 0..255 scale.
+        ValueError: for another shape, for NaN or infinity, and for floats that look like a 0..255 scale.
     """
     array = images.detach().cpu().float().numpy() if _is_float_tensor(images) else np.asarray(images)
     array = array[None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise ValueError(f"pictures must be (N, 3, H, W) or (N, 1, H, W), got {tuple(array.shape)}")
+        raise ValueError(f"images must be (N, 3, H, W) or (N, 1, H, W), got {tuple(array.shape)}")
     if array.dtype != np.uint8:
         array = _from_floats(array)
     array = array.transpose(0, 2, 3, 1)  # (N, H, W, C)
@@ -113,27 +114,29 @@ def grid(
     scale: float | None = None,
     alt: str | None = None,
 ) -> Figure:
-    """Lay pictures out in rows, left to right.
+    """Lay images out in rows, left to right.
 
     Args:
         images: (N, C, H, W) or (C, H, W), as for `to_rgb_array`.
-        columns: pictures in a row; by default as many as fit.
-        titles: one short line above each picture.
-        scale: page pixels per picture pixel; by default as large as fits, never blurred.
+        columns: images per row; by default as many as fit.
+        titles: a short line above each image.
+        scale: page pixels per image pixel; by default as large as fits, never blurred.
         alt: what to see, kept for `show`.
 
     Raises:
-        ValueError: if there is no picture, or not one title for each.
+        ValueError: if there is no image, or not a title for each.
     """
     tiles = to_rgb_array(images)  # (N, H, W, 3)
     if not len(tiles):
-        raise ValueError("grid needs at least one picture, got none")
+        raise ValueError("grid needs at least one image, got none")
     if titles is not None and len(titles) != len(tiles):
-        raise ValueError(f"grid needs one title for each picture: {len(titles)} titles, {len(tiles)} pictures")
+        raise ValueError(f"grid needs one title for each image: {len(titles)} titles, {len(tiles)} images")
     columns = min(columns or 8, len(tiles))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    words = [list(titles[start : start + columns]) for start in range(0, len(tiles), columns)] if titles else None
-    return _mosaic(rows, words, None, scale, alt)
+    row_titles = None
+    if titles is not None:
+        row_titles = [list(titles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    return _mosaic(rows, row_titles, None, scale, alt)
 
 
 def compare(
@@ -142,36 +145,36 @@ def compare(
     scale: float | None = None,
     alt: str | None = None,
 ) -> Figure:
-    """Lay named rows of pictures below one another: the same columns, treated differently.
+    """Lay out named rows of images: the same columns, treated differently.
 
     Args:
-        rows: name -> (N, C, H, W); the pictures of all rows have one size, N may differ.
-        titles: one short line above each column.
-        scale: page pixels per picture pixel.
+        rows: name -> (N, C, H, W); the images of all rows have the same size, N may differ.
+        titles: a short line above each column.
+        scale: page pixels per image pixel.
         alt: what to see, kept for `show`.
 
     Raises:
-        ValueError: if there is no row, or rows of different picture sizes.
+        ValueError: if there is no row, or rows of different image sizes.
     """
     tiles = [to_rgb_array(images) for images in rows.values()]
     if not tiles:
-        raise ValueError("compare needs at least one named row of pictures, got none")
+        raise ValueError("compare needs at least one named row of images, got none")
     if len({row.shape[1:] for row in tiles}) > 1:
         sizes = {name: row.shape[1:3] for name, row in zip(rows, tiles)}
-        raise ValueError(f"compare needs pictures of one size in every row, got {sizes}: resize them first")
-    words = [list(titles)] + [[]] * (len(tiles) - 1) if titles else None
-    return _mosaic(tiles, words, list(rows), scale, alt)
+        raise ValueError(f"compare needs images of one size in every row, got {sizes}: resize them first")
+    row_titles = [list(titles)] + [[]] * (len(tiles) - 1) if titles else None
+    return _mosaic(tiles, row_titles, list(rows), scale, alt)
 
 
 def show(figure: Figure, alt: str | None = None) -> None:
     """Display a figure with its description, and close it.
 
-    The description travels in the output's metadata (where nbconvert and the course pages read it) and is the
-    output's plain text, so that a reader without pictures, and the notebook test, get the words.
+    The description is stored in the output's metadata (where nbconvert and the course pages read it) and is its plain
+    text, which is what screen readers and the notebook tests see.
 
     Args:
         figure: any matplotlib figure.
-        alt: one or two sentences that say what to see; may be left out where `grid` or `compare` were told.
+        alt: one or two sentences that say what to see; may be omitted if `grid` or `compare` got it.
 
     Raises:
         ValueError: if there is no description.
@@ -180,7 +183,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
 
     alt = describe(figure, alt)
     png = png_bytes(figure)
-    width = _png_width(png) // SHARPNESS
+    width = page_width(png)
     plt.close(figure)
     display(
         {"image/png": base64.b64encode(png).decode(), "text/plain": alt},
@@ -190,7 +193,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
 
 
 def describe(figure: Figure, alt: str | None = None) -> str:
-    """The figure's description on one line.
+    """Return the figure's description on a single line.
 
     Raises:
         ValueError: if there is none.
@@ -202,22 +205,27 @@ def describe(figure: Figure, alt: str | None = None) -> str:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG, `SHARPNESS` times its page size, without dates or versions: equal figures, equal bytes.
+    """Render the figure as PNG, `SHARPNESS` times its page size, without dates or versions: equal figures, equal bytes.
 
-    Lines and words need 256 colours at most, which takes a third of the room; pictures and heat maps keep every one.
+    Lines and text are reduced to 256 colours, a third of the bytes; images and heat maps keep all of theirs.
     """
     raw = BytesIO()
     packed = BytesIO()
     figure.savefig(raw, format="png", dpi=100 * SHARPNESS, metadata={"Software": None})
-    drawn = Image.open(raw).convert("RGB")
-    if not any(axes.images or any(isinstance(c, QuadMesh) for c in axes.collections) for axes in figure.axes):
-        drawn = drawn.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    drawn.save(packed, format="PNG", optimize=True)
+    image = Image.open(raw).convert("RGB")
+    if not any(map(_has_pixels, figure.axes)):
+        image = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image.save(packed, format="PNG", optimize=True)
     return packed.getvalue()
 
 
+def _has_pixels(axes: Axes) -> bool:
+    """Whether axes show images or heat maps, which may have more than 256 colours."""
+    return bool(axes.images) or any(isinstance(collection, QuadMesh) for collection in axes.collections)
+
+
 def save_png(figure: Figure, path: str | Path) -> Path:
-    """Write the figure to a PNG file, whole or not at all, and close it."""
+    """Write the figure to a PNG file, completely or not at all, and close it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + f".{os.getpid()}.part")
@@ -233,56 +241,100 @@ def _is_float_tensor(images: Images) -> bool:
 
 def _from_floats(array: np.ndarray) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"pictures must be uint8 or floats in [-1, 1], got {array.dtype}")
+        raise ValueError(f"images must be uint8 or floats in [-1, 1], got {array.dtype}")
     if not np.isfinite(array).all():
-        raise ValueError("pictures hold NaN or infinity: look at the step that made them")
+        raise ValueError("images contain NaN or infinity: check the step that computed them")
     if np.abs(array).max(initial=0) > 50:
         worst = np.abs(array).max()
-        raise ValueError(f"float pictures must be in [-1, 1], got values up to {worst:.0f}; make 0..255 uint8")
+        raise ValueError(f"float images must be in [-1, 1], got values up to {worst:.0f}; convert 0..255 to uint8")
     return np.round((array.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def _mosaic(
-    rows: Sequence[np.ndarray],
-    words: Sequence[Sequence[str]] | None,
-    names: Sequence[str] | None,
-    scale: float | None,
-    alt: str | None,
-) -> Figure:
-    """Place every tile to the pixel: matplotlib's own layouts resample pictures to odd sizes."""
-    columns = max(map(len, rows))
-    height, width = rows[0].shape[1:3]
-    left = 8 + 7 * max(map(len, names)) if names else 0  # about 7 page pixels per letter
-    fits = (PAGE_WIDTH - left - GAP) / columns - GAP
-    scale = scale or _whole(min(TILE, fits) / width)
-    tile_w = width * scale
-    tile_h = height * scale
-    heads = [LINE if words and words[r] else 0 for r in range(len(rows))]
-    total_w = left + GAP + columns * (tile_w + GAP)
-    total_h = GAP + sum(head + tile_h + GAP for head in heads)
-    figure = Figure(figsize=(total_w / 100, total_h / 100), dpi=100, facecolor=PAPER, layout="none")
-    top = GAP
-    for r, row in enumerate(rows):
-        top += heads[r]
-        for c, tile in enumerate(row):
-            x = left + GAP + c * (tile_w + GAP)
-            axes = figure.add_axes((x / total_w, 1 - (top + tile_h) / total_h, tile_w / total_w, tile_h / total_h))
-            axes.imshow(tile, interpolation="nearest", aspect="auto")
-            axes.set_axis_off()
-            if heads[r] and c < len(words[r]):
-                middle = (x + tile_w / 2) / total_w
-                figure.text(middle, 1 - (top - 4) / total_h, words[r][c], size=9, color=INK, ha="center", va="bottom")
-        if names:
-            figure.text(8 / total_w, 1 - (top + tile_h / 2) / total_h, names[r], size=9, color=INK, va="center")
-        top += tile_h + GAP
+class DescribedFigure(Figure):
+    """A figure with a description; built to the pixel, so matplotlib does not move anything in it."""
+
+    alt: str | None = None
+
+
+def blank_figure(width: float, height: float, alt: str | None) -> DescribedFigure:
+    """An empty figure of this size in page pixels, for layouts that are computed to the pixel."""
+    figure = DescribedFigure(
+        figsize=(width / 100, height / 100),
+        dpi=100,
+        facecolor=PAPER,
+        layout="none",  # type: ignore[arg-type]  # matplotlib documents "none", its stubs lack it
+    )
     figure.alt = alt
     return figure
 
 
+class Mosaic(NamedTuple):
+    """Where the tiles of a mosaic lie, in page pixels."""
+
+    tile_width: float
+    tile_height: float
+    left: float  # of the first column, after the names
+    tops: list[float]  # of each row's tiles
+    width: float
+    height: float
+
+
+def _mosaic(
+    rows: Sequence[np.ndarray],
+    titles: Sequence[Sequence[str]] | None,
+    names: Sequence[str] | None,
+    scale: float | None,
+    alt: str | None,
+) -> Figure:
+    """Place every tile to the pixel: matplotlib's own layouts resample images to odd sizes."""
+    titles = titles or [[]] * len(rows)
+    layout = _mosaic_layout(rows, titles, names, scale)
+    figure = blank_figure(layout.width, layout.height, alt)
+    for r, row in enumerate(rows):
+        top = layout.tops[r]
+        for c, tile in enumerate(row):
+            x = layout.left + c * (layout.tile_width + GAP)
+            bottom = 1 - (top + layout.tile_height) / layout.height
+            size = (layout.tile_width / layout.width, layout.tile_height / layout.height)
+            axes = figure.add_axes((x / layout.width, bottom, *size))
+            axes.imshow(tile, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+            if c < len(titles[r]):
+                middle = (x + layout.tile_width / 2) / layout.width
+                above = 1 - (top - 4) / layout.height
+                figure.text(middle, above, titles[r][c], size=9, color=INK, ha="center", va="bottom")
+        if names:
+            middle = 1 - (top + layout.tile_height / 2) / layout.height
+            figure.text(8 / layout.width, middle, names[r], size=9, color=INK, va="center")
+    return figure
+
+
+def _mosaic_layout(
+    rows: Sequence[np.ndarray], titles: Sequence[Sequence[str]], names: Sequence[str] | None, scale: float | None
+) -> Mosaic:
+    columns = max(map(len, rows))
+    height, width = rows[0].shape[1:3]
+    left = 8 + 7 * max(map(len, names)) if names else 0  # about 7 page pixels per letter
+    available = (PAGE_WIDTH - left - GAP) / columns - GAP
+    scale = scale or _whole(min(TILE, available) / width)
+    tile_width = width * scale
+    tile_height = height * scale
+    title_heights = [LINE if row_titles else 0 for row_titles in titles]
+    tops = []
+    y: float = GAP
+    for title_height in title_heights:
+        tops.append(y + title_height)
+        y += title_height + tile_height + GAP
+    total_width = left + GAP + columns * (tile_width + GAP)
+    total_height = GAP + sum(title_height + tile_height + GAP for title_height in title_heights)
+    return Mosaic(tile_width, tile_height, left + GAP, tops, total_width, total_height)
+
+
 def _whole(scale: float) -> float:
-    """Enlarge by whole numbers and shrink by whole fractions: every picture pixel gets the same area."""
+    """Enlarge by whole numbers and shrink by whole fractions, so that every image pixel gets the same area."""
     return float(math.floor(scale)) if scale >= 1 else 1 / math.ceil(1 / scale)
 
 
-def _png_width(png: bytes) -> int:
-    return int.from_bytes(png[16:20], "big")  # the first field of the IHDR chunk
+def page_width(png: bytes) -> int:
+    """The width at which a page shows a PNG file: that of its IHDR chunk, divided by `SHARPNESS`."""
+    return int.from_bytes(png[16:20], "big") // SHARPNESS

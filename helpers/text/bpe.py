@@ -1,7 +1,7 @@
-"""CLIP's byte-pair tokenizer (Sennrich et al. 2016; Radford et al. 2021): text to numbers, nothing left out.
+"""CLIP's byte-pair tokenizer (Sennrich et al. 2016; Radford et al. 2021): text to token ids and back.
 
-A word starts as its bytes. The merges, learned by counting (helpers.text.train), glue neighbours together, the earliest
-learned first, until none applies. Frequent words end as one token, rare ones as a few, and nothing is ever unknown.
+A word starts as its bytes. The merges, learned by counting (helpers.text.train), join neighbouring symbols, the
+earliest learned first, until none applies. Frequent words become one token, rare ones a few, and nothing is unknown.
 """
 
 import json
@@ -20,7 +20,7 @@ from helpers.weights.pretrained import fetch
 START = "<|startoftext|>"
 END = "<|endoftext|>"
 WORD_END = "</w>"
-LENGTH = 77  # tokens that CLIP reads, start and end included
+LENGTH = 77  # of CLIP's context in tokens, start and end included
 # contractions, letters in a row, single digits, anything else in a row
 WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
@@ -29,60 +29,60 @@ Pair = tuple[str, str]
 
 @lru_cache
 def bytes_to_unicode() -> dict[int, str]:
-    """A printable letter for each of the 256 bytes, so that merges can be written in a text file (GPT-2's table)."""
+    """A printable character for each of the 256 bytes, so that merges can be written in a text file (GPT-2's table)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-cased words, numbers and marks; all white space is alike."""
+    """Split a text into lower-cased words, digits and punctuation; white space of any length separates them."""
     import unicodedata
 
     return WORD.findall(" ".join(unicodedata.normalize("NFC", text).split()).lower())
 
 
 def to_symbols(word: str) -> list[str]:
-    """A word as one piece per byte, the last marked as the word's end: "cat" -> c, a, t</w>."""
-    spelled = [bytes_to_unicode()[byte] for byte in word.encode()]
-    return [*spelled[:-1], spelled[-1] + WORD_END]
+    """Split a word into one symbol per byte, the last marked as the word's end: "cat" -> c, a, t</w>."""
+    symbols = [bytes_to_unicode()[byte] for byte in word.encode()]
+    return [*symbols[:-1], symbols[-1] + WORD_END]
 
 
-def merge_pair(pieces: Sequence[str], pair: Pair) -> list[str]:
-    """The pieces with every occurrence of the pair made one, from left to right."""
+def merge_pair(symbols: Sequence[str], pair: Pair) -> list[str]:
+    """Join every occurrence of the pair in a list of symbols, from left to right."""
     result = []
     i = 0
-    while i < len(pieces):
-        if tuple(pieces[i : i + 2]) == pair:
+    while i < len(symbols):
+        if tuple(symbols[i : i + 2]) == pair:
             result.append("".join(pair))
             i += 2
         else:
-            result.append(pieces[i])
+            result.append(symbols[i])
             i += 1
     return result
 
 
 class BytePairTokenizer:
-    """Texts to numbers and back, by a list of merges: the whole vocabulary follows from it."""
+    """Texts to token ids and back, by a list of merges: the whole vocabulary follows from it."""
 
     def __init__(self, merges: Sequence[Pair], length: int = LENGTH, padding: int | None = None):
         """
         Args:
             merges: in the order in which they were learned.
-            length: of every encoded text, start and end included.
-            padding: the id that fills up short texts; None: the end token's, as in CLIP ViT-L (OpenCLIP's uses 0).
+            length: of every encoded text in tokens, start and end included.
+            padding: id of the padding token; None: the end token's, as in CLIP ViT-L (OpenCLIP's uses 0).
         """
         alphabet = list(bytes_to_unicode().values())
-        vocabulary = [*alphabet, *(letter + WORD_END for letter in alphabet), *map("".join, merges), START, END]
+        word_ends = [character + WORD_END for character in alphabet]
         self.merges = list(merges)
         self.length = length
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
-        self.ids = {piece: number for number, piece in enumerate(vocabulary)}
-        self.pieces = vocabulary
-        self.start = self.ids[START]
-        self.end = self.ids[END]
-        self.padding = self.end if padding is None else padding
-        self._known: dict[str, list[str]] = {START: [START], END: [END]}
+        self.vocabulary = [*alphabet, *word_ends, *map("".join, merges), START, END]
+        self.ids = {token: i for i, token in enumerate(self.vocabulary)}
+        self.bos_id = self.ids[START]
+        self.eos_id = self.ids[END]
+        self.pad_id = self.eos_id if padding is None else padding
+        self._tokens_of_word: dict[str, list[str]] = {START: [START], END: [END]}  # a cache
 
     @classmethod
     def from_file(cls, path: str | Path, **options) -> "BytePairTokenizer":
@@ -93,85 +93,92 @@ class BytePairTokenizer:
             ValueError: for a file that holds no merges.
         """
         path = Path(path)
-        files = [path / "merges.txt", path / "tokenizer.json"] if path.is_dir() else [path]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
+        candidates = [path / "merges.txt", path / "tokenizer.json"] if path.is_dir() else [path]
+        files = [candidate for candidate in candidates if candidate.is_file()]
+        if not files:
             raise FileNotFoundError(
                 f"no tokenizer at {path}: CLIP's is the file merges.txt of a diffusers folder's "
                 "tokenizer/, or of the hub's openai/clip-vit-large-patch14"
             )
+        file = files[0]
         text = file.read_text(encoding="utf-8")
         lines = json.loads(text)["model"]["merges"] if file.suffix == ".json" else text.splitlines()
         pairs = [tuple(line.split() if isinstance(line, str) else line) for line in lines if line[:8] != "#version"]
-        wrong = next((pair for pair in pairs if len(pair) != 2), None)
-        if not pairs or wrong is not None:
-            raise ValueError(f"{file} is no list of merges, two pieces a line: got {wrong or 'an empty list'}")
+        malformed = [pair for pair in pairs if len(pair) != 2]
+        if not pairs:
+            raise ValueError(f"{file} is no list of merges, two symbols a line: it is empty")
+        if malformed:
+            raise ValueError(f"{file} is no list of merges, two symbols a line: got {malformed[0]}")
         return cls(pairs, **options)
 
     @staticmethod
-    def fetched() -> Path:
-        """Where the hub put CLIP's merges, for checkpoints that bring no tokenizer.
+    def download() -> Path:
+        """Download CLIP's merges from the hub, for checkpoints without a tokenizer; returns the folder's path.
 
         Raises:
-            FileNotFoundError: where the hub does not give them.
+            FileNotFoundError: if the hub cannot be reached.
         """
         try:
             return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                "this checkpoint brings no tokenizer, and the hub did not give CLIP's: pass the "
+                "this checkpoint contains no tokenizer, and CLIP's could not be downloaded: pass the "
                 "folder of any Stable Diffusion's as tokenizer(s)="
             ) from error
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.vocabulary)
 
     def split(self, text: str) -> list[str]:
-        """A text's pieces: "orange cats" -> orange</w>, cats</w>."""
-        return [piece for word in split_words(text) for piece in self._split_word(word)]
+        """Split a text into tokens: "orange cats" -> orange</w>, cats</w>."""
+        tokens = []
+        for word in split_words(text):
+            tokens += self._split_word(word)
+        return tokens
 
     def _split_word(self, word: str) -> list[str]:
-        if word not in self._known:
-            pieces = to_symbols(word)
-            while len(pieces) > 1:
-                best = min(zip(pieces, pieces[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
+        """Apply the merges to one word, the earliest learned first."""
+        if word not in self._tokens_of_word:
+            symbols = to_symbols(word)
+            while len(symbols) > 1:
+                pairs = zip(symbols, symbols[1:], strict=False)
+                best = min(pairs, key=lambda pair: self.rank.get(pair, len(self.rank)))
                 if best not in self.rank:
                     break
-                pieces = merge_pair(pieces, best)
-            self._known[word] = pieces
-        return self._known[word]
+                symbols = merge_pair(symbols, best)
+            self._tokens_of_word[word] = symbols
+        return self._tokens_of_word[word]
 
     def __call__(self, texts: Sequence[str], length: int | None = None) -> Tensor:
-        """int64 (B, length): start, the text, end, padding. Warns where a text is too long and loses its end."""
+        """Token ids int64 (B, length): start, text, end, padding. Warns when a text is too long and is truncated."""
         length = length or self.length
-        rows = torch.full((len(texts), length), self.padding, dtype=torch.int64)
+        rows = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            pieces = self.split(text)
-            kept = pieces[: length - 2]
-            if len(kept) < len(pieces):
-                lost = self.decode([self.ids[piece] for piece in pieces[length - 2 :]])
+            text_ids = [self.ids[token] for token in self.split(text)]
+            if len(text_ids) > length - 2:
+                lost = self.decode(text_ids[length - 2 :])
                 warnings.warn(
-                    f"a prompt holds {length - 2} tokens, this one has {len(pieces)}; its end was cut off: {lost!r}",
+                    f"a prompt holds {length - 2} tokens, this one has {len(text_ids)}; its end was cut off: {lost!r}",
                     stacklevel=2,
                 )
-            ids = [self.start, *(self.ids[piece] for piece in kept), self.end]
+            ids = [self.bos_id, *text_ids[: length - 2], self.eos_id]
             row[: len(ids)] = torch.tensor(ids)
         return rows
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """Numbers back to lower-cased text, up to the first end token."""
-        until = takewhile(lambda i: i != self.end, map(int, ids))
-        pieces = [self.pieces[i] for i in until if i != self.start]
-        codes = {letter: byte for byte, letter in bytes_to_unicode().items()}
-        words = "".join(pieces).replace(WORD_END, " ").rstrip()
-        return bytes(b for c in words for b in ([codes[c]] if c != " " else b" ")).decode(errors="replace")
+        """Token ids back to lower-cased text, up to the first end token."""
+        text_ids = takewhile(lambda i: i != self.eos_id, map(int, ids))
+        tokens = [self.vocabulary[i] for i in text_ids if i != self.bos_id]
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()} | {" ": ord(" ")}
+        characters = "".join(tokens).replace(WORD_END, " ").rstrip()
+        return bytes(byte_of[character] for character in characters).decode(errors="replace")
 
     def to_json(self) -> str:
-        """All that `from_json` needs: weights of tiny towers carry their tokenizer with them."""
-        return json.dumps({"merges": self.merges, "length": self.length, "padding": self.padding})
+        """Serialise for `from_json`: the weights of tiny towers contain their tokenizer."""
+        return json.dumps({"merges": self.merges, "length": self.length, "padding": self.pad_id})
 
     @classmethod
     def from_json(cls, text: str) -> "BytePairTokenizer":
-        """Inverts `to_json`."""
+        """The tokenizer that `to_json` serialised."""
         stored = json.loads(text)
-        return cls([tuple(pair) for pair in stored["merges"]], stored["length"], stored["padding"])
+        return cls([(left, right) for left, right in stored["merges"]], stored["length"], stored["padding"])

@@ -1,7 +1,7 @@
-"""CLIP's text encoder (Radford et al. 2021), a transformer in which every token sees those before it.
+"""CLIP's text encoder (Radford et al. 2021), a transformer with causal attention.
 
-Stable Diffusion takes its states, one per token. What it learned them for, telling which picture a caption belongs
-to, is in `contrastive`. Alphabet: B batch, N tokens, D width, E width of the common space.
+Stable Diffusion is conditioned on its hidden states, one per token. The training that it comes from, matching images
+and captions, is in `contrastive`. Alphabet: B batch, N tokens, D width, E width of the joint embedding space.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ class CLIPTowerConfig:
     width: int = 768
     layers: int = 12
     heads: int = 12
-    mlp: int = 3072  # width of the hidden layer, four times the width
+    mlp: int = 3072  # width of the MLP's hidden layer, four times the width
     activation: str = "quick_gelu"  # x sigmoid(1.702 x), OpenAI's cheap GELU; OpenCLIP's towers use "gelu"
-    projection: int | None = None  # E: of the common space; None: a tower without it, as in Stable Diffusion 1
+    projection: int | None = None  # E; None: a tower without projection, as in Stable Diffusion 1
     # the text tower
     vocabulary: int = 49_408  # 256 bytes, alone or at a word's end, 48,894 merges, start and end
     length: int = 77  # tokens, start and end included
-    # the picture tower
-    size: int = 224  # pixels a side
-    patch: int = 14  # pixels a side of one token
+    # the image tower
+    size: int = 224  # pixels per side
+    patch: int = 14  # pixels per side of one token
 
     @classmethod
     def sd1_text(cls) -> "CLIPTowerConfig":
@@ -38,19 +38,19 @@ class CLIPTowerConfig:
 
     @classmethod
     def vit_l_14_image(cls) -> "CLIPTowerConfig":
-        """The picture tower of CLIP ViT-L/14: 256 patches and one token for the whole."""
+        """The image tower of CLIP ViT-L/14: 256 patch tokens and a class token."""
         return cls(width=1024, layers=24, heads=16, mlp=4096, projection=768)
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x): with another activation in its place the published weights are noise."""
+    """x sigmoid(1.702 x), OpenAI's approximation of GELU: the published weights need exactly this one."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class Layer(nn.Module):
-    """Norm, attention, norm, MLP; each half adds to x (a pre-norm transformer layer)."""
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: CLIPTowerConfig, causal: bool):
         super().__init__()
@@ -67,7 +67,7 @@ class Layer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens to states: every state knows its token and the tokens before it."""
+    """Token ids to hidden states; attention is causal, so a state depends on its token and those before it."""
 
     def __init__(self, config: CLIPTowerConfig):
         super().__init__()
@@ -78,37 +78,37 @@ class TextTower(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
-    def forward(self, ids: Tensor, skip: int = 0, norm: bool = True) -> Tensor:
-        """One state per token, what the U-Net's cross-attention reads.
+    def forward(self, ids: Tensor, clip_skip: int = 0, norm: bool = True) -> Tensor:
+        """One hidden state per token, the context of the U-Net's cross-attention.
 
         Args:
             ids: int64 (B, N), N at most `length`.
-            skip: how many of the last layers to leave out ("clip skip").
-            norm: apply the final norm, as Stable Diffusion 1 does whatever it skips; SDXL and SD3 do not.
+            clip_skip: how many of the last layers to leave out.
+            norm: apply the final norm, as Stable Diffusion 1 does with any clip_skip; SDXL and SD3 do not.
 
         Returns:
             (B, N, D).
 
         Raises:
-            ValueError: for too many tokens, or more layers to skip than there are.
+            ValueError: for too many tokens, or a clip_skip that leaves no layer.
         """
         if ids.shape[1] > len(self.positions):
-            raise ValueError(f"the text tower reads at most {len(self.positions)} tokens, got {ids.shape[1]}")
-        if not 0 <= skip < len(self.layers):
-            raise ValueError(f"clip skip lies between 0 and {len(self.layers) - 1}, got {skip}")
+            raise ValueError(f"the text tower takes at most {len(self.positions)} tokens, got {ids.shape[1]}")
+        if not 0 <= clip_skip < len(self.layers):
+            raise ValueError(f"clip_skip lies between 0 and {len(self.layers) - 1}, got {clip_skip}")
         x = self.tokens(ids) + self.positions[: ids.shape[1]]  # (B, N, D)
-        for layer in self.layers[: len(self.layers) - skip]:
+        for layer in self.layers[: len(self.layers) - clip_skip]:
             x = layer(x)
         return self.norm(x) if norm else x
 
-    def pooled(self, ids: Tensor, end: int) -> Tensor:
-        """One vector for the whole text: `pool_at_eos` of its states, (B, E)."""
-        return self.pool_at_eos(self(ids), ids, end)
+    def pooled(self, ids: Tensor, eos_id: int) -> Tensor:
+        """The pooled embedding of each text, (B, E): `pool_at_eos` of its hidden states."""
+        return self.pool_at_eos(self(ids), ids, eos_id)
 
-    def pool_at_eos(self, states: Tensor, ids: Tensor, end: int) -> Tensor:
-        """The state at the first end token, which has seen all others; projected where the tower projects: (B, E)."""
-        place = (ids == end).int().argmax(dim=1)  # (B,)
-        state = states[torch.arange(len(ids), device=ids.device), place]
+    def pool_at_eos(self, states: Tensor, ids: Tensor, eos_id: int) -> Tensor:
+        """The state at the first end token, which attends to all before it, projected if the tower projects: (B, E)."""
+        position = (ids == eos_id).int().argmax(dim=1)  # (B,)
+        state = states[torch.arange(len(ids), device=ids.device), position]  # (B, D)
         return state if self.projection is None else self.projection(state)
 
 
@@ -119,7 +119,7 @@ LAYER_NAMES: KeyMapping = [
     (r"\.mlp\.0\.", ".mlp.fc1."),
     (r"\.mlp\.2\.", ".mlp.fc2."),
 ]
-# from our names to those of `transformers`, as files on disk have them
+# patterns from our parameter names to those of `transformers`' files
 TEXT_NAMES: KeyMapping = [
     (r"^tokens\.", "text_model.embeddings.token_embedding."),
     (r"^positions$", "text_model.embeddings.position_embedding.weight"),
@@ -131,7 +131,7 @@ TEXT_NAMES: KeyMapping = [
 
 
 def published_text(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Both layouts of a text tower's names, with and without `text_model.`; the table of positions is no weight."""
+    """Add the prefix `text_model.` where a text tower's file lacks it, and drop the table of position ids."""
     prefixed = any(name.startswith("text_model.") for name in tensors)
     return {
         name if prefixed or name.startswith("text_projection.") else f"text_model.{name}": tensor

@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021): two towers that learn to put a picture and its caption in the same place.
+"""CLIP (Radford et al. 2021): an image and a text tower, trained to give an image and its caption equal embeddings.
 
-Alphabet: B batch, N tokens, D width, H W of the picture, E width of the common space.
+Alphabet: B batch, N tokens, D width, H W of the image, E width of the joint embedding space.
 """
 
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from helpers.weights.pretrained import KeyMapping
 
 
 class ImageTower(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2020): patches become tokens, one more token stands for the whole."""
+    """A vision transformer (Dosovitskiy et al. 2020): patches become tokens, and a class token is added."""
 
     def __init__(self, config: CLIPTowerConfig):
         super().__init__()
@@ -31,9 +31,9 @@ class ImageTower(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(B, 3, size, size), normalised as in training -> (B, E)."""
-        x = self.patches(pictures).flatten(2).transpose(1, 2)  # (B, N - 1, D)
+        x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N - 1, D)
         x = torch.cat([self.whole.expand(len(x), 1, -1), x], dim=1) + self.positions
         x = self.norm_in(x)
         for layer in self.layers:
@@ -43,44 +43,49 @@ class ImageTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and the temperature of their comparison."""
+    """Both towers and the learned temperature of their similarity."""
 
-    def __init__(self, text: CLIPTowerConfig, image: CLIPTowerConfig, end: int):
-        """`end`: the id of the token that closes a text."""
+    def __init__(self, text: CLIPTowerConfig, image: CLIPTowerConfig, eos_id: int):
+        """`eos_id`: id of the end token, at which texts are pooled."""
         super().__init__()
         self.text = TextTower(text)
         self.image = ImageTower(image)
-        self.end = end
+        self.eos_id = eos_id
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
-    def similarity(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """(B, B'): scaled cosine between every picture and every text."""
-        a = F.normalize(self.image(pictures), dim=-1)  # (B, E)
-        b = F.normalize(self.text.pooled(ids, self.end), dim=-1)  # (B', E)
-        return self.log_scale.clamp(max=4.6052).exp() * a @ b.T  # at most 100, as in the paper
+    def similarity(self, images: Tensor, ids: Tensor) -> Tensor:
+        """Logits (B, B'): scaled cosine similarity of every image and every text."""
+        image_embeds = F.normalize(self.image(images), dim=-1)  # (B, E)
+        text_embeds = F.normalize(self.text.pooled(ids, self.eos_id), dim=-1)  # (B', E)
+        return self.log_scale.clamp(max=4.6052).exp() * image_embeds @ text_embeds.T  # at most 100, as in the paper
 
-    def losses(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """(B,) each picture must find its text among the batch's, and each text its picture (figure 3 of the paper)."""
-        similar = self.similarity(pictures, ids)
+    def losses(self, images: Tensor, ids: Tensor) -> Tensor:
+        """The symmetric contrastive loss (B,): classify each image's text in the batch, and vice versa (figure 3)."""
+        logits = self.similarity(images, ids)
         target = torch.arange(len(ids), device=ids.device)
-        both = (F.cross_entropy(s, target, reduction="none") for s in (similar, similar.T))
-        return sum(both) / 2
+        image_loss = F.cross_entropy(logits, target, reduction="none")
+        text_loss = F.cross_entropy(logits.T, target, reduction="none")
+        return (image_loss + text_loss) / 2
 
-    def forward(self, pictures: Tensor, ids: Tensor) -> Tensor:
-        """`losses`: what a training calls."""
-        return self.losses(pictures, ids)
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        """The same as `losses`, for a training that calls the module."""
+        return self.losses(images, ids)
 
     def save(self, tokenizer: BytePairTokenizer, path: str | Path, metadata: dict[str, str]) -> None:
         """Write both towers (fp16) with their sizes and the tokenizer."""
-        about = {"text": asdict(self.text.config), "image": asdict(self.image.config), "tokenizer": tokenizer.to_json()}
-        save_with_config(self, about, path, metadata)
+        config = {
+            "text": asdict(self.text.config),
+            "image": asdict(self.image.config),
+            "tokenizer": tokenizer.to_json(),
+        }
+        save_with_config(self, config, path, metadata)
 
     @classmethod
     def from_weights(cls, name_or_path: str | Path = "clip") -> tuple["CLIP", BytePairTokenizer]:
-        """The tiny pair that `python -m helpers.text.train` trained, and its tokenizer. Raises as `load_weights`."""
-        about = read_config(name_or_path)
-        tokenizer = BytePairTokenizer.from_json(about["tokenizer"])
-        model = cls(CLIPTowerConfig(**about["text"]), CLIPTowerConfig(**about["image"]), tokenizer.end)
+        """Load a CLIP that `save` wrote, with its tokenizer. Raises what `load_weights` raises."""
+        config = read_config(name_or_path)
+        tokenizer = BytePairTokenizer.from_json(config["tokenizer"])
+        model = cls(CLIPTowerConfig(**config["text"]), CLIPTowerConfig(**config["image"]), tokenizer.eos_id)
         load_weights(model, name_or_path)
         return model.eval(), tokenizer
 

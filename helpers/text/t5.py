@@ -1,6 +1,6 @@
-"""T5's encoder (Raffel et al. 2020; version 1.1): a transformer that knows positions by their distance only.
+"""T5's encoder (Raffel et al. 2020; version 1.1): a transformer with relative position biases.
 
-Every token sees every other, before and after it. How far apart two tokens are adds a learned number to their
+Attention is bidirectional. The distance between two tokens selects a learned bias that is added to their attention
 score, the same in every layer. Alphabet: B batch, N tokens, D width, H heads.
 """
 
@@ -30,8 +30,8 @@ class T5Config:
     layers: int = 24
     heads: int = 64
     head_width: int = 64
-    mlp: int = 10_240  # each of its two halves
-    buckets: int = 32  # of distances, half of them for each direction
+    mlp: int = 10_240  # width of the gated MLP's hidden layer
+    buckets: int = 32  # of relative positions, half of them for each direction
     farthest: int = 128  # tokens; distances beyond share the last bucket
 
     @classmethod
@@ -41,7 +41,7 @@ class T5Config:
 
 
 class T5Norm(nn.Module):
-    """x / sqrt(mean(x^2)) times a learned factor, computed in float32: nothing is subtracted, nothing added."""
+    """RMS norm, x / sqrt(mean(x^2)) times a learned factor, computed in float32: no mean and no bias."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -52,33 +52,40 @@ class T5Norm(nn.Module):
 
 
 class T5Attention(nn.Module):
-    """Attention without biases and without the 1 / sqrt(D): training folds it into the queries."""
+    """Attention without biases and without the scale 1 / sqrt(D), which training absorbs into the queries."""
 
     def __init__(self, config: T5Config):
         super().__init__()
         inner = config.heads * config.head_width
         self.heads = config.heads
-        self.to_q, self.to_k, self.to_v = (nn.Linear(config.width, inner, bias=False) for _ in range(3))
+        self.to_q = nn.Linear(config.width, inner, bias=False)
+        self.to_k = nn.Linear(config.width, inner, bias=False)
+        self.to_v = nn.Linear(config.width, inner, bias=False)
         self.to_out = nn.Linear(inner, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, N, D), bias (1, H, N, N) -> (B, N, D)."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
-        )
+        q = self._split_heads(self.to_q(x))
+        k = self._split_heads(self.to_k(x))
+        v = self._split_heads(self.to_v(x))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, N, H D / H) -> (B, H, N, D / H)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
 
 class T5Layer(nn.Module):
-    """Norm, attention, norm, gated MLP; each half adds to x."""
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + gated_mlp(norm(x))."""
 
     def __init__(self, config: T5Config):
         super().__init__()
         self.norm_1 = T5Norm(config.width)
         self.attention = T5Attention(config)
         self.norm_2 = T5Norm(config.width)
-        self.gate, self.value = (nn.Linear(config.width, config.mlp, bias=False) for _ in range(2))
+        self.gate = nn.Linear(config.width, config.mlp, bias=False)
+        self.value = nn.Linear(config.width, config.mlp, bias=False)
         self.out = nn.Linear(config.mlp, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -89,7 +96,7 @@ class T5Layer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Tokens to states."""
+    """Token ids to hidden states."""
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -100,28 +107,28 @@ class T5Encoder(nn.Module):
         self.norm = T5Norm(config.width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids int64 (B, N) -> (B, N, D). Padding is read like any token, as Stable Diffusion 3 was trained."""
+        """ids int64 (B, N) -> (B, N, D). Padding is not masked, as in Stable Diffusion 3's training."""
         x = self.tokens(ids)
-        bias = self.distances(relative_position_buckets(ids.shape[1], self.config).to(ids.device)).permute(2, 0, 1)[
-            None
-        ]  # (1, H, N, N)
+        buckets = relative_position_buckets(ids.shape[1], self.config).to(ids.device)  # (N, N)
+        bias = self.distances(buckets).permute(2, 0, 1)[None]  # (1, H, N, N)
         for layer in self.layers:
             x = layer(x, bias)
         return self.norm(x)
 
     def keep_output_projections_in_fp32(self) -> None:
-        """Let every layer's last product and the running sum be float32: in XXL they leave float16's range."""
+        """Compute every layer's last product and the residual stream in float32: in XXL they overflow float16."""
         for layer in self.layers:
+            assert isinstance(layer, T5Layer)
             layer.out.float()
 
 
 def relative_position_buckets(length: int, config: T5Config) -> Tensor:
-    """Which learned number each pair of tokens gets: int64 (N, N), row asks, column is asked.
+    """Index of the relative position bias of every pair of tokens: int64 (N, N), queries by keys.
 
-    Half the buckets are for tokens behind, half for tokens ahead; of each half, the first are for the exact
+    Half the buckets are for keys before the query, half for keys after it; of each half, the first are for the exact
     distances 0, 1, 2, ..., and the others grow in width with the logarithm of the distance.
     """
-    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]  # > 0: asked one is ahead
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]  # > 0: the key is after the query
     half = config.buckets // 2
     exact = config.buckets // 4
     far = distance.abs().clamp(min=1).float()
@@ -146,20 +153,25 @@ T5_NAMES: KeyMapping = [
 
 
 def published_t5(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors; the table of tokens is stored twice in some files."""
+    """The encoder's tensors; some files store the token embedding twice, under two names."""
     if "shared.weight" not in tensors and "encoder.embed_tokens.weight" in tensors:
         tensors = {"shared.weight": tensors["encoder.embed_tokens.weight"], **tensors}
     return {name: tensor for name, tensor in tensors.items() if name != "encoder.embed_tokens.weight"}
 
 
 class T5Tokenizer:
-    """SentencePiece's unigrams (Kudo 2018), run by the `tokenizers` library: text to numbers."""
+    """SentencePiece's unigram tokenizer (Kudo 2018), run by the `tokenizers` library: text to token ids."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer", length: int = 256):
-        """`length` of every encoded text, its end token included; T5 itself would read any."""
+        """`length` of every encoded text, its end token included; T5 itself would take any."""
         self.tokenizer = tokenizer
         self.length = length
-        self.padding, self.end = (tokenizer.token_to_id(token) for token in ("<pad>", "</s>"))
+        pad_id = tokenizer.token_to_id("<pad>")
+        eos_id = tokenizer.token_to_id("</s>")
+        if pad_id is None or eos_id is None:
+            raise ValueError("T5's tokenizer has the tokens <pad> and </s>, this one does not")
+        self.pad_id = pad_id
+        self.eos_id = eos_id
 
     @classmethod
     def from_file(cls, path: str | Path, length: int = 256) -> "T5Tokenizer":
@@ -179,27 +191,27 @@ class T5Tokenizer:
                 "tokenizer_3/, or of the hub's google-t5/t5-small"
             )
         try:
-            read = tokenizers.Tokenizer.from_file(str(file))
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{file} is no tokenizer: {error}") from error
-        if read.token_to_id("</s>") is None or read.token_to_id("<pad>") is None:
+        if tokenizer.token_to_id("</s>") is None or tokenizer.token_to_id("<pad>") is None:
             raise ValueError(f"{file} is not T5's tokenizer: it has no </s> or no <pad>")
-        read.no_padding()  # such files keep what was last asked of them; both are done here
-        read.no_truncation()
-        return cls(read, length)
+        tokenizer.no_padding()  # a file stores the settings last used; this class pads and truncates by itself
+        tokenizer.no_truncation()
+        return cls(tokenizer, length)
 
     @staticmethod
-    def fetched() -> Path:
-        """Where the hub put T5's tokenizer, for checkpoints that bring none.
+    def download() -> Path:
+        """Download T5's tokenizer from the hub, for checkpoints without one; returns the folder's path.
 
         Raises:
-            FileNotFoundError: where the hub does not give it.
+            FileNotFoundError: if the hub cannot be reached.
         """
         try:
             return fetch("google-t5/t5-small", ["tokenizer.json"])
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                "this checkpoint brings no tokenizer, and the hub did not give T5's: pass the "
+                "this checkpoint contains no tokenizer, and T5's could not be downloaded: pass the "
                 "tokenizers= of any Stable Diffusion 3, or t5=False"
             ) from error
 
@@ -207,27 +219,28 @@ class T5Tokenizer:
         return self.tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """int64 (B, length): the text, end, padding. Warns where a text is too long and loses its end."""
-        rows = torch.full((len(texts), self.length), self.padding, dtype=torch.int64)
+        """Token ids int64 (B, length): the text, end, padding. Warns when a text is too long and is truncated."""
+        rows = torch.full((len(texts), self.length), self.pad_id, dtype=torch.int64)
         for row, text in zip(rows, texts, strict=True):
-            ids = [i for i in self.tokenizer.encode(text).ids if i != self.end]
+            ids = [i for i in self.tokenizer.encode(text).ids if i != self.eos_id]
             if len(ids) > self.length - 1:
                 warnings.warn(
-                    f"T5 was given {len(ids)} tokens and reads {self.length - 1}; the end was cut off: "
+                    f"a prompt for T5 holds {self.length - 1} tokens, this one has {len(ids)}; its end was cut off: "
                     f"{self.tokenizer.decode(ids[self.length - 1 :])!r}",
                     stacklevel=2,
                 )
-            kept = [*ids[: self.length - 1], self.end]
-            row[: len(kept)] = torch.tensor(kept)
+            truncated = [*ids[: self.length - 1], self.eos_id]
+            row[: len(truncated)] = torch.tensor(truncated)
         return rows
 
 
-def learned_t5_tokenizer(texts: Sequence[str], length: int) -> T5Tokenizer:
-    """For tiny encoders: every word of the texts is one token, all others are <unk>."""
+def train_t5_tokenizer(texts: Sequence[str], length: int) -> T5Tokenizer:
+    """A word-level tokenizer for tiny encoders: every word of the texts is one token, all others are <unk>."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = ["<pad>", "</s>", "<unk>", *sorted({word for text in texts for word in text.split()})]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return T5Tokenizer(made, length)
+    vocabulary_words = set(" ".join(texts).split())
+    vocabulary = ["<pad>", "</s>", "<unk>", *sorted(vocabulary_words)]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return T5Tokenizer(tokenizer, length)

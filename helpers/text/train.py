@@ -1,94 +1,108 @@
-"""Train the tiny CLIP on drawn faces and their captions: `python -m helpers.text.train --help`.
+"""Train the tiny CLIP on synthetic faces and their captions: `python -m helpers.text.train --help`.
 
-Its tokenizer is learned first, from the same captions. Stable Diffusion's tiny edition takes the text tower.
+Its tokenizer is trained first, on the same captions. The tiny Stable Diffusion 1 uses the text tower.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from helpers.data import load_faces
-from helpers.data.captions import caption_variants
+from helpers.data.captions import CAPTION_VARIANTS, caption_variants
 from helpers.text.bpe import BytePairTokenizer, Pair, merge_pair, split_words, to_symbols
 from helpers.text.clip import CLIPTowerConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.arguments import add_run_arguments
+from helpers.training.arguments import training_parser
 from helpers.training.run import Task, train_command
 
-WORDINGS = 4  # captions per face: the full one, and three that leave details out
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 LENGTH = 24  # tokens: the longest caption has 15, start and end come on top
 
 
 def tiny_clip(tokenizer: BytePairTokenizer) -> CLIP:
-    """An untrained CLIP for drawn faces of 64x64 pixels."""
-    sizes = {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "projection": 64}
-    text = CLIPTowerConfig(**sizes, vocabulary=len(tokenizer), length=LENGTH)
-    return CLIP(text, CLIPTowerConfig(**sizes, size=64, patch=8), tokenizer.end)
+    """An untrained CLIP for synthetic faces of 64x64 pixels."""
+    tower = CLIPTowerConfig(width=128, layers=4, heads=4, mlp=512, projection=64)
+    text = replace(tower, vocabulary=len(tokenizer), length=LENGTH)
+    image = replace(tower, size=64, patch=8)
+    return CLIP(text, image, tokenizer.eos_id)
 
 
 def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
-    """Byte-pair encoding's training: yields the most frequent pair, glues it everywhere, and counts anew.
+    """Train byte-pair encoding: yield the most frequent pair of symbols, merge it everywhere, and count again.
 
-    Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical order.
+    At most `count` merges. Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical
+    order.
     """
-    words = Counter(word for text in texts for word in split_words(text))
-    spelled = {word: to_symbols(word) for word in words}
+    word_counts: Counter[str] = Counter()
+    for text in texts:
+        word_counts.update(split_words(text))
+    symbols_of = {word: to_symbols(word) for word in word_counts}
     for _ in range(count):
         pairs: Counter[Pair] = Counter()
-        for word, pieces in spelled.items():
-            for pair in zip(pieces, pieces[1:], strict=False):
-                pairs[pair] += words[word]
+        for word, symbols in symbols_of.items():
+            for pair in zip(symbols, symbols[1:], strict=False):
+                pairs[pair] += word_counts[word]
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < 2:
             return
-        spelled = {word: merge_pair(pieces, best) for word, pieces in spelled.items()}
+        symbols_of = {word: merge_pair(symbols, best) for word, symbols in symbols_of.items()}
         yield best
 
 
-def learned_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
-    """Merges until every word of the captions is one token."""
+def train_tokenizer(texts: Sequence[str]) -> BytePairTokenizer:
+    """Learn merges until every word of the captions is one token."""
     return BytePairTokenizer(list(learn_merges(texts, 1000)), LENGTH)
 
 
-def task(options: argparse.Namespace, accelerator: Any) -> Task:
-    """What these options train."""
+def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
+    """Build the training that the options describe: data, model, and how to save and sample."""
     faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
-    texts = caption_variants(faces.attributes, WORDINGS)
-    tokenizer = learned_tokenizer(texts)
-    ids = tokenizer(texts).unflatten(0, (len(faces), WORDINGS))  # (N, WORDINGS, L)
+    assert faces.attributes is not None, "synthetic faces have attributes"
+    texts = caption_variants(faces.attributes, CAPTION_VARIANTS)
+    tokenizer = train_tokenizer(texts)
+    ids = tokenizer(texts).unflatten(0, (len(faces), CAPTION_VARIANTS))  # (N, V, L)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = tiny_clip(tokenizer)
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
-        # every process takes the whole batch: a picture must find its caption among all of them
-        chosen = torch.randint(len(faces), (options.batch_size,), generator=generator)
-        wording = torch.randint(WORDINGS, (options.batch_size,), generator=generator)
+        # every process takes the whole batch: the loss compares every image with all captions
+        indices = torch.randint(len(faces), (options.batch_size,), generator=generator)
+        variants = torch.randint(CAPTION_VARIANTS, (options.batch_size,), generator=generator)
         mirrored = torch.rand(options.batch_size, generator=generator) < 0.5
-        pictures = faces.tensor(chosen.numpy())
-        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+        images = faces.tensor(indices.numpy())
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         device = next(model.parameters()).device
-        return model(pictures.to(device), ids[chosen, wording].to(device)), None
+        return model(images.to(device), ids[indices, variants].to(device)), None
 
-    return Task("clip-toy-faces", model, losses, lambda average, path, told: average.save(tokenizer, path, told))
+    def save(average: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+        assert isinstance(average, CLIP)
+        average.save(tokenizer, path, metadata)
+
+    return Task("clip-toy-faces", model, losses, save)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--help` prints it."""
-    made = argparse.ArgumentParser(
-        prog="python -m helpers.text.train", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    """The command's options; `--help` prints them."""
+    return training_parser(
+        "helpers.text.train", __doc__, _add_arguments, steps=1000, batch_size=128, learning_rate=1e-3
     )
-    made.add_argument("--faces", type=int, default=12_000, help="drawn to learn from")
-    add_run_arguments(made, steps=1000, batch_size=128, learning_rate=1e-3)
-    return made
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=int, default=12_000, help="how many synthetic faces to train on")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 trained to the end, 130 interrupted and saved."""
+    """Run the command; returns its exit status: 0 finished, 130 interrupted and saved."""
     return train_command(parser(), argv, task)
 
 

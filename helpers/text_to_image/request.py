@@ -1,6 +1,6 @@
-"""What a text-to-image system can be asked for: a wish with every argument checked before any work is done.
+"""The arguments of a text-to-image pipeline, each checked before any work is done.
 
-Alphabet: B pictures, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
+Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.diffusion.samplers import SAMPLERS
+from helpers.diffusion.samplers import check_sampler
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a request must respect: sizes that follow from a system's networks."""
 
-    size: int  # pixels a side that it was trained on, and makes when nothing is said
+    size: int  # pixels a side of the training images, and the default
     multiple: int  # heights and widths must be multiples of this many pixels
-    downsampling_factor: int  # how many times smaller a latent is than the picture, per side
+    downsampling_factor: int  # how many times smaller a latent is than the image, per side
     latent_channels: int
     text_layers: int  # clip skip must leave one
     largest: int | None = None  # pixels a side, where there is a limit
 
 
 class Request:
-    """A checked wish: every bad argument is refused here, before any work is done."""
+    """The checked arguments of a pipeline's `generate`; making one raises ValueError or TypeError for a bad argument.
+
+    Attributes:
+        prompts, negative_prompts: B texts each.
+        image, mask: (1, 3, H, W) in [-1, 1] and (1, 1, H, W) in [0, 1], of image-to-image and inpainting, or None.
+        seeds: one per image.
+        guided: whether classifier-free guidance changes anything.
+        skipped_steps: how many first steps image-to-image leaves out.
+        size: height and width in pixels.
+    """
 
     def __init__(
         self,
@@ -50,40 +59,55 @@ class Request:
         clip_skip: int = 0,
     ):
         """Arguments as for a system's `generate`."""
-        self.steps = within("steps", steps, 1, 999, int)
-        self.clip_skip = within("clip_skip", clip_skip, 0, limits.text_layers - 1, int)
-        self.guidance_scale = within("guidance_scale", guidance_scale, 0, 1000, float)
-        seed = within("seed", seed, 0, 2**63 - 1001, int)
-        each = within("num_images", num_images, 1, 1000, int)
-        strength = within("strength", strength, 0, 1, float)
-        if sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-        if mask_image is not None and init_image is None:
-            raise ValueError("mask_image needs an init_image: the picture whose other parts are kept")
-        self.prompts = texts("prompt", prompt, each)
-        self.negatives = texts("negative_prompt", negative_prompt, each, like=self.prompts)
-        self.picture = None if init_image is None else picture_tensor(init_image)[None]  # (1, 3, H, W)
-        self.mask = None if mask_image is None else mask_tensor(mask_image)[None]  # (1, 1, H, W)
         self.limits = limits
+        self.steps = check_integer("steps", steps, 1, 999)
+        self.clip_skip = check_integer("clip_skip", clip_skip, 0, limits.text_layers - 1)
+        self.guidance_scale = check_number("guidance_scale", guidance_scale, 0, 1000)
+        self.guided = self.guidance_scale != 1
+        seed = check_integer("seed", seed, 0, 2**63 - 1001)
+        self.images_per_prompt = check_integer("num_images", num_images, 1, 1000)
+        strength = check_number("strength", strength, 0, 1)
+        check_sampler(sampler)
         self.sampler = sampler
+        if mask_image is not None and init_image is None:
+            raise ValueError("mask_image needs an init_image: the image whose other parts are kept")
+        self.prompts = repeat_prompts("prompt", prompt, self.images_per_prompt)
+        self.negative_prompts = self.match_prompts("negative_prompt", negative_prompt)
         self.seeds = [seed + i for i in range(len(self.prompts))]
-        self.skipped = 0 if self.picture is None else self.steps - round(self.steps * strength)
-        own = self.picture.shape[2:] if self.picture is not None else (limits.size, limits.size)
-        self.size = (own[0] if height is None else height, own[1] if width is None else width)
+        self.image = None if init_image is None else image_tensor(init_image)[None]
+        self.mask = None if mask_image is None else mask_tensor(mask_image)[None]
+        self.skipped_steps = 0 if self.image is None else self.steps - round(self.steps * strength)
+        default_height, default_width = (limits.size, limits.size) if self.image is None else self.image.shape[2:]
+        self.size = (default_height if height is None else height, default_width if width is None else width)
         self._check_sizes()
+
+    def match_prompts(self, name: str, prompts: str | Sequence[str]) -> list[str]:
+        """One text per image: one for all, or as many as there are prompts. Raises ValueError for other numbers."""
+        texts = _list_of_texts(name, prompts)
+        if len(texts) == 1:
+            return texts * len(self.prompts)
+        if len(texts) * self.images_per_prompt != len(self.prompts):
+            raise ValueError(
+                f"one {name} for all or one per prompt: got {len(texts)}, "
+                f"prompts {len(self.prompts) // self.images_per_prompt}"
+            )
+        return repeat_prompts(name, texts, self.images_per_prompt)
 
     def _check_sizes(self) -> None:
         multiple = self.limits.multiple
         for name, side in zip(("height", "width"), self.size, strict=True):
             if not isinstance(side, Integral) or side < multiple or side % multiple:
-                whose = " (init_image's)" if self.picture is not None and side in self.picture.shape[2:] else ""
-                raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}{whose}")
+                origin = " (init_image's)" if self.image is not None and side in self.image.shape[2:] else ""
+                raise ValueError(f"{name} must be a multiple of {multiple} pixels, got {side!r}{origin}")
             if self.limits.largest and side > self.limits.largest:
                 raise ValueError(f"{name} must be at most {self.limits.largest} pixels, got {side}")
-        for name, image in (("init_image", self.picture), ("mask_image", self.mask)):
+        height, width = self.size
+        for name, image in (("init_image", self.image), ("mask_image", self.mask)):
             if image is not None and tuple(image.shape[2:]) != self.size:
-                there, wanted = (f"{w}x{h}" for h, w in (image.shape[2:], self.size))
-                raise ValueError(f"{name} is {there} pixels (width x height), the picture {wanted}: resize one")
+                raise ValueError(
+                    f"{name} is {image.shape[3]}x{image.shape[2]} pixels (width x height), "
+                    f"the output {width}x{height}: resize one"
+                )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -91,24 +115,31 @@ class Request:
         factor = self.limits.downsampling_factor
         return self.limits.latent_channels, self.size[0] // factor, self.size[1] // factor
 
+    @property
     def latent_mask(self) -> Tensor:
-        """(1, 1, h, w): 1 where any pixel of the position is to be redrawn."""
+        """(1, 1, h, w): 1 where any pixel of the position is to be regenerated, 0 where all are kept."""
+        if self.mask is None:
+            raise ValueError("this request has no mask")
         return F.max_pool2d((self.mask > 0.5).float(), self.limits.downsampling_factor)
 
-    def pasted(self, pictures: Tensor) -> Tensor:
-        """The pictures, with what the mask protects put back from the original, pixel for pixel."""
-        return pictures if self.mask is None else torch.lerp(self.picture, pictures, self.mask)
+
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
-def picture_tensor(image: Any) -> Tensor:
-    """A PIL picture, or a tensor (3, H, W) in [-1, 1], as that tensor.
+def composite(images: Tensor, init_image: Any, mask_image: Any) -> Tensor:
+    """Blend the generated images (B, 3, H, W) with the original by the mask: what it protects is kept exactly."""
+    return torch.lerp(image_tensor(init_image), images, mask_tensor(mask_image))
+
+
+def image_tensor(image: Any) -> Tensor:
+    """Convert a PIL image, or a tensor (3, H, W) in [-1, 1], to that tensor.
 
     Raises:
-        TypeError, ValueError: for anything else; it says what was got.
+        TypeError, ValueError: for anything else; the message says what it got.
     """
     if hasattr(image, "convert"):
         return _pixels(image, "RGB") / 127.5 - 1
-    _refuse_tensor("init_image", image, "(3, H, W) in [-1, 1]")
+    _check_tensor("init_image", image, "(3, H, W) in [-1, 1]")
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.abs().max() <= 1.0001:
         raise ValueError(
             f"init_image must be (3, H, W) floats in [-1, 1], got {image.dtype} {tuple(image.shape)}, "
@@ -118,44 +149,55 @@ def picture_tensor(image: Any) -> Tensor:
 
 
 def mask_tensor(mask: Any) -> Tensor:
-    """A PIL picture, or a tensor (H, W) in [0, 1], as (1, H, W). Raises as `picture_tensor`."""
+    """Convert a PIL image, or a tensor (H, W) in [0, 1], to (1, H, W). Raises as `image_tensor`."""
     if hasattr(mask, "convert"):
         return _pixels(mask, "L") / 255
-    _refuse_tensor("mask_image", mask, "(H, W) in [0, 1]")
+    _check_tensor("mask_image", mask, "(H, W) in [0, 1]")
     if mask.ndim != 2 or not (0 <= mask.min() and mask.max() <= 1):
         raise ValueError(f"mask_image must be (H, W) in [0, 1], 1 where to redraw, got {tuple(mask.shape)}")
     return mask.float().cpu()[None]
 
 
 def _pixels(image: Any, mode: str) -> Tensor:
-    """A PIL picture's numbers, 0 to 255: (C, H, W)."""
+    """A PIL image's values, 0 to 255: (C, H, W)."""
     pixels = torch.from_numpy(np.array(image.convert(mode))).float()
     return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
-def _refuse_tensor(name: str, image: Any, wanted: str) -> None:
+def _check_tensor(name: str, image: Any, expected: str) -> None:
     if not isinstance(image, Tensor):
-        raise TypeError(f"{name} must be a PIL picture or a tensor {wanted}, got {type(image).__name__}")
+        raise TypeError(f"{name} must be a PIL image or a tensor {expected}, got {type(image).__name__}")
     if not image.numel() or image.isnan().any():
         raise ValueError(f"{name} is empty or holds NaN")
 
 
-def texts(name: str, given: str | Sequence[str], each: int, like: Sequence[str] | None = None) -> list[str]:
-    """One text per picture: each given one so often, or a single one for all that `like` has. Raises ValueError."""
-    texts = [given] if isinstance(given, str) else given
+# --- texts and numbers ----------------------------------------------------------------------------------------------
+
+
+def repeat_prompts(name: str, prompts: str | Sequence[str], images_per_prompt: int) -> list[str]:
+    """One text per image: each text as often as there are images per prompt. Raises ValueError for other things."""
+    repeated = []
+    for text in _list_of_texts(name, prompts):
+        repeated += [text] * images_per_prompt
+    return repeated
+
+
+def _list_of_texts(name: str, prompts: str | Sequence[str]) -> list[str]:
+    texts = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} must be a text or a list of texts, got {given!r}")
-    if like is not None and len(texts) == 1:
-        return list(texts) * len(like)
-    texts = [text for text in texts for _ in range(each)]
-    if like is not None and len(texts) != len(like):
-        raise ValueError(f"one {name} for all or one per prompt: got {len(texts) // each}, prompts {len(like) // each}")
-    return texts
+        raise ValueError(f"{name} must be a text or a list of texts, got {prompts!r}")
+    return list(texts)
 
 
-def within(name: str, value: Any, low: float, high: float, kind: type) -> Any:
-    """The number as `kind`, int or float. Raises ValueError where it is none, or outside [low, high]."""
-    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        raise ValueError(f"{name} must be a {'whole ' * (kind is int)}number from {low} to {high}, got {value!r}")
-    return kind(value)
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """The value as an int. Raises ValueError where it is not a whole number, or outside [low, high]."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float. Raises ValueError where it is not a number, or outside [low, high]."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= float(value) <= high:
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
+    return float(value)

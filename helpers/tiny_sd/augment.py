@@ -1,6 +1,6 @@
 """Augmentation that does not leak into the samples (EDM: Karras et al. 2022, appendix F.2).
 
-Small data sets are memorised in a long training. Moved, scaled and recoloured copies delay that, but a network would
+Small data sets are memorised in a long training. Shifted, scaled and recoloured copies delay that, but a network would
 learn to generate such copies. So the parameters of the augmentation are an input of the network, like the class: with
 parameters of zero, which stand for an unchanged image, it generates unchanged images.
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# of every parameter in units of its standard deviation here; faces are upright and centred, so these are gentle
+# of every augmentation parameter; faces are upright and centred, so these are small
 STANDARD_DEVIATIONS = {
     "scale": 0.2,  # log2 of the isotropic factor, as in EDM
     "rotation": math.radians(10),  # EDM turns by any angle
@@ -23,19 +23,19 @@ STANDARD_DEVIATIONS = {
     "brightness": 0.15,  # in images in [-1, 1]
 }
 PARAMETERS = len(STANDARD_DEVIATIONS)
-TOGETHER = torch.tensor([0, 1, 2, 2, 3, 4])  # which parameters are used together: both shifts
-GEOMETRIC = 4  # of the parameters come first
+GROUPS = torch.tensor([0, 1, 2, 2, 3, 4])  # of the parameters: both shifts are used together
+GEOMETRIC = 4  # the number of geometric parameters; they come first
 
 
-def draw_augmentation(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
-    """(B, PARAMETERS) standard normal numbers, each zero unless chosen with this probability."""
+def sample_augmentation(batch: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
+    """Sample (B, PARAMETERS): standard normal with this probability, else zero; shifts are on or off together."""
     parameters = torch.randn(batch, PARAMETERS, generator=generator)
-    chosen = torch.rand(batch, int(TOGETHER.max()) + 1, generator=generator) < probability
-    return parameters * chosen[:, TOGETHER]
+    chosen = torch.rand(batch, int(GROUPS.max()) + 1, generator=generator) < probability
+    return parameters * chosen[:, GROUPS]
 
 
-def augmented(images: Tensor, parameters: Tensor) -> Tensor:
-    """The images scaled, turned, shifted and recoloured; where a parameter is zero, unchanged in that respect.
+def apply_augmentation(images: Tensor, parameters: Tensor) -> Tensor:
+    """Scale, rotate and shift images and change their colours; a parameter of zero changes nothing.
 
     Args:
         images: (B, 3, H, W) in [-1, 1].
@@ -45,13 +45,13 @@ def augmented(images: Tensor, parameters: Tensor) -> Tensor:
     moved = (amounts[:, :GEOMETRIC] != 0).any(1)
     if moved.any():
         images = images.clone()
-        images[moved] = _moved(images[moved], amounts[moved, :GEOMETRIC])
+        images[moved] = _transform(images[moved], amounts[moved, :GEOMETRIC])
     contrast, brightness = amounts[:, GEOMETRIC:, None, None, None].unbind(1)
     return (images * contrast.exp2() + brightness).clamp(-1, 1)
 
 
-def _moved(images: Tensor, amounts: Tensor) -> Tensor:
-    """Scaled, then turned clockwise, then shifted; what comes in from outside is the image's reflection."""
+def _transform(images: Tensor, amounts: Tensor) -> Tensor:
+    """Scale, then rotate clockwise, then shift; what comes in from outside is the image's reflection."""
     scale, angle, right, down = amounts.unbind(1)
     cos = angle.cos() / scale.exp2()
     sin = angle.sin() / scale.exp2()

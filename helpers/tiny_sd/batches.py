@@ -1,7 +1,13 @@
-"""Training batches: which faces, which noise, which conditions are dropped; all a function of (seed, step)."""
+"""Training batches: which images, which noise, which conditions are dropped; all a function of (seed, step).
+
+Alphabet: N images, B batch, V caption variants of an image, L tokens of a caption, C channels of the latents, h w their
+height and width. With the pixel codec the "latents" are the images themselves.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -9,111 +15,145 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.latents import Latents
 from helpers.data import Faces
-from helpers.data.captions import caption_variants, encode
-from helpers.tiny_sd.augment import augmented, draw_augmentation
+from helpers.data.captions import CAPTION_VARIANTS, caption_variants, tokenize
+from helpers.tiny_sd.augment import apply_augmentation, sample_augmentation
+from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
+from helpers.training.processes import SingleProcess, process_share
 
-WORDINGS = 4  # per drawn face: the full caption, and three that leave details out
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Details(NamedTuple):
-    """What a notebook plots beside the loss."""
+    """Per-example times and losses of this process's share, detached, for plotting the loss against t."""
 
-    times: Tensor  # (B,) of this process's share
+    times: Tensor  # (B,)
     losses: Tensor  # (B,)
 
 
 def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
-    """int64 (N, WORDINGS, L) word numbers of every face, or None where faces have no attributes to speak of."""
+    """The tokens of the caption variants of every image: int64 (N, V, L), or None for images without attributes."""
     if faces.attributes is None:
         return None
-    return encode(caption_variants(faces.attributes, WORDINGS, seed)).unflatten(0, (len(faces), WORDINGS))
+    captions = caption_variants(faces.attributes, CAPTION_VARIANTS, seed)
+    return tokenize(captions).unflatten(0, (len(faces), CAPTION_VARIANTS))
 
 
 @dataclass
 class Batches:
-    """Draws training batches and computes their losses, for `helpers.training.train`.
+    """Samples training batches and computes their losses, for `helpers.training.train`.
 
-    Classes are drawn evenly however many pictures each has; half of the pictures are mirrored; conditions are
-    dropped per example, so that one batch holds every mixture.
+    Classes are equally frequent however many images each has; half of the images are mirrored; conditions are
+    dropped per example, so that one batch holds every combination.
     """
 
     faces: Faces
     batch_size: int  # of all processes together
-    drop: float = 0.1  # chance of an example to lose both class and caption (Ho & Salimans 2022, algorithm 1)
-    drop_one: float = 0.1  # chance to lose the class alone, and again the caption alone
+    p_uncond: float = 0.1  # probability of dropping class and caption together (Ho & Salimans 2022, algorithm 1)
+    p_drop_one: float = 0.1  # probability of dropping the class alone, and the same for the caption alone
     flip: bool = True
     augment: float = 0.0  # probability of each non-leaking augmentation of an image
-    process: int = 0  # which process this is, of how many
-    processes: int = 1
+    accelerator: Accelerator | SingleProcess = SingleProcess()  # which says what share of a batch is this process's
     latents: Latents | None = None  # of these faces, encoded once; None: the codec encodes every batch
 
     def __post_init__(self):
         if self.latents is not None and len(self.latents) != len(self.faces):
-            raise ValueError(f"latents of {len(self.latents)} pictures, but {len(self.faces)} faces")
+            raise ValueError(f"latents of {len(self.latents)} images, but {len(self.faces)} faces")
         if self.latents is not None and self.augment:
             raise ValueError("latents that were encoded before cannot be augmented: augment=0")
-        if self.batch_size % self.processes:
+        if self.batch_size % self.accelerator.num_processes:
             raise ValueError(
-                f"a batch of {self.batch_size} cannot be shared by {self.processes} processes: make it a multiple"
+                f"a batch of {self.batch_size} cannot be shared by {self.accelerator.num_processes} processes: "
+                "make it a multiple"
             )
         if self.faces.split != "train":
-            raise ValueError(f"training must not see the {self.faces.split!r} pictures: load_faces(..., split='train')")
+            raise ValueError(f"training must not see the {self.faces.split!r} images: load_faces(..., split='train')")
         self.captions = caption_table(self.faces)
-        members = [np.flatnonzero(self.faces.labels == label) for label in range(len(self.faces.class_names))]
-        self.members = [torch.from_numpy(indices) for indices in members if len(indices)]
+        by_class = [np.flatnonzero(self.faces.labels == label) for label in range(len(self.faces.class_names))]
+        self.indices_by_class = [torch.from_numpy(indices) for indices in by_class if len(indices)]
 
-    def choose(self, generator: torch.Generator) -> Tensor:
-        """(B,) positions of pictures: a class evenly, then one of its pictures."""
-        classes = torch.randint(len(self.members), (self.batch_size,), generator=generator)
-        share = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
-        sizes = torch.tensor([len(indices) for indices in self.members])
-        within = (share * sizes[classes]).long()
-        return torch.stack([self.members[c][w] for c, w in zip(classes.tolist(), within.tolist(), strict=True)])
+    def sample_indices(self, generator: torch.Generator) -> Tensor:
+        """Sample images, int64 (B,): a class uniformly, then one of its images."""
+        classes = torch.randint(len(self.indices_by_class), (self.batch_size,), generator=generator)
+        u = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+        sizes = torch.tensor([len(indices) for indices in self.indices_by_class])
+        within = (u * sizes[classes]).long()
+        pairs = zip(classes.tolist(), within.tolist(), strict=True)
+        return torch.stack([self.indices_by_class[label][index] for label, index in pairs])
 
-    def conditions(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Labels (B,) and captions (B, L) or None, dropped example by example."""
-        luck = torch.rand(self.batch_size, generator=generator)
-        wording = torch.randint(WORDINGS, (self.batch_size,), generator=generator)
-        labels = torch.from_numpy(self.faces.labels[chosen.numpy()].astype(np.int64))
-        no_class = (luck < self.drop + self.drop_one) if self.captions is not None else luck < self.drop
-        labels = torch.where(no_class, NO_CLASS, labels)
+    def sample_conditions(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Sample the conditions of these images: a caption variant each, and which conditions are dropped.
+
+        Args:
+            indices: int64 (B,).
+
+        Returns:
+            Labels int64 (B,), NO_CLASS where dropped, and captions int64 (B, L), zeros where dropped, or None.
+        """
+        u = torch.rand(self.batch_size, generator=generator)
+        variant = torch.randint(CAPTION_VARIANTS, (self.batch_size,), generator=generator)
+        labels = torch.from_numpy(self.faces.labels[indices.numpy()].astype(np.int64))
         if self.captions is None:
-            return labels, None
-        no_caption = (luck < self.drop) | (luck > 1 - self.drop_one)
-        return labels, self.captions[chosen, wording] * ~no_caption[:, None]
+            return torch.where(u < self.p_uncond, NO_CLASS, labels), None
+        no_class = u < self.p_uncond + self.p_drop_one
+        no_caption = (u < self.p_uncond) | (u > 1 - self.p_drop_one)
+        return torch.where(no_class, NO_CLASS, labels), self.captions[indices, variant] * ~no_caption[:, None]
 
-    def losses(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """This process's share of the step's losses; the whole batch's randomness is drawn by every process."""
-        system: TinySD = getattr(model, "module", model)
+    def losses(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Details]:
+        """Compute this process's share of the step's losses, (B,); every process samples the whole batch."""
+        system = _unwrapped(model)
         device = next(model.parameters()).device
-        share = self._share()
-        chosen = self.choose(generator)
-        labels, captions = self.conditions(chosen, generator)
+        indices = self.sample_indices(generator)
+        labels, captions = self.sample_conditions(indices, generator)
         mirrored = (torch.rand(self.batch_size, generator=generator) < 0.5) & self.flip
         times = system.objective.sample_times(self.batch_size, generator)
-        augmentation = draw_augmentation(self.batch_size, self.augment, generator) if self.augment else None
-        codes = self.codes(
-            system, chosen[share], mirrored[share], device, None if augmentation is None else augmentation[share]
+        augmentation = sample_augmentation(self.batch_size, self.augment, generator) if self.augment else None
+        latents = self.latents_of(
+            system, self._share(indices), self._share(mirrored), device, self._optional_share(augmentation)
         )
-        eps = torch.randn((self.batch_size, *codes.shape[1:]), generator=generator)
-        arguments = [eps, times, labels, captions, augmentation]
-        values = model(codes, *(None if a is None else a[share].to(device, non_blocking=True) for a in arguments))
-        return values, Details(times[share], values.detach().float().cpu())
+        eps = torch.randn((self.batch_size, *latents.shape[1:]), generator=generator)
+        arguments = [self._optional_share(x) for x in (eps, times, labels, captions, augmentation)]
+        on_device = [None if x is None else x.to(device, non_blocking=True) for x in arguments]
+        losses = model(latents, *on_device)
+        return losses, Details(self._share(times), losses.detach().float().cpu())
 
-    def codes(
-        self, system: TinySD, chosen: Tensor, mirrored: Tensor, device: torch.device, augmentation: Tensor | None = None
+    def latents_of(
+        self,
+        system: TinySD,
+        indices: Tensor,
+        mirrored: Tensor,
+        device: torch.device,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
-        """What is diffused of the chosen images, (B, C, h, w): looked up where they were encoded before."""
+        """The latents of these images, normalised, (B, C, h, w): looked up if they were encoded before.
+
+        Args:
+            indices: int64 (B,); mirrored: bool (B,).
+            augmentation: (B, PARAMETERS) or None.
+        """
         if self.latents is not None:
-            return self.latents.batch(chosen, mirrored).to(device, non_blocking=True)
-        images = self.faces.tensor(chosen.numpy(), device)
+            if not isinstance(system.codec, LatentCodec):
+                raise ValueError(f"these batches hold latents, the codec {system.codec.name!r} has none")
+            stored = self.latents.values[indices.numpy(), mirrored.long().numpy()]  # float16
+            return system.codec.normalise(torch.from_numpy(stored).float()).to(device, non_blocking=True)
+        images = self.faces.tensor(indices.numpy(), device)
         images = torch.where(mirrored[:, None, None, None].to(device), images.flip(-1), images)
         if augmentation is not None:
-            images = augmented(images, augmentation)
+            images = apply_augmentation(images, augmentation)
         return system.codec.encode(images)
 
-    def _share(self) -> slice:
-        size = self.batch_size // self.processes
-        return slice(self.process * size, (self.process + 1) * size)
+    def _share(self, batch: Tensor) -> Tensor:
+        return process_share(self.accelerator, batch)
+
+    def _optional_share(self, batch: Tensor | None) -> Tensor | None:
+        return None if batch is None else self._share(batch)
+
+
+def _unwrapped(model: nn.Module) -> TinySD:
+    """The system itself, of which several processes train a wrapper, `DistributedDataParallel`."""
+    system = getattr(model, "module", model)
+    if not isinstance(system, TinySD):
+        raise TypeError(f"these batches train a TinySD, got {type(system).__name__}")
+    return system

@@ -1,112 +1,135 @@
-"""What is diffused: a codec maps pictures to it and back. The course's three methods differ in this object only.
+"""What is diffused: a codec maps images to latents and back. The course's three methods differ in this object only.
 
-Alphabet: B batch, H W of the picture, C channels of what is diffused, h = H / factor, w = W / factor.
+Alphabet: B batch, H W height and width of the image, C channels of the latents, h = H / factor, w = W / factor.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.autoencoders.latents import latent_space, normalised
+from helpers.autoencoders.interface import Autoencoder
+from helpers.autoencoders.latents import latent_space, normalize_channels
 from helpers.autoencoders.load import load_autoencoder
 from helpers.weights import read_config, weights_path
 
 DISTILLED = ("distilled_autoencoder",)  # shipped autoencoders that reproduce the latents of another one
-MAX_PIXELS_AT_ONCE = 2**20  # decoded at once, so that a batch of large pictures fits a small card
+MAX_PIXELS_AT_ONCE = 2**20  # decoded at once, so that a batch of large images fits a small GPU
 
 
 class Codec(Protocol):
-    """Pictures to what is diffused, of about unit variance, and back."""
+    """Images to what is diffused, of about unit variance, and back."""
 
-    name: str  # of the method
-    channels: int  # of what is diffused
-    downsampling_factor: int  # how many times smaller it is than the picture, per side
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        ...
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    @property
+    def channels(self) -> int:
+        """C, of what is diffused."""
+        ...
+
+    @property
+    def downsampling_factor(self) -> int:
+        """H / h: how many times smaller than the image it is, per side."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
         ...
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W) in [-1, 1]."""
         ...
 
     def describe(self) -> Any:
-        """What `load_codec` needs to make it again, as plain JSON values."""
+        """The arguments of `load_codec` that restore it, as plain JSON values."""
         ...
 
-    def to(self, device: torch.device | str) -> "Codec":
+    def to(self, device: torch.device | str) -> Codec:
         """Move what computes; returns itself."""
         ...
 
 
 class PixelCodec:
-    """Method 1: what is diffused is the picture itself, in [-1, 1] (latent diffusion's IdentityFirstStage).
+    """Method 1: the image itself is diffused, in [-1, 1] (latent diffusion's IdentityFirstStage).
 
-    The range matters: a sampler clips to it, so pictures normalised to any other range come out washed out.
+    The range matters: a sampler clips to it, so images normalised to any other range come out washed out.
     """
 
     name = "pixels"
     channels = 3
-    factor = 1
+    downsampling_factor = 1
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Raises ValueError for pictures that leave [-1, 1], such as ImageNet-normalised ones (-2.12..2.64)."""
-        if pictures.abs().max() > 1 + 1e-4:
-            low = pictures.min().item()
-            high = pictures.max().item()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the images; raises ValueError if they leave [-1, 1], as ImageNet-normalised ones do (-2.12..2.64)."""
+        if images.abs().max() > 1 + 1e-4:
+            low = images.min().item()
+            high = images.max().item()
             raise ValueError(
-                f"pictures must be in [-1, 1], got [{low:.2f}, {high:.2f}]: samples are clipped to "
+                f"images must be in [-1, 1], got [{low:.2f}, {high:.2f}]: samples are clipped to "
                 "[-1, 1], so any other normalisation loses colours (use Faces.tensor)"
             )
-        return pictures
+        return images
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return codes.clamp(-1, 1)
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.clamp(-1, 1)
 
     def describe(self) -> str:
         return self.name
 
-    def to(self, device: torch.device | str) -> "PixelCodec":
+    def to(self, device: torch.device | str) -> PixelCodec:
         return self
 
 
 class LatentCodec:
-    """The latents of an autoencoder, each channel brought to mean 0 and unit variance.
+    """The latents of an autoencoder, each channel normalised to mean 0 and unit variance.
 
-    One scale for all channels, as Stable Diffusion has it, is not enough where channels differ: noise drowns the quiet
-    ones first. The autoencoder is no part of the network: it is neither trained nor saved with it.
+    One scale for all channels, as in Stable Diffusion, is not enough if their standard deviations differ: noise drowns
+    the channels with small ones first. The autoencoder is no part of the network: it is neither trained nor saved
+    with it.
     """
 
     name = "latents"
 
-    def __init__(self, autoencoder: nn.Module, mean: Tensor, std: Tensor, source: str = ""):
+    def __init__(self, autoencoder: Autoencoder, mean: Tensor, std: Tensor, source: str | Path = ""):
         """
         Args:
-            autoencoder: has `config.downsampling_factor`, `to_latents` and `to_pictures`.
-            mean, std: (C,) of its latents on the training pictures.
-            source: what `load_autoencoder` finds it by.
+            autoencoder: is frozen.
+            mean, std: (C,) of its latents on the training images.
+            source: the argument of `load_autoencoder` that loads it.
         """
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.mean = mean
         self.std = std
         self.source = str(source)
         self.channels = len(mean)
-        self.downsampling_factor = autoencoder.config.downsampling_factor
+        self.downsampling_factor: int = autoencoder.config.downsampling_factor
 
-    def __deepcopy__(self, memo: dict) -> "LatentCodec":
+    def __deepcopy__(self, memo: dict) -> LatentCodec:
         return self  # an average of the network shares it
 
-    @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
-        return normalised(self.autoencoder.to_latents(pictures), self.mean, self.std)
+    def normalise(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents, (B, C, h, w), to mean 0 and unit variance in every channel."""
+        return normalize_channels(latents, self.mean, self.std)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return latents * self.std[:, None, None].to(latents) + self.mean[:, None, None].to(latents)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        latents = codes * self.std[:, None, None].to(codes) + self.mean[:, None, None].to(codes)
-        per_part = max(1, MAX_PIXELS_AT_ONCE // (codes[0, 0].numel() * self.downsampling_factor**2))
-        return torch.cat([self.autoencoder.to_pictures(part) for part in latents.split(per_part)])
+    def encode(self, images: Tensor) -> Tensor:
+        return self.normalise(self.autoencoder.to_latents(images))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        pixels_per_image = latents[0, 0].numel() * self.downsampling_factor**2
+        parts = self.denormalise(latents).split(max(1, MAX_PIXELS_AT_ONCE // pixels_per_image))
+        return torch.cat([self.autoencoder.to_images(part) for part in parts])
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -117,64 +140,67 @@ class LatentCodec:
             "std": self.std.tolist(),
         }
 
-    def to(self, device: torch.device | str) -> "LatentCodec":
+    def to(self, device: torch.device | str) -> LatentCodec:
         self.autoencoder.to(device)
         return self
 
 
 class PretrainedCodec(LatentCodec):
-    """Method 2: an autoencoder that somebody else trained on everything, such as Stable Diffusion XL's."""
+    """Method 2: an autoencoder that others trained on images of all sorts, such as Stable Diffusion XL's."""
 
     name = "pretrained"
 
 
 class TrainedCodec(LatentCodec):
-    """Method 3: an autoencoder that we trained ourselves, on the very pictures that are diffused."""
+    """Method 3: an autoencoder trained on the very images that are diffused."""
 
     name = "own"
 
 
-CODECS = {codec.name: codec for codec in (PixelCodec, PretrainedCodec, TrainedCodec)}
+LATENT_CODECS: dict[str, type[LatentCodec]] = {codec.name: codec for codec in (PretrainedCodec, TrainedCodec)}
+CODECS: dict[str, Any] = {PixelCodec.name: PixelCodec, **LATENT_CODECS}  # by the name of the method
 
 
-def load_codec(described: Any, autoencoder: str | Path | None = None) -> Codec:
-    """The codec that a network was trained with.
+def load_codec(description: Any, autoencoder: str | Path | None = None) -> Codec:
+    """Load the codec that a network was trained with.
 
     Args:
-        described: what `describe` gave.
+        description: the result of `Codec.describe`.
         autoencoder: where it is now, if it was moved; see `load_autoencoder`.
 
     Raises:
-        ValueError: for a codec nobody knows, and for another autoencoder than the network was trained with: its latents
+        ValueError: for an unknown codec, and for another autoencoder than the network was trained with: its latents
             would mean something else.
         FileNotFoundError: if the autoencoder is not where it was, and none that ships has the same latents.
     """
-    method = described if isinstance(described, str) else described["method"]
-    if method not in CODECS:
-        raise ValueError(f"unknown codec {method!r}: this version knows {', '.join(CODECS)}")
+    method = description if isinstance(description, str) else description["method"]
     if method == PixelCodec.name:
         return PixelCodec()
-    source = str(autoencoder or described["autoencoder"])
+    if method not in LATENT_CODECS:
+        raise ValueError(f"unknown codec {method!r}: this version knows {', '.join(CODECS)}")
+    source = str(autoencoder or description["autoencoder"])
     try:
-        found = load_autoencoder(source)
+        module = load_autoencoder(source)
     except FileNotFoundError as error:
-        stand_in = None if autoencoder else shipped_autoencoder(described["fingerprint"])
+        stand_in = None if autoencoder else shipped_autoencoder(description["fingerprint"])
         if stand_in is None:
             raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
         source = stand_in
-        found = load_autoencoder(stand_in)
-    if latent_space(found) != described["fingerprint"]:
+        module = load_autoencoder(stand_in)
+    if latent_space(module) != description["fingerprint"]:
         raise ValueError(
             f"the autoencoder {source} is not the one this network was trained with: its latents mean "
             "something else. Pass the right one as autoencoder=, or train the network again"
         )
-    return CODECS[method](found, torch.tensor(described["mean"]), torch.tensor(described["std"]), source)
+    mean = torch.tensor(description["mean"])
+    std = torch.tensor(description["std"])
+    return LATENT_CODECS[method](module, mean, std, source)
 
 
 def shipped_autoencoder(latents_of: str) -> str | None:
     """The name of the shipped autoencoder that was distilled from the one with this fingerprint, if there is one.
 
-    A network that was trained on the latents of a large autoencoder can so be used where that one cannot be had.
+    A network that was trained on the latents of a large autoencoder can thus be used where that one is not available.
     """
     for name in DISTILLED:
         if weights_path(name).is_file() and read_config(name).get("latents_of") == latents_of:

@@ -1,15 +1,19 @@
-"""Tiny Stable Diffusion as one object: a network, what it diffuses, and what it is asked for."""
+"""Tiny Stable Diffusion as one object: network, codec (what is diffused) and objective (what is predicted)."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from helpers.data.captions import WORDS, encode
-from helpers.diffusion import SAMPLERS, Denoised, Objective, Step, convert_prediction, guided_denoiser, time_grid
+from helpers.data.captions import VOCABULARY, tokenize
+from helpers.diffusion import Denoised, Objective, Step, convert_prediction, guided_denoiser, time_grid
+from helpers.diffusion.samplers import Denoiser, check_sampler, initial_noise, run_sampler
 from helpers.tiny_sd.codecs import Codec, PixelCodec, load_codec
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
@@ -17,19 +21,19 @@ from helpers.weights import load_weights, read_config, save_with_config
 
 
 class TinySD(nn.Module):
-    """Generates pictures of a class, of a caption, or of both."""
+    """Generates images from a class, from a caption, or from both."""
 
     def __init__(self, config: UNetConfig, objective: str, class_names: Sequence[str], size: int, codec: Codec):
         """
         Args:
-            config: sizes of the network; `config.words` 0 makes one without captions.
+            config: sizes of the network; `config.words` 0 builds one without captions.
             objective: "flow" or "epsilon" (see Objective.named).
             class_names: in the order of the labels.
-            size: of the pictures it is trained on, pixels.
+            size: of the images it is trained on, pixels per side.
             codec: what is diffused.
 
         Raises:
-            ValueError: for a network that takes other channels than the codec gives.
+            ValueError: for a network with another number of channels than the codec's latents.
         """
         super().__init__()
         if config.channels != codec.channels:
@@ -46,7 +50,7 @@ class TinySD(nn.Module):
         self.perceptual: PerceptualLoss | None = None  # a training may set it
 
     def describe(self) -> dict[str, Any]:
-        """What `from_description` needs to build it again, as plain JSON values."""
+        """The argument of `from_description` that builds it anew, as plain JSON values."""
         config = asdict(self.unet.config)
         if not config["augmentation"]:  # a field that older checkpoints do not have
             del config["augmentation"]
@@ -59,18 +63,21 @@ class TinySD(nn.Module):
         }
 
     @classmethod
-    def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> "TinySD":
-        """An untrained TinySD of the described sizes. Raises what `load_codec` raises."""
-        config = UNetConfig(**description["config"])
-        rest = ("objective", "class_names", "size")
-        codec = load_codec(description["codec"], autoencoder)
-        return cls(config, *(description[name] for name in rest), codec)
+    def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> TinySD:
+        """Build an untrained TinySD of the described sizes. Raises the errors of `load_codec`."""
+        return cls(
+            UNetConfig(**description["config"]),
+            description["objective"],
+            description["class_names"],
+            description["size"],
+            load_codec(description["codec"], autoencoder),
+        )
 
     @classmethod
     def from_weights(
         cls, name_or_path: str | Path, device: str | torch.device = "cpu", autoencoder: str | Path | None = None
-    ) -> "TinySD":
-        """Weights that `python -m helpers.tiny_sd.train` wrote, ready to generate.
+    ) -> TinySD:
+        """Load weights that `python -m helpers.tiny_sd.train` wrote, ready to generate.
 
         Args:
             name_or_path: of the network's weights.
@@ -80,13 +87,14 @@ class TinySD(nn.Module):
         Raises:
             FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `load_codec` do.
         """
-        beside = Path(name_or_path).parent / "autoencoder" / "weights.safetensors"  # where method 3 leaves its own
-        model = cls.from_description(read_config(name_or_path), autoencoder or (beside if beside.is_file() else None))
+        if autoencoder is None:
+            autoencoder = _autoencoder_beside(Path(name_or_path))
+        model = cls.from_description(read_config(name_or_path), autoencoder)
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> "TinySD":
-        """What to(), cuda() and cpu() call: codec and perceptual loss, no parts of the network, go with it."""
+    def _apply(self, fn: Callable, recurse: bool = True) -> TinySD:
+        """Called by to(), cuda() and cpu(): codec and perceptual loss, no parts of the network, move with it."""
         super()._apply(fn, recurse)
         device = next(self.parameters()).device
         self.codec.to(device)
@@ -95,67 +103,73 @@ class TinySD(nn.Module):
         return self
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
-        """Write the network's weights (fp16) with all that is needed to build it again."""
+        """Write the network's weights (fp16) with all that is needed to build it anew."""
         save_with_config(self.unet, self.describe(), path, metadata)
 
     def losses(
         self,
-        codes: Tensor,
+        latents: Tensor,
         eps: Tensor,
         t: Tensor,
         labels: Tensor,
         captions: Tensor | None,
         augmentation: Tensor | None = None,
     ) -> Tensor:
-        """(B,) training losses.
+        """Compute the training losses, (B,).
 
         Args:
-            codes, eps: (B, C, H, W) what is diffused, and noise.
+            latents, eps: (B, C, H, W) what is diffused, and noise.
             t: (B,) times.
             labels: int64 (B,), NO_CLASS where dropped; captions: int64 (B, L), zeros where dropped, or None.
-            augmentation: (B, P) parameters of the augmentation that the images went through, or None.
+            augmentation: (B, P) parameters of the augmentation that was applied to the images, or None.
         """
-        x = self.objective.path.add_noise(codes, eps, t)
-        answer = self.unet(x, t, labels, captions, augmentation).float()
-        values = self.objective.losses(answer, codes, eps, t)
+        x_t = self.objective.path.add_noise(latents, eps, t)
+        model_output = self.unet(x_t, t, labels, captions, augmentation).float()
+        losses = self.objective.losses(model_output, latents, eps, t, x_t)
         if self.perceptual is None:
-            return values
-        x0 = convert_prediction(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(t)).x0
-        return values + self.perceptual(x0, codes, t)
+            return losses
+        return losses + self.perceptual(self._converted(model_output, x_t, t).x0, latents, t)
 
     def forward(self, *args: Tensor) -> Tensor:
-        """`losses`: what several processes wrap and call."""
+        """Call `losses`; several processes wrap and call this."""
         return self.losses(*args)
 
+    def _converted(self, model_output: Tensor, x: Tensor, t: Tensor) -> Denoised:
+        """The network's output at x as (x0, eps); t (B,)."""
+        alpha, sigma = self.objective.path.alpha_sigma(t)
+        return convert_prediction(self.objective.prediction, model_output, x, alpha, sigma)
+
+    def _denoise(self, x: Tensor, t: float, *, labels: Tensor, captions: Tensor | None) -> Denoised:
+        """Evaluate the network once, at one time for the whole batch."""
+        times = torch.full((len(x),), t, device=x.device)
+        return self._converted(self.unet(x, times, labels, captions).float(), x, times)
+
     def denoiser(
-        self, labels: Tensor, captions: Tensor | None, scale: float, guidance_interval: tuple[float, float] = (0.0, 1.0)
-    ) -> Callable[[Tensor, float], Denoised]:
-        """What a sampler asks: the network, guided away from "any picture" where scale is not 1.
+        self,
+        labels: Tensor,
+        captions: Tensor | None,
+        guidance_scale: float,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+    ) -> Denoiser:
+        """Build the denoiser that a sampler calls: the network with these conditions, and classifier-free guidance.
 
-        In pixels the predicted picture is clipped to [-1, 1] (as in DDPM's code): guidance then cannot over-expose it.
+        In pixels the predicted image is clipped to [-1, 1], as in DDPM's code, so that guidance cannot over-expose it.
+
+        Args:
+            labels: int64 (B,); captions: int64 (B, L) or None.
+            guidance_scale: 1 is none.
+            guidance_interval: times between which guidance is used.
         """
+        empty = None if captions is None else torch.zeros_like(captions)
+        conditional = partial(self._denoise, labels=labels, captions=captions)
+        unconditional = partial(self._denoise, labels=torch.full_like(labels, NO_CLASS), captions=empty)
+        denoise = guided_denoiser(conditional, unconditional, guidance_scale, guidance_interval)
+        return partial(self._clipped, denoise) if isinstance(self.codec, PixelCodec) else denoise
 
-        def ask(some_labels: Tensor, some_captions: Tensor | None) -> Callable[[Tensor, float], Denoised]:
-            def denoise(x: Tensor, t: float) -> Denoised:
-                times = torch.full((len(x),), t, device=x.device)
-                answer = self.unet(x, times, some_labels, some_captions).float()
-                return convert_prediction(self.objective.prediction, answer, x, *self.objective.path.alpha_sigma(times))
-
-            return denoise
-
-        nobody = torch.full_like(labels, NO_CLASS)
-        nothing = None if captions is None else torch.zeros_like(captions)
-        mixed = guided_denoiser(ask(labels, captions), ask(nobody, nothing), scale, guidance_interval)
-        return self._clipped(mixed) if isinstance(self.codec, PixelCodec) else mixed
-
-    def _clipped(self, denoise: Callable[[Tensor, float], Denoised]) -> Callable[[Tensor, float], Denoised]:
-        def clipped(x: Tensor, t: float) -> Denoised:
-            x0 = denoise(x, t).x0.clamp(-1, 1)
-            return convert_prediction(
-                "x0", x0, x, *self.objective.path.alpha_sigma(torch.full((len(x),), t, device=x.device))
-            )
-
-        return clipped
+    def _clipped(self, denoise: Denoiser, x: Tensor, t: float) -> Denoised:
+        """Evaluate a denoiser and clip its x0 to [-1, 1]; eps follows."""
+        alpha, sigma = self.objective.path.alpha_sigma(torch.full((len(x),), t, device=x.device))
+        return convert_prediction("x0", denoise(x, t).x0.clamp(-1, 1), x, alpha, sigma)
 
     def sample_steps(
         self,
@@ -168,74 +182,81 @@ class TinySD(nn.Module):
         seed: int = 0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Iterator[Step]:
-        """Generate, yielding every state in the codec's space; `generate` returns the pictures.
+        """Generate, yielding every state in the codec's space; `generate` returns the images.
 
         Args:
-            labels: classes by number or name, one per picture; None: any.
-            prompts: captions, one per picture; None: none.
-            steps: of the sampler; each asks the network once, and once more where guidance_scale is not 1.
+            labels: classes by number or name, one per image; None: any.
+            prompts: captions, one per image; None: none.
+            steps: of the sampler; each evaluates the network once, and once more where guidance_scale is not 1.
             guidance_scale: 1 is none.
             sampler: a name in helpers.diffusion.SAMPLERS.
-            seed: picture i is made from noise of seed + i, so that it does not depend on how many are made.
-            interval: times between which guidance is used.
+            seed: image i starts from the noise of seed + i, so that it does not depend on the size of the batch.
+            guidance_interval: times between which guidance is used.
 
         Raises:
             ValueError: for bad arguments, before any work is done.
         """
-        label_ids, captions = self._conditions(labels, prompts)
-        if sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        # 1. Check the arguments and tokenise the prompts
+        label_ids, captions = self._encode_conditions(labels, prompts)
+        check_sampler(sampler)
+        # 2. Noise, on the CPU: the same images on every device
         device = next(self.parameters()).device
+        side = self.size // self.codec.downsampling_factor
+        shape = (self.codec.channels, side, side)
+        noise, generator = initial_noise(range(seed, seed + len(label_ids)), shape)
+        # 3. The denoiser, with guidance
+        if captions is not None:
+            captions = captions.to(device)
+        denoise = self.denoiser(label_ids.to(device), captions, guidance_scale, guidance_interval)
+        # 4. The sampler; its later noise comes from the first generator, which goes on where its noise ended
         path = self.objective.path
-        shape = (
-            self.codec.channels,
-            self.size // self.codec.downsampling_factor,
-            self.size // self.codec.downsampling_factor,
-        )
-        # on the CPU: the same pictures on every device
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(label_ids))]
-        noise = torch.stack([torch.randn(shape, generator=one) for one in generators]).to(device)
-        denoise = self.denoiser(
-            label_ids.to(device), None if captions is None else captions.to(device), guidance_scale, guidance_interval
-        )
-        # what a sampler draws later comes from the first generator, which goes on where the noise ended
-        return _without_gradients(SAMPLERS[sampler](denoise, noise, time_grid(steps), path, generator=generators[0]))
+        x = noise.to(device)
+        return run_sampler(sampler, denoise, x, time_grid(steps), path, generator=generator)
 
     def generate(
-        self, labels=None, prompts=None, *, batch_size: int = 100, progress: bool = False, **options: Any
+        self,
+        labels: Sequence[int | str] | None = None,
+        prompts: Sequence[str] | None = None,
+        *,
+        batch_size: int = 100,
+        progress: bool = False,
+        seed: int = 0,
+        **options: Any,
     ) -> Tensor:
-        """Pictures, float32 (B, 3, H, W) in [-1, 1]; arguments as for `sample_steps`, in batches of `batch_size`."""
+        """Generate images, float32 (B, 3, H, W) in [-1, 1], in batches; other arguments as for `sample_steps`."""
         from tqdm.auto import tqdm
 
         self.eval()
-        count = len(self._conditions(labels, prompts)[0])
-        seed = options.pop("seed", 0)
-        pictures = []
+        count = len(self._encode_conditions(labels, prompts)[0])
+        images = []
         for start in tqdm(range(0, count, batch_size), desc="generating", disable=not progress, leave=False):
             part = slice(start, start + batch_size)
-            some = (None if labels is None else labels[part], None if prompts is None else prompts[part])
-            *_, last = self.sample_steps(*some, seed=seed + start, **options)
-            pictures.append(self.codec.decode(last.x).float().cpu())
-        return torch.cat(pictures)
+            part_labels = None if labels is None else labels[part]
+            part_prompts = None if prompts is None else prompts[part]
+            *_, last = self.sample_steps(part_labels, part_prompts, seed=seed + start, **options)
+            images.append(self.codec.decode(last.x).float().cpu())
+        return torch.cat(images)
 
-    def _conditions(self, labels, prompts) -> tuple[Tensor, Tensor | None]:
+    def _encode_conditions(
+        self, labels: Sequence[int | str] | None, prompts: Sequence[str] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Check labels and prompts; returns class numbers int64 (B,) and tokens int64 (B, L) or None."""
         if labels is None and prompts is None:
             raise ValueError("say what to generate: labels=['cat', ...], prompts=['a cat with ...', ...] or both")
         if prompts is not None and not self.unet.config.words:
-            raise ValueError("this network was trained without captions (real pictures have none): give labels only")
+            raise ValueError("this network was trained without captions (photographs have none): give labels only")
         if labels is not None and prompts is not None and len(labels) != len(prompts):
             raise ValueError(f"{len(labels)} labels but {len(prompts)} prompts")
         if isinstance(labels, str) or isinstance(prompts, str):
-            raise ValueError("labels and prompts are lists with one entry per picture, e.g. ['cat'] * 4")
-        count = len(labels if labels is not None else prompts)
-        label_ids = torch.full((count,), NO_CLASS)
+            raise ValueError("labels and prompts are lists with one entry per image, e.g. ['cat'] * 4")
+        captions = None if prompts is None else tokenize(prompts, self.unet.config.caption_length)
         if labels is not None:
-            label_ids = torch.tensor([self._label(label) for label in labels], dtype=torch.long)
-        return label_ids, None if prompts is None else encode(prompts, self.unet.config.caption_length)
+            return torch.tensor([self._label_id(label) for label in labels], dtype=torch.long), captions
+        return torch.full((len(prompts or ()),), NO_CLASS), captions
 
-    def _label(self, label: int | str) -> int:
+    def _label_id(self, label: int | str) -> int:
         if label in self.class_names:
-            return self.class_names.index(label)
+            return self.class_names.index(str(label))
         if isinstance(label, str) or not NO_CLASS <= int(label) < len(self.class_names):
             raise ValueError(
                 f"unknown class {label!r}: choose one of {', '.join(self.class_names)}, "
@@ -244,16 +265,12 @@ class TinySD(nn.Module):
         return int(label)
 
 
-def _without_gradients(steps: Iterator[Step]) -> Iterator[Step]:
-    """A generator's body runs under the caller's gradient mode: turn gradients off around each step instead."""
-    while True:
-        with torch.no_grad():
-            step = next(steps, None)
-        if step is None:
-            return
-        yield step
+def _autoencoder_beside(weights: Path) -> Path | None:
+    """The autoencoder that method 3 trained in the folder of these weights; None for the name of shipped weights."""
+    autoencoder = weights.parent / "autoencoder" / "weights.safetensors"
+    return autoencoder if weights.is_file() and autoencoder.is_file() else None
 
 
 def vocabulary_size() -> int:
-    """How many words a captioned network of the drawn faces knows."""
-    return len(WORDS)
+    """The vocabulary size of the synthetic faces' captions."""
+    return len(VOCABULARY)

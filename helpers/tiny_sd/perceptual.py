@@ -23,7 +23,7 @@ class EncoderFeatures(nn.Module):
                 codebook.
         """
         super().__init__()
-        encoder = autoencoder.encoder
+        encoder = autoencoder.get_submodule("encoder")
         self.range_01 = not isinstance(encoder, Encoder)  # TAESD's takes images in [0, 1]
         self.stages = nn.ModuleList(_kl_stages(encoder) if isinstance(encoder, Encoder) else _tiny_stages(encoder))
 
@@ -38,19 +38,20 @@ class EncoderFeatures(nn.Module):
 
 
 def _kl_stages(encoder: Encoder) -> list[nn.Module]:
-    """The levels of latent diffusion's encoder; what changes the resolution belongs to the next stage."""
-    stages = []
-    before = [encoder.fold, encoder.stem]
+    """The levels of latent diffusion's encoder; the layer that changes the resolution belongs to the next stage."""
+    stages: list[nn.Module] = []
+    before: list[nn.Module] = [encoder.fold, encoder.stem]
     for level in encoder.down:
-        stages.append(nn.Sequential(*before, *level.residual))
-        before = [] if level.resample is None else [level.resample]
+        parts = dict(level.named_children())
+        stages.append(nn.Sequential(*before, *parts["residual"].children()))
+        before = [parts["resample"]] if "resample" in parts else []
     return stages
 
 
-def _tiny_stages(encoder: nn.Sequential) -> list[nn.Module]:
-    """TAESD's encoder, cut before each strided convolution; the last layer, which makes the latent, is left out."""
+def _tiny_stages(encoder: nn.Module) -> list[nn.Module]:
+    """TAESD's encoder, cut before each strided convolution, without the last layer, which outputs the latent."""
     stages: list[list[nn.Module]] = [[]]
-    for layer in list(encoder)[:-1]:
+    for layer in list(encoder.children())[:-1]:
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             stages.append([])
         stages[-1].append(layer)
@@ -58,17 +59,17 @@ def _tiny_stages(encoder: nn.Sequential) -> list[nn.Module]:
 
 
 class PerceptualLoss:
-    """The term that is added to the loss of each example; no part of the network, so it is not saved with it."""
+    """A perceptual distance added to the loss of each example; no part of the network, so it is not saved with it."""
 
     def __init__(self, autoencoder: nn.Module, weight: float, until: float = 1.0, crop: int | None = None):
         """
         Args:
-            autoencoder: whose encoder compares the images; it is frozen.
+            autoencoder: its encoder compares the images; it is frozen.
             weight: of the term in the loss.
             until: the largest time at which it counts. At higher noise levels the prediction has to be a blurred mean,
                 and leaving them out saves the encoder's computation.
-            crop: compare squares of so many pixels a side, at a random position in each step: an encoder that works at
-                full resolution costs several times what a small U-Net does. None: whole images.
+            crop: compare squares of this many pixels per side, at a random position in each step: an encoder that
+                works at full resolution costs several times as much as a small U-Net. None: whole images.
         """
         self.distance = PerceptualDistance(EncoderFeatures(autoencoder), None, "an autoencoder's encoder")
         self.weight = weight
@@ -84,7 +85,7 @@ class PerceptualLoss:
         return self
 
     def __call__(self, predicted: Tensor, images: Tensor, t: Tensor) -> Tensor:
-        """(B,) the weighted distances, 0 where t > until.
+        """Compute the weighted distances (B,), 0 where t > until.
 
         Args:
             predicted, images: (B, 3, H, W) the predicted clean images and the true ones, in [-1, 1].
@@ -99,7 +100,9 @@ class PerceptualLoss:
         return values.masked_scatter(counted, self.weight * distances)
 
     def _window(self, images: Tensor) -> tuple[slice, ...]:
-        """The square that is compared, from PyTorch's own generator, which the training seeds in every step."""
-        size = min(self.crop or images.shape[-1], *images.shape[2:])
-        starts = (int(torch.randint(side - size + 1, ())) for side in images.shape[2:])
-        return (slice(None), slice(None), *(slice(start, start + size) for start in starts))
+        """Sample the square that is compared, by PyTorch's global generator, which the training seeds in every step."""
+        height, width = images.shape[2:]
+        size = min(self.crop or width, height, width)
+        top = int(torch.randint(height - size + 1, ()))
+        left = int(torch.randint(width - size + 1, ()))
+        return (slice(None), slice(None), slice(top, top + size), slice(left, left + size))

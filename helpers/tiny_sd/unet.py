@@ -1,7 +1,7 @@
-"""The network of tiny Stable Diffusion: a small U-Net that is told the time, the class and the caption.
+"""The network of tiny Stable Diffusion: a small U-Net, conditioned on the time, the class and the caption.
 
-Alphabet: B batch, C channels, H W height and width, L words of a caption, D text width. Read it from the bottom:
-pictures are folded into patches, go down through a few resolutions and up again, and are unfolded.
+Alphabet: B batch, C channels, H W height and width, L tokens of a caption, D text width. Read it from the bottom:
+patches of pixels become channels (`pixel_unshuffle`), go through a few resolutions down and up, and become pixels.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from helpers.layers.attention import zero_module
 from helpers.layers.blocks import AdaGNResidualBlock, TransformerBlock, group_norm
 from helpers.layers.embeddings import TimeEmbedding
 
-NO_CLASS = -1  # the label that says "any class": the unconditional half of classifier-free guidance
+NO_CLASS = -1  # the label of "any class": for the unconditional prediction of classifier-free guidance
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,22 @@ class UNetConfig:
     """Sizes of a tiny U-Net; every number says why."""
 
     channels: int = 3  # of what is diffused: 3 for pixels, more for latents
-    patch: int = 4  # pixels per side folded into channels: 64x64 costs what 16x16 does
-    widths: tuple[int, ...] = (48, 96, 128)  # channels at 16x16, 8x8 and 4x4: most parameters where pixels are few
-    blocks: int = 1  # residual blocks per resolution, on the way down and again on the way up
-    attention: tuple[bool, ...] = (False, True, True)  # where pixels see each other and the caption: cheap from 8x8 on
+    patch: int = 4  # pixels per side that become channels: 64x64 costs as much as 16x16
+    widths: tuple[int, ...] = (48, 96, 128)  # channels at 16x16, 8x8 and 4x4: most parameters where positions are few
+    blocks: int = 1  # residual blocks per resolution, on the way down and on the way up
+    attention: tuple[bool, ...] = (False, True, True)  # self- and cross-attention at this resolution: cheap from 8x8 on
     head_width: int = 32  # channels per attention head
     classes: int = 3  # cat, dog, wild
     words: int = 0  # size of the vocabulary; 0: a network without captions, and without cross-attention
     caption_length: int = 18  # tokens per caption
     text_width: int = 128  # D, of the caption's tokens
-    condition_width: int = 192  # of the vector that carries time and class to every block
-    fine: int = 20  # channels of a thin level around the patches: what the stem cannot carry passes here; 0: none
-    fine_patch: int = 2  # pixels per side folded in that level: at half size training is a third faster than at full
-    dropout: float = 0.0  # 0.1 where pictures are few and training is long: small data sets are memorised
-    augmentation: int = 0  # how many numbers say how a training image was augmented; 0: none does
+    condition_width: int = 192  # of the embedding of time and class that every block receives
+    fine: int = 20  # channels of a narrow level around the patches, for detail that the stem cannot carry; 0: none
+    fine_patch: int = (
+        2  # pixels per side that become channels in that level: with 2, training is a third faster than with 1
+    )
+    dropout: float = 0.0  # 0.1 where images are few and training is long: small data sets are memorised
+    augmentation: int = 0  # parameters of a training image's augmentation, an input; 0: no such input
 
     def __post_init__(self):
         if len(self.attention) != len(self.widths):
@@ -45,11 +47,11 @@ class UNetConfig:
 
 
 class CaptionEncoder(nn.Module):
-    """Word numbers to vectors that know their neighbours: embedding, position, one transformer layer."""
+    """Tokens to contextual embeddings: token embedding, position embedding, one transformer layer."""
 
-    def __init__(self, words: int, length: int, width: int):
+    def __init__(self, vocab_size: int, length: int, width: int):
         super().__init__()
-        self.words = nn.Embedding(words, width)
+        self.words = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
         self.layer = nn.TransformerEncoderLayer(
             width, nhead=4, dim_feedforward=2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -72,9 +74,24 @@ class Level(nn.Module):
             TransformerBlock(width, width // config.head_width, context) for _ in inputs if attention
         )
 
-    def step(self, i: int, x: Tensor, condition: Tensor, context: Tensor | None) -> Tensor:
-        x = self.residual[i](x, condition)
-        return self.transformer[i](x, context) if self.transformer else x
+    def forward(
+        self, x: Tensor, condition: Tensor, context: Tensor | None, skips: list[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Apply all blocks; returns the output of each, the level's output last.
+
+        Args:
+            x: (B, C, H, W); condition: (B, condition_width); context: (B, L, D) or None.
+            skips: on the way up, the outputs of the way down; each block takes the last one as additional channels.
+        """
+        outputs = []
+        for i, residual in enumerate(self.residual):
+            if skips is not None:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = residual(x, condition)
+            if self.transformer:
+                x = self.transformer[i](x, context)
+            outputs.append(x)
+        return outputs
 
 
 class TinyUNet(nn.Module):
@@ -86,33 +103,38 @@ class TinyUNet(nn.Module):
         widths = config.widths
         blocks = config.blocks
         condition = config.condition_width
-        folded = config.channels * config.patch**2
+        patch_channels = config.channels * config.patch**2
         self.time = TimeEmbedding(widths[0], condition)
         self.classes = nn.Embedding(config.classes + 1, condition)  # the last row stands for "any class"
         self.text = CaptionEncoder(config.words, config.caption_length, config.text_width) if config.words else None
         self.augmentation = nn.Linear(config.augmentation, condition, bias=False) if config.augmentation else None
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
-        self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
+        self.stem = nn.Conv2d(patch_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.grow = nn.ModuleList()
         for i, (width, attention) in enumerate(zip(widths, config.attention, strict=True)):
             if i:
                 self.shrink.append(nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1))
-                self.grow.append(nn.Conv2d(width, widths[i - 1], 1))  # 1x1 and before the enlarging, where it is cheap
+                self.grow.append(
+                    nn.Conv2d(width, widths[i - 1], 1)
+                )  # 1x1, and before the upsampling, where it is cheap
             self.down.append(Level(config, [width] * blocks, width, attention, condition))
             self.up.append(Level(config, [2 * width] * blocks, width, attention, condition))  # skips are concatenated
         self.middle = Level(config, [widths[-1]] * 2, widths[-1], config.attention[-1], condition)
         self.norm = group_norm(widths[0])
-        self.fine = None
+        self.head: nn.Module
+        self.fine: nn.Module | None = None
         if config.fine and config.patch > config.fine_patch:
-            self.fold = config.fine_patch
-            seen = config.channels * config.fine_patch**2
-            self.head = nn.Conv2d(widths[0], config.fine * (config.patch // self.fold) ** 2, 1)
+            fine_channels = config.channels * config.fine_patch**2
+            self.head = nn.Conv2d(widths[0], config.fine * (config.patch // config.fine_patch) ** 2, 1)
             self.fine = nn.Sequential(
-                nn.Conv2d(seen + config.fine, config.fine, 3, padding=1),
+                nn.Conv2d(fine_channels + config.fine, config.fine, 3, padding=1),
                 nn.SiLU(),
-                zero_module(nn.Conv2d(config.fine, seen, 3, padding=1)),
+                zero_module(nn.Conv2d(config.fine, fine_channels, 3, padding=1)),
             )
         else:
-            self.head = zero_module(nn.Conv2d(widths[0], folded, 3, padding=1))
+            self.head = zero_module(nn.Conv2d(widths[0], patch_channels, 3, padding=1))
 
     def forward(
         self,
@@ -122,49 +144,55 @@ class TinyUNet(nn.Module):
         captions: Tensor | None = None,
         augmentation: Tensor | None = None,
     ) -> Tensor:
-        """One prediction.
+        """Predict the objective's target.
 
         Args:
             x: (B, C, H, W) the noisy state; H and W multiples of patch * 2 ** (levels - 1).
             t: (B,) times in [0, 1].
             labels: int64 (B,) classes, NO_CLASS for "any"; None: any for all.
-            captions: int64 (B, L) words, 0 padding; None: all padding, "anything".
+            captions: int64 (B, L) tokens, 0 padding; None: all padding, the unconditional caption.
             augmentation: (B, config.augmentation) parameters of the images' augmentation; None: not augmented.
 
         Returns:
-            (B, C, H, W), what the objective asks for.
+            (B, C, H, W).
 
         Raises:
-            ValueError: for a height or width that cannot be folded and halved.
+            ValueError: for a height or width that cannot be cut into patches and halved, and for an augmentation in a
+                network without that input.
         """
         self._check(x)
         labels = x.new_full((len(x),), NO_CLASS, dtype=torch.long) if labels is None else labels
         condition = self.time(t) + self.classes(labels % (self.config.classes + 1))
         if augmentation is not None:  # without a bias, zeros and None are the same
+            if self.augmentation is None:
+                raise ValueError("this network has no input for an augmentation: UNetConfig(augmentation=...)")
             condition = condition + self.augmentation(augmentation)
         condition = F.silu(condition)
         context = self._context(captions, x)
-        seen = x
-        x = self.stem(F.pixel_unshuffle(x, self.config.patch))
-        skips = []
+
+        h = self.stem(F.pixel_unshuffle(x, self.config.patch))
+        skips: list[Tensor] = []
         for i, level in enumerate(self.down):
-            x = self.shrink[i - 1](x) if i else x
-            for j in range(self.config.blocks):
-                x = level.step(j, x, condition, context)
-                skips.append(x)
-        for j in range(2):
-            x = self.middle.step(j, x, condition, context)
+            if i > 0:
+                h = self.shrink[i - 1](h)
+            skips += level(h, condition, context)
+            h = skips[-1]
+        h = self.middle(h, condition, context)[-1]
         for i, level in reversed(list(enumerate(self.up))):
-            for j in range(self.config.blocks):
-                x = level.step(j, torch.cat([x, skips.pop()], dim=1), condition, context)
-            x = F.interpolate(self.grow[i - 1](x), scale_factor=2.0, mode="nearest") if i else x
-        x = self.head(F.silu(self.norm(x)))
-        if self.fine is None:
-            return F.pixel_shuffle(x, self.config.patch)
-        x = F.pixel_shuffle(x, self.config.patch // self.fold)
-        return F.pixel_shuffle(self.fine(torch.cat([F.pixel_unshuffle(seen, self.fold), x], dim=1)), self.fold)
+            h = level(h, condition, context, skips)[-1]
+            if i > 0:
+                h = F.interpolate(self.grow[i - 1](h), scale_factor=2.0, mode="nearest")
+        h = self.head(F.silu(self.norm(h)))
+        return F.pixel_shuffle(h, self.config.patch) if self.fine is None else self._with_detail(h, x, self.fine)
+
+    def _with_detail(self, h: Tensor, x: Tensor, fine: nn.Module) -> Tensor:
+        """The narrow level at (almost) full resolution: it sees the noisy input beside the head's output h."""
+        patch = self.config.fine_patch
+        h = F.pixel_shuffle(h, self.config.patch // patch)
+        return F.pixel_shuffle(fine(torch.cat([F.pixel_unshuffle(x, patch), h], dim=1)), patch)
 
     def _context(self, captions: Tensor | None, x: Tensor) -> Tensor | None:
+        """The caption's embeddings (B, L, D), or None in a network without captions."""
         if self.text is None:
             return None
         if captions is None:
@@ -172,9 +200,9 @@ class TinyUNet(nn.Module):
         return self.text(captions)
 
     def _check(self, x: Tensor) -> None:
-        fold = self.config.patch * 2 ** (len(self.config.widths) - 1)
-        if x.shape[1] != self.config.channels or x.shape[2] % fold or x.shape[3] % fold:
+        multiple = self.config.patch * 2 ** (len(self.config.widths) - 1)
+        if x.shape[1] != self.config.channels or x.shape[2] % multiple or x.shape[3] % multiple:
             raise ValueError(
-                f"this U-Net takes (B, {self.config.channels}, H, W) with H and W multiples of {fold}, "
+                f"this U-Net takes (B, {self.config.channels}, H, W) with H and W multiples of {multiple}, "
                 f"got {tuple(x.shape)}"
             )

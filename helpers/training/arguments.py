@@ -1,15 +1,16 @@
-"""The options that the training commands share, and the command line that a weights file remembers."""
+"""The options that the training commands share, and the command line that a weights file records."""
 
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
 
+# options that do not affect the trained weights: neither recorded nor compared on --resume
 NOT_RECORDED = {
     "resume",
     "out",
@@ -18,14 +19,48 @@ NOT_RECORDED = {
     "sample_every",
     "log_every",
     "compile",
-}  # decide no number
+}
+
+
+def training_parser(
+    module: str,
+    doc: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    **defaults: Any,
+) -> argparse.ArgumentParser:
+    """Build the parser of a training command: its task's options first, then those that all trainings share.
+
+    Args:
+        module: the command is `python -m module`.
+        doc: a description of the command, which --help prints.
+        add_arguments: adds the options of the task.
+        steps, batch_size, learning_rate: the defaults that every training has to choose.
+        defaults: of other options, for instance precision="bf16".
+
+    Raises:
+        TypeError: for a default of an option that does not exist.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_arguments(parser)
+    add_run_arguments(parser, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    unknown = defaults.keys() - vars(parser.parse_args([]))
+    if unknown:
+        raise TypeError(f"defaults of options that {module} does not have: {', '.join(sorted(unknown))}")
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
-    """The options that every training command has, with its defaults."""
+    """Add the options that every training command has, with these defaults."""
     add = parser.add_argument
     add("--steps", type=int, default=steps, help="updates")
-    add("--batch-size", type=int, default=batch_size, help="pictures an update, all processes together")
+    add("--batch-size", type=int, default=batch_size, help="images per update, all processes together")
     add("--learning-rate", type=float, default=learning_rate, help="the largest, after the warm-up")
     add(
         "--schedule",
@@ -46,10 +81,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
-        help="auto: bf16 on a GPU that has it; on a CPU what is faster for this network, measured when it starts",
+        help="auto: bf16 on a GPU that has it; on a CPU whichever is faster for this network, measured at the start",
     )
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
-    add("--out", type=Path, help="folder of the run (default: in the course's home)")
+    add("--out", type=Path, help="folder of the run (default: in the course's data folder)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
     add("--checkpoint-every", type=int, default=500, metavar="STEPS")
     add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
@@ -58,31 +93,35 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
 
 
 def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
-    """The options that say which pictures a training learns from; `more` names sources beside the faces."""
+    """Add the options that choose the training images; `more` names sources beside the faces."""
     add = parser.add_argument
-    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="pictures to learn from")
-    add("--size", type=int, default=64, help="pixels a side")
-    add("--limit", type=int, help="use this many training pictures at most")
+    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="images to learn from")
+    add("--size", type=int, default=64, help="pixels per side")
+    add("--limit", type=int, help="use at most this many training images")
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Raises SystemExit for one that cannot be made or written, before anything is trained for it."""
+    """Create a folder. Raises SystemExit, naming the option, if it cannot be created or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         why = "" if os.access(folder, os.W_OK) else "no right to write"
-    except OSError as trouble:
-        why = trouble.strerror or str(trouble)
+    except OSError as error:
+        why = error.strerror or str(error)
     if why:
         raise SystemExit(f"the folder {folder} cannot be made or written ({why}): choose another {option}")
 
 
 def command_line(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
-    """The shortest command line that gives these settings, free of anybody's folders: recorded with the weights."""
-    usual = vars(parser.parse_args([]))
-    words = []
+    """The shortest command line that gives these settings; files are named without their folders.
+
+    It is recorded in the metadata of the trained weights.
+    """
+    defaults = vars(parser.parse_args([]))
+    arguments = []
     for name, value in settings.items():
-        if value != usual[name]:
-            values = value if isinstance(value, list) else [value]
-            texts = (Path(text).name if Path(text).exists() else text for text in map(str, values))
-            words += [f"--{name.replace('_', '-')}", *texts]
-    return shlex.join([*parser.prog.split(), *words])
+        if value == defaults[name]:
+            continue
+        arguments.append(f"--{name.replace('_', '-')}")
+        for text in map(str, value if isinstance(value, list) else [value]):
+            arguments.append(Path(text).name if Path(text).exists() else text)
+    return shlex.join([*parser.prog.split(), *arguments])

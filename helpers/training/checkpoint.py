@@ -1,7 +1,7 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, in one checksummed file.
+"""Checkpoints: the whole state of a training in one checksummed file, so that it can go on as if it had never stopped.
 
-The loop draws all its randomness from (seed, step), so weights, average, optimiser and step are the whole state.
-The file is replaced in one move and the one before it is kept: whenever the process dies, a good one is there.
+The loop's randomness is a function of (seed, step), so weights, average, optimiser and step are the whole state.
+The file is replaced atomically and the previous one is kept: whenever the process dies, a good one is there.
 """
 
 import json
@@ -18,24 +18,29 @@ from helpers.weights import read_tensors, write_tensors
 
 
 class Checkpoint(NamedTuple):
-    """What was read back."""
+    """The state that is not restored into model, average and optimiser."""
 
     step: int
-    description: dict[str, Any]  # whatever the training said of itself
+    description: dict[str, Any]  # the training's settings, as `save_checkpoint` received them
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the last one is kept."""
+    """The path of the checkpoint before the last one."""
     return path.with_suffix(".previous.safetensors")
 
 
 def save_checkpoint(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, description: Mapping
+    path: Path,
+    step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    description: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint; the file that was there becomes `previous(path)`.
 
     Raises:
-        OSError: for instance on a full disk; the checkpoints that were there are still there.
+        OSError: for instance on a full disk; the existing checkpoints are left as they were.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
@@ -52,12 +57,12 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Checkpoint | None:
-    """Restore the newest good checkpoint into model, average and optimiser; None where there is none at all.
+    """Restore the newest good checkpoint into model, average and optimiser; None if there is none at all.
 
-    A damaged file is passed over with a warning, and the one before it taken.
+    A damaged file is passed over with a warning, in favour of the previous one.
 
     Raises:
-        ValueError: if checkpoints are there but none is good, or it belongs to another network.
+        ValueError: if no existing checkpoint is good, or it belongs to another network.
     """
     candidates = [p for p in (path, previous(path)) if p.exists()]
     for candidate in candidates:
@@ -73,7 +78,9 @@ def load_checkpoint(
     return None
 
 
-def _restore(path: Path, tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimizer) -> None:
+def _restore(
+    path: Path, tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")

@@ -5,39 +5,45 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 
 @contextmanager
 def interruptible(second_signal_raises: bool = True) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or a polite kill) into a flag.
+    """Turn the first SIGINT (Ctrl-C) or SIGTERM into a flag; yields a function that reads it.
 
     Args:
-        again_stops: a second one stops at once. False under a launcher, which passes on what every process got.
+        second_signal_raises: a second signal raises `KeyboardInterrupt`. False under a launcher, which passes on what
+            every process received anyway.
     """
     caught: list[int] = []
 
-    def note(number, frame):
+    def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         if len(caught) == 1:
-            again = " (Ctrl-C again: at once, without saving)" if second_signal_raises else ""
-            ignoring_broken_pipe(print, f"\nstopping after this step{again}", file=sys.stderr, flush=True)
+            hint = " (Ctrl-C again: at once, without saving)" if second_signal_raises else ""
+            ignoring_broken_pipe(print, f"\nstopping after this step{hint}", file=sys.stderr, flush=True)
         elif second_signal_raises:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(caught)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def ignoring_broken_pipe(say: Callable, *words, **options) -> None:
-    """Say something; where nobody reads any more, go on in silence: `| tee` dies of the same Ctrl-C."""
+def ignoring_broken_pipe(write: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """Call a function that prints; after a broken pipe, send all further output nowhere.
+
+    In `python -m ... | tee log` Ctrl-C ends tee, too, and the training must still save its checkpoint.
+    """
     try:
-        say(*words, **options)
+        write(*args, **options)
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for number in (1, 2):
-            os.dup2(nowhere, number)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
         os.close(nowhere)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of a log, without what a kill or a crash of the computer left of its last ones."""
+    """Read the rows of a log; lines that a kill or a crash of the computer left unfinished are skipped."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines(True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            continue
         with suppress(ValueError):
-            row = json.loads(line) if line.endswith("\n") else None
-            rows += [row] if isinstance(row, dict) and "step" in row else []
+            row = json.loads(line)
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
     return rows

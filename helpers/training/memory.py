@@ -1,7 +1,7 @@
 """How much memory does a training step need? Counted tensor by tensor, also for a model that has only shapes.
 
-On the "meta" device nothing is computed and nothing allocated: a network for 512 pixels can be weighed on a laptop
-before a card is bought. There attention counts its whole matrix, which fused kernels never store: an upper bound.
+On the "meta" device nothing is computed and nothing allocated, so a laptop can tell whether a network for 512 pixels
+fits a GPU. There attention counts its whole matrix, which fused kernels never store: the result is an upper bound.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Bytes of each part."""
+    """The memory of a training step, bytes of each part."""
 
     weights: int
     gradients: int
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 def training_memory(model: nn.Module, forward: Callable[[], Tensor]) -> Memory:
-    """What a step of AdamW with an average keeps at once; the workspace of single operations comes on top.
+    """Count the memory that a step of AdamW with an average of the weights needs, without temporary buffers.
 
     Args:
         model: on any device.
@@ -40,7 +40,7 @@ def training_memory(model: nn.Module, forward: Callable[[], Tensor]) -> Memory:
     parameters = {p.untyped_storage()._cdata: p for p in model.parameters()}
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # a freed storage's address would be given out again, and counted as one
+    alive: list[Tensor] = []  # a freed storage's address could be reused, and two tensors counted as a single one
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -18,7 +18,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """U V^T of the singular value decomposition U S V^T, roughly: singular values between 0.5 and 1.5 are left.
+    """Replace the singular values of a matrix by values between 0.5 and 1.5: approximately U V^T, where it is U S V^T.
 
     Args:
         matrix: (m, n).
@@ -34,9 +34,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def orthogonalized_by_gram(matrix: Tensor) -> Tensor:
-    """The same, iterating on the small Gram matrix x x^T: two products of the whole matrix instead of ten.
+    """`orthogonalized` by iterating on the small Gram matrix x x^T: two products of the whole matrix instead of ten.
 
-    Squaring halves the digits that small singular values have, so this is for float32 alone; bfloat16 diverges.
+    Squaring halves the precision of small singular values, so this is for float32 only; bfloat16 diverges.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix.shape[0] <= matrix.shape[1]
@@ -54,7 +54,7 @@ def orthogonalized_by_gram(matrix: Tensor) -> Tensor:
 
 
 def muon_update(gradient: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> Tensor:
-    """The direction of Muon's step, to be multiplied by the learning rate; `state` is brought up to date.
+    """Compute the direction of Muon's step, to be multiplied by the learning rate, and update `state`.
 
     A convolution's (C', C, 3, 3) is the matrix (C', 9 C). The factor 0.2 sqrt(max(m, n)) makes the step's root mean
     square that of AdamW's usual steps, so that both take the same learning rate (Liu et al. 2025, arXiv 2502.16982).
@@ -69,8 +69,8 @@ def muon_update(gradient: Tensor, state: dict[str, Tensor], group: Mapping[str, 
 
 
 def adamw_update(gradient: Tensor, state: dict[str, Tensor], group: Mapping[str, Any]) -> Tensor:
-    """The direction of AdamW's step (Loshchilov & Hutter 2019), without the weight decay."""
-    (beta_1, beta_2) = group["betas"]
+    """Compute the direction of AdamW's step (Loshchilov & Hutter 2019), without weight decay, and update `state`."""
+    beta_1, beta_2 = group["betas"]
     step = state.setdefault("step", torch.zeros(()))
     mean = state.setdefault("exp_avg", torch.zeros_like(gradient))
     square = state.setdefault("exp_avg_sq", torch.zeros_like(gradient))
@@ -94,8 +94,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One step with the gradients that the parameters have; `closure` is not supported."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch's stub also returns a closure's loss
+        """Update all parameters that have a gradient; `closure` is not supported."""
         for group in self.param_groups:
             update = muon_update if group["muon"] else adamw_update
             for weight in group["params"]:
@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear and convolutional layers, without first and last layers: what Muon is meant for."""
+    """The weights that Muon is meant for: of linear and convolutional layers, without the first and last layers."""
     chosen = set()
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in OUTER:
@@ -118,7 +118,7 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
 def make_optimizer(
     name: str, model: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """ "adamw" or "muon", without weight decay on biases, norms and embeddings of one dimension."""
+    """Build the optimiser "adamw" or "muon", without weight decay on parameters of one dimension (biases, norms)."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,1 +1,1 @@
-"""Pictures in, words out: PaliGemma from its two towers up, and what stands around it."""
+"""Vision-language models: PaliGemma from its image encoder and decoder to training and evaluation, and MiniCPM-V."""

@@ -1,21 +1,22 @@
-"""Labels for the vision tower while it learns beside the decoder, and nothing afterwards.
+"""Auxiliary labels that train the image encoder together with the decoder, and are not needed afterwards.
 
-The published tower had learned to see from captioned pictures before anything was asked about them. Ours starts from
-nothing, and a one-word answer tells a tower little: that there are spots is one token of a few, once in a while. So
-during the training linear heads read every picture's attributes from the tower's states; then they are thrown away.
-Alphabet: P pictures, N patches, D width, Q things that are labelled.
+The published image encoder was pretrained on captioned images. Ours starts from random weights, and one-word answers
+are a weak training signal for it: that a face is spotted is one token of a few, once in a while. So during training,
+linear heads also classify every image's attributes from the encoder's hidden states; then they are discarded.
+Alphabet: P images, N patches, D width, Q labels.
 """
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 
-from helpers.data.faces import Faces
+from helpers.data.faces import DrawnFaces
 from helpers.data.questions import CORNERS, FaceGrid
 from helpers.data.toy_faces import BACKGROUNDS, EYES, FURS, PATTERNS, SPECIES, FaceAttributes
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 
-WHOLE = {
+FACE_CLASSES: dict[str, tuple] = {  # attribute of a face that fills its image -> classes
     "species": SPECIES,
     "fur": tuple(FURS),
     "eyes": tuple(EYES),
@@ -24,52 +25,58 @@ WHOLE = {
     "tongue": (False, True),
     "mane": (False, True),
 }
-CORNER = (*SPECIES, None)  # what a quarter of a picture shows; None: nothing
-UNLABELLED = -100  # for a quarter of a picture of one face, and for the whole of several
+CORNER_CLASSES = (*SPECIES, None)  # the species in a quarter of an image; None: empty
+UNLABELLED = -100  # the corners of an image of one face, and the attributes in an image of several
 WEIGHTS = {"pattern": 3.0}  # faint; all others 1
 
 
-def labels_of_face(face: FaceAttributes) -> list[int]:
-    """Q numbers: the attributes of a face that fills its picture, and nothing about quarters."""
-    return [choices.index(getattr(face, name)) for name, choices in WHOLE.items()] + [UNLABELLED] * len(CORNERS)
+def face_labels(face: FaceAttributes) -> list[int]:
+    """(Q,) class indices for an image of one face: its attributes, and UNLABELLED for the corners."""
+    labels = [classes.index(getattr(face, name)) for name, classes in FACE_CLASSES.items()]
+    return labels + [UNLABELLED] * len(CORNERS)
 
 
-def labels_of_several(picture: FaceGrid, faces: Faces) -> list[int]:
-    """Q numbers: nothing about the whole, and the species in each corner."""
-    species = [None if i is None else faces.attributes[i].species for i in picture.corners]
-    return [UNLABELLED] * len(WHOLE) + [CORNER.index(one) for one in species]
+def grid_labels(grid: FaceGrid, faces: DrawnFaces) -> list[int]:
+    """(Q,) class indices for an image of several faces: UNLABELLED for the attributes, the species in each corner."""
+    species = [None if index is None else faces.attributes[index].species for index in grid.corners]
+    return [UNLABELLED] * len(FACE_CLASSES) + [CORNER_CLASSES.index(name) for name in species]
 
 
 class WithAuxiliaryHeads(nn.Module):
-    """The model that is wanted, and the heads that help it to learn."""
+    """The model, and linear classification heads on its image encoder that help to train it."""
+
+    weights: Tensor  # (Q,) of the labels' losses
 
     def __init__(self, model: PaliGemmaModel):
         super().__init__()
         self.model = model
         width = model.config.vision.width
-        self.whole = nn.ModuleList(nn.Linear(width, len(choices)) for choices in WHOLE.values())
-        self.corner = nn.Linear(width, len(CORNER))
-        weights = [WEIGHTS.get(name, 1.0) for name in WHOLE] + [len(WHOLE) / len(CORNERS)] * len(CORNERS)
-        self.register_buffer("weights", torch.tensor(weights) / len(WHOLE), persistent=False)  # (Q,)
+        self.whole = nn.ModuleList(nn.Linear(width, len(classes)) for classes in FACE_CLASSES.values())
+        self.corner = nn.Linear(width, len(CORNER_CLASSES))
+        weights = [WEIGHTS.get(name, 1.0) for name in FACE_CLASSES]
+        weights += [len(FACE_CLASSES) / len(CORNERS)] * len(CORNERS)
+        self.register_buffer("weights", torch.tensor(weights) / len(FACE_CLASSES), persistent=False)
 
     def forward(self, batch: Batch, labels: Tensor) -> Tensor:
-        """A batch of B rows about P pictures, labels int64 (P, Q) -> losses (B,): the answers' and the labels'."""
-        states = self.model.vision(batch.pictures)  # (P, N, D)
-        answers = self.model(batch, self.model.projector(states))  # (B,)
-        return answers + self.label_losses(states, labels).repeat_interleave(len(answers) // len(states))
+        """Losses of the answers plus those of the labels, (B,), for B rows about P images and int64 labels (P, Q)."""
+        states = self.model.vision(batch.images)  # (P, N, D)
+        answer_losses = self.model(batch, self.model.projector(states))  # (B,)
+        rows_per_image = len(answer_losses) // len(states)
+        return answer_losses + self.label_losses(states, labels).repeat_interleave(rows_per_image)
 
     def label_losses(self, states: Tensor, labels: Tensor) -> Tensor:
-        """(P, N, D) and (P, Q) -> (P,): how badly the labels are read.
+        """Weighted cross-entropy of all labels: (P, N, D) and (P, Q) -> (P,).
 
-        What a picture shows is read from the largest of each number over all states: a few spotted patches must not
-        drown in the mean. A quarter's animal is read from its states' mean.
+        Attributes are classified from the maximum over all patches, because a few spotted patches would vanish in the
+        mean; the species in a corner from the mean over its quarter.
         """
         side = round(states.shape[1] ** 0.5)
-        grid = states.unflatten(1, (2, side // 2, 2, side // 2))  # (P, 2, N', 2, N', D)
-        quarters = grid.mean((2, 4)).flatten(1, 2)  # (P, 4, D)
-        read = [head(states.amax(1)) for head in self.whole] + list(self.corner(quarters).unbind(1))
+        quarters = reduce(states, "p (r h c w) d -> p (r c) d", "mean", r=2, c=2, h=side // 2, w=side // 2)
+        maximum = states.amax(1)
+        predictions = [head(maximum) for head in self.whole]
+        predictions += self.corner(quarters).unbind(1)
         losses = [
             F.cross_entropy(logits.float(), label, ignore_index=UNLABELLED, reduction="none")
-            for logits, label in zip(read, labels.T, strict=True)
+            for logits, label in zip(predictions, labels.T, strict=True)
         ]
         return (torch.stack(losses, dim=1) * self.weights).sum(dim=1)

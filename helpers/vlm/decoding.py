@@ -1,8 +1,7 @@
-"""Writing an answer, a token at a time: what has been read is kept, and only the new token is computed.
+"""Autoregressive decoding: generate an answer token by token, with a key-value cache.
 
-`CachedDecoder` keeps keys and values; `UncachedDecoder` is the same without a memory, for comparison.
-
-Alphabet: B batch, V vocabulary.
+`CachedDecoder` keeps the keys and values of everything it has read; `UncachedDecoder` computes all of them for every
+token and exists for comparison. Alphabet: B batch, N tokens, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -16,33 +15,35 @@ from helpers.vlm.gemma import KVCache
 from helpers.vlm.paligemma import Batch, PaliGemmaModel
 
 
-class Step(NamedTuple):
-    """One more token for every row."""
+class DecodeStep(NamedTuple):
+    """One new token for every row."""
 
-    ids: Tensor  # int64 (B,); the padding's once a row has ended
-    logits: Tensor  # (B, V), what was chosen from
+    ids: Tensor  # int64 (B,); the padding token once a row has ended
+    logits: Tensor  # (B, V), from which it was chosen
 
 
 class CachedDecoder:
-    """Picture and prompt, read once; every further token costs one token."""
+    """Reads image and prompt once; every further token costs the work of one token."""
 
     @torch.inference_mode()
-    def __init__(self, model: PaliGemmaModel, batch: Batch, room: int):
-        """`room`: tokens that will be added at most."""
+    def __init__(self, model: PaliGemmaModel, batch: Batch, max_new_tokens: int):
+        """Read the prompts, and reserve a cache for them and for `max_new_tokens` more."""
         self.model = model
-        (rows, length) = batch.ids.shape
-        seen = model.see(batch.pictures)
-        self.cache = KVCache(model.config.language, rows, length + room, like=seen)
-        last = batch.real.sum(dim=1) - 1  # (B,), padding is on the right
-        self.logits = model.language.logits(model.states(batch, seen, self.cache, _only(last, length)))
+        rows, length = batch.ids.shape
+        image_features = model.encode_image(batch.images)
+        self.cache = KVCache(model.config.language, rows, length + max_new_tokens, like=image_features)
+        last = batch.attention_mask.sum(dim=1) - 1  # (B,), padding is on the right
+        states = model.hidden_states(batch, image_features, self.cache, _one_token(last, length))
+        self.logits = model.language.logits(states)
         self.count = last + 1  # (B,) tokens read of each row
-        self.visible = (
-            None if bool(batch.real.all()) else torch.cat([batch.real, batch.real.new_ones(rows, room)], dim=1)[:, None]
-        )  # (B, 1, length + room)
+        self.visible = None  # bool (B, 1, length + max_new_tokens); None: all
+        if not bool(batch.attention_mask.all()):
+            new = batch.attention_mask.new_ones(rows, max_new_tokens)
+            self.visible = torch.cat([batch.attention_mask, new], dim=1)[:, None]
 
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
-        """Read one token (B,) more and say what may follow it: (B, V)."""
+        """Read one more token (B,) and return the logits of the next one, (B, V)."""
         self.count = self.count + 1
         mask = None if self.visible is None else self.visible[..., : self.cache.filled + 1]
         language = self.model.language
@@ -52,96 +53,102 @@ class CachedDecoder:
 
 
 class UncachedDecoder:
-    """The same, all of it computed again for every token: what a cache saves."""
+    """Computes the whole sequence for every new token; the same results as `CachedDecoder`, for comparison."""
 
     @torch.inference_mode()
-    def __init__(self, model: PaliGemmaModel, batch: Batch, room: int = 0):
+    def __init__(self, model: PaliGemmaModel, batch: Batch, max_new_tokens: int = 0):
+        """Read the prompts; nothing has to be reserved, so `max_new_tokens` has no effect."""
         self.model = model
         self.batch = batch
-        self.seen = model.see(batch.pictures)
-        last = batch.real.sum(dim=1) - 1
-        self.logits = model.language.logits(model.states(batch, self.seen, only=_only(last, batch.ids.shape[1])))
+        self.image_features = model.encode_image(batch.images)
+        self.logits = self._logits(batch.attention_mask.sum(dim=1) - 1)
 
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
         """As `CachedDecoder.add`."""
-        new = torch.ones_like(ids[:, None], dtype=torch.bool)
         old = self.batch
+        new = torch.ones_like(ids[:, None], dtype=torch.bool)
         self.batch = Batch(
-            old.pictures,
+            old.images,
             torch.cat([old.ids, ids[:, None]], dim=1),
-            torch.cat([old.real, new], dim=1),
+            torch.cat([old.attention_mask, new], dim=1),
             torch.cat([old.suffix, new], dim=1),
         )
-        last = torch.full_like(ids, self.batch.ids.shape[1] - 1)
-        only = _only(last, self.batch.ids.shape[1])
-        self.logits = self.model.language.logits(self.model.states(self.batch, self.seen, only=only))
+        self.logits = self._logits(torch.full_like(ids, self.batch.ids.shape[1] - 1))
         return self.logits
 
+    def _logits(self, last: Tensor) -> Tensor:
+        only = _one_token(last, self.batch.ids.shape[1])
+        return self.model.language.logits(self.model.hidden_states(self.batch, self.image_features, only=only))
 
-def _only(token: Tensor, length: int) -> Tensor:
-    """One token of each row: (B,) -> bool (B, length)."""
-    return F.one_hot(token, length).bool()
+
+def _one_token(index: Tensor, length: int) -> Tensor:
+    """Select one token of each row: (B,) -> bool (B, length)."""
+    return F.one_hot(index, length).bool()
 
 
-def choose(
+def sample_token(
     logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The next token of every row: (B, V) -> (B,).
+    """Choose the next token of every row: (B, V) -> int64 (B,).
 
     Args:
-        temperature: 0 takes the likeliest; above, tokens are drawn with the odds softmax(logits / temperature).
-        top_p: draws only among the likeliest tokens that together reach this share (Holtzman et al. 2019).
-        generator: of the draw.
+        temperature: 0 takes the most likely token; above, tokens are sampled from softmax(logits / temperature).
+        top_p: nucleus sampling: only the most likely tokens that together reach this probability can be chosen
+            (Holtzman et al. 2019).
+        generator: the source of randomness.
 
     Raises:
         ValueError: for a negative temperature, or a top_p outside (0, 1].
     """
     if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature is 0 or more and top_p lies in (0, 1], got {temperature} and {top_p}")
+        raise ValueError(f"temperature must be at least 0 and top_p in (0, 1], got {temperature} and {top_p}")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    chances, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = chances.cumsum(dim=-1) - chances  # of all likelier tokens
-    drawn = torch.multinomial(chances.masked_fill(before >= top_p, 0), 1, generator=generator)
-    return order.gather(-1, drawn)[:, 0]
+    probabilities, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    more_likely = probabilities.cumsum(dim=-1) - probabilities  # total probability of all more likely tokens
+    nucleus = probabilities.masked_fill(more_likely >= top_p, 0)
+    sampled = torch.multinomial(nucleus, 1, generator=generator)
+    return order.gather(-1, sampled)[:, 0]
 
 
 def generate(
     model: PaliGemmaModel,
     batch: Batch,
     *,
-    end: int,
-    padding: int = 0,
-    limit: int = 64,
+    eos_token_id: int,
+    pad_token_id: int = 0,
+    max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     cached: bool = True,
-) -> Iterator[Step]:
-    """Yield token after token until every row has ended, or `limit` have been written.
+) -> Iterator[DecodeStep]:
+    """Yield one token per row at a time until every row has ended, or `max_new_tokens` have been generated.
 
     Args:
-        batch: prompts; every row has as many image tokens as its picture has patches.
-        end: the token that ends an answer; padding: what a row gets behind it.
-        temperature, top_p, generator: as for `choose`.
-        cached: False computes everything again for every token.
+        batch: prompts; every row has as many image tokens as its image has patches.
+        eos_token_id: the token that ends an answer.
+        pad_token_id: what a row gets after its end.
+        temperature, top_p, generator: as for `sample_token`.
+        cached: False computes the whole sequence for every token.
 
     Raises:
-        ValueError: for a batch that holds answers already, and as `choose`.
+        ValueError: for a batch that contains answers already, and as `sample_token`.
     """
     if bool(batch.suffix.any()):
-        raise ValueError("this batch holds answers already (suffix): make it of prompts alone")
-    reading = (CachedDecoder if cached else UncachedDecoder)(model, batch, limit)
-    ended = None  # bool (B,) from the first end on
-    for number in range(limit):
-        logits = reading.logits
-        ids = choose(logits, temperature, top_p, generator)
-        ids = ids if ended is None else ids.masked_fill(ended, padding)
-        yield Step(ids, logits)
-        if end in ids.tolist():
-            ended = ids == end if ended is None else ended | (ids == end)
+        raise ValueError("this batch contains answers already (suffix): build it from prompts alone")
+    decoder = (CachedDecoder if cached else UncachedDecoder)(model, batch, max_new_tokens)
+    ended = None  # bool (B,), from the first end token on
+    for index in range(max_new_tokens):
+        logits = decoder.logits
+        ids = sample_token(logits, temperature, top_p, generator)
+        if ended is not None:
+            ids = ids.masked_fill(ended, pad_token_id)
+        yield DecodeStep(ids, logits)
+        if eos_token_id in ids.tolist():
+            ended = ids == eos_token_id if ended is None else ended | (ids == eos_token_id)
             if bool(ended.all()):
                 return
-        if number + 1 < limit:
-            reading.add(ids)
+        if index + 1 < max_new_tokens:
+            decoder.add(ids)

@@ -1,20 +1,19 @@
-"""Gemma (Gemma Team 2024): the decoder that PaliGemma speaks with.
+"""Gemma (Gemma Team 2024): the language model of PaliGemma, a decoder-only transformer.
 
-A layer is attention and a gated MLP, as in every transformer of its years; what is Gemma's own are the norms, the
-rotated queries and keys, and one head of keys and values for all heads of queries. Alphabet: B batch, N tokens, M
-tokens that can be seen, D width, H heads, G heads of keys and values, d width of a head.
+A layer is attention and a gated MLP, as in other transformers of its time. Particular to Gemma are the RMS norms with
+gain 1 + w, rotary embeddings, and multi-query attention: one key/value head for all query heads. Alphabet: B batch, N
+tokens, M tokens that can be attended to, D width, H query heads, G key/value heads, d width of a head.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from helpers.layers.attention import attention_with_map
+from helpers.vlm.fast import tied_logits
 from helpers.weights.pretrained import KeyMapping
 
 
@@ -22,7 +21,7 @@ from helpers.weights.pretrained import KeyMapping
 class GemmaConfig:
     """Sizes; the defaults are those of Gemma 2B with PaliGemma's vocabulary."""
 
-    vocabulary: int = 257_216  # 256,000 pieces of text, 1,024 <loc>, 128 <seg>, <image>, filled up to a round number
+    vocabulary: int = 257_216  # 256,000 text tokens, 1,024 <loc>, 128 <seg>, <image>, padded to a round number
     width: int = 2048
     layers: int = 18
     heads: int = 8
@@ -30,40 +29,22 @@ class GemmaConfig:
     head_width: int = 256
     mlp: int = 16_384
     theta: float = 10_000.0  # the slowest pair of a rotary embedding turns once in about 2 pi theta tokens
-    eps: float = 1e-6  # below which a norm takes a vector for nothing
+    eps: float = 1e-6  # added to the mean square in every norm
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} heads of keys and values evenly")
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key/value heads evenly")
 
 
-@lru_cache
-@torch.inference_mode(False)
-def scalar(value: float, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A number as a tensor, made once: an operation with a Python number makes one every time, which takes longer."""
-    return torch.tensor(value, device=device, dtype=dtype)
+class Linear(nn.Linear):
+    """x W^T, without a bias."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
 
 
-_FASTEST: dict[tuple, Callable] = {}  # what `_fastest` found
-
-
-class SkipsHookDispatch:
-    """A module that is called straight away where it has no hooks of its own: looking costs a tenth of a token."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        return super().__call__(x) if hooked else self.forward(x)
-
-
-class Linear(SkipsHookDispatch, nn.Linear):
-    """x W^T."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__(inputs, outputs, bias=False)
-
-
-class RMSNorm(SkipsHookDispatch, nn.Module):
-    """x / sqrt(mean(x^2)) * (1 + w), in float32: with weights of zero it only scales (Zhang & Sennrich 2019)."""
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * (1 + w), in float32 (Zhang & Sennrich 2019). With w = 0 it only rescales."""
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
@@ -71,17 +52,16 @@ class RMSNorm(SkipsHookDispatch, nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.float()
-        squares = h.square().sum(dim=-1, keepdim=True)
-        h = h * torch.add(scalar(self.eps, h.device), squares, alpha=1 / h.shape[-1]).rsqrt()
-        return torch.addcmul(h, h, self.weight.float()).type_as(x)
+        """(..., D) -> (..., D)."""
+        normalized = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return torch.addcmul(normalized, normalized, self.weight.float()).type_as(x)
 
 
 class RotaryEmbedding:
-    """Cosines and sines for some tokens, the same in all layers: every pair of numbers turns at a speed of its own.
+    """Rotary position embedding (Su et al. 2021, eq. 15): rotate pairs of channels by angles that grow with position.
 
-    Number i and number i + d / 2 of a head are a point in a plane; at position p it is turned by p theta^(-2 i / d)
-    (Su et al. 2021, eq. 15). Afterwards q . k depends on how far apart two tokens are, not on where they are.
+    Channels i and i + d / 2 of a head are a point in a plane; at position p it is rotated by p theta^(-2 i / d).
+    Afterwards q . k depends on the distance between two tokens, not on where they are. One object serves all layers.
     """
 
     def __init__(self, cos: Tensor, sin: Tensor):
@@ -91,7 +71,7 @@ class RotaryEmbedding:
 
     @classmethod
     def at(cls, positions: Tensor, width: int, theta: float = 10_000.0) -> "RotaryEmbedding":
-        """For tokens at positions (B, N), and heads of an even width."""
+        """The rotations for tokens at positions (B, N), and heads of an even width."""
         frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
         angles = positions[..., None, None].float() * frequencies  # (B, N, 1, d / 2)
         cos = angles.cos()
@@ -99,32 +79,34 @@ class RotaryEmbedding:
         return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
     def to(self, dtype: torch.dtype) -> "RotaryEmbedding":
-        """In what the queries and keys are computed in."""
+        """Cast to the dtype of the queries and keys."""
         return RotaryEmbedding(self.cos.to(dtype), self.sin.to(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, N, H, d) turned: (a, b) becomes (a cos - b sin, b cos + a sin)."""
+        """Rotate (B, N, H, d): (a, b) becomes (a cos - b sin, b cos + a sin)."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
 
 
 class KVCache:
-    """Keys and values of every token so far, in memory that is reserved once, and all rotations ahead."""
+    """Keys and values of all tokens so far, in memory that is reserved once, and a table of all rotations."""
 
     def __init__(self, config: GemmaConfig, batch: int, length: int, like: Tensor):
-        """`length`: tokens at most; `like` says the dtype and the device."""
+        """Reserve memory for `length` tokens of every row, with the dtype and device of `like`."""
         shape = (config.layers, 2, batch, config.kv_heads, length, config.head_width)
         self.memory = like.new_zeros(shape)
         self.filled = 0
         self._layers = [layer.unbind() for layer in self.memory]  # views: keys and values of each
-        ahead = RotaryEmbedding.at(torch.arange(length + 1, device=like.device)[None], config.head_width, config.theta)
-        self._ahead = torch.cat([ahead.cos, ahead.sin], dim=-1)[0, :, 0].to(like.dtype)  # (length + 1, 2 d)
+        positions = torch.arange(length + 1, device=like.device)[None]
+        rope = RotaryEmbedding.at(positions, config.head_width, config.theta)
+        self._rotations = torch.cat([rope.cos, rope.sin], dim=-1)[0, :, 0].to(like.dtype)  # (length + 1, 2 d)
 
     def rotation(self, positions: Tensor) -> RotaryEmbedding:
-        """Of tokens at positions (B, N), looked up."""
-        return RotaryEmbedding(*F.embedding(positions, self._ahead)[:, :, None].chunk(2, dim=-1))
+        """Look up the rotations for tokens at positions (B, N)."""
+        cos, sin = F.embedding(positions, self._rotations)[:, :, None].chunk(2, dim=-1)
+        return RotaryEmbedding(cos, sin)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, G, N, d) behind what is there, and give all of it back, (B, G, M, d).
+        """Append keys and values (B, G, N, d) of a layer, and return all of them so far, (B, G, M, d).
 
         Raises:
             ValueError: when the reserved memory is full.
@@ -132,19 +114,19 @@ class KVCache:
         end = self.filled + k.shape[2]
         keys, values = self._layers[layer]
         if end > keys.shape[2]:
-            raise ValueError(f"the cache was made for {keys.shape[2]} tokens, this would be number {end}")
-        for memory, new in ((keys, k), (values, v)):
-            memory.narrow(2, self.filled, new.shape[2]).copy_(new)
+            raise ValueError(f"the cache holds at most {keys.shape[2]} tokens, but this would be token {end}")
+        keys.narrow(2, self.filled, k.shape[2]).copy_(k)
+        values.narrow(2, self.filled, v.shape[2]).copy_(v)
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     @property
-    def bytes(self) -> int:
-        """Of the reserved memory."""
+    def nbytes(self) -> int:
+        """Size of the reserved memory."""
         return self.memory.nbytes
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; with one head of keys and values, multi-query attention."""
+    """Grouped-query attention; with one key/value head, multi-query attention."""
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
@@ -153,52 +135,64 @@ class Attention(nn.Module):
         heads = config.heads + 2 * config.kv_heads  # of queries, then of keys, then of values
         self.to_qkv = Linear(config.width, heads * config.head_width)
         self.to_out = Linear(config.heads * config.head_width, config.width)
-        self.map: Tensor | None = None  # (B, H, N, M) of the last call inside `record_attention_maps`
+        self.attention_map: Tensor | None = None  # (B, H, N, M) of the last call inside `record_attention_maps`
         self.record_map = False
         self.cross = False
 
     def forward(
-        self, x: Tensor, turn: RotaryEmbedding, mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x: Tensor, rope: RotaryEmbedding, mask: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """x (B, N, D), mask bool (B, N, M) or None, everything visible -> (B, N, D)."""
+        """Attend from x (B, N, D) to itself and the cache -> (B, N, D).
+
+        `mask` is bool (B, N, M), None: every token may attend to all; `layer` is this layer's index in the cache.
+        """
         H = self.heads
         G = self.kv_heads
         qk, v = self.to_qkv(x).unflatten(-1, (H + 2 * G, -1)).split((H + G, G), dim=2)
-        q, k = turn(qk).split((H, G), dim=2)  # (B, N, H, d), (B, N, G, d)
+        q, k = rope(qk).split((H, G), dim=2)  # (B, N, H, d), (B, N, G, d)
         k = k.transpose(1, 2)  # (B, G, N, d)
         v = v.transpose(1, 2)  # (B, G, N, d)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, G, M, d)
-        mixed = self._shown(q, k, v, mask) if self.record_map else self._mixed(q, k, v, mask)
+        if self.record_map:
+            mixed = self._attend_with_map(q, k, v, mask)
+        elif x.shape[1] == 1:
+            mixed = self._attend_one_token(q, k, v, mask)
+        else:
+            mixed = self._attend(q, k, v, mask)
         return self.to_out(mixed.flatten(2))
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, H, d). Heads that share keys are asked as if they were more tokens of one head: no key is copied."""
-        shared = q.shape[2] // self.kv_heads
-        G = self.kv_heads
-        if q.shape[1] == 1:  # a single token's heads lie in memory like that already
-            mixed = F.scaled_dot_product_attention(q.reshape(len(q), G, shared, -1), k, v, attn_mask=_row(mask))
-            return mixed.reshape(q.shape)
-        q = q.unflatten(2, (G, shared)).permute(0, 2, 3, 1, 4)  # (B, G, H / G, N, d)
-        if mask is not None:
-            mask = mask[:, None, None].expand(-1, 1, shared, -1, -1).flatten(2, 3)  # (B, 1, H / G * N, M)
-        mixed = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
-        return mixed.unflatten(2, (shared, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-
-    def _shown(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """The same by the formula, keeping the map."""
-        k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
-        mixed, self.map = attention_with_map(q.transpose(1, 2), k, v, mask=_row(mask))
+    def _attend_with_map(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The plain formula, (B, N, H, d): every query head gets its own copy of the keys and values it shares."""
+        shared = self.heads // self.kv_heads
+        k = k.repeat_interleave(shared, dim=1)  # (B, H, M, d)
+        v = v.repeat_interleave(shared, dim=1)
+        mixed, self.attention_map = attention_with_map(q.transpose(1, 2), k, v, mask=_for_all_heads(mask))
         return mixed.transpose(1, 2)
 
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The same without copies of keys: query heads that share a key head become more tokens of one head."""
+        q = rearrange(q, "b n (g s) d -> b g (s n) d", g=self.kv_heads)
+        shared = self.heads // self.kv_heads
+        if mask is not None:
+            mask = repeat(mask, "b n m -> b 1 (s n) m", s=shared)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return rearrange(mixed, "b g (s n) d -> b n (g s) d", s=shared)
 
-def _row(mask: Tensor | None) -> Tensor | None:
-    """(B, N, M) -> (B, 1, N, M), for all heads."""
+    def _attend_one_token(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for a single token (N = 1), whose heads lie in memory in that order already."""
+        grouped = q.reshape(len(q), self.kv_heads, self.heads // self.kv_heads, -1)
+        mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=_for_all_heads(mask))
+        return mixed.reshape(q.shape)
+
+
+def _for_all_heads(mask: Tensor | None) -> Tensor | None:
+    """(B, N, M) -> (B, 1, N, M)."""
     return None if mask is None else mask[:, None]
 
 
 class Layer(nn.Module):
-    """Norm, attention, norm, gated MLP; each half adds to x."""
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + gated MLP(norm(x))."""
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
@@ -212,36 +206,43 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: RotaryEmbedding,
+        rope: RotaryEmbedding,
         mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
         only: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, D), or (T, D) for the T tokens of `only` (B, N): to the others nothing more will happen."""
-        x = x + self.attention(self.norm_1(x), turn, mask, cache, layer)
-        x = x if only is None else x[only]
+        """(B, N, D) -> (B, N, D), or (T, D): the MLP and its result only for the T tokens of `only`, bool (B, N)."""
+        x = x + self.attention(self.norm_1(x), rope, mask, cache, layer)
+        if only is not None:
+            x = x[only]
         h = self.norm_2(x)
         gate = F.gelu(self.gate(h), approximate="tanh")
-        hidden = gate * self.value(h) if torch.is_grad_enabled() else gate.mul_(self.value(h))  # in place: less memory
-        return x + self.out(hidden)  # GeGLU (Shazeer 2020)
+        if torch.is_grad_enabled():
+            hidden = gate * self.value(h)  # GeGLU (Shazeer 2020)
+        else:
+            hidden = gate.mul_(self.value(h))  # the same, in the memory of `gate`
+        return x + self.out(hidden)
 
 
 class Gemma(nn.Module):
-    """Vectors of tokens to states, and states to what the next token may be."""
+    """The decoder: token embeddings to hidden states, and hidden states to next-token logits."""
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        nn.init.normal_(self.tokens.weight, std=config.width**-0.5)  # of length 1, and again after `embed`'s scale: D
+        nn.init.normal_(self.tokens.weight, std=config.width**-0.5)  # length 1; after the scale of `embed`, sqrt(D)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, N) -> (B, N, D), times sqrt(D); what comes from pictures is not multiplied."""
+        """Look up token embeddings and multiply them by sqrt(D): (B, N) -> (B, N, D). Image features are not scaled."""
         x = F.embedding(ids, self.tokens.weight)
-        return x * scalar(self.config.width**0.5, x.device, x.dtype)  # in bfloat16 45.25, with which Gemma was trained
+        scale = torch.tensor(
+            self.config.width**0.5, dtype=x.dtype
+        )  # rounded, as in Gemma's training: 45.25 in bfloat16
+        return x * scale
 
     def forward(
         self,
@@ -251,63 +252,33 @@ class Gemma(nn.Module):
         cache: KVCache | None = None,
         only: Tensor | None = None,
     ) -> Tensor:
-        """One state per token.
+        """Run all layers; returns one hidden state per token.
 
         Args:
-            x: (B, N, D), from `embed` or from a picture.
+            x: (B, N, D), from `embed` or from an image encoder.
             positions: int64 (B, N); PaliGemma counts from 1.
-            mask: bool (B, N, M), which of the M tokens (N, and what the cache holds) each may see; None: all.
-            cache: gets the N tokens' keys and values.
-            only: bool (B, N), tokens whose states are wanted. The last layer's MLP, which is most of a layer, is
-                spared for all others: nobody looks at what it would make of them.
+            mask: bool (B, N, M), which of the M tokens (N, and those in the cache) each may attend to; None: all.
+            cache: receives the keys and values of the N tokens.
+            only: bool (B, N), the tokens whose states are needed. The last layer's MLP, which is most of a layer, is
+                then skipped for all others, since nothing reads its result.
 
         Returns:
             (B, N, D), or (T, D) for the T tokens of `only`, row after row.
         """
         if cache is None:
-            turn = RotaryEmbedding.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
+            rope = RotaryEmbedding.at(positions, self.config.head_width, self.config.theta).to(x.dtype)
         else:
-            turn = cache.rotation(positions)
-        for number, layer in enumerate(self.layers):
-            x = layer(x, turn, mask, cache, number, only if number + 1 == len(self.layers) else None)
+            rope = cache.rotation(positions)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope, mask, cache, index, only if index == last else None)
         if cache is not None:
             cache.filled += positions.shape[1]
         return self.norm(x)
 
-    def logits(self, states: Tensor) -> Tensor:
-        """(..., D) -> (..., vocabulary): how well each token's own embedding fits (a tied head)."""
-        table = self.tokens.weight
-        few = states.ndim == 2 and len(states) <= 16 and len(table) > 10_000 and states.is_cpu
-        return _fastest(states, table)(states, table) if few else F.linear(states, table)
-
-
-def _fastest(few: Tensor, many: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """How this processor multiplies few vectors by a long table fastest; tried once for each number of vectors.
-
-    On AMD's the second way is 1.4 to 4 times as fast, on Intel's the first is up to twice as fast.
-    """
-    kind = len(few), many.shape, many.dtype, torch.get_num_threads()
-    if kind not in _FASTEST:
-        plain, other = (min(_seconds(way, few, many) for _ in range(2)) for way in (F.linear, _few_by_many))
-        _FASTEST[kind] = _few_by_many if other < 0.9 * plain else F.linear
-    return _FASTEST[kind]
-
-
-def _seconds(way: Callable, few: Tensor, many: Tensor) -> float:
-    start = time.perf_counter()
-    way(few, many)
-    return time.perf_counter() - start
-
-
-def _few_by_many(few: Tensor, many: Tensor) -> Tensor:
-    """few @ many.T, (T, D) and (V, D) -> (T, V): it is all reading of `many`.
-
-    One vector would be multiplied by one core: every core gets rows of its own. Several go to the right-hand side.
-    """
-    cores = torch.get_num_threads()
-    if len(few) > 1 or len(many) % cores:
-        return (many @ few.T).T
-    return torch.bmm(few.expand(cores, 1, -1), many.unflatten(0, (cores, -1)).mT).flatten()[None]
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Scores of all tokens, (..., D) -> (..., vocabulary), with the input embeddings as weights (a tied head)."""
+        return tied_logits(hidden_states, self.tokens.weight)
 
 
 GEMMA_NAMES: KeyMapping = [  # from our names to those of `transformers`

@@ -1,67 +1,80 @@
-"""MiniCPM-V's two ideas (Yao et al. 2024): cut a large picture into slices, and squeeze each slice into 64 tokens.
+"""Two ideas of MiniCPM-V (Yao et al. 2024): cut a large image into slices, and compress each slice into 64 tokens.
 
-PaliGemma squeezes every picture into one square, which is blind to small print. Alphabet: B slices, N patches of a
-slice, Q queries, C width of the vision tower, D width of the language model, H heads.
+PaliGemma resizes every image to one square, in which small print is lost. Alphabet: B slices, N patches of a slice, Q
+queries, C width of the vision tower, D width of the language model, H heads.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
 from helpers.data.images import upright_rgb
 
 SIDE = 448  # pixels: a slice has about SIDE x SIDE of them
-MAX_SLICES = 9  # slices
+MAX_SLICES = 9
 PATCH = 14  # sides are multiples of it
 TOKENS = 64  # of one slice, in MiniCPM-V 2.6
 
 
-class Slicing(NamedTuple):
-    """How a picture is cut."""
+class SliceGrid(NamedTuple):
+    """How an image is cut into slices."""
 
     columns: int
     rows: int
-    whole: tuple[int, int]  # width and height of the picture seen at once
-    slice: tuple[int, int]  # width and height of every slice
+    overview_size: tuple[int, int]  # width and height of the whole image, resized to one slice
+    slice_size: tuple[int, int]  # width and height of every slice
 
     @property
     def pieces(self) -> int:
-        """The whole, and the slices where it is cut at all."""
+        """Number of images that the vision tower encodes: the overview, and the slices where the image is cut."""
         return 1 if self.columns * self.rows == 1 else 1 + self.columns * self.rows
 
     @property
     def tokens(self) -> int:
-        """What the picture costs the language model."""
+        """Number of input tokens of the language model."""
         return TOKENS * self.pieces
 
 
-def slicing(width: int, height: int, most: int = MAX_SLICES) -> Slicing:
-    """The grid for a picture of these pixels (LLaVA-UHD, Xu et al. 2024, section 3.1).
+def choose_slice_grid(width: int, height: int, max_slices: int = MAX_SLICES) -> SliceGrid:
+    """Choose the grid of slices for an image of this size (LLaVA-UHD, Xu et al. 2024, section 3.1).
 
-    As many slices as it has pixels for, one more or one less: the grid whose shape is nearest to the picture's.
+    The number of slices is that of the pixels divided by SIDE x SIDE, or one more or less; of all such grids the one
+    whose aspect ratio is nearest to the image's.
 
     Raises:
-        ValueError: for a picture without pixels, or no slices allowed.
+        ValueError: for an image without pixels, or if no slice is allowed.
     """
-    if width < 1 or height < 1 or most < 1:
-        raise ValueError(f"a picture has 1 pixel or more and may be one slice at least, got {width}x{height}, {most}")
-    wanted = min(math.ceil(width * height / SIDE**2), most)
-    columns = rows = 1
-    if wanted > 1:
-        counts = [count for count in (wanted - 1, wanted, wanted + 1) if 1 < count <= most]
-        grids = [(m, count // m) for count in counts for m in range(1, count + 1) if count % m == 0]
-        shape = math.log(width / height)
-        columns, rows = min(grids, key=lambda grid: (abs(shape - math.log(grid[0] / grid[1])), -grid[1]))
-    whole = fitted(width, height, enlarge=columns * rows == 1)
-    piece = fitted(max(1, round(width / columns)), max(1, round(height / rows)), enlarge=True)
-    return Slicing(columns, rows, whole, piece)
+    if width < 1 or height < 1 or max_slices < 1:
+        raise ValueError(
+            f"an image has at least 1 pixel and may have at least one slice, got {width}x{height}, {max_slices}"
+        )
+    ideal = min(math.ceil(width * height / SIDE**2), max_slices)
+    columns, rows = (1, 1) if ideal == 1 else _nearest_grid(width / height, ideal, max_slices)
+    overview_size = fit_to_patches(width, height, enlarge=columns * rows == 1)
+    slice_size = fit_to_patches(max(1, round(width / columns)), max(1, round(height / rows)), enlarge=True)
+    return SliceGrid(columns, rows, overview_size, slice_size)
 
 
-def fitted(width: int, height: int, enlarge: bool) -> tuple[int, int]:
-    """The sides, multiples of PATCH, of a picture of this shape with about SIDE x SIDE pixels.
+def _nearest_grid(aspect_ratio: float, ideal: int, max_slices: int) -> tuple[int, int]:
+    """Columns and rows of the grid of about `ideal` slices with the nearest aspect ratio; in a tie, with more rows."""
+    grids = []
+    for count in (ideal - 1, ideal, ideal + 1):
+        if 1 < count <= max_slices:
+            grids += [(columns, count // columns) for columns in range(1, count + 1) if count % columns == 0]
+
+    def distance(grid: tuple[int, int]) -> tuple[float, int]:
+        columns, rows = grid
+        return abs(math.log(aspect_ratio) - math.log(columns / rows)), -rows
+
+    return min(grids, key=distance)
+
+
+def fit_to_patches(width: int, height: int, enlarge: bool) -> tuple[int, int]:
+    """Width and height, multiples of PATCH, of an image of this aspect ratio with about SIDE x SIDE pixels.
 
     `enlarge`: also where it has fewer.
     """
@@ -69,26 +82,33 @@ def fitted(width: int, height: int, enlarge: bool) -> tuple[int, int]:
         ratio = width / height
         height = int(SIDE / math.sqrt(ratio))
         width = int(height * ratio)
-    return tuple(max(PATCH, round(side / PATCH) * PATCH) for side in (width, height))
+    return _round_to_patch(width), _round_to_patch(height)
 
 
-def cut(picture: Image.Image, most: int = MAX_SLICES) -> tuple[Image.Image, list[Image.Image]]:
-    """The whole at once, and its slices row by row (none where it is not cut)."""
-    picture = upright_rgb(picture)
-    how = slicing(*picture.size, most)
-    whole = picture.resize(how.whole, Image.Resampling.BICUBIC)
-    if how.pieces == 1:
-        return whole, []
-    w, h = how.slice
-    large = picture.resize((how.columns * w, how.rows * h), Image.Resampling.BICUBIC)
-    corners = [(column * w, row * h) for row in range(how.rows) for column in range(how.columns)]
-    return whole, [large.crop((x, y, x + w, y + h)) for x, y in corners]
+def _round_to_patch(side: int) -> int:
+    return max(PATCH, round(side / PATCH) * PATCH)
+
+
+def slice_image(image: Image.Image, max_slices: int = MAX_SLICES) -> tuple[Image.Image, list[Image.Image]]:
+    """Resize the whole image to an overview, and cut it into slices, row by row (none for a small image)."""
+    image = upright_rgb(image)
+    grid = choose_slice_grid(*image.size, max_slices)
+    overview = image.resize(grid.overview_size, Image.Resampling.BICUBIC)
+    if grid.pieces == 1:
+        return overview, []
+    w, h = grid.slice_size
+    resized = image.resize((grid.columns * w, grid.rows * h), Image.Resampling.BICUBIC)
+    slices = []
+    for y in range(0, grid.rows * h, h):
+        slices += [resized.crop((x, y, x + w, y + h)) for x in range(0, grid.columns * w, w)]
+    return overview, slices
 
 
 class Resampler(nn.Module):
-    """Learned questions to a slice's patches: whatever its size, Q answers (the perceiver of Jaegle et al. 2021).
+    """Cross-attention from Q learned queries to the patches of a slice of any size (Perceiver, Jaegle et al. 2021).
 
-    As in MiniCPM-V 2.6: places are added to the keys. (Its ancestor OmniLMM gives the queries places, too.)
+    As in MiniCPM-V 2.6, position embeddings are added to the keys alone; its predecessor OmniLMM also adds them to the
+    queries.
     """
 
     def __init__(self, queries: int = TOKENS, width: int = 1152, out_width: int = 3584, heads: int | None = None):
@@ -96,58 +116,65 @@ class Resampler(nn.Module):
         Args:
             queries: Q.
             width, out_width: C and D; the defaults are MiniCPM-V 2.6's.
-            heads: None: heads of 128.
+            heads: of the attention; None: as many as have a width of 128.
 
         Raises:
-            ValueError: if there are no queries, or heads do not share D evenly.
+            ValueError: if there are no queries, or the heads cannot share D evenly.
         """
         super().__init__()
         self.heads = heads or out_width // 128
         if queries < 1 or not self.heads or out_width % self.heads or out_width % 4:
-            raise ValueError(f"{self.heads} heads cannot share {out_width} evenly, or there are no queries: {queries}")
+            raise ValueError(
+                f"need heads that share the width evenly and at least one query, got {self.heads} heads, a width of "
+                f"{out_width} and {queries} queries"
+            )
         self.queries = nn.Parameter(0.02 * torch.randn(queries, out_width))
         self.to_kv = nn.Linear(width, out_width, bias=False)  # to the language model's width first
         self.norm_q = nn.LayerNorm(out_width, eps=1e-6)
         self.norm_kv = nn.LayerNorm(out_width, eps=1e-6)
-        self.q, self.k, self.v, self.out = (nn.Linear(out_width, out_width) for _ in range(4))
+        self.q = nn.Linear(out_width, out_width)
+        self.k = nn.Linear(out_width, out_width)
+        self.v = nn.Linear(out_width, out_width)
+        self.out = nn.Linear(out_width, out_width)
         self.norm = nn.LayerNorm(out_width, eps=1e-6)
         self.projection = nn.Parameter(out_width**-0.5 * torch.randn(out_width, out_width))
 
     def forward(self, states: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, N, C), the states of a slice of size (rows, columns) of patches -> (B, Q, D).
+        """Compress the hidden states (B, N, C) of a slice of size (rows, columns) of patches -> (B, Q, D).
 
         Raises:
             ValueError: where N is not rows x columns.
         """
-        return self.projected(self.attend(states, size)[0])
+        return self.project(self.attend(states, size)[0])
 
     def attend(self, states: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What every query took in, (B, Q, D), and the map of where it looked, (B, H, Q, N)."""
+        """Attention of the queries to the patches: the result (B, Q, D), and the attention map (B, H, Q, N)."""
         if states.shape[1] != size[0] * size[1]:
-            raise ValueError(f"{states.shape[1]} states are not {size[0]} rows of {size[1]} patches")
+            raise ValueError(f"{states.shape[1]} states do not match {size[0]} rows of {size[1]} patches")
         x = self.norm_kv(self.to_kv(states))  # (B, N, D)
-        q = self._split(self.q(self.norm_q(self.queries))[None])  # (1, H, Q, d)
-        k = self._split(self.k(x + sinusoids_2d(*size, x.shape[-1]).to(x)))  # (B, H, N, d): where
-        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
-        mixed = weights @ self._split(self.v(x))  # what, without where
-        return self.out(mixed.transpose(1, 2).flatten(2)), weights
+        q = self._split_heads(self.q(self.norm_q(self.queries))[None])  # (1, H, Q, d)
+        k = self._split_heads(self.k(x + sinusoids_2d(*size, x.shape[-1]).to(x)))  # (B, H, N, d), with positions
+        v = self._split_heads(self.v(x))  # (B, H, N, d), without
+        attention_map = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+        mixed = rearrange(attention_map @ v, "b h q d -> b q (h d)")
+        return self.out(mixed), attention_map
 
-    def projected(self, answers: Tensor) -> Tensor:
-        """To vectors as the language model reads them."""
-        return self.norm(answers) @ self.projection
+    def project(self, mixed: Tensor) -> Tensor:
+        """Normalise and project (B, Q, D) to input embeddings of the language model."""
+        return self.norm(mixed) @ self.projection
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
 
 
 def sinusoids_2d(rows: int, columns: int, width: int) -> Tensor:
-    """Fixed places in a picture: half of the numbers tell the column, half the row. float32 (rows * columns, width)."""
+    """Fixed 2D position embeddings, float32 (rows * columns, width): half for the column, half for the row."""
     frequencies = 10_000 ** (-torch.arange(width // 4).float() / (width // 4))
 
-    def along(count: int) -> Tensor:
+    def sinusoids(count: int) -> Tensor:
         angles = torch.arange(count).float()[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)  # (count, width / 2)
 
-    x = along(columns).expand(rows, -1, -1)
-    y = along(rows)[:, None].expand(-1, columns, -1)
+    x = sinusoids(columns).expand(rows, -1, -1)
+    y = sinusoids(rows)[:, None].expand(-1, columns, -1)
     return torch.cat([x, y], dim=-1).flatten(0, 1)

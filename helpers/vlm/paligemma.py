@@ -1,7 +1,7 @@
-"""PaliGemma (Beyer et al. 2024): SigLIP's states of a picture go into Gemma as if they were words.
+"""PaliGemma (Beyer et al. 2024): the patch features of an image encoder (SigLIP) are input tokens of Gemma.
 
-Picture and question are read whole, every token seeing every other; the answer is read and written from left to
-right. Alphabet: B batch, N tokens of a row, P of them the picture's, D width, V tokens of the vocabulary.
+Attention is bidirectional within image and question (the prefix) and causal within the answer (the suffix). Alphabet:
+B batch, N tokens of a row, P of them image tokens, D width, V vocabulary, S pixels a side.
 """
 
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ from helpers.vlm.siglip import SiglipConfig, SiglipTower
 
 @dataclass(frozen=True)
 class PaliGemmaConfig:
-    """Sizes of both towers; the defaults are those of PaliGemma 3B at 224 pixels."""
+    """Sizes of both networks; the defaults are those of PaliGemma 3B at 224 pixels."""
 
     vision: SiglipConfig = SiglipConfig()
     language: GemmaConfig = GemmaConfig()
-    image_token: int = 257_152  # the id that stands where the picture's states go
+    image_token: int = 257_152  # the id at the positions that receive image features
 
     @classmethod
     def paligemma_3b_224(cls) -> "PaliGemmaConfig":
-        """google/paligemma-3b-pt-224: 2,923,466,480 parameters, 256 tokens a picture."""
+        """google/paligemma-3b-pt-224: 2,923,466,480 parameters, 256 tokens per image."""
         return cls()
 
     @classmethod
     def paligemma_3b_448(cls) -> "PaliGemmaConfig":
-        """At 448 pixels: 1,024 tokens a picture, and as many more positions in the vision tower."""
+        """At 448 pixels: 1,024 tokens per image, and as many more position embeddings in the vision tower."""
         return cls(SiglipConfig(size=448))
 
     @classmethod
     def paligemma_3b_896(cls) -> "PaliGemmaConfig":
-        """At 896 pixels: 4,096 tokens a picture."""
+        """At 896 pixels: 4,096 tokens per image."""
         return cls(SiglipConfig(size=896))
 
     @classmethod
     def tiny(cls, vocabulary: int, image_token: int) -> "PaliGemmaConfig":
-        """For drawn faces of 64x64 pixels: 64 tokens a picture."""
+        """For synthetic faces of 64x64 pixels: 64 tokens per image."""
         return cls(
             SiglipConfig(size=64, patch=8, width=192, layers=4, heads=6, mlp=512),
             GemmaConfig(vocabulary, width=192, layers=3, heads=4, head_width=48, mlp=384),
@@ -49,40 +49,40 @@ class PaliGemmaConfig:
 
 
 class Batch(NamedTuple):
-    """What the model reads: rows of [picture, start, prefix, newline, suffix, end, padding]."""
+    """Input of the model: rows of [image, start, prefix, newline, suffix, end, padding]."""
 
-    pictures: Tensor  # (B, 3, S, S) in [-1, 1]; or fewer, each for as many rows that follow one another
-    ids: Tensor  # int64 (B, N), P times the image token first
-    real: Tensor  # bool (B, N), False: padding
-    suffix: Tensor  # bool (B, N), the answer and its end token, which is learned and read from left to right
+    images: Tensor  # (B, 3, S, S) in [-1, 1]; or fewer, each shared by the same number of consecutive rows
+    ids: Tensor  # int64 (B, N), the image token P times first
+    attention_mask: Tensor  # bool (B, N), False: padding
+    suffix: Tensor  # bool (B, N), the answer and its end token, which are trained on and read causally
 
     def to(self, device: str | torch.device) -> "Batch":
-        """The same on a device."""
+        """Move to a device."""
         return Batch(*(part.to(device) for part in self))
 
-    def rows(self, chosen: slice | Tensor) -> "Batch":
-        """Some of the rows, each with its picture."""
-        pictures = self.pictures.repeat_interleave(len(self.ids) // len(self.pictures), dim=0)
-        return Batch(pictures[chosen], *(part[chosen] for part in self[1:]))
+    def rows(self, index: slice | Tensor) -> "Batch":
+        """Select rows, each with its image."""
+        images = self.images.repeat_interleave(len(self.ids) // len(self.images), dim=0)
+        return Batch(images[index], *(part[index] for part in self[1:]))
 
 
-def prefix_lm_mask(suffix: Tensor, real: Tensor) -> Tensor:
-    """Who may see whom, bool (B, N, N), row asks, column is seen (big_vision's rule).
+def prefix_lm_mask(suffix: Tensor, attention_mask: Tensor) -> Tensor:
+    """Which token may attend to which: bool (B, N, N), query rows and key columns (big_vision's rule).
 
-    Count the suffix tokens up to and including each token: a token sees those whose count is not larger than its own.
-    The prefix counts 0 throughout, so it sees itself whole and nothing of the answer.
+    Count the suffix tokens up to and including each token: a token may attend to tokens with a count not above its
+    own. The prefix has count 0 throughout, so it attends to all of itself and to nothing of the answer.
     """
     count = suffix.cumsum(dim=1)  # (B, N)
-    return (count[:, None, :] <= count[:, :, None]) & real[:, None, :]
+    return (count[:, None, :] <= count[:, :, None]) & attention_mask[:, None, :]
 
 
-def positions(real: Tensor) -> Tensor:
-    """1 for the first token, 2, 3, ...; padding is not counted: int64 (B, N)."""
-    return real.long().cumsum(dim=1)
+def positions(attention_mask: Tensor) -> Tensor:
+    """Token positions 1, 2, 3, ..., not counting padding: int64 (B, N)."""
+    return attention_mask.long().cumsum(dim=1)
 
 
 class PaliGemmaModel(nn.Module):
-    """Vision tower, one linear layer, decoder."""
+    """Vision tower, one linear projection, decoder."""
 
     def __init__(self, config: PaliGemmaConfig):
         super().__init__()
@@ -91,57 +91,75 @@ class PaliGemmaModel(nn.Module):
         self.projector = nn.Linear(config.vision.width, config.language.width)
         self.language = Gemma(config.language)
 
-    def see(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, P, D), in the weights' dtype: once per picture, however much is said of it."""
-        return self.projector(self.vision(pictures.to(self.projector.weight.dtype)))
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, S, S) in [-1, 1] as input tokens (B, P, D) of the decoder, in the weights' dtype."""
+        return self.projector(self.vision(images.to(self.projector.weight.dtype)))
 
-    def embed(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Words from the table, times sqrt(D); at the image tokens the picture's states, as they are: (B, N, D).
+    def embed(self, ids: Tensor, image_features: Tensor) -> Tensor:
+        """Token embeddings times sqrt(D), with unscaled image features at the image tokens: (B, N) -> (B, N, D).
 
         Raises:
-            ValueError: where a row has another number of image tokens than its picture has states.
+            ValueError: where a row has another number of image tokens than its image has features.
         """
-        place = ids == self.config.image_token  # (B, N)
-        if not bool((place.sum(dim=1) == seen.shape[1]).all()):
+        is_image = ids == self.config.image_token  # (B, N)
+        counts = is_image.sum(dim=1)
+        if not bool((counts == image_features.shape[1]).all()):
             raise ValueError(
-                f"every row needs {seen.shape[1]} image tokens, one per patch; got {place.sum(dim=1).tolist()}"
+                f"every row needs {image_features.shape[1]} image tokens, one per patch; got {counts.tolist()}"
             )
         x = self.language.embed(ids)
-        return x.masked_scatter(place[..., None], seen.to(x.dtype))
+        return x.masked_scatter(is_image[..., None], image_features.to(x.dtype))
 
-    def states(
-        self, batch: Batch, seen: Tensor | None = None, cache: KVCache | None = None, only: Tensor | None = None
+    def hidden_states(
+        self,
+        batch: Batch,
+        image_features: Tensor | None = None,
+        cache: KVCache | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, D), one state per token, or (T, D) for the T tokens of `only` (B, N).
+        """Run the decoder: (B, N, D), one state per token, or (T, D) for the T tokens of `only`, bool (B, N).
 
-        `seen` where the picture has been looked at before.
+        Args:
+            image_features: from `encode_image`, where they are known already.
+            cache: receives all keys and values.
+            only: the tokens whose states are needed.
+
+        Raises:
+            ValueError: where the rows cannot share the images evenly.
         """
-        seen = self.see(batch.pictures) if seen is None else seen
-        if len(batch.ids) % len(seen):
-            raise ValueError(f"{len(batch.ids)} rows cannot be about {len(seen)} pictures, each as often as the others")
-        x = self.embed(batch.ids, seen.repeat_interleave(len(batch.ids) // len(seen), dim=0))
-        everything = bool(batch.real.all()) and not bool(batch.suffix.any())
-        mask = None if everything else prefix_lm_mask(batch.suffix, batch.real)
-        return self.language(x, positions(batch.real), mask, cache, only)
+        if image_features is None:
+            image_features = self.encode_image(batch.images)
+        if len(batch.ids) % len(image_features):
+            raise ValueError(
+                f"{len(batch.ids)} rows cannot share {len(image_features)} images: each needs the same number of rows"
+            )
+        x = self.embed(batch.ids, image_features.repeat_interleave(len(batch.ids) // len(image_features), dim=0))
+        mask = None
+        if not bool(batch.attention_mask.all()) or bool(batch.suffix.any()):
+            mask = prefix_lm_mask(batch.suffix, batch.attention_mask)
+        return self.language(x, positions(batch.attention_mask), mask, cache, only)
 
     def logits(self, batch: Batch) -> Tensor:
-        """(B, N, V): what may follow each token."""
-        return self.language.logits(self.states(batch))
+        """Next-token logits after each token, (B, N, V)."""
+        return self.language.logits(self.hidden_states(batch))
 
-    def losses(self, batch: Batch, seen: Tensor | None = None) -> Tensor:
-        """(B,) the mean over each row's suffix of -log p(token | picture, prefix, suffix before it).
+    def losses(self, batch: Batch, image_features: Tensor | None = None) -> Tensor:
+        """Cross-entropy of the suffix, (B,): the mean of -log p(token | image, prefix, suffix before it) of each row.
 
         Raises:
             ValueError: for a row without a suffix: there is nothing to learn.
         """
-        learned = batch.suffix[:, 1:] & batch.real[:, 1:]  # (B, N - 1), of the next token
-        counts = learned.sum(dim=1)
+        is_target = batch.suffix[:, 1:] & batch.attention_mask[:, 1:]  # (B, N - 1), of the next token
+        counts = is_target.sum(dim=1)
         if not bool(counts.all()):
-            raise ValueError(f"rows {(counts == 0).nonzero().flatten().tolist()} have no suffix: a loss needs answers")
-        states = self.states(batch, seen, only=F.pad(learned, (0, 1)))  # (tokens, D), no others
-        losses = F.cross_entropy(self.language.logits(states).float(), batch.ids[:, 1:][learned], reduction="none")
-        return torch.zeros_like(learned, dtype=losses.dtype).masked_scatter(learned, losses).sum(dim=1) / counts
+            empty = (counts == 0).nonzero().flatten().tolist()
+            raise ValueError(f"rows {empty} have no suffix: a loss needs answers")
+        states = self.hidden_states(batch, image_features, only=F.pad(is_target, (0, 1)))  # (targets, D)
+        logits = self.language.logits(states).float()
+        losses = F.cross_entropy(logits, batch.ids[:, 1:][is_target], reduction="none")
+        per_token = torch.zeros_like(is_target, dtype=losses.dtype).masked_scatter(is_target, losses)
+        return per_token.sum(dim=1) / counts
 
-    def forward(self, batch: Batch, seen: Tensor | None = None) -> Tensor:
-        """`losses`: what a training calls."""
-        return self.losses(batch, seen)
+    def forward(self, batch: Batch, image_features: Tensor | None = None) -> Tensor:
+        """The same as `losses`; training calls the module."""
+        return self.losses(batch, image_features)

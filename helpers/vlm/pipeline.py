@@ -1,18 +1,18 @@
-"""PaliGemma in use: a picture and a prompt to words, boxes and masks.
+"""PaliGemma as an assistant: an image and a prompt in, text, boxes and masks out.
 
-Every method takes one picture and gives one result, or a list and gives a list. Alphabet: H W of a picture.
+Every method takes one image and returns one result, or takes a list and returns a list. Alphabet: H W of an image.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from helpers.vlm import checkpoint
-from helpers.vlm.boxes import Box, Detection, parse, pasted
+from helpers.vlm.boxes import Box, Detection, parse, paste_mask
 from helpers.vlm.decoding import generate
 from helpers.vlm.gemma import GemmaConfig
 from helpers.vlm.mask_codes import MaskAutoencoder
@@ -22,19 +22,19 @@ from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 TASKS = ("caption", "answer", "detect", "segment")
-PLACES = 256  # most tokens of an answer that is places: an object with its mask takes more than twenty
+MAX_LOCATION_TOKENS = 256  # of an answer with boxes: an object with its mask takes more than twenty tokens
 
 
 class Segment(NamedTuple):
-    """An object and where exactly it is."""
+    """A segmented object."""
 
     name: str
     box: Box
-    mask: Tensor  # (H, W) in [0, 1], how likely each pixel belongs to it
+    mask: Tensor  # (H, W) in [0, 1], the probability of each pixel to belong to it
 
 
 class PaliGemma:
-    """Model, processor, and the mask decoder where there is one."""
+    """Model, processor, and optionally the decoder of masks."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class PaliGemma:
     ):
         """
         Args:
-            masks: decodes `<seg>` tokens; None: `segment` says what is missing.
-            tasks: first words that it understands; None: any prompt.
+            masks: decodes `<seg>` tokens; without it, `segment` raises.
+            tasks: the first words of prompts that the model was trained on; None: any prompt.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -64,29 +64,29 @@ class PaliGemma:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "PaliGemma":
-        """Published weights, strict.
+        """Load published weights, strictly.
 
         Args:
             source: a folder with config.json, *.safetensors and tokenizer.json, or a hub repository such as
                 "google/paligemma-3b-mix-224" ("mix" answers free prompts; "pt" is for fine-tuning and knows its tasks).
             masks: the file vae-oid.npz, for `segment`.
-            dtype, device: what to compute in, and where: 11.7 GB in float32, 5.9 in bfloat16.
+            dtype, device: of the computation: 11.7 GB in float32, 5.9 in bfloat16.
 
         Raises:
-            FileNotFoundError: where something is not there; it says what was looked for.
-            ValueError: for tensors that are missing, left over or of another shape, with the likeliest cause.
+            FileNotFoundError: where something is missing; the message says what.
+            ValueError: for missing or unexpected tensors and wrong shapes, with the most likely cause.
         """
-        found = checkpoint.find(source)
-        tokenizer = Tokenizer.from_file(found.folder)
-        if tokenizer.image != found.config.image_token:
+        files = checkpoint.find(source)
+        tokenizer = Tokenizer.from_file(files.folder)
+        if tokenizer.image_token_id != files.config.image_token:
             raise ValueError(
-                f"the tokenizer of {found.folder} has <image> at {tokenizer.image}, the model expects it "
-                f"at {found.config.image_token}: they do not belong together"
+                f"the tokenizer of {files.folder} has <image> at {tokenizer.image_token_id}, the model expects it "
+                f"at {files.config.image_token}: they do not belong together"
             )
         decoder = None if masks is None else MaskAutoencoder.from_published(masks).to(device)
-        with torch.device("meta"):  # no time and no memory for first weights that are replaced at once
-            model = PaliGemmaModel(found.config)
-        checkpoint.load(model, found.tensors(), dtype)
+        with torch.device("meta"):  # initial weights, replaced at once, need no time and no memory there
+            model = PaliGemmaModel(files.config)
+        checkpoint.load(model, files.tensors(), dtype)
         return cls(model.to(device).eval(), tokenizer, decoder)
 
     @classmethod
@@ -96,122 +96,144 @@ class PaliGemma:
         masks: str | Path | None = "masks",
         device: str | torch.device = "cpu",
     ) -> "PaliGemma":
-        """The tiny model that `python -m helpers.vlm.train` trained.
+        """Load the tiny model that `python -m helpers.vlm.train` trained.
 
         Raises:
-            FileNotFoundError, ValueError: as `load_weights`, for the weights of another network, and for masks of
-                another codebook than the model learned to write.
+            FileNotFoundError, ValueError: as `load_weights`; also for the weights of another network, and for a mask
+                autoencoder with another codebook than in training.
         """
-        about = read_config(name_or_path)
-        if "language" not in about:
-            raise ValueError(f"the weights {name_or_path} belong to another network: they tell {', '.join(about)}")
-        if masks is not None and about.get("masks", "") not in ("", read_metadata(masks)["sha256"]):
+        config = read_config(name_or_path)
+        if "language" not in config:
             raise ValueError(
-                f"{name_or_path} learned to write the codes of other masks than {masks}: train it again, "
+                f"the weights {name_or_path} belong to another network: their config has {', '.join(config)}"
+            )
+        if masks is not None and config.get("masks", "") not in ("", read_metadata(masks)["sha256"]):
+            raise ValueError(
+                f"{name_or_path} was trained with the codebook of other masks than {masks}: train it again, "
                 f"{TRAINING_COMMANDS['paligemma']}"
             )
-        towers = SiglipConfig(**about["vision"]), GemmaConfig(**about["language"])
-        model = PaliGemmaModel(PaliGemmaConfig(*towers, about["image_token"]))
+        vision = SiglipConfig(**config["vision"])
+        language = GemmaConfig(**config["language"])
+        model = PaliGemmaModel(PaliGemmaConfig(vision, language, config["image_token"]))
         load_weights(model, name_or_path)
         decoder = None if masks is None else MaskAutoencoder.from_weights(masks).to(device)
-        return cls(model.to(device).eval(), Tokenizer.from_json(about["tokenizer"]), decoder, TASKS)
+        return cls(model.to(device).eval(), Tokenizer.from_json(config["tokenizer"]), decoder, TASKS)
 
-    # --- words ------------------------------------------------------------------------------------------------------
+    # --- text -------------------------------------------------------------------------------------------------------
 
-    def write(
+    def generate(
         self,
-        pictures: Sequence[Any],
+        images: Sequence[Any],
         prompts: Sequence[str],
         *,
-        limit: int = 64,
+        max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 32,
         progress: bool = False,
     ) -> list[str]:
-        """Answers to prompts in PaliGemma's own form: "caption en", "answer en where is the cat?", "detect cat".
+        """Answer prompts in PaliGemma's format: "caption en", "answer en where is the cat?", "detect cat".
 
         Args:
-            pictures: one per prompt; see `helpers.vlm.processor.picture_tensor`.
-            limit: most tokens of an answer.
-            temperature, top_p, seed: see `helpers.vlm.decoding.choose`; temperature 0 takes the likeliest.
-            seed: of the draws; other rows in a batch change them.
+            images: one per prompt; see `helpers.vlm.processor.preprocess_image`.
+            max_new_tokens: of an answer.
+            temperature, top_p: see `helpers.vlm.decoding.sample_token`; temperature 0 takes the most likely token.
+            seed: of the sampling; the result also depends on the other rows of a batch.
+            batch_size: rows at a time.
             progress: show a bar.
 
         Raises:
-            TypeError, ValueError, FileNotFoundError: for bad pictures and prompts; see `Processor`.
+            TypeError, ValueError, FileNotFoundError: for unsuitable images and prompts; see `Processor`.
         """
         from tqdm.auto import trange
 
-        self.processor.matched(pictures, prompts)
-        if min(limit, batch_size) < 1:
-            raise ValueError(f"limit and batch_size are 1 or more, got {limit} and {batch_size}")
+        self.processor.check_counts(images, prompts)
+        if min(max_new_tokens, batch_size) < 1:
+            raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
         for prompt in prompts:
-            self._known_task(prompt)
+            self._check_task(prompt)
         generator = self._generator(seed)
-        answers = []
+        texts = []
         for start in trange(0, len(prompts), batch_size, unit=" batches", disable=not progress):
             rows = slice(start, start + batch_size)
-            batch = self.processor(pictures[rows], prompts[rows]).to(self.device)
+            batch = self.processor(images[rows], prompts[rows]).to(self.device)
             steps = generate(
                 self.model,
                 batch,
-                end=self.tokenizer.end,
-                padding=self.tokenizer.padding,
-                limit=limit,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+                max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 top_p=top_p,
                 generator=generator,
             )
-            ids = torch.stack([step.ids for step in steps], dim=1)  # (B, tokens written)
-            answers += [self.tokenizer.decode(row) for row in ids.cpu()]
-        return answers
+            ids = torch.stack([step.ids for step in steps], dim=1)  # (B, new tokens)
+            texts += [self.tokenizer.decode(row) for row in ids.cpu()]
+        return texts
 
     def stream(
-        self, picture: Any, prompt: str, *, limit: int = 64, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> Iterator[str]:
-        """An answer in pieces, each as soon as it is written. Arguments and errors as for `write`."""
-        self._known_task(prompt)
-        batch = self.processor([picture], [prompt]).to(self.device)
-        ids = []
-        told = ""
-        for step in generate(
+        """Yield an answer in pieces as it is generated. Arguments and errors as for `generate`."""
+        self._check_task(prompt)
+        batch = self.processor([image], [prompt]).to(self.device)
+        steps = generate(
             self.model,
             batch,
-            end=self.tokenizer.end,
-            limit=limit,
+            eos_token_id=self.tokenizer.eos_token_id,
+            max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             generator=self._generator(seed),
-        ):
+        )
+        ids: list[int] = []
+        yielded = ""
+        for step in steps:
             ids.append(int(step.ids))
             text = self.tokenizer.decode(ids)
-            if text != told and not text.endswith("\ufffd"):  # half a letter is told with its other half
-                yield text[len(told) :]
-                told = text
+            if text != yielded and not text.endswith("\ufffd"):  # an incomplete character waits for its other bytes
+                yield text[len(yielded) :]
+                yielded = text
 
-    def answer(self, picture: Any, question: str | Sequence[str], **options: Any) -> str | list[str]:
-        """What it says to a question in English. Options and errors as for `write`."""
-        return self._one_or_more(picture, question, "answer en {}", **options)
+    def answer(self, image: Any, question: str | Sequence[str], **options: Any) -> str | list[str]:
+        """Answer a question in English. Options and errors as for `generate`."""
+        texts = self._generate_all(image, question, "answer en {}", **options)
+        return texts if _is_list(image) else texts[0]
 
-    def caption(self, picture: Any, **options: Any) -> str | list[str]:
-        """What it sees, in English. Options and errors as for `write`."""
-        return self._one_or_more(picture, "", "caption en", **options)
+    def caption(self, image: Any, **options: Any) -> str | list[str]:
+        """Describe an image in English. Options and errors as for `generate`."""
+        texts = self._generate_all(image, "", "caption en", **options)
+        return texts if _is_list(image) else texts[0]
 
-    def detect(
-        self, picture: Any, thing: str | Sequence[str], **options: Any
-    ) -> list[Detection] | list[list[Detection]]:
-        """Boxes of a thing, or of several: "left eye ; right eye".
+    @overload
+    def detect(self, image: list[Any], thing: str | Sequence[str], **options: Any) -> list[list[Detection]]: ...
+    @overload
+    def detect(self, image: Any, thing: str | Sequence[str], **options: Any) -> list[Detection]: ...
+    def detect(self, image: Any, thing: str | Sequence[str], **options: Any) -> list[Detection] | list[list[Detection]]:
+        """Detect an object, or several: "left eye ; right eye". Options as for `generate`.
 
         Raises:
-            ValueError: for an answer that is no list of boxes, and as `write`.
+            ValueError: for an answer that is not a list of boxes, and as `generate`.
         """
-        told = self._one_or_more(picture, thing, "detect {}", **{"limit": PLACES, **options})
-        return parse(told) if isinstance(told, str) else [_parsed(text, i) for i, text in enumerate(told)]
+        texts = self._generate_all(image, thing, "detect {}", **{"max_new_tokens": MAX_LOCATION_TOKENS, **options})
+        if not _is_list(image):
+            return parse(texts[0])
+        return [_parse_answer(text, index) for index, text in enumerate(texts)]
 
-    def segment(self, picture: Any, thing: str | Sequence[str], **options: Any) -> list[Segment] | list[list[Segment]]:
-        """Boxes and masks of a thing.
+    @overload
+    def segment(self, image: list[Any], thing: str | Sequence[str], **options: Any) -> list[list[Segment]]: ...
+    @overload
+    def segment(self, image: Any, thing: str | Sequence[str], **options: Any) -> list[Segment]: ...
+    def segment(self, image: Any, thing: str | Sequence[str], **options: Any) -> list[Segment] | list[list[Segment]]:
+        """Segment an object: box and mask. Options as for `generate`.
 
         Raises:
             ValueError: without a mask decoder, for an answer without masks, and as `detect`.
@@ -220,38 +242,42 @@ class PaliGemma:
             raise ValueError(
                 "masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)"
             )
-        told = self._one_or_more(picture, thing, "segment {}", **{"limit": PLACES, **options})
-        if isinstance(told, str):
-            return [self._with_mask(found, picture) for found in parse(told)]
-        return [[self._with_mask(found, picture[i]) for found in _parsed(text, i)] for i, text in enumerate(told)]
+        texts = self._generate_all(image, thing, "segment {}", **{"max_new_tokens": MAX_LOCATION_TOKENS, **options})
+        if not _is_list(image):
+            return self._decode_masks(parse(texts[0]), self.masks, image)
+        return [
+            self._decode_masks(_parse_answer(text, index), self.masks, image[index]) for index, text in enumerate(texts)
+        ]
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
         return self.model.projector.weight.device
 
-    def _one_or_more(self, picture: Any, text: str | Sequence[str], form: str, **options: Any) -> str | list[str]:
-        several = isinstance(picture, list | tuple)
-        pictures = picture if several else [picture]
-        texts = [text] * len(pictures) if isinstance(text, str) else text
-        told = self.write(pictures, [form.format(one) for one in texts], **options)
-        return told if several else told[0]
+    def _generate_all(self, image: Any, text: str | Sequence[str], template: str, **options: Any) -> list[str]:
+        """The answers for one image or a list; one text serves all images."""
+        images = image if _is_list(image) else [image]
+        texts = [text] * len(images) if isinstance(text, str) else text
+        return self.generate(images, [template.format(text) for text in texts], **options)
 
-    def _with_mask(self, found: Detection, picture: Any) -> Segment:
-        if found.codes is None:
-            raise ValueError(f"the answer has a box of {found.name!r} and no mask")
-        height, width = picture.shape[-2:] if isinstance(picture, Tensor) else picture_size(picture)
-        with torch.inference_mode():
-            mask = self.masks.decode(torch.tensor([found.codes], device=self.device))[0].cpu()
-        return Segment(found.name, found.box, pasted(mask, found.box, height, width))
+    def _decode_masks(self, detections: Sequence[Detection], masks: MaskAutoencoder, image: Any) -> list[Segment]:
+        height, width = image_size(image)
+        segments = []
+        for detection in detections:
+            if detection.codes is None:
+                raise ValueError(f"the answer has a box of {detection.name!r} but no mask")
+            with torch.inference_mode():
+                mask = masks.decode(torch.tensor([detection.codes], device=self.device))[0].cpu()
+            segments.append(Segment(detection.name, detection.box, paste_mask(mask, detection.box, height, width)))
+        return segments
 
-    def _known_task(self, prompt: Any) -> None:
+    def _check_task(self, prompt: Any) -> None:
         first = prompt.split()[0] if isinstance(prompt, str) and prompt.split() else ""
         if self.tasks is not None and first not in self.tasks:
             raise ValueError(
-                f"unknown task {first!r}: this model was taught {', '.join(self.tasks)} "
+                f"unknown task {first!r}: this model was trained on {', '.join(self.tasks)} "
                 f"(caption en, answer en ..., detect ..., segment ...); got {prompt!r}"
             )
 
@@ -259,32 +285,39 @@ class PaliGemma:
         return torch.Generator(self.device).manual_seed(seed)
 
 
-def _parsed(answer: str, number: int) -> list[Detection]:
+def _is_list(image: Any) -> bool:
+    return isinstance(image, list | tuple)
+
+
+def _parse_answer(text: str, index: int) -> list[Detection]:
     try:
-        return parse(answer)
+        return parse(text)
     except ValueError as error:
-        raise ValueError(f"the answer about picture {number}: {error}") from error
+        raise ValueError(f"the answer about image {index}: {error}") from error
 
 
-def picture_size(picture: Any) -> tuple[int, int]:
-    """Height and width of a picture that is a path or Pillow's, as it is looked at: upright."""
+def image_size(image: Any) -> tuple[int, int]:
+    """Height and width of an image, which is a tensor, a path, or a PIL image after its EXIF rotation."""
     from PIL import Image, ImageOps
 
-    if isinstance(picture, str | Path):
-        with Image.open(picture) as opened:
-            return picture_size(opened)
-    return ImageOps.exif_transpose(picture).size[::-1]
+    if isinstance(image, Tensor):
+        return image.shape[-2], image.shape[-1]
+    if isinstance(image, str | Path):
+        with Image.open(image) as file:
+            return image_size(file)
+    width, height = ImageOps.exif_transpose(image).size
+    return height, width
 
 
 def save_model(
     model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str], masks: str = ""
 ) -> None:
-    """Write a model (fp16) with its sizes, its tokenizer, and the checksum of the codebook that its `<seg>` are of."""
-    about = {
+    """Write the weights (fp16) with config, tokenizer, and the checksum of the mask autoencoder used in training."""
+    config = {
         "vision": asdict(model.config.vision),
         "language": asdict(model.config.language),
         "image_token": model.config.image_token,
         "tokenizer": tokenizer.to_json(),
         "masks": masks,
     }
-    save_with_config(model, about, path, metadata)
+    save_with_config(model, config, path, metadata)

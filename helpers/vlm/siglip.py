@@ -1,13 +1,14 @@
-"""SigLIP (Zhai et al. 2023): the vision transformer that PaliGemma sees with, and the loss that taught it to see.
+"""SigLIP (Zhai et al. 2023): the vision transformer that is PaliGemma's image encoder, and the loss of its training.
 
-Unlike CLIP's tower it has no token for the whole picture: every patch's state is handed on. Alphabet: B batch, N
-patches, D width, S pixels a side, E width of the common space.
+Unlike CLIP's image encoder it has no class token: the hidden states of all patches are its output. Alphabet: B batch,
+N patches, D width, S pixels a side, E width of the embedding space shared by images and texts.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from helpers.layers.attention import Attention
@@ -19,7 +20,7 @@ class SiglipConfig:
     """Sizes; the defaults are those of So400m/14 at 224 pixels, PaliGemma's."""
 
     size: int = 224  # pixels a side
-    patch: int = 14  # pixels a side of one token
+    patch: int = 14  # pixels a side of a patch, which becomes one token
     width: int = 1152
     layers: int = 27
     heads: int = 16
@@ -31,12 +32,12 @@ class SiglipConfig:
 
     @property
     def tokens(self) -> int:
-        """N: what a picture becomes."""
+        """N, the number of patches of an image."""
         return (self.size // self.patch) ** 2
 
 
 class Layer(nn.Module):
-    """Norm, attention, norm, MLP; each half adds to x, and every patch sees every other."""
+    """Pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x)). Attention is bidirectional."""
 
     def __init__(self, config: SiglipConfig):
         super().__init__()
@@ -54,51 +55,56 @@ class Layer(nn.Module):
 
 
 class SiglipTower(nn.Module):
-    """A picture to one state per patch."""
+    """Image encoder: one hidden state per patch."""
 
     def __init__(self, config: SiglipConfig):
         super().__init__()
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
         with torch.no_grad():
-            self.patches.weight.mul_(4)  # or a patch's mean colour is all that counts for long
+            self.patches.weight.mul_(4)  # otherwise a patch's mean colour dominates for a long time
         self.positions = nn.Parameter(0.02 * torch.randn(config.tokens, config.width))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, N, D), the patches row by row.
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, S, S) in [-1, 1] -> (B, N, D), the patches row by row.
 
         Raises:
-            ValueError: for pictures of another size: every position has a learned vector of its own.
+            ValueError: for images of another size: every position has a learned embedding.
         """
         size = self.config.size
-        if pictures.ndim != 4 or pictures.shape[1:] != (3, size, size):
-            raise ValueError(f"the tower sees (B, 3, {size}, {size}), got {tuple(pictures.shape)}")
-        x = self.patches(pictures).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"the vision tower takes images (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        x = rearrange(self.patches(images), "b d h w -> b (h w) d") + self.positions
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
 
 
-def similarity(pictures: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-    """(B, E) and (B', E), of any length -> (B, B'): scale * cosine + bias, for every picture and every text."""
-    return log_scale.exp() * F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T + bias
+def similarity(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """Scaled cosine similarity plus bias of every image and every text: (B, E) and (B', E) -> (B, B').
+
+    The embeddings may have any length; they are normalised here.
+    """
+    return log_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T + bias
 
 
 def sigmoid_losses(logits: Tensor) -> Tensor:
-    """(B, B) -> (B,): is this the picture's caption, yes or no, asked for every pair by itself (SigLIP, eq. 1).
+    """SigLIP's loss (eq. 1), (B, B) -> (B,): binary cross-entropy of "is this the image's caption?" for every pair.
 
-    No pair needs to know of another: a batch can be spread over machines without comparing everything with everything.
+    The pairs are independent, so a batch can be spread over machines without comparing everything with everything.
     """
-    truth = 2 * torch.eye(len(logits), device=logits.device) - 1  # (B, B)
-    return -F.logsigmoid(truth * logits).sum(dim=1)
+    sign = 2 * torch.eye(len(logits), device=logits.device) - 1  # (B, B): 1 for matching pairs, else -1
+    return -F.logsigmoid(sign * logits).sum(dim=1)
 
 
 def softmax_losses(logits: Tensor) -> Tensor:
-    """(B, B) -> (B,): which of the batch's captions is the picture's, and which picture the caption's (CLIP)."""
+    """CLIP's loss, (B, B) -> (B,): cross-entropy over all captions for each image and all images for each caption."""
     target = torch.arange(len(logits), device=logits.device)
-    return sum(F.cross_entropy(one, target, reduction="none") for one in (logits, logits.T)) / 2
+    of_images = F.cross_entropy(logits, target, reduction="none")
+    of_captions = F.cross_entropy(logits.T, target, reduction="none")
+    return (of_images + of_captions) / 2
 
 
 SIGLIP_NAMES: KeyMapping = [  # from our names to those of `transformers`

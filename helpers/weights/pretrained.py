@@ -1,9 +1,9 @@
-"""Checkpoints that other people published: read without running their code, and fitted to our modules strictly.
+"""Read checkpoints that others published, without running their code, and load them strictly into the course's modules.
 
-A module's tensors are looked up by name: a `KeyMapping` turns our names into the file's. Whatever is missing, left
-over or of another shape is reported together; nothing is loaded then.
+If a tensor is missing, left over or of another shape, the error lists all of them and nothing is loaded.
 """
 
+import itertools
 import json
 import pickle
 import re
@@ -15,30 +15,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# (pattern, replacement) pairs, applied one after the other to a name of ours; "{qkv}" stands for three tensors, q, k, v
+# (pattern, replacement) pairs for re.sub, from our parameter names to the checkpoint's. They are applied in order, each
+# to the result of those before. For instance, with four of the pairs of Stable Diffusion 1's U-Net:
+#
+#   name                                                      down.1.transformer.0.block.cross_attention.to_kv.weight
+#   (r"\.block\.", ".transformer_blocks.0.")                   down.1.transformer.0.transformer_blocks.0.cross_att...
+#   (r"\.cross_attention\.", ".attn2.")                        down.1.transformer.0.transformer_blocks.0.attn2.to_kv...
+#   (r"\.to_kv\.", ".to_{kv}.")                                ...transformer_blocks.0.attn2.to_{kv}.weight
+#   (r"^down\.(\d+)\.transformer\.", r"down_blocks.\1.attentions.")  down_blocks.1.attentions.0.transformer_blocks.0...
+#
+# Braces stand for several tensors that we store concatenated: to_{kv}.weight is to_k.weight and then to_v.weight.
 KeyMapping = Sequence[tuple[str, str | Callable[[re.Match], str]]]
+
+MAX_LISTED = 6  # tensors that an error message names
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of a pickle (.ckpt, .bin, .pt, .pth) that holds data only.
+    """Return all tensors of a .safetensors file, or of a pickle (.ckpt, .bin, .pt, .pth) that holds only data.
 
-    A `state_dict` level inside is opened; entries that are no tensors (a training's step counter) are left out.
+    Where the tensors are nested under "state_dict", those are returned. Other entries, such as a training's step
+    counter, are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a damaged file, one of another kind, and a pickle that asks to run code.
+        ValueError: for a damaged file, one of another format, and a pickle that would run code.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return _read_safetensors(path)
     if path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
-        return _pickled(path)
+        return _read_pickle(path)
     raise ValueError(f"{path.name} is no checkpoint the course can read: .safetensors, .ckpt, .bin, .pt or .pth")
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -51,16 +63,16 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class _InertObject:
-    """Stands in for a training library's object in a checkpoint: it is named there, and never used."""
+    """Replaces a training library's object that a pickle refers to: does nothing, whatever it is called with."""
 
-    def __init__(self, *_):
+    def __init__(self, *_: object) -> None:
         pass
 
-    def __setstate__(self, _):
+    def __setstate__(self, _: object) -> None:
         pass
 
 
-# what PyTorch Lightning wrote beside the weights of the first Stable Diffusion checkpoints: its callback, and a score
+# What PyTorch Lightning stored beside the weights of the first Stable Diffusion checkpoints: its callback, and a score
 ALLOWED_PICKLE_GLOBALS = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "numpy.dtype",
@@ -69,24 +81,25 @@ ALLOWED_PICKLE_GLOBALS = (
 )
 
 
-def _pickled(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors of a pickle; ValueError where unpickling would need more than tensors and ALLOWED_PICKLE_GLOBALS."""
     size = path.stat().st_size
     check_zip(path)
     try:
         with torch.serialization.safe_globals([(_InertObject, name) for name in ALLOWED_PICKLE_GLOBALS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
+        global_name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if global_name is None:
+            raise ValueError(f"{path} ({size} bytes) is {_guess_content(path)}: download it again") from error
         raise ValueError(
-            f"{path} is refused: reading it would run {wanted[1]}. Weights need no such object, malware "
+            f"{path} is refused: reading it would run {global_name[1]}. Weights need no such object, malware "
             "may; look for a .safetensors file of it"
         ) from error
     except MemoryError:
         raise
     except Exception as error:  # a spoilt pickle makes PyTorch raise nearly anything
-        raise ValueError(f"{path} ({size} bytes) is {_nature(path)}: download it again") from error
+        raise ValueError(f"{path} ({size} bytes) is {_guess_content(path)}: download it again") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -95,10 +108,14 @@ def _pickled(path: Path) -> dict[str, Tensor]:
 
 
 def check_zip(path: Path) -> None:
-    """Checkpoints and .npz files are zip archives, but for old ones: refuse one that swells or is damaged.
+    """Check a zip archive, as checkpoints and .npz files are: its unpacked size, and the CRC of every member.
+
+    The CRCs take one more pass over the file, which torch.load does not make superfluous: it is built without CRC
+    checks and would load a flipped bit silently. Files that are no zip archives, as old checkpoints, pass.
 
     Raises:
-        ValueError: for both; numbers that were trained hardly shrink, so ten times the size is no file of weights.
+        ValueError: if a CRC differs, or the archive unpacks to more than ten times its size; trained weights hardly
+            compress, so that is a zip bomb.
     """
     size = path.stat().st_size
     try:
@@ -106,13 +123,13 @@ def check_zip(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-            swells = unpacked > 10 * size + 2**20
-            damaged = None if swells else archive.testzip()
+            is_bomb = unpacked > 10 * size + 2**20
+            damaged = None if is_bomb else archive.testzip()
     except MemoryError:
         raise
     except Exception as error:  # of a spoilt archive zipfile raises nearly anything
         raise ValueError(f"{path} ({size} bytes) is damaged, download it again: {error}") from error
-    if swells:
+    if is_bomb:
         raise ValueError(f"{path} is refused: its {size} bytes unpack to {unpacked}, as weights never do")
     if damaged:
         raise ValueError(
@@ -121,8 +138,8 @@ def check_zip(path: Path) -> None:
         )
 
 
-def _nature(path: Path) -> str:
-    """What a file that is no checkpoint looks like."""
+def _guess_content(path: Path) -> str:
+    """Describe a file that could not be read as a checkpoint, from its first bytes."""
     start = path.read_bytes()[:64] if path.stat().st_size < 1e6 else b""
     if start.lstrip().startswith(b"<"):
         return "a web page, not a checkpoint"
@@ -132,50 +149,49 @@ def _nature(path: Path) -> str:
 
 
 def read_json_config(path: Path) -> dict[str, Any]:
-    """What a config.json (or model_index.json) tells: JSON, and never code.
+    """Return the content of a config.json or model_index.json.
 
     Raises:
-        ValueError: for a damaged one, and one that asks for code that came with it: `auto_map` (transformers), or a
-            class in a module of its own (diffusers).
+        ValueError: for a damaged file, and for one that refers to code shipped with the weights: `auto_map`
+            (transformers), or a class from a custom module (diffusers).
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(told, dict):
-        raise ValueError(f"{path} is damaged: it holds a {type(told).__name__}, not names and values")
-    asks = [name for name in ("auto_map", "trust_remote_code") if told.get(name)]
-    asks += [name for name in ("_class_name", "model_type") if not isinstance(told.get(name, ""), str)]
-    if asks:
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(config).__name__}, not names and values")
+    custom_code = [name for name in ("auto_map", "trust_remote_code") if config.get(name)]
+    custom_code += [name for name in ("_class_name", "model_type") if not isinstance(config.get(name, ""), str)]
+    if custom_code:
         raise ValueError(
-            f"{path} is refused: it asks to run code of its own ({', '.join(asks)}), and the course runs "
+            f"{path} is refused: it asks to run code of its own ({', '.join(custom_code)}), and the course runs "
             "no code that comes with weights; look for a copy without"
         )
-    return told
+    return config
 
 
 def modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's tensors under the names that diffusers gives them since 2023."""
-    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    """Rename an autoencoder's attention tensors from diffusers' names of before 2023 to today's."""
+    new_names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     pattern = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
-    return {re.sub(pattern, lambda found: old[found[1]], name): tensor for name, tensor in tensors.items()}
+    return {re.sub(pattern, lambda match: new_names[match[1]], name): tensor for name, tensor in tensors.items()}
 
 
 def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> Path:
-    """The weights file of one part of a diffusers folder: safetensors before pickle, full precision before half.
+    """Return the weights file of one part of a diffusers folder: full precision before half, safetensors before pickle.
 
     Args:
         part: the part's folder, such as "unet".
         stems: its file's names without variant and ending, such as "diffusion_pytorch_model".
-        variant: "fp16" takes these files alone.
+        variant: "fp16" considers only these files.
 
     Raises:
         FileNotFoundError: says what was looked for and what is there.
     """
     names = [
-        f"{part}/{stem}{dot}.{ending}"
-        for dot in ([f".{variant}"] if variant else ["", ".fp16"])
-        for ending, stem in [*(("safetensors", stem) for stem in stems), *(("bin", stem) for stem in stems)]
+        f"{part}/{stem}{infix}.{ending}"
+        for infix, ending, stem in itertools.product(_infixes(variant), ("safetensors", "bin"), stems)
     ]
     for name in names:
         if (folder / name).is_file():
@@ -187,36 +203,48 @@ def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | No
     )
 
 
-def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> dict[str, Tensor]:
-    """The tensors of one part of a diffusers folder, in one file or in the several that an index lists.
+def _infixes(variant: str | None) -> list[str]:
+    """What may stand between a file's stem and its ending."""
+    return [f".{variant}"] if variant else ["", ".fp16"]
 
-    Arguments and errors as for `folder_part`.
+
+def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of one part of a diffusers folder, from one file or from the shards that an index lists.
+
+    Args:
+        part, stems, variant: as for `folder_part`.
+
+    Raises:
+        FileNotFoundError: as `folder_part`, and where a shard is missing.
+        ValueError: for a damaged index or file.
     """
-    for dot in [f".{variant}"] if variant else ["", ".fp16"]:
-        for stem in stems:
-            index = folder / part / f"{stem}.safetensors.index{dot}.json"
-            if index.is_file():
-                try:
-                    files = sorted(set(read_json_config(index)["weight_map"].values()))
-                    if not all(isinstance(file, str) for file in files):
-                        raise TypeError("a file's name is no text")
-                except (ValueError, KeyError, AttributeError, TypeError) as error:
-                    raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
-                if outside := [file for file in files if Path(file).name != file]:
-                    raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")
-                absent = [file for file in files if not (folder / part / file).is_file()]
-                if absent:
-                    raise FileNotFoundError(
-                        f"{index} lists {', '.join(absent)}, which {folder / part} lacks: download the rest"
-                    )
-                return {
-                    name: tensor for file in files for name, tensor in read_checkpoint(folder / part / file).items()
-                }
+    for infix, stem in itertools.product(_infixes(variant), stems):
+        index = folder / part / f"{stem}.safetensors.index{infix}.json"
+        if index.is_file():
+            return _sharded_tensors(index)
     return read_checkpoint(folder_part(folder, part, stems, variant))
 
 
+def _sharded_tensors(index: Path) -> dict[str, Tensor]:
+    """All tensors of the files that an index lists, which lie beside it."""
+    try:
+        files = sorted(set(read_json_config(index)["weight_map"].values()))
+        if not all(isinstance(file, str) for file in files):
+            raise TypeError("a file's name is no text")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
+    if outside := [file for file in files if Path(file).name != file]:
+        raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")
+    if missing := [file for file in files if not (index.parent / file).is_file()]:
+        raise FileNotFoundError(f"{index} lists {', '.join(missing)}, which {index.parent} lacks: download the rest")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read_checkpoint(index.parent / file)
+    return tensors
+
+
 def fetch(repo: str, patterns: Sequence[str]) -> Path:
-    """Download a hub repository's matching files (or find them in the hub's cache), with the hub's progress bars.
+    """Download the files of a hub repository that match, or find them in the hub's cache; return their folder.
 
     Raises:
         FileNotFoundError: if this is no hub id, the hub is out of reach, or has no such repository; it says what to do.
@@ -229,25 +257,27 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except (OSError, HfHubHTTPError, HTTPError, HFValidationError) as error:
-        told = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise FileNotFoundError(
-            f"{repo!r} is no file or folder here, and the hub did not give it ({told[-1][:200]}). Download it "
+            f"{repo!r} is no file or folder here, and the hub did not give it ({lines[-1][:200]}). Download it "
             f"elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence and the network"
         ) from error
 
 
 def map_key(name: str, key_mapping: KeyMapping) -> str:
-    """A name of ours as they write it, with the braces of what we keep together."""
+    """Translate our parameter name to the checkpoint's; see the module's docstring for an example."""
     for pattern, replacement in key_mapping:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def checkpoint_keys(name: str, key_mapping: KeyMapping) -> list[str]:
-    """The published tensors that make up our tensor `name`: one, or as many as we keep together."""
+    """Return the names of the checkpoint's tensors that make up our tensor `name`: one, or several to concatenate."""
     name = map_key(name, key_mapping)
-    together = re.search(r"\{(\w+)\}", name)
-    return [name.replace(together[0], letter) for letter in together[1]] if together else [name]
+    braces = re.search(r"\{(\w+)\}", name)
+    if braces is None:
+        return [name]
+    return [name.replace(braces[0], letter) for letter in braces[1]]
 
 
 def load_pretrained(
@@ -259,62 +289,75 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     hint: Callable[[], str] = str,
 ) -> None:
-    """Load published tensors into a module, which may still be on the meta device; strict.
+    """Load a checkpoint's tensors into a module, strictly.
 
     Args:
-        module: gets the tensors assigned; untouched where anything is wrong.
-        tensors: under their published names, all of them this module's.
-        renaming: from our names to theirs.
-        what: is being loaded, for the message.
+        module: gets the tensors assigned, so it may be on the meta device; untouched where anything is wrong.
+        tensors: under the checkpoint's names; every one must belong to this module.
+        key_mapping: from our names to the checkpoint's.
+        what: name of the part that is loaded, for the error message.
         dtype: of the loaded module.
-        hint: asked for the likeliest cause when they do not fit.
+        hint: called when the tensors do not fit; returns the likeliest cause, or "".
 
     Raises:
         ValueError: names the missing, unexpected and mis-shaped tensors.
     """
     state = {}
-    faults = []
-    used = set()
-    for name, ours in module.state_dict().items():
+    problems = []
+    expected_names = set()
+    for name, parameter in module.state_dict().items():
         sources = checkpoint_keys(name, key_mapping)
-        used.update(sources)
-        absent = [source for source in sources if source not in tensors]
-        if absent:
-            faults += [f"missing {source}" for source in absent]
-            continue
-        expected = (len(ours) // len(sources), *ours.shape[1:]) if ours.ndim else ()
-        shapes = [_squeezed_shape(tensors[source].shape) for source in sources]
-        strange = [source for source, shape in zip(sources, shapes, strict=True) if shape != _squeezed_shape(expected)]
-        if strange and _concatenated_shape(shapes) == _squeezed_shape(ours.shape):
-            strange = []  # fewer heads of keys and values than of queries: unequal parts of one tensor
-        faults += [f"{source} is {tuple(tensors[source].shape)}, made for {expected}" for source in strange]
-        if not strange:
+        expected_names.update(sources)
+        missing = [f"missing {source}" for source in sources if source not in tensors]
+        misshaped = [] if missing else _misshaped(parameter.shape, {source: tensors[source] for source in sources})
+        problems += missing + misshaped
+        if not missing and not misshaped:
             value = torch.cat([tensors[source] for source in sources]) if len(sources) > 1 else tensors[sources[0]]
-            state[name] = value.reshape(ours.shape).to(dtype)
-    faults += [f"unexpected {name}" for name in tensors.keys() - used]
-    if faults:
-        more = f" ... and {len(faults) - 6} more" if len(faults) > 6 else ""
+            state[name] = value.reshape(parameter.shape).to(dtype)
+    problems += [f"unexpected {name}" for name in tensors.keys() - expected_names]
+    if problems:
+        listed = "; ".join(sorted(problems)[:MAX_LISTED])
+        more = f" ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         cause = hint()
-        raise ValueError(
-            f"this is not {what}: {'; '.join(sorted(faults)[:6])}{more}.{' Likeliest cause: ' + cause if cause else ''}"
-        )
+        raise ValueError(f"this is not {what}: {listed}{more}.{' Likeliest cause: ' + cause if cause else ''}")
     module.load_state_dict(state, assign=True)
 
 
+def _misshaped(shape: torch.Size, sources: Mapping[str, Tensor]) -> list[str]:
+    """Describe each tensor that cannot be its share of a parameter of this shape; [] if all fit.
+
+    Shares are equal, except where there are fewer heads of keys and values than of queries.
+    """
+    expected = (shape[0] // len(sources), *shape[1:]) if shape else ()
+    shapes = {name: _squeezed_shape(tensor.shape) for name, tensor in sources.items()}
+    wrong = [name for name in sources if shapes[name] != _squeezed_shape(expected)]
+    if _concatenated_shape(list(shapes.values())) == _squeezed_shape(shape):
+        return []
+    return [f"{name} is {tuple(sources[name].shape)}, made for {expected}" for name in wrong]
+
+
 def guess_cause(causes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """The first of the causes, by a pattern, that matches a tensor's name: what a file may be instead. Or ""."""
-    return next((cause for pattern, cause in causes.items() if any(re.search(pattern, name) for name in tensors)), "")
+    """Guess from its tensor names what a file is instead: the text of the first pattern that matches any, or "".
+
+    Args:
+        causes: regular expression -> text for the error message, the most specific first.
+        tensors: under the file's names.
+    """
+    for pattern, cause in causes.items():
+        if any(re.search(pattern, name) for name in tensors):
+            return cause
+    return ""
 
 
 def _concatenated_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape of tensors below one another; None where they do not go together."""
+    """The shape of tensors concatenated along the first axis; None where the other axes differ."""
     if not all(shapes) or len({shape[1:] for shape in shapes}) != 1:
         return None
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def _squeezed_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without trailing ones: a 1x1 convolution's weights are a linear layer's."""
+    """A shape without trailing ones: a 1x1 convolution's weights are those of a linear layer."""
     sizes = list(shape)
     while len(sizes) > 2 and sizes[-1] == 1:
         sizes.pop()

@@ -1,13 +1,12 @@
-"""Trained weights as small files that say where they come from: fp16 safetensors, checked when written and when read.
+"""Read and write the course's own weights: fp16 safetensors with metadata and checksums.
 
-A file's metadata holds its training command, seed, time and scores, a checksum of the tensors, which is the name that
-other files know it by, and one of the metadata itself: a flipped digit in a network's description would go unnoticed.
+A file's metadata holds its training command, seed, time and scores, and two checksums. "sha256" is that of the tensors;
+other files refer to the weights by it. The other is that of the metadata themselves: without it, a flipped digit in a
+network's configuration would go unnoticed.
 """
 
 import hashlib
 import json
-import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +18,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from helpers.course import repository_root
+from helpers.files import atomic_write
 
 Config = TypeVar("Config")
 
-METADATA_CHECKSUM = "sha256_metadata"  # the checksum of all other metadata
-CHECKSUM_FILE = (
-    "SHA256SUMS"  # beside shipped weights that are older than the seal: the checksum of each file (sha256sum -c)
-)
+METADATA_CHECKSUM = "sha256_metadata"  # key of the checksum of all other metadata
+# A list in sha256sum's format, beside shipped weights whose metadata have no checksum of their own yet
+CHECKSUM_FILE = "SHA256SUMS"
+HELP = "restore it (git checkout) or train it again"  # for a damaged file
+MAX_LISTED = 8  # weights that an error message names
 
 # name of a file in 00_assets/weights -> the command that trains it
 TRAINING_COMMANDS = {
@@ -52,7 +53,7 @@ TRAINING_COMMANDS = {
     "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
     "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
     "--export 00_assets/weights/tiny_sd_own.safetensors",
-    # the real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
+    # real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
     "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces "
     "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
     "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 --source animal-faces "
@@ -68,17 +69,17 @@ TRAINING_COMMANDS = {
 
 
 def weights_path(name: str) -> Path:
-    """Where the course ships weights of this name, whether or not they are there."""
+    """Return the path of the course's weights of this name, whether or not the file exists."""
     return repository_root() / "00_assets" / "weights" / f"{name}.safetensors"
 
 
 def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """Write weights as fp16 (integers as they are); a reader sees the old file or the whole new one.
+    """Write a module's weights to a safetensors file, floating-point tensors as fp16, integers as they are.
 
     Args:
         module_or_state: a module, or its state_dict.
-        path: of the file; its folder is made when needed.
-        metadata: what a reader should know; "sha256" is added.
+        path: of the file; its folder is created when needed. The write is atomic.
+        metadata: text about the weights; the two checksums are added.
 
     Raises:
         ValueError: for weights that are not finite or overflow fp16 (it names them).
@@ -88,7 +89,7 @@ def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | 
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata must be text, got {key!r}: {value!r}; json.dumps() makes text of anything")
-    tensors = {name: _packed(tensor) for name, tensor in state.items()}
+    tensors = {name: _to_fp16(tensor) for name, tensor in state.items()}
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if wrong:
         raise ValueError(f"these weights are infinite, NaN or above {torch.finfo(torch.half).max:.0f} (fp16): {wrong}")
@@ -96,89 +97,92 @@ def save_weights(module_or_state: nn.Module | Mapping[str, Tensor], path: str | 
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write contiguous CPU tensors as they are, checksummed and atomically; training checkpoints are such files too."""
-    told = {name: text for name, text in metadata.items() if name != METADATA_CHECKSUM} | {"sha256": checksum(tensors)}
-    data = save(dict(tensors), {**told, METADATA_CHECKSUM: _metadata_checksum(told)})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as trouble:
-        if trouble.errno and not trouble.filename:
-            trouble.filename = str(path)  # a full disk does not say which file it had no room for
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write contiguous CPU tensors in their own dtypes, with checksums, atomically; also used for checkpoints.
+
+    Raises:
+        OSError: if the file cannot be written; the error names it.
+    """
+    stamped = {key: text for key, text in metadata.items() if key != METADATA_CHECKSUM}
+    stamped["sha256"] = checksum(tensors)
+    stamped[METADATA_CHECKSUM] = _metadata_checksum(stamped)
+    with atomic_write(path) as file:
+        file.write(save(dict(tensors), stamped))
 
 
-def _packed(tensor: Tensor) -> Tensor:
+def _to_fp16(tensor: Tensor) -> Tensor:
+    """A contiguous CPU copy: fp16 if the tensor is floating point, else in its own dtype."""
     dtype = torch.half if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _metadata_checksum(metadata: Mapping[str, str]) -> str:
-    told = {name: text for name, text in metadata.items() if name != METADATA_CHECKSUM}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of all metadata but the checksum itself."""
+    others = {key: text for key, text in metadata.items() if key != METADATA_CHECKSUM}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> dict[str, str]:
-    """Load a file of `save_weights` into a module, in the module's own dtype and on its device.
+    """Load a file of `save_weights` into a module, in the module's own dtypes and on its device.
 
     Args:
-        module: is left as it was if anything is wrong.
-        name_or_path: a file, or a name in 00_assets/weights such as "scorer".
-        strict: when False, weights that the file lacks or the module does not know are passed over.
+        module: left as it was if anything is wrong.
+        name_or_path: see `find_weights`.
+        strict: False ignores weights that the file lacks or the module does not have; shapes must always agree.
 
     Returns:
         the file's metadata.
 
     Raises:
-        FileNotFoundError: says what was looked for and which command trains it.
+        FileNotFoundError: says where it looked and which command trains the weights.
         ValueError: for a damaged file, or one that does not fit the module (it names the weights).
     """
-    path = _find(name_or_path)
+    path = find_weights(name_or_path)
     tensors, metadata = read_tensors(path)
     state = module.state_dict()
-    faults = [
+    problems = [
         f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(state[name].shape)} in the module"
         for name in state.keys() & tensors.keys()
         if state[name].shape != tensors[name].shape
     ]
     if strict:
-        faults += [f"{name}: missing from the file" for name in state.keys() - tensors.keys()]
-        faults += [f"{name}: unknown to the module" for name in tensors.keys() - state.keys()]
-    if faults:
-        more = f" ... and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise ValueError(f"{path} does not fit {type(module).__name__}: {'; '.join(sorted(faults)[:8])}{more}")
+        problems += [f"{name}: missing from the file" for name in state.keys() - tensors.keys()]
+        problems += [f"{name}: unknown to the module" for name in tensors.keys() - state.keys()]
+    if problems:
+        listed = "; ".join(sorted(problems)[:MAX_LISTED])
+        more = f" ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+        raise ValueError(f"{path} does not fit {type(module).__name__}: {listed}{more}")
     module.load_state_dict(tensors, strict=False)
     return metadata
 
 
 def read_metadata(name_or_path: str | Path) -> dict[str, str]:
-    """What a weights file says of itself: its command, seed, scores, and the sizes to build the module with."""
-    return read_tensors(_find(name_or_path))[1]
+    """Return the metadata of a weights file: training command, seed, scores, the module's configuration.
+
+    Only the file's header is read, and checked by its own checksum; damage to the tensors shows when they are loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    path = find_weights(name_or_path)
+    _, metadata = _read(path, with_tensors=False)
+    return metadata
 
 
 def read_config(name_or_path: str | Path) -> dict[str, Any]:
-    """The sizes that a file of `save_with_config` builds its module with; lists come back as tuples.
+    """Return the configuration that a file of `save_with_config` holds; lists come back as tuples.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_weights`, and for a file that describes no module.
+        FileNotFoundError, ValueError: as `read_metadata`, and for a file without a configuration.
     """
     metadata = read_metadata(name_or_path)
     if "model" not in metadata:
@@ -190,84 +194,114 @@ def read_config(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def load_config(config: type[Config], name_or_path: str | Path) -> Config:
-    """The configuration that a file of `save_with_config` tells.
+    """Construct a config dataclass from the configuration that a file of `save_with_config` holds.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_config`, and for the weights of another kind of network.
+        FileNotFoundError, ValueError: as `read_config`, and for the weights of another type of network.
     """
-    told = read_config(name_or_path)
+    fields = read_config(name_or_path)
     try:
-        return config(**told)
+        return config(**fields)
     except TypeError as error:
         raise ValueError(
-            f"the weights {name_or_path} belong to another network: they tell {', '.join(told)}, which "
-            f"is no {config.__name__}"
+            f"the weights {name_or_path} belong to another network: their configuration has the fields "
+            f"{', '.join(fields)}, which is no {config.__name__}"
         ) from error
 
 
 def save_with_config(module: nn.Module, config: Mapping[str, Any], path: str | Path, metadata: dict[str, str]) -> None:
-    """`save_weights` with a description of the module, plain JSON values, from which it can be built again."""
+    """Do what `save_weights` does, and store the module's configuration (JSON values) under "model" in the metadata."""
     save_weights(module, path, {"model": json.dumps(config), **metadata})
 
 
 def _with_tuples(value: Any) -> Any:
+    """JSON values with every list turned into a tuple, at any depth."""
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(_with_tuples(inner) for inner in value)
+    return value
 
 
-def _find(name_or_path: str | Path) -> Path:
-    name = str(name_or_path)
-    is_name = isinstance(name_or_path, str) and Path(name).name == name and not name.endswith(".safetensors")
-    tried = [Path(name_or_path).expanduser()] + ([weights_path(name)] if is_name else [])
-    for path in tried:
-        if path.is_file():
-            return path
-    command = TRAINING_COMMANDS.get(Path(name).stem)
-    advice = (
-        f"Train them with: {command}" if command else f"The course knows weights for: {', '.join(TRAINING_COMMANDS)}"
-    )
-    raise FileNotFoundError(f"no weights {name!r}; looked for {' and '.join(map(str, tried))}. {advice}")
+def find_weights(name_or_path: str | Path) -> Path:
+    """Return the file that a name or a path stands for.
+
+    A string without a folder and without the ending .safetensors is a name in 00_assets/weights, such as "scorer",
+    whatever lies in the working directory. Anything else is a path.
+
+    Raises:
+        FileNotFoundError: says where it looked and which command trains the weights.
+    """
+    text = str(name_or_path)
+    is_name = isinstance(name_or_path, str) and Path(text).name == text and not text.endswith(".safetensors")
+    path = weights_path(text) if is_name else Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    command = TRAINING_COMMANDS.get(Path(text).stem)
+    if command:
+        advice = f"Train them with: {command}"
+    else:
+        advice = f"The course knows weights for: {', '.join(TRAINING_COMMANDS)}"
+        if is_name:
+            advice += f". A file in the working directory is written ./{text}"
+    raise FileNotFoundError(f"no weights {text!r}; looked for {path}. {advice}")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of `write_tensors`; a warning where nothing vouches for its metadata.
+    """Return tensors and metadata of a file of `write_tensors`, both checked.
+
+    Warns where the metadata have no checksum, as those of files from an older version of the course.
 
     Raises:
         ValueError: for a damaged file.
     """
-    advice = "restore it (git checkout) or train it again"
+    tensors, metadata = _read(path, with_tensors=True)
+    if checksum(tensors) != metadata["sha256"]:
+        raise ValueError(f"{path} is damaged, {HELP}: its tensors do not have the checksum that it promises")
+    return tensors, metadata
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors (none of them unless asked for), unchecked, and the metadata, checked."""
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata: dict[str, str] = file.metadata() or {}
+            if with_tensors:
+                for name in file.keys():
+                    tensors[name] = file.get_tensor(name)
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged, {advice}: {error}") from error
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged, {HELP}: {error}") from error
     if "sha256" not in metadata:
         raise ValueError(f"{path} carries no checksum: it was not written by helpers.weights")
-    if checksum(tensors) != metadata["sha256"]:
-        raise ValueError(f"{path} is damaged, {advice}: its tensors do not have the checksum that it promises")
-    metadata_ok = (
-        metadata[METADATA_CHECKSUM] == _metadata_checksum(metadata)
-        if METADATA_CHECKSUM in metadata
-        else _matches_checksum_file(path)
-    )
-    if metadata_ok is None:
+    _check_metadata(path, metadata)
+    return tensors, metadata
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError if metadata differ from their checksum, and warn if there is nothing to check them with."""
+    if METADATA_CHECKSUM in metadata:
+        intact: bool | None = metadata[METADATA_CHECKSUM] == _metadata_checksum(metadata)
+    else:
+        intact = _matches_checksum_file(path)
+    if intact is None:
         warnings.warn(
             f"{path} was written by an older version of the course, without a checksum of its metadata: they "
             "are taken as they are",
             stacklevel=2,
         )
-    elif not metadata_ok:
-        raise ValueError(f"{path} is damaged, {advice}: what it says of itself does not have the checksum it promises")
-    return tensors, metadata
+    elif not intact:
+        raise ValueError(f"{path} is damaged, {HELP}: its metadata do not have the checksum that they promise")
 
 
 def _matches_checksum_file(path: Path) -> bool | None:
-    """Whether the list beside a file knows these very bytes; None: it does not know the file."""
+    """Compare a file with SHA256SUMS beside it: True or False; None if it is not listed there."""
     try:
-        listed = (path.parent / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (path.parent / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
-    return sums[path.name] == hashlib.sha256(path.read_bytes()).hexdigest() if path.name in sums else None
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if name == path.name:
+            return digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    return None

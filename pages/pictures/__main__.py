@@ -1,7 +1,7 @@
 """Makes the images of the landing page's parts: `python -m pages.pictures`.
 
-One picture for each part of the course, and the diagrams of the notebooks, written to 00_assets/image; generated or
-drawn, never a photograph.
+One image for each part of the course, and the diagrams of the notebooks, written to 00_assets/image; generated or
+synthetic, never a photograph.
 """
 
 from textwrap import fill
@@ -26,23 +26,23 @@ from pages.pictures import sd1 as sd1_diagram
 from pages.pictures import sd3 as sd3_diagram
 
 
-def drawn_faces() -> None:
-    """Three rows of drawn faces: what the default data set looks like."""
+def synthetic_faces() -> None:
+    """Three rows of synthetic faces, of the default data set."""
     faces = sorted(toy_attributes(30, seed=1), key=lambda face: face.species)
-    pictures = np.stack([draw_face(face, 96) for face in faces])
-    save_png(grid(pictures, columns=10), IMAGES / PARTS["Data"].picture)
+    images = np.stack([draw_face(face, 96) for face in faces])
+    save_png(grid(images, columns=10), IMAGES / PARTS["Data"].image)
 
 
-def noise_becomes_a_picture() -> None:
-    """Three generations, a row each, from pure noise on the left to the picture on the right."""
+def noise_becomes_an_image() -> None:
+    """Three generations, a row each, from pure noise on the left to the image on the right."""
     walk = list(TinySD.from_weights("tiny_sd_pixels").sample_steps(["cat", "dog", "wild"], steps=24, seed=12))
     shown = [walk[step].x.clamp(-1, 1) for step in (0, 3, 7, 11, 14, 16, 18, 20, 21, 23)]
-    save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].picture)
+    save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].image)
 
 
 def stable_diffusion_1() -> None:
     """The architecture of Stable Diffusion 1."""
-    save_png(sd1_diagram.draw(StableDiffusion1.from_weights()).figure, IMAGES / PARTS["Inference"].picture)
+    save_png(sd1_diagram.draw(StableDiffusion1.from_weights()).figure, IMAGES / PARTS["Inference"].image)
 
 
 def stable_diffusion_3() -> None:
@@ -53,17 +53,17 @@ def stable_diffusion_3() -> None:
 def faces_from_codes() -> None:
     """Unseen faces, their maps of codes in false colours, and what is decoded from those."""
     model = VQAutoencoder.from_weights("vq")
-    pictures = load_faces(split="val", size=64, limit=10, progress=False).tensor()
-    again, maps, _ = reconstruct(model, pictures)
-    shown = torch.cat([pictures, codes_to_rgb(model, maps), again])
-    save_png(grid(shown, columns=10), IMAGES / PARTS["Autoencoders"].picture)
+    images = load_faces(split="val", size=64, limit=10, progress=False).tensor()
+    reconstructions, maps, _ = reconstruct(model, images)
+    shown = torch.cat([images, codes_to_rgb(model, maps), reconstructions])
+    save_png(grid(shown, columns=10), IMAGES / PARTS["Autoencoders"].image)
 
 
 def generated_faces() -> None:
     """Three rows of faces generated from captions alone."""
     captions = [caption(face) for face in sorted(toy_attributes(30, seed=2), key=lambda face: face.species)]
-    pictures = TinySD.from_weights("tiny_sd_pixels").generate(prompts=captions, guidance_scale=3, seed=100)
-    save_png(grid(pictures, columns=10), IMAGES / PARTS["Tiny Stable Diffusion"].picture)
+    images = TinySD.from_weights("tiny_sd_pixels").generate(prompts=captions, guidance_scale=3, seed=100)
+    save_png(grid(images, columns=10), IMAGES / PARTS["Tiny Stable Diffusion"].image)
 
 
 def paligemma() -> None:
@@ -72,19 +72,19 @@ def paligemma() -> None:
 
 
 def questions_about_faces() -> None:
-    """Four unseen faces with the boxes and the outline that the tiny PaliGemma gives, and what it answers."""
+    """Four unseen faces with the boxes and the outline that the tiny PaliGemma gives, and its answers."""
     assistant = PaliGemma.from_weights()
     faces = list(load_faces(split="val", limit=16, progress=False).tensor()[8:12])
-    asked = ["caption en", "answer en what colour are the eyes?", "answer en is its tongue out?"]
-    answers = [assistant.write(faces, [prompt] * len(faces)) for prompt in asked]
+    prompts = ["caption en", "answer en what colour are the eyes?", "answer en is its tongue out?"]
+    replies = [assistant.generate(faces, [prompt] * len(faces)) for prompt in prompts]
     boxes = assistant.detect(faces, " ; ".join(PARTS_OF_A_FACE))
     outlines = assistant.segment(faces, "face")
     canvas = Canvas(1000, 384, PARTS["Multimodal"].alt)
     for i, face in enumerate(faces):
         x = 30 + 245 * i
-        canvas.picture(x, 12, 205, 205, face)
-        for found in boxes[i]:
-            canvas.outline(x, 12, 205, 205, found.box)
+        canvas.image(x, 12, 205, 205, face)
+        for detection in boxes[i]:
+            canvas.outline(x, 12, 205, 205, detection.box)
         canvas.axes.contour(
             outlines[i][0].mask.float(),
             levels=[0.5],
@@ -93,18 +93,18 @@ def questions_about_faces() -> None:
             zorder=5,
             extent=(x, x + 205, 12, 217),
         )
-        for j, (prompt, told) in enumerate(zip(asked, answers, strict=True)):
+        for j, (prompt, text) in enumerate(zip(prompts, replies, strict=True)):
             y = (234, 306, 346)[j]
-            lines = fill(told[i], 30)
-            canvas.words(x, y, prompt, 7.5, align="left", colour=LINE)
-            canvas.words(x, y + 9 + 8 * len(lines.splitlines()), lines, 9, align="left", bold=True)
-    save_png(canvas.figure, IMAGES / PARTS["Multimodal"].picture)
+            lines = fill(text[i], 30)
+            canvas.text(x, y, prompt, 7.5, align="left", colour=LINE)
+            canvas.text(x, y + 9 + 8 * len(lines.splitlines()), lines, 9, align="left", bold=True)
+    save_png(canvas.figure, IMAGES / PARTS["Multimodal"].image)
 
 
 if __name__ == "__main__":
     for make in (
-        drawn_faces,
-        noise_becomes_a_picture,
+        synthetic_faces,
+        noise_becomes_an_image,
         stable_diffusion_1,
         stable_diffusion_3,
         faces_from_codes,

@@ -1,4 +1,4 @@
-"""The critic of patches."""
+"""The patch discriminator and its adaptive weight."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight
 
 
 @pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70)])
-def test_a_judgement_sees_a_patch(layers, field):
-    """As many pixels a side as published change the judgement in the middle, and no more."""
+def test_the_receptive_field_is_a_patch(layers, field):
+    """The central logit depends on as many pixels per side as published, and on no more."""
     discriminator = PatchDiscriminator(8, layers).eval()
     x = torch.randn(1, 3, 128, 128, requires_grad=True)
-    judged = discriminator(x)
-    judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2].backward()
+    logits = discriminator(x)
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
     rows = x.grad.abs().sum((0, 1, 3)).nonzero()[:, 0]
     assert len(rows) == rows[-1] - rows[0] + 1 == field
 
@@ -22,7 +22,7 @@ def test_hinge_has_nothing_to_gain_beyond_one():
     assert hinge(torch.tensor([0.0]), torch.tensor([0.0])) == 1
 
 
-def test_the_adaptive_weight_balances_the_pulls():
+def test_the_adaptive_weight_balances_the_gradients():
     weight = torch.randn(4, 4, requires_grad=True)
     error = (3 * weight).square().sum()
     adversarial = weight.sum()

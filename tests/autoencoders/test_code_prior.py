@@ -1,4 +1,4 @@
-"""The prior over codes: what it may see, and that drawing with kept keys is drawing."""
+"""The prior over codes: causality, sampling with a key-value cache, and its likelihood."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def maps():
 
 
 @torch.no_grad()
-def test_a_guess_sees_only_what_came_before(prior, maps):
+def test_a_prediction_depends_only_on_earlier_codes(prior, maps):
     labels = torch.tensor([0, 1, 2])
     changed = maps.clone()
     changed[:, 2, 1] = (changed[:, 2, 1] + 1) % 16  # the tenth code
@@ -39,21 +39,21 @@ def test_a_guess_sees_only_what_came_before(prior, maps):
 
 
 @torch.no_grad()
-def test_kept_keys_change_nothing(prior):
-    """The likeliest code after the likeliest codes, drawn one by one and judged all at once."""
+def test_the_key_value_cache_changes_nothing(prior):
+    """Greedy codes sampled one by one are the argmax of the logits computed all at once."""
     labels = torch.tensor([0, 2])
-    drawn = prior.generate(labels, top_k=1)
-    assert (prior(drawn, labels).argmax(2) == drawn.flatten(1)).all()
+    samples = prior.generate(labels, top_k=1)
+    assert (prior(samples, labels).argmax(2) == samples.flatten(1)).all()
 
 
-def test_draws_follow_the_guesses(prior):
+def test_samples_follow_the_predictions(prior):
     labels = torch.zeros(4000, dtype=torch.long)
     generator = torch.Generator().manual_seed(0)
-    drawn = prior.generate(labels, generator)
-    wanted = prior(drawn[:1], labels[:1])[0, 0].softmax(0)
-    torch.testing.assert_close(torch.bincount(drawn[:, 0, 0], minlength=16) / 4000, wanted, atol=0.03, rtol=0)
+    samples = prior.generate(labels, generator)
+    expected = prior(samples[:1], labels[:1])[0, 0].softmax(0)
+    torch.testing.assert_close(torch.bincount(samples[:, 0, 0], minlength=16) / 4000, expected, atol=0.03, rtol=0)
     few = prior.generate(labels[:500], generator, top_k=3)[:, 0, 0].unique()
-    assert set(few.tolist()) <= set(wanted.topk(3).indices.tolist())
+    assert set(few.tolist()) <= set(expected.topk(3).indices.tolist())
 
 
 @torch.no_grad()
@@ -68,11 +68,11 @@ def test_another_map_is_refused(prior):
         prior(torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, dtype=torch.long))
 
 
-def test_odd_wishes_are_refused(prior):
+def test_invalid_sampling_options_are_refused(prior):
     labels = torch.tensor([0])
-    for wish in ({"temperature": 0}, {"top_k": 0}, {"top_k": 17}):
+    for options in ({"temperature": 0}, {"top_k": 0}, {"top_k": 17}):
         with pytest.raises(ValueError, match="temperature must be above 0 and top_k in 1..16"):
-            prior.generate(labels, **wish)
+            prior.generate(labels, **options)
     with pytest.raises(ValueError, match="labels must lie in 0..3, one at least, got \\[4\\]"):
         prior.generate(torch.tensor([4]))
 
@@ -91,6 +91,6 @@ def test_trained_by_a_command(tmp_path, monkeypatch):
     few = ["--size", "32", "--limit", "20", "--steps", "2", "--batch-size", "4", "--precision", "fp32"]
     paths = ["--autoencoder", str(tmp_path / "vq.safetensors"), "--out", str(tmp_path / "run")]
     assert main([*few, *paths, "--sample-every", "0"]) == 0
-    again = CodePrior.from_weights(tmp_path / "run" / "weights.safetensors")
-    assert again.config.side == 4 and again.config.K == 32
-    assert again.generate(torch.tensor([0, 3])).shape == (2, 4, 4)
+    loaded = CodePrior.from_weights(tmp_path / "run" / "weights.safetensors")
+    assert loaded.config.side == 4 and loaded.config.K == 32
+    assert loaded.generate(torch.tensor([0, 3])).shape == (2, 4, 4)

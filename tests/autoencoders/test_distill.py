@@ -8,7 +8,7 @@ import torch
 
 from helpers.autoencoders import distill
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once, fingerprint
+from helpers.autoencoders.latents import cache_latents, fingerprint
 from helpers.autoencoders.load import load_autoencoder
 from helpers.data.patterns import load_patterns
 from helpers.weights import read_metadata
@@ -42,7 +42,7 @@ def test_a_perfect_student_has_no_loss_and_one_that_predicts_the_mean_latent_cos
     with torch.no_grad():
         teacher.decoder.head.weight.mul_(0.1)  # no value is clipped
         latents = teacher.to_latents(images)
-        reconstructions = teacher.to_pictures(latents)
+        reconstructions = teacher.to_images(latents)
         variance = latents.var().item()
         perfect = distill.Distillation(teacher, variance)(images, latents, reconstructions)
         torch.testing.assert_close(perfect, torch.zeros(3), atol=1e-5, rtol=0)
@@ -79,10 +79,10 @@ def test_a_teacher_of_another_size_is_refused_before_anything_is_encoded(tmp_pat
 def test_reconstructions_are_decoded_once_each(teacher, monkeypatch):
     model = load_autoencoder(teacher)
     images = load_patterns("train", 64, limit=12, progress=False)
-    data = distill.TeacherData(images, encode_once(model, images, progress=False), model, share=1.0)
-    decode = model.to_pictures
+    data = distill.TeacherData(images, cache_latents(model, images, progress=False), model, share=1.0)
+    decode = model.to_images
     counts = []
-    monkeypatch.setattr(model, "to_pictures", lambda latents: counts.append(len(latents)) or decode(latents))
+    monkeypatch.setattr(model, "to_images", lambda latents: counts.append(len(latents)) or decode(latents))
     for step in range(60):
         x, latents, reconstructions = data.batch(4, torch.Generator().manual_seed(step))
         with torch.no_grad():

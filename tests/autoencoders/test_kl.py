@@ -34,16 +34,16 @@ def test_kl_against_sampling():
 def test_the_scale_is_undone():
     torch.manual_seed(0)
     model = KLAutoencoder(SMALL).eval()
-    pictures = torch.rand(2, 3, 8, 8) * 2 - 1
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
-        z = model.encode(pictures).sample(torch.Generator().manual_seed(1))
-        torch.testing.assert_close(model.to_latents(pictures, generator), (z - 0.25) * 0.5)
-        torch.testing.assert_close(model.to_pictures((z - 0.25) * 0.5), model.decode(z).clamp(-1, 1))
+        z = model.encode(images).sample(torch.Generator().manual_seed(1))
+        torch.testing.assert_close(model.to_latents(images, generator), (z - 0.25) * 0.5)
+        torch.testing.assert_close(model.to_images((z - 0.25) * 0.5), model.decode(z).clamp(-1, 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 4, 8, 8), (3, 8, 8)])
-def test_pictures_that_cannot_be_halved_are_refused(shape):
+def test_images_that_cannot_be_halved_are_refused(shape):
     with pytest.raises(ValueError, match=r"takes \(B, 3, H, W\) with H and W multiples of 2"):
         KLAutoencoder(SMALL).encode(torch.zeros(shape))
 
@@ -51,8 +51,8 @@ def test_pictures_that_cannot_be_halved_are_refused(shape):
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
     model = KLAutoencoder(SMALL)
-    pictures = torch.rand(2, 3, 8, 8)
-    gaussian = model.encode(pictures)
-    (model.decode(gaussian.sample()) - pictures).square().sum().add(gaussian.kl().sum()).backward()
+    images = torch.rand(2, 3, 8, 8)
+    gaussian = model.encode(images)
+    (model.decode(gaussian.sample()) - images).square().sum().add(gaussian.kl().sum()).backward()
     dead = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert all("to_kv.bias" in name for name in dead), dead  # a constant added to every key changes no softmax

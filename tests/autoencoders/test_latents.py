@@ -1,4 +1,4 @@
-"""The cache of latents: made once, gone on with, mended, and never taken for another's."""
+"""The cache of latents: encoded once, resumed, repaired, and never confused with another's."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ import torch
 
 from helpers.autoencoders import latents as module
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once, encodes_as_well_in_bf16, fingerprint, latent_space
+from helpers.autoencoders.latents import cache_latents, encodes_as_well_in_bf16, fingerprint, latent_space
 from helpers.data import load_faces
 
 ROOT = Path(__file__).parents[2]
@@ -33,33 +33,33 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "PIXELS", 5 * 16**2)  # five pictures a batch: five batches
+    monkeypatch.setattr(module, "PIXELS_PER_BATCH", 5 * 16**2)  # five images a batch: five batches
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """Which batches are encoded."""
     encoded = []
-    real = module._encoded
-    monkeypatch.setattr(module, "_encoded", lambda a, f, part: encoded.append(part.start) or real(a, f, part))
+    real = module._encode_images
+    monkeypatch.setattr(module, "_encode_images", lambda a, f, part: encoded.append(part.start) or real(a, f, part))
     return encoded
 
 
-def test_a_batch_is_what_the_autoencoder_says_mirrored_or_not(faces, tmp_path):
+def test_a_batch_is_the_autoencoders_output_mirrored_or_not(faces, tmp_path):
     model = autoencoder()
-    latents = encode_once(model, faces, cache_dir=tmp_path, progress=False)
+    latents = cache_latents(model, faces, cache_dir=tmp_path, progress=False)
     chosen = torch.tensor([3, 22, 3])
     mirrored = torch.tensor([False, True, True])
-    pictures = faces.tensor(chosen)
-    pictures[mirrored] = pictures[mirrored].flip(-1)
+    images = faces.tensor(chosen)
+    images[mirrored] = images[mirrored].flip(-1)
     with torch.no_grad():
-        wanted = model.to_latents(pictures)
-    wanted = (wanted - latents.mean[:, None, None]) / latents.std[:, None, None]
-    torch.testing.assert_close(latents.batch(chosen, mirrored), wanted, atol=5e-3, rtol=0)
+        expected = model.to_latents(images)
+    expected = (expected - latents.mean[:, None, None]) / latents.std[:, None, None]
+    torch.testing.assert_close(latents.batch(chosen, mirrored), expected, atol=5e-3, rtol=0)
 
 
 def test_channels_are_normalised(faces, tmp_path):
-    latents = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    latents = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     every = torch.arange(len(faces))
     both = torch.cat([latents.batch(every, torch.full((len(faces),), side)) for side in (False, True)])
     torch.testing.assert_close(both.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
@@ -67,35 +67,35 @@ def test_channels_are_normalised(faces, tmp_path):
 
 
 def test_the_second_time_nothing_is_encoded(faces, tmp_path, counted):
-    first = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    first = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert counted == [0, 5, 10, 15, 20]
-    second = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    second = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert len(counted) == 5 and np.array_equal(first.values, second.values) and torch.equal(first.mean, second.mean)
 
 
 @pytest.mark.parametrize("batch", [0, 2, 4])
-def test_a_flipped_byte_is_noticed_and_its_batch_alone_mended(faces, tmp_path, counted, batch):
-    whole = np.array(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
+def test_a_flipped_byte_is_noticed_and_its_batch_alone_encoded(faces, tmp_path, counted, batch):
+    whole = np.array(cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
     path = next(tmp_path.glob("*.bin"))
     data = bytearray(path.read_bytes())
     data[batch * 5 * whole[0].nbytes + 7] ^= 1
     path.write_bytes(data)
     counted.clear()
     with pytest.warns(UserWarning, match="damaged in 1 of 5 batches"):
-        mended = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
-    assert counted == [5 * batch] and np.array_equal(mended.values, whole)
+        repaired = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    assert counted == [5 * batch] and np.array_equal(repaired.values, whole)
     counted.clear()
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert not counted, "mended for good"
 
 
-def test_a_shortened_file_is_mended(faces, tmp_path, counted):
-    whole = np.array(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
+def test_a_shortened_file_is_completed(faces, tmp_path, counted):
+    whole = np.array(cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False).values)
     path = next(tmp_path.glob("*.bin"))
     path.write_bytes(path.read_bytes()[:-9])
     counted.clear()
     with pytest.warns(UserWarning, match="damaged in 1 of 5"):
-        assert np.array_equal(encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False).values, whole)
+        assert np.array_equal(cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False).values, whole)
     assert counted == [20]
 
 
@@ -106,35 +106,35 @@ import os, signal, torch
 from helpers.autoencoders import latents as module
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.data import load_faces
-module.PIXELS = 5 * 16**2
-real = module._encoded
+module.PIXELS_PER_BATCH = 5 * 16**2
+real = module._encode_images
 def slow(a, f, part):
     if part.start == 10:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(a, f, part)
-module._encoded = slow
+module._encode_images = slow
 faces = load_faces("toy-faces", "train", 16, limit=23, cache_dir={str(tmp_path)!r}, progress=False)
 torch.manual_seed(0)
 model = KLAutoencoder(KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, latent_channels=3, patch=2, scale=1.7))
-module.encode_once(model.eval(), faces, cache_dir={str(tmp_path)!r}, progress=False)
+module.cache_latents(model.eval(), faces, cache_dir={str(tmp_path)!r}, progress=False)
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    resumed = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert counted == [10, 15, 20]
-    fresh = encode_once(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
+    fresh = cache_latents(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
     assert np.array_equal(resumed.values, fresh.values) and torch.equal(resumed.mean, fresh.mean)
 
 
 def test_a_torn_line_of_the_journal_counts_for_nothing(faces, tmp_path, counted):
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     journal = next(tmp_path.glob("*.jsonl"))
     journal.write_text(journal.read_text()[:-20])
     counted.clear()
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert counted == [20]
     counted.clear()
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert not counted
 
 
@@ -143,31 +143,31 @@ def others(faces):
     return [
         ("other weights", autoencoder(1), faces),
         ("another scale", autoencoder(0, replace(CONFIG, scale=1.8)), faces),
-        ("other pictures", autoencoder(), darker),
+        ("other images", autoencoder(), darker),
         ("another order", autoencoder(), faces[::-1]),
-        ("fewer pictures", autoencoder(), faces[:20]),
+        ("fewer images", autoencoder(), faces[:20]),
     ]
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_another_autoencoder_or_picture_set_never_reuses_it(faces, tmp_path, counted, case):
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
-    name, model, pictures = others(faces)[case]
+def test_another_autoencoder_or_data_set_never_reuses_it(faces, tmp_path, counted, case):
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    name, model, images = others(faces)[case]
     counted.clear()
-    encode_once(model, pictures, cache_dir=tmp_path, progress=False)
-    assert len(counted) == -(-len(pictures) // 5), name
+    cache_latents(model, images, cache_dir=tmp_path, progress=False)
+    assert len(counted) == -(-len(images) // 5), name
     assert len(list(tmp_path.glob("*.bin"))) == 2, "the first one is still there"
 
 
 def test_a_journal_of_something_else_is_not_believed(faces, tmp_path, counted):
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     journal = next(tmp_path.glob("*.jsonl"))
     first, rest = journal.read_text().split("\n", 1)
-    told = json.loads(first)
-    told["recipe"]["autoencoder"] = "another"
-    journal.write_text(json.dumps(told) + "\n" + rest)
+    header = json.loads(first)
+    header["recipe"]["autoencoder"] = "another"
+    journal.write_text(json.dumps(header) + "\n" + rest)
     counted.clear()
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert len(counted) == 5
 
 
@@ -175,35 +175,35 @@ def test_a_folder_that_cannot_be_written_keeps_latents_in_memory(faces, tmp_path
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     with pytest.warns(UserWarning, match="stay in memory"):
-        latents = encode_once(autoencoder(), faces, cache_dir=blocked, progress=False)
-    kept = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+        latents = cache_latents(autoencoder(), faces, cache_dir=blocked, progress=False)
+    kept = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert np.array_equal(latents.values, kept.values) and torch.equal(latents.std, kept.std)
 
 
 def test_a_whole_cache_that_may_not_be_written_is_used(faces, tmp_path, counted, monkeypatch):
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     counted.clear()
-    monkeypatch.setattr(module._Store, "writing", lambda self: pytest.fail("opened for writing"))
-    encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+    monkeypatch.setattr(module._LatentFile, "open_for_writing", lambda self: pytest.fail("opened for writing"))
+    cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert not counted
 
 
 def test_a_disk_that_fills_up_loses_nothing(faces, tmp_path, counted, monkeypatch):
-    real = module._Store.put
+    real = module._LatentFile.write_batch
 
-    def full(store, i, make):
+    def full(file, i, encode_batch):
         if i == 3:
             raise OSError(28, "No space left on device")
-        real(store, i, make)
+        real(file, i, encode_batch)
 
-    monkeypatch.setattr(module._Store, "put", full)
+    monkeypatch.setattr(module._LatentFile, "write_batch", full)
     monkeypatch.setattr(module.time, "process_time", itertools.count().__next__)
     with pytest.warns(UserWarning, match="No space left on device"):
-        latents = encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+        latents = cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert counted == [0, 5, 10, 15, 20], "nothing twice"
     assert latents.core_seconds == 3 + 1, "a second for each batch that was kept, and one for the others"
-    monkeypatch.setattr(module._Store, "put", real)
-    fresh = encode_once(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
+    monkeypatch.setattr(module._LatentFile, "write_batch", real)
+    fresh = cache_latents(autoencoder(), faces, cache_dir=tmp_path / "fresh", progress=False)
     assert np.array_equal(latents.values, np.array(fresh.values))
 
 
@@ -215,29 +215,29 @@ def test_a_disk_without_room_for_the_journal_gets_no_litter(faces, tmp_path, mon
     monkeypatch.setattr(Path, "write_text", full)
     for _ in range(2):
         with pytest.warns(UserWarning, match="No space left on device"):
-            encode_once(autoencoder(), faces, cache_dir=tmp_path, progress=False)
+            cache_latents(autoencoder(), faces, cache_dir=tmp_path, progress=False)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_two_trainings_at_once_encode_once(faces, tmp_path, counted):
-    """The second waits for the first, and finds what it wanted."""
+    """The second waits for the first and reads its latents."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(encode_once, autoencoder(), faces, cache_dir=tmp_path, progress=False) for _ in range(2)]
-        one, two = (run.result() for run in runs)
-    assert sorted(counted) == [0, 5, 10, 15, 20] and np.array_equal(one.values, two.values)
+        runs = [pool.submit(cache_latents, autoencoder(), faces, cache_dir=tmp_path, progress=False) for _ in range(2)]
+        first, second = (run.result() for run in runs)
+    assert sorted(counted) == [0, 5, 10, 15, 20] and np.array_equal(first.values, second.values)
 
 
 def test_latents_that_overflow_are_refused(faces, tmp_path):
     with pytest.raises(ValueError, match="overflow float16"):
-        encode_once(autoencoder(0, replace(CONFIG, scale=1e9)), faces, cache_dir=tmp_path, progress=False)
+        cache_latents(autoencoder(0, replace(CONFIG, scale=1e9)), faces, cache_dir=tmp_path, progress=False)
 
 
 def test_the_fingerprint_knows_weights_and_scale():
-    one = fingerprint(autoencoder())
-    assert one == fingerprint(autoencoder())
-    assert one != fingerprint(autoencoder(1)) and one != fingerprint(autoencoder(0, replace(CONFIG, scale=1.8)))
+    digest = fingerprint(autoencoder())
+    assert digest == fingerprint(autoencoder())
+    assert digest != fingerprint(autoencoder(1)) and digest != fingerprint(autoencoder(0, replace(CONFIG, scale=1.8)))
 
 
 def test_a_distilled_autoencoder_belongs_to_its_teachers_latent_space():
@@ -252,7 +252,7 @@ def test_bf16_encodes_only_where_it_is_faster_and_as_good(faces, monkeypatch):
     images = faces.tensor(slice(0, 5))
     clock = iter(range(100))  # every encoding takes one second
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(module, "computes_bf16", lambda kind: True)
+    monkeypatch.setattr(module, "computes_bf16", lambda device_type: True)
     assert not encodes_as_well_in_bf16(model, images), "as slow"
     seconds = iter([0, 2, 2, 3, 3, 5, 5, 6] * 3)  # two seconds in fp32, one in bf16
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))
@@ -260,18 +260,18 @@ def test_bf16_encodes_only_where_it_is_faster_and_as_good(faces, monkeypatch):
     decibels = iter([30.0, 29.9])
     monkeypatch.setattr(module, "psnr", lambda *_: next(decibels))
     assert not encodes_as_well_in_bf16(model, images), "worse by a tenth of a decibel"
-    monkeypatch.setattr(module, "computes_bf16", lambda kind: False)
+    monkeypatch.setattr(module, "computes_bf16", lambda device_type: False)
     assert not encodes_as_well_in_bf16(model, images), "imitated"
 
 
 def test_latents_of_each_precision_have_a_file_of_their_own_and_whole_ones_are_kept(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: True)
-    coarse = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    coarse = cache_latents(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
     monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: False)
-    fine = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    fine = cache_latents(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
     assert len(list((tmp_path / "new").glob("*.bin"))) == 2
     assert not np.array_equal(coarse.values, fine.values)
     np.testing.assert_allclose(coarse.values, fine.values, atol=0.1)
     monkeypatch.setattr(module, "encodes_as_well_in_bf16", lambda *_: True)
-    reused = encode_once(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
+    reused = cache_latents(autoencoder(), faces, cache_dir=tmp_path / "new", progress=False)
     assert np.array_equal(reused.values, fine.values), "fp32 latents that are there are used"

@@ -1,4 +1,4 @@
-"""Autoencoders of other people: found in every shape they are published in, and refused with a reason otherwise."""
+"""Published autoencoders are loaded from every layout in which they come; anything else is refused with a reason."""
 
 import json
 
@@ -23,7 +23,7 @@ SMALL = dict(
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -35,16 +35,16 @@ def peer():
 
 
 @torch.no_grad()
-def assert_same(model, peer, pictures):
-    latents = model.to_latents(pictures)
-    torch.testing.assert_close(latents, peer.encode(pictures).latent_dist.mean * 0.13025, atol=1e-5, rtol=0)
-    again = peer.decode(latents / 0.13025).sample.clamp(-1, 1)
-    torch.testing.assert_close(model.to_pictures(latents), again, atol=1e-5, rtol=0)
+def assert_same(model, peer, images):
+    latents = model.to_latents(images)
+    torch.testing.assert_close(latents, peer.encode(images).latent_dist.mean * 0.13025, atol=1e-5, rtol=0)
+    reconstruction = peer.decode(latents / 0.13025).sample.clamp(-1, 1)
+    torch.testing.assert_close(model.to_images(latents), reconstruction, atol=1e-5, rtol=0)
 
 
-def test_a_diffusers_folder_brings_its_own_sizes_and_scale(peer, pictures, tmp_path):
+def test_a_diffusers_folder_brings_its_own_sizes_and_scale(peer, images, tmp_path):
     peer.save_pretrained(tmp_path)
-    assert_same(load_autoencoder(tmp_path), peer, pictures)
+    assert_same(load_autoencoder(tmp_path), peer, images)
 
 
 def test_half_precision_on_disk_is_computed_in_float32(peer, tmp_path):
@@ -54,10 +54,10 @@ def test_half_precision_on_disk_is_computed_in_float32(peer, tmp_path):
     assert {p.dtype for p in load_autoencoder(tmp_path).parameters()} == {torch.float32}
 
 
-def test_sdxl_vae_is_looked_for_where_the_environment_says(peer, pictures, tmp_path, monkeypatch):
+def test_sdxl_vae_is_looked_for_where_the_environment_says(peer, images, tmp_path, monkeypatch):
     peer.save_pretrained(tmp_path)
     monkeypatch.setenv("SDXL_VAE", str(tmp_path))
-    assert_same(load_autoencoder("sdxl-vae"), peer, pictures)
+    assert_same(load_autoencoder("sdxl-vae"), peer, images)
 
 
 def test_sdxl_vae_out_of_reach_says_what_to_do(monkeypatch, hub_out_of_reach):
@@ -66,13 +66,13 @@ def test_sdxl_vae_out_of_reach_says_what_to_do(monkeypatch, hub_out_of_reach):
         load_autoencoder("sdxl-vae")
 
 
-def test_a_tiny_autoencoder_of_diffusers(pictures, tmp_path):
+def test_a_tiny_autoencoder_of_diffusers(images, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     peer = diffusers.AutoencoderTiny().eval()
     peer.save_pretrained(tmp_path)
     with torch.no_grad():
-        latents = load_autoencoder(tmp_path).to_latents(pictures)
-        torch.testing.assert_close(latents, peer.encode(pictures).latents, atol=1e-5, rtol=0)
+        latents = load_autoencoder(tmp_path).to_latents(images)
+        torch.testing.assert_close(latents, peer.encode(images).latents, atol=1e-5, rtol=0)
 
 
 def test_a_single_file_in_compvis_layout(tmp_path, monkeypatch):
@@ -85,21 +85,21 @@ def test_a_single_file_in_compvis_layout(tmp_path, monkeypatch):
         sources = checkpoint_keys(name, published_names(small, "compvis"))
         state |= {source: part.clone() for source, part in zip(sources, tensor.chunk(len(sources)), strict=True)}
     save_file(state, tmp_path / "sdxl_vae.safetensors")
-    found = load_autoencoder(tmp_path / "sdxl_vae.safetensors")
-    assert found.config.scale == 0.13025
-    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items())
+    loaded = load_autoencoder(tmp_path / "sdxl_vae.safetensors")
+    assert loaded.config.scale == 0.13025
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_pair_of_taesd(pictures, tmp_path):
+def test_the_pair_of_taesd(images, tmp_path):
     from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 
     torch.manual_seed(0)
     model = TinyAutoencoder(TinyConfig(latent_channels=6, width=16, pooled=True))
     for half in ("encoder", "decoder"):
         torch.save(getattr(model, half).state_dict(), tmp_path / f"some_{half}.pth")
-    found = load_autoencoder(tmp_path)
-    assert found.config == model.config
-    assert torch.equal(found.to_latents(pictures), model.to_latents(pictures))
+    loaded = load_autoencoder(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.to_latents(images), model.to_latents(images))
 
 
 def test_our_own_weights_by_name_and_by_file(tmp_path):

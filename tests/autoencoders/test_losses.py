@@ -1,4 +1,4 @@
-"""Pixels, perception and critic: what each of them moves, and when."""
+"""Pixel, perceptual and adversarial loss: which parameters get gradients from each, and when."""
 
 import copy
 
@@ -19,92 +19,94 @@ class Painter(nn.Module):
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def _gradients(loss, pictures):
-    """Of the decoder's last layer and of the critic, after one step."""
+def _gradients(loss, images):
+    """Gradients of the decoder's last layer and of the discriminator, after one step."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         painter = Painter()
         codes = torch.randn(4, 4, 32, 32)
-    loss(pictures, painter.head(codes), painter.head.weight).mean().backward()
+    loss(images, painter.head(codes), painter.head.weight).mean().backward()
     discriminator = None if loss.discriminator is None else loss.discriminator[0].weight.grad
     return painter.head.weight.grad, discriminator
 
 
-def test_errors_of_the_pixels(pictures):
-    off = pictures + 0.1
-    assert ReconstructionLoss("l1")(pictures, off, None).tolist() == pytest.approx([0.1] * 4)
-    assert ReconstructionLoss("mse")(pictures, off, None).tolist() == pytest.approx([0.01] * 4, rel=1e-4)
+def test_errors_of_the_pixels(images):
+    off = images + 0.1
+    assert ReconstructionLoss("l1")(images, off, None).tolist() == pytest.approx([0.1] * 4)
+    assert ReconstructionLoss("mse")(images, off, None).tolist() == pytest.approx([0.01] * 4, rel=1e-4)
 
 
-def test_the_critic_waits_and_then_joins(pictures):
-    plain, _ = _gradients(ReconstructionLoss("mse"), pictures)
-    loss = ReconstructionLoss("mse", adversarial=0.5, start=2).train()
+def test_the_discriminator_starts_when_it_should(images):
+    plain, _ = _gradients(ReconstructionLoss("mse"), images)
+    loss = ReconstructionLoss("mse", adversarial=0.5, discriminator_start=2).train()
     for _ in range(2):
-        before, discriminator = _gradients(loss, pictures)
+        before, discriminator = _gradients(loss, images)
         torch.testing.assert_close(before, plain)
         assert discriminator is None
-    after, discriminator = _gradients(loss, pictures)
+    after, discriminator = _gradients(loss, images)
     assert not torch.allclose(after, plain) and discriminator.abs().sum() > 0
 
 
-def test_neither_moves_the_other(pictures):
-    """The critic learns from its own loss alone: with no say in the pictures it is moved just as much."""
+def test_autoencoder_and_discriminator_get_no_gradient_from_each_other(images):
+    """The discriminator learns from its own loss alone: without adversarial weight its gradient is the same."""
     torch.manual_seed(0)
-    loud = ReconstructionLoss("mse", adversarial=1.0).train()
-    quiet = copy.deepcopy(loud)
-    quiet.weights = (0.0, 0.0)
-    (ours, discriminator), (plain, same_critic) = (_gradients(loss, pictures) for loss in (loud, quiet))
-    torch.testing.assert_close(discriminator, same_critic)
+    with_weight = ReconstructionLoss("mse", adversarial=1.0).train()
+    without_weight = copy.deepcopy(with_weight)
+    without_weight.adversarial_weight = 0.0
+    (ours, discriminator), (plain, same_discriminator) = (
+        _gradients(loss, images) for loss in (with_weight, without_weight)
+    )
+    torch.testing.assert_close(discriminator, same_discriminator)
     assert not torch.allclose(ours, plain)
-    torch.testing.assert_close(plain, _gradients(ReconstructionLoss("mse"), pictures)[0])
+    torch.testing.assert_close(plain, _gradients(ReconstructionLoss("mse"), images)[0])
 
 
-def test_the_critics_pull_is_as_strong_as_its_weight_says(pictures):
-    plain, _ = _gradients(ReconstructionLoss("mse"), pictures)
+def test_the_adversarial_gradient_is_as_strong_as_its_weight(images):
+    plain, _ = _gradients(ReconstructionLoss("mse"), images)
     torch.manual_seed(0)
-    both, _ = _gradients(ReconstructionLoss("mse", adversarial=0.5).train(), pictures)
+    both, _ = _gradients(ReconstructionLoss("mse", adversarial=0.5).train(), images)
     assert ((both - plain).norm() / plain.norm()).item() == pytest.approx(0.5, rel=0.02)
 
 
-def test_a_resumed_training_knows_whether_the_critic_has_joined(pictures):
-    loss = ReconstructionLoss("mse", adversarial=0.5, start=1).train()
-    _gradients(loss, pictures)
-    again = ReconstructionLoss("mse", adversarial=0.5, start=1).train()
-    again.load_state_dict(loss.state_dict())
-    assert _gradients(again, pictures)[1] is not None
+def test_a_resumed_training_knows_whether_the_discriminator_has_started(images):
+    loss = ReconstructionLoss("mse", adversarial=0.5, discriminator_start=1).train()
+    _gradients(loss, images)
+    resumed = ReconstructionLoss("mse", adversarial=0.5, discriminator_start=1).train()
+    resumed.load_state_dict(loss.state_dict())
+    assert _gradients(resumed, images)[1] is not None
 
 
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="'l1' or 'mse', got 'l2'"):
         ReconstructionLoss("l2")
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="must not be negative"):
         ReconstructionLoss(perceptual=-1)
 
 
-def test_the_stand_in_says_that_it_is_one(pictures, monkeypatch, tmp_path):
+def test_the_substitute_is_named_as_one(images, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     distance = load_perceptual()
     assert "stand-in" in distance.name and "not LPIPS" in distance.name
-    assert distance(pictures, pictures).tolist() == [0] * 4
-    near, far = (distance(pictures, pictures + off * torch.randn(pictures.shape)) for off in (0.05, 0.5))
+    assert distance(images, images).tolist() == [0] * 4
+    near, far = (distance(images, images + off * torch.randn(images.shape)) for off in (0.05, 0.5))
     assert (near < far).all()
     assert not any(parameter.requires_grad for parameter in distance.parameters())
     assert not distance.train().training
 
 
-def test_perceptual_distance_reaches_the_pictures_and_is_not_saved(pictures):
+def test_perceptual_distance_reaches_the_images_and_is_not_saved(images):
     loss = ReconstructionLoss("mse", perceptual=1.0)
-    plain, seen = (_gradients(one, pictures)[0] for one in (ReconstructionLoss("mse"), loss))
-    assert not torch.allclose(plain, seen)
+    plain = _gradients(ReconstructionLoss("mse"), images)[0]
+    assert not torch.allclose(plain, _gradients(loss, images)[0])
     assert set(loss.state_dict()) == {"steps"} and not list(loss.parameters())
 
 
 @torch.no_grad()
-def test_lpips_is_torchmetrics(pictures):
+def test_lpips_is_torchmetrics(images):
     """The same VGG16, with weights of no training: the published ones need a download, the formula does not."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
@@ -114,8 +116,8 @@ def test_lpips_is_torchmetrics(pictures):
     sees = VGG16()
     for ours, other in zip([x for x in sees.features if isinstance(x, nn.Conv2d)], convolutions, strict=True):
         ours.load_state_dict(other.state_dict())
-    others = pictures.flip(-1)
-    torch.testing.assert_close(lpips(sees)(pictures, others), theirs(pictures, others).flatten(), atol=1e-5, rtol=1e-4)
+    others = images.flip(-1)
+    torch.testing.assert_close(lpips(sees)(images, others), theirs(images, others).flatten(), atol=1e-5, rtol=1e-4)
 
 
 def test_features_of_length_one():

@@ -25,7 +25,7 @@ def z():
 def test_gradients_pass_straight_through(name, z):
     """As if the quantiser were not there; FSQ's input goes through a tanh first."""
     quantizer = MAKE[name]().eval()
-    codes = quantizer(z).codes
+    codes = quantizer(z).z_q
     (codes * torch.arange(4.0)).sum().backward()
     if name == "FSQ":
         assert (z.grad[..., 1:] > 0).all() and (z.grad[..., 0] == 0).all()
@@ -34,11 +34,11 @@ def test_gradients_pass_straight_through(name, z):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_indices_say_it_all(name, z):
+def test_indices_determine_the_vectors(name, z):
     quantizer = MAKE[name]().eval()
-    found = quantizer(z)
-    torch.testing.assert_close(quantizer.decode(found.indices), found.codes.detach(), atol=1e-5, rtol=1e-5)
-    assert found.loss.shape == z.shape[:-1] and found.codes.shape == z.shape
+    quantized = quantizer(z)
+    torch.testing.assert_close(quantizer.decode(quantized.indices), quantized.z_q.detach(), atol=1e-5, rtol=1e-5)
+    assert quantized.loss.shape == z.shape[:-1] and quantized.z_q.shape == z.shape
 
 
 @pytest.mark.parametrize("name", ["VQ", "EMA", "LFQ"])  # the others' codes are no points of their input's space
@@ -63,12 +63,12 @@ def test_nearest_is_the_full_matrix_argmin():
 def test_the_two_terms_of_the_loss_reach_what_they_should(z):
     """The codebook is pulled with weight 1 and the input with beta, not the other way round as in a copied default."""
     quantizer = VectorQuantizer(32, 4, beta=0.25)
-    found = quantizer(z)
-    away = z.detach() - quantizer.decode(found.indices).detach()
-    found.loss.sum().backward()
+    quantized = quantizer(z)
+    away = z.detach() - quantizer.decode(quantized.indices).detach()
+    quantized.loss.sum().backward()
     torch.testing.assert_close(z.grad, 0.25 * 2 * away / 4)
-    wanted = torch.zeros(32, 4).index_add_(0, found.indices.flatten(), -2 * away.flatten(0, -2) / 4)
-    torch.testing.assert_close(quantizer.codebook.grad, wanted)
+    expected = torch.zeros(32, 4).index_add_(0, quantized.indices.flatten(), -2 * away.flatten(0, -2) / 4)
+    torch.testing.assert_close(quantizer.codebook.grad, expected)
 
 
 def test_ema_codes_go_to_the_means_of_what_they_are_chosen_for():
@@ -81,18 +81,18 @@ def test_ema_codes_go_to_the_means_of_what_they_are_chosen_for():
     assert torch.cdist(centres, quantizer.codebook).min(1).values.max() < 0.15
 
 
-def test_unused_codes_start_again():
+def test_dead_codes_are_reset():
     torch.manual_seed(0)
     data = torch.randn(512, 4)
     quantizer = EMAQuantizer(64, 4, decay=0.8)
     quantizer(data)
     quantizer.codebook[:32] += 100.0  # far from everything
     quantizer.sums[:32] = quantizer.codebook[:32] * quantizer.counts[:32, None]
-    assert usage(quantizer.eval()(data).indices, 64).share <= 0.5
+    assert usage(quantizer.eval()(data).indices, 64).utilization <= 0.5
     quantizer.train()
     for _ in range(40):
         quantizer(data)
-    assert usage(quantizer.eval()(data).indices, 64).share > 0.95
+    assert usage(quantizer.eval()(data).indices, 64).utilization > 0.95
 
 
 def test_ema_stays_put_outside_training(z):
@@ -105,9 +105,9 @@ def test_ema_stays_put_outside_training(z):
 
 def test_fsq_uses_every_level_and_no_other():
     quantizer = FSQ((8, 5, 4))
-    found = quantizer(torch.linspace(-6, 6, 2001)[:, None].expand(-1, 3))
-    assert [len(column.unique()) for column in found.codes.detach().round(decimals=4).T] == [8, 5, 4]
-    assert found.codes.abs().max() <= 1 + 1e-6 and quantizer.K == 160
+    quantized = quantizer(torch.linspace(-6, 6, 2001)[:, None].expand(-1, 3))
+    assert [len(column.unique()) for column in quantized.z_q.detach().round(decimals=4).T] == [8, 5, 4]
+    assert quantized.z_q.abs().max() <= 1 + 1e-6 and quantizer.K == 160
     with pytest.raises(ValueError, match="3 levels or more"):
         FSQ((8, 2))
 
@@ -130,14 +130,18 @@ def test_every_residual_layer_brings_it_closer():
         quantizer = ResidualQuantizer([EMAQuantizer(16, 4) for _ in range(count)])
         for _ in range(5):
             quantizer(data)
-        errors.append((quantizer.eval()(data).codes - data).square().mean().item())
+        errors.append((quantizer.eval()(data).z_q - data).square().mean().item())
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
 def test_usage():
-    told = usage(torch.tensor([[0, 1], [2, 3]]), 8)
-    assert told.share == 0.5 and told.perplexity == pytest.approx(4) and told.histogram.tolist() == [1] * 4 + [0] * 4
-    assert str(told) == "50% of 8 codes in use, perplexity 4"
+    stats = usage(torch.tensor([[0, 1], [2, 3]]), 8)
+    assert (
+        stats.utilization == 0.5
+        and stats.perplexity == pytest.approx(4)
+        and stats.histogram.tolist() == [1] * 4 + [0] * 4
+    )
+    assert str(stats) == "50% of 8 codes in use, perplexity 4"
     with pytest.raises(ValueError, match="0..7"):
         usage(torch.tensor([8]), 8)
 
@@ -147,8 +151,8 @@ def test_a_step_of_training_changes_the_codebook(quantizer):
     z = torch.randn(64, 8, requires_grad=True)
     before = quantizer.codebook.detach().clone()
     optimizer = torch.optim.SGD([*quantizer.parameters(), z], lr=0.1)
-    found = quantizer(z)
-    (found.loss.sum() + found.codes.sum()).backward()
+    quantized = quantizer(z)
+    (quantized.loss.sum() + quantized.z_q.sum()).backward()
     optimizer.step()
     assert not torch.equal(before, quantizer.codebook)
 
@@ -164,7 +168,7 @@ def test_sure_choices_have_gradients_too():
 
 def test_a_code_that_is_never_chosen_stays_where_it_is():
     """Without revival: a mean of nothing is no mean."""
-    quantizer = EMAQuantizer(2, 2, decay=0.5, revive_below=0)
+    quantizer = EMAQuantizer(2, 2, decay=0.5, dead_code_threshold=0)
     quantizer.codebook.copy_(torch.tensor([[0.0, 0], [50, 50]]))
     quantizer.counts.fill_(1.0)
     quantizer.sums.copy_(quantizer.codebook)
@@ -176,7 +180,7 @@ def test_a_code_that_is_never_chosen_stays_where_it_is():
 
 @pytest.mark.slow
 def test_several_processes_learn_one_codebook(tmp_path):
-    """Each sees its part of the batch, all of them get the codebook of the whole."""
+    """Each gets its part of the batch, and all learn the codebook of the whole batch."""
     torch.multiprocessing.spawn(_learn_codes, args=(str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.manual_seed(0)

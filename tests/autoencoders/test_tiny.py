@@ -19,16 +19,16 @@ def peer():
     return diffusers.AutoencoderTiny().eval()
 
 
-def test_latents_and_pictures_are_those_of_diffusers(peer):
+def test_latents_and_images_are_those_of_diffusers(peer):
     model = TinyAutoencoder(TinyConfig()).eval()
     load_pretrained(model, peer.state_dict(), published_names("diffusers"), what="AutoencoderTiny")
-    pictures = torch.rand(2, 3, 32, 48) * 2 - 1
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
     with torch.no_grad():
-        latents = model.to_latents(pictures)
+        latents = model.to_latents(images)
         assert latents.shape == (2, 4, 4, 6)
-        torch.testing.assert_close(latents, peer.encode(pictures).latents, atol=1e-5, rtol=0)
+        torch.testing.assert_close(latents, peer.encode(images).latents, atol=1e-5, rtol=0)
         wild = 20 * torch.randn(2, 4, 4, 6)
-        torch.testing.assert_close(model.to_pictures(wild), peer.decode(wild).sample.clamp(-1, 1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.to_images(wild), peer.decode(wild).sample.clamp(-1, 1), atol=1e-5, rtol=0)
 
 
 def test_sides_that_cannot_be_halved_three_times_are_refused():
@@ -45,6 +45,6 @@ def test_the_published_pair_gives_faces_back(tmp_path):
     faces = load_faces("toy-faces", "val", 64, limit=12, cache_dir=tmp_path, progress=False).tensor()
     with torch.no_grad():
         latents = model.to_latents(faces)
-        again = model.to_pictures(latents)
+        reconstruction = model.to_images(latents)
     assert 0.5 < latents.std() < 1.5, "its latents need no scale"
-    assert -10 * torch.log10(((again - faces) / 2).square().mean()) > 25
+    assert -10 * torch.log10(((reconstruction - faces) / 2).square().mean()) > 25

@@ -1,4 +1,4 @@
-"""The training command of the quantised autoencoder, and what is said of it afterwards."""
+"""The training command of the quantised autoencoder, and the functions that inspect the result."""
 
 import pytest
 import torch
@@ -32,8 +32,8 @@ def run(folder, *more):
     )
 
 
-def test_trains_resumes_and_says_so(tmp_path):
-    """Stopped half way and resumed, critic and all, it gives the numbers of an undisturbed run."""
+def test_trains_resumes_and_records_its_command(tmp_path):
+    """Interrupted and resumed, with a discriminator, it gives the numbers of an uninterrupted run."""
     discriminator = ["--adversarial", "0.5", "--critic-from", "1", "--perceptual", "0.1"]
     assert run(tmp_path / "whole", "--steps", "4", *discriminator) == 0
     from helpers.training import run as training
@@ -57,9 +57,9 @@ def test_trains_resumes_and_says_so(tmp_path):
         patch.setattr(training, "interruptible", Stop)
         assert run(tmp_path / "parts", "--steps", "4", *discriminator) == 130
     assert run(tmp_path / "parts", "--steps", "4", *discriminator, "--resume") == 0
-    one, two = (VQAutoencoder.from_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
-    for name, weight in one.state_dict().items():
-        assert torch.equal(weight, two.state_dict()[name]), name
+    whole, parts = (VQAutoencoder.from_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name]), name
     assert "--adversarial 0.5" in read_metadata(tmp_path / "whole" / "weights.safetensors")["command"]
 
 
@@ -70,8 +70,8 @@ def test_what_is_diffused_has_unit_variance():
     model = with_measured_scale(VQAutoencoder(tiny_config()), faces)
     latents = model.to_latents(faces.tensor())
     assert latents.std().item() == pytest.approx(1, abs=0.01) and latents.shape == (60, 4, 8, 8)
-    again, indices, used = reconstruct(model, faces.tensor())
-    torch.testing.assert_close(model.to_pictures(latents), again)
+    reconstruction, indices, used = reconstruct(model, faces.tensor())
+    torch.testing.assert_close(model.to_images(latents), reconstruction)
     colours = codes_to_rgb(model, indices)
     assert colours.shape == (60, 3, 32, 32) and colours.abs().max() <= 1 and colours.std() > 0.1
     assert indices.shape == (60, 8, 8) and used.histogram.sum() == 60 * 64

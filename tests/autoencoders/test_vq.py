@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.autoencoders.vq import kl_pair, vq_pair
-from benchmarks.sd1.reference import difference
+from benchmarks.parity import difference
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 
@@ -17,9 +17,9 @@ def pair():
 @torch.no_grad()
 def test_parity_with_diffusers(pair):
     ours, theirs = pair
-    pictures = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    z = theirs.encode(pictures).latents
-    assert difference(ours.encode(pictures), z) < 1e-5
+    images = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = theirs.encode(images).latents
+    assert difference(ours.encode(images), z) < 1e-5
     assert difference(ours.decode(z), theirs.decode(z).sample) < 1e-5
     assert (ours.quantize(z).indices.flatten() == theirs.quantize(z)[2][2].flatten()).all()
 
@@ -27,17 +27,17 @@ def test_parity_with_diffusers(pair):
 @torch.no_grad()
 def test_the_same_halves_without_a_codebook():
     ours, theirs = kl_pair()
-    pictures = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    z = theirs.encode(pictures).latent_dist.mean
-    assert difference(ours.encode(pictures).mean, z) < 1e-5
+    images = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = theirs.encode(images).latent_dist.mean
+    assert difference(ours.encode(images).mean, z) < 1e-5
     assert difference(ours.decode(z), theirs.decode(z).sample) < 1e-5
 
 
 @torch.no_grad()
-def test_indices_are_the_picture(pair):
+def test_indices_determine_the_image(pair):
     ours, _ = pair
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
-    decoded, quantized = ours(pictures)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    decoded, quantized = ours(images)
     assert quantized.indices.shape == (2, 8, 8)
     torch.testing.assert_close(ours.decode_indices(quantized.indices), decoded, atol=1e-4, rtol=1e-4)
 
@@ -64,16 +64,16 @@ def test_published_size():
 def test_weights_come_back(tmp_path):
     model = VQAutoencoder(VQConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, K=16, ema=True)).eval()
     model.save(tmp_path / "x.safetensors", {})
-    again = VQAutoencoder.from_weights(tmp_path / "x.safetensors")
-    pictures = torch.rand(1, 3, 16, 16)
+    loaded = VQAutoencoder.from_weights(tmp_path / "x.safetensors")
+    images = torch.rand(1, 3, 16, 16)
     with torch.no_grad():  # each half by itself: between two codes, half precision may choose the other
-        z = model.encode(pictures)
-        torch.testing.assert_close(again.encode(pictures), z, atol=1e-2, rtol=1e-2)
+        z = model.encode(images)
+        torch.testing.assert_close(loaded.encode(images), z, atol=1e-2, rtol=1e-2)
         indices = model.quantize(z).indices
-        torch.testing.assert_close(again.decode_indices(indices), model.decode_indices(indices), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(loaded.decode_indices(indices), model.decode_indices(indices), atol=1e-2, rtol=1e-2)
     with pytest.raises(ValueError, match="belong to another network: they tell .*code_width.*, which is no KLConfig"):
         KLAutoencoder.from_weights(tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="a codebook has a code or more, got K = 0"):
+    with pytest.raises(ValueError, match="a codebook has at least one code, got K = 0"):
         VQConfig(K=0)
     with pytest.raises(ValueError, match="multiples of 2, got \\(1, 3, 15, 16\\)"):
         model.encode(torch.zeros(1, 3, 15, 16))

@@ -70,8 +70,8 @@ def _with_root() -> str:
 def _address(server: subprocess.Popen, home: Path) -> str:
     """Where the server listens, once it does."""
     for _ in range(600):
-        for told in (home / "runtime").glob("jpserver-*.json"):
-            return json.loads(told.read_text())["url"].rstrip("/")
+        for server_file in (home / "runtime").glob("jpserver-*.json"):
+            return json.loads(server_file.read_text())["url"].rstrip("/")
         assert server.poll() is None, (home / "log").read_text()
         time.sleep(0.1)
     raise TimeoutError((home / "log").read_text())
@@ -132,9 +132,9 @@ def _move_a_slider(page: Any, panel: Any) -> None:
     page.evaluate(f"window.jupyterapp.shell.currentWidget.content.scrollToItem({first}, 'center').then(() => null)")
     output = panel.locator(".jp-OutputArea").filter(has=page.locator(".widget-hslider .noUi-handle")).first
     handle = output.locator(".noUi-handle").first
-    picture = output.locator("img:visible").first
-    picture.wait_for(timeout=30_000)
-    before = picture.get_attribute("src")
+    image = output.locator("img:visible").first
+    image.wait_for(timeout=30_000)
+    before = image.get_attribute("src")
     handle.focus()
     page.keyboard.press("ArrowRight" if handle.get_attribute("aria-valuenow") == "0.0" else "ArrowLeft")
     page.wait_for_timeout(300)

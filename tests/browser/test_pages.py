@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from pages import vendor
-from pages.browser import addresses, chromium, faint, find_chromium, first_picture, serve, watch
+from pages.browser import addresses, chromium, faint, find_chromium, first_image, serve, watch
 from pages.build import HTML, TEXTS
 from pages.execute import NOTEBOOKS, WIDGETS, notebooks
 from pages.record import ROOT
@@ -25,10 +25,10 @@ SCREEN = {"width": 1280, "height": 900}
 @pytest.fixture(scope="module")
 def rendered() -> Path:
     """The site, made anew from the stored notebooks; any warning is an error."""
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pages.build", "--strict"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert made.returncode == 0, made.stdout + made.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     return HTML
 
 
@@ -45,7 +45,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def reader(browser: Any) -> Any:
+def context(browser: Any) -> Any:
     """One reader for all pages: the scripts that they share are fetched once."""
     return browser.new_context(viewport=SCREEN, color_scheme="light")
 
@@ -59,9 +59,9 @@ def site(rendered: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=PAGES)
-def opened(request: pytest.FixtureRequest, reader: Any, site: str) -> Iterator[tuple[str, Any, Any]]:
+def opened(request: pytest.FixtureRequest, context: Any, site: str) -> Iterator[tuple[str, Any, Any]]:
     """A page's address, the page, and what went wrong; one visit for all that is asked of it below."""
-    page = reader.new_page()
+    page = context.new_page()
     trouble = watch(page)
     page.goto(f"{site}/{request.param}", wait_until="networkidle")
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")  # a busy machine draws formulas later
@@ -74,8 +74,8 @@ def test_every_page_is_clean_and_described(opened: tuple[str, Any, Any]) -> None
     assert not trouble, trouble
     written = page.locator(".math").count()
     assert page.locator(".math mjx-container").count() == written, "a formula was not drawn"
-    for picture in page.locator("main img").all():
-        assert picture.get_attribute("alt"), f"no description: {picture.get_attribute('src')[:80]}"
+    for image in page.locator("main img").all():
+        assert image.get_attribute("alt"), f"no description: {image.get_attribute('src')[:80]}"
 
 
 def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, Any]) -> None:
@@ -99,12 +99,12 @@ def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, An
 
 def test_text_is_legible_on_light_and_dark_pages_and_fits_a_phone(opened: tuple[str, Any, Any]) -> None:
     _, page, _ = opened
-    assert not (found := faint(page)), f"too faint on a light page: {found}"
+    assert not (faint_texts := faint(page)), f"too faint on a light page: {faint_texts}"
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(500)  # colours fade over
     assert page.evaluate("document.documentElement.dataset.theme") == "dark", "a dark system gets a light page"
-    assert not (found := faint(page)), f"too faint on a dark page: {found}"
+    assert not (faint_texts := faint(page)), f"too faint on a dark page: {faint_texts}"
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "it scrolls sideways on a phone"
 
 
@@ -113,15 +113,15 @@ def test_search_finds_classifier_free_guidance(browser: Any, site: str) -> None:
     page.goto(f"{site}/search.html?q=classifier-free+guidance")
     page.locator("#search-results ul.search li a").first.wait_for(timeout=30_000)
     page.wait_for_timeout(500)
-    found = [link.get_attribute("href").partition("?")[0] for link in page.locator("#search-results li a").all()]
-    assert {"notebooks/02_ddpm_from_scratch.html", "pages/glossary.html"} <= {name.partition("#")[0] for name in found}
+    hits = [link.get_attribute("href").partition("?")[0] for link in page.locator("#search-results li a").all()]
+    assert {"notebooks/02_ddpm_from_scratch.html", "pages/glossary.html"} <= {name.partition("#")[0] for name in hits}
     page.close()
 
 
-def test_the_first_picture_comes_soon(browser: Any, site: str) -> None:
-    waited = first_picture(browser, f"{site}/notebooks/01_data_exploration.html")
+def test_the_first_image_comes_soon(browser: Any, site: str) -> None:
+    waited = first_image(browser, f"{site}/notebooks/01_data_exploration.html")
     assert waited is not None and 0 < waited < 10_000  # how long exactly: `python -m benchmarks check exercises`
-    assert first_picture(browser, f"{site}/pages/glossary.html") is None
+    assert first_image(browser, f"{site}/pages/glossary.html") is None
 
 
 def test_faint_text_is_noticed(browser: Any) -> None:
@@ -153,5 +153,5 @@ def _sliders(path: str) -> int:
     return sum(model["model_name"] == "SelectionSliderModel" for model in widgets.get("state", {}).values())
 
 
-def _shown(pictures: Any) -> list[str]:
-    return [hashlib.sha256(picture.get_attribute("src").encode()).hexdigest() for picture in pictures.all()]
+def _shown(images: Any) -> list[str]:
+    return [hashlib.sha256(image.get_attribute("src").encode()).hexdigest() for image in images.all()]

@@ -1,4 +1,4 @@
-"""A small, good collection of pictures in the Kaggle layout; every test spoils its own."""
+"""A small, good collection of images in the Kaggle layout; every test spoils its own."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 COLOURS = {"cat": (200, 60, 20), "dog": (20, 160, 60), "wild": (40, 40, 220)}
-A_CLASS = 11  # one bad picture more, and less than a tenth of the class is bad
+PER_CLASS = 11  # one bad image more, and less than a tenth of the class is bad
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +21,11 @@ def nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """afhq/train and afhq/val: 11 pictures of 40 px a class, each class in its colour."""
+    """afhq/train and afhq/val: 11 images of 40 px a class, each class in its colour."""
     for split in ("train", "val"):
         for name, colour in COLOURS.items():
             folder = tmp_path / "afhq" / split / name
             folder.mkdir(parents=True)
-            for i in range(A_CLASS):
+            for i in range(PER_CLASS):
                 Image.new("RGB", (40, 40), colour).save(folder / f"{i:02}.png")
     return tmp_path / "afhq"

@@ -1,4 +1,4 @@
-"""Finding the real pictures, and what happens when files, folders or zips of them are not as they should be."""
+"""Locating the photographs, and what happens when files, folders or zips of them are not as they should be."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from PIL import Image
 
 from helpers.course import repository_root
 from helpers.data import Faces, fetch, load_faces
-from helpers.data.animal_faces import at_hand
+from helpers.data.animal_faces import photographs_available
 
 REAL = os.environ.get("ANIMAL_FACES_DIR")  # read before any test hides it
 
@@ -31,28 +31,28 @@ def pack(tree: Path, target: Path, prefix: str = "afhq/") -> Path:
     return target
 
 
-def test_whether_they_are_at_hand_is_answered_without_fetching(
+def test_whether_they_are_available_is_known_without_fetching(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("from_kaggle", "from_hub"):
         monkeypatch.setattr(fetch, name, lambda: pytest.fail("it fetches"))
-    assert not at_hand()
+    assert not photographs_available()
     monkeypatch.setenv("ANIMAL_FACES_DIR", str(tmp_path / "gone"))
-    assert not at_hand()
+    assert not photographs_available()
     (tmp_path / "zips").mkdir()
     damaged = pack(tree, tmp_path / "zips" / "a.zip")
     damaged.write_bytes(damaged.read_bytes()[:100])
     monkeypatch.setenv("ANIMAL_FACES_DIR", str(damaged))
-    assert not at_hand()
+    assert not photographs_available()
     monkeypatch.setenv("ANIMAL_FACES_DIR", str(tree))
-    assert at_hand()
+    assert photographs_available()
 
 
 # Layouts
 
 
 @pytest.mark.parametrize("shape", ["afhq", "parent", "zip", "flat zip", "folder with a zip"])
-def test_every_layout_gives_the_same_pictures(tree: Path, tmp_path: Path, shape: str) -> None:
+def test_every_layout_gives_the_same_images(tree: Path, tmp_path: Path, shape: str) -> None:
     (tmp_path / "zips").mkdir()
     root = {
         "afhq": lambda: tree,
@@ -87,7 +87,7 @@ def test_the_other_split_and_what_afhq_v2_calls_it(tree: Path) -> None:
     (tree / "val").rename(tree / "test")
     assert load(tree, "val").counts["cat"] == 10
     shutil.rmtree(tree / "test")
-    with pytest.raises(ValueError, match="no val pictures: there is no folder val or test"):
+    with pytest.raises(ValueError, match="no val images: there is no folder val or test"):
         load(tree, "val")
 
 
@@ -114,7 +114,7 @@ def test_adding_a_file_is_noticed(tree: Path) -> None:
 
 def test_bad_files_are_skipped_by_name_and_labels_stay_right(tree: Path) -> None:
     (tree / "train" / "cat" / "00.png").write_bytes(b"")
-    (tree / "train" / "dog" / "05.png").write_bytes(b"no picture")
+    (tree / "train" / "dog" / "05.png").write_bytes(b"no image")
     for i in range(20):  # so that one is less than a tenth
         shutil.copy(tree / "train" / "cat" / "01.png", tree / "train" / "cat" / f"a{i}.png")
         shutil.copy(tree / "train" / "dog" / "01.png", tree / "train" / "dog" / f"a{i}.png")
@@ -122,7 +122,7 @@ def test_bad_files_are_skipped_by_name_and_labels_stay_right(tree: Path) -> None
         with pytest.warns(UserWarning, match="2 files could not be used") as caught:
             faces = load(tree)
         assert "71 remain" in str(caught[0].message) and "train/cat/00.png: zero bytes" in str(caught[0].message)
-        assert [one.path for one in faces.skipped] == ["train/cat/00.png", "train/dog/05.png"]
+        assert [item.path for item in faces.skipped] == ["train/cat/00.png", "train/dog/05.png"]
         assert faces.counts == {"cat": 30, "dog": 30, "wild": 11}
         assert faces.of_class("dog").images[:, :, 8, 8].tolist() == [[20, 160, 60]] * 30
 
@@ -154,7 +154,7 @@ def test_links_to_nowhere_are_skipped(tree: Path) -> None:
 def test_more_than_a_tenth_of_a_class_is_an_error(tree: Path, many: int) -> None:
     for i in range(many):
         (tree / "train" / "wild" / f"{i:02}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=f"{many} of the 11 wild pictures in .* cannot be used, more than 10%: .*zero"):
+    with pytest.raises(ValueError, match=f"{many} of the 11 wild images in .* cannot be used, more than 10%: .*zero"):
         load(tree)
     assert not list((tree.parent / "home" / "cache").iterdir()), "nothing of it may be cached"
 
@@ -167,8 +167,11 @@ def test_more_than_a_tenth_of_a_class_is_an_error(tree: Path, many: int) -> None
     [
         (lambda tree: (tree / "train/wild").rename(tree / "gone"), "the class wild is missing .* train/wild/"),
         (lambda tree: [file.unlink() for file in (tree / "train/dog").iterdir()], "the class dog is empty"),
-        (lambda tree: (tree / "train/horse").mkdir(), "nobody knows in train: horse; expected are cat, dog, wild"),
-        (lambda tree: (tree / "train/cat").rename(tree / "train/Cat!"), "nobody knows in train: Cat!"),
+        (
+            lambda tree: (tree / "train/horse").mkdir(),
+            "unknown class folders in train: horse; expected are cat, dog, wild",
+        ),
+        (lambda tree: (tree / "train/cat").rename(tree / "train/Cat!"), "unknown class folders in train: Cat!"),
     ],
     ids=["missing", "empty", "unknown", "misspelt"],
 )
@@ -218,7 +221,7 @@ def test_a_zip_with_names_that_lead_out_of_it_is_refused(tree: Path, tmp_path: P
 
 
 def test_bombs_in_a_zip_are_skipped(tree: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("helpers.data.collection.MOST_BYTES", 50_000)
+    monkeypatch.setattr("helpers.data.collection.MAX_BYTES", 50_000)
     path = pack(tree, tmp_path / "a.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("afhq/train/cat/bomb.png", bytes(10_000_000))
@@ -257,7 +260,7 @@ def test_when_they_are_nowhere_one_message_tells_all(monkeypatch: pytest.MonkeyP
 
 def test_local_copies_come_first_and_in_order(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_, **__):
-        raise AssertionError("asked the network although the pictures are here")
+        raise AssertionError("used the network although the photographs are here")
 
     monkeypatch.setattr("helpers.data.animal_faces.fetch.from_kaggle", never)
     monkeypatch.setattr("helpers.data.animal_faces.fetch.from_hub", never)
@@ -289,10 +292,15 @@ def test_a_bad_copy_of_ones_own_is_an_error_not_a_reason_to_download(tree: Path,
         load()
 
 
-def test_kaggle_is_asked_last_but_one(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr("kagglehub.dataset_download", lambda handle: asked.append(handle) or str(tree.parent))
-    assert len(load()) == 33 and asked == ["andrewmvd/animal-faces"]
+def test_kaggle_is_tried_last_but_one(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = []
+
+    def download(handle: str) -> str:
+        handles.append(handle)
+        return str(tree.parent)
+
+    monkeypatch.setattr("kagglehub.dataset_download", download)
+    assert len(load()) == 33 and handles == ["andrewmvd/animal-faces"]
 
 
 def test_a_given_root_is_the_only_place(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,8 +315,8 @@ def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tree: Path, tmp_path: Path
     stored = []
     for label in range(3):
         for i in range(13):
-            Image.new("RGB", (20, 20), (i, label, 0)).save(tmp_path / "one.png")
-            stored.append(((tmp_path / "one.png").read_bytes(), label))
+            Image.new("RGB", (20, 20), (i, label, 0)).save(tmp_path / "image.png")
+            stored.append(((tmp_path / "image.png").read_bytes(), label))
     monkeypatch.setattr(fetch, "rows", lambda files: iter(stored))
     monkeypatch.setattr(fetch, "HUB_VAL", 3)
     fetch.pack([], fetch.hub_zip())
@@ -323,8 +331,8 @@ def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tree: Path, tmp_path: Path
 
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "helpers.data", "--source", "animal-faces", "--size", "16", *arguments]
-    return subprocess.run(words, cwd=repository_root(), capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "helpers.data", "--source", "animal-faces", "--size", "16", *arguments]
+    return subprocess.run(command, cwd=repository_root(), capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_builds_the_cache_and_says_what_is_in_it(tree: Path, tmp_path: Path) -> None:
@@ -336,8 +344,8 @@ def test_the_command_builds_the_cache_and_says_what_is_in_it(tree: Path, tmp_pat
     assert failed.returncode == 1 and "nowhere does not exist" in failed.stderr and "Traceback" not in failed.stderr
 
 
-@pytest.mark.skipif(not REAL, reason="set ANIMAL_FACES_DIR to try the real pictures")
-def test_the_real_pictures(tmp_path: Path) -> None:
+@pytest.mark.skipif(not REAL, reason="set ANIMAL_FACES_DIR to try the photographs")
+def test_the_photographs(tmp_path: Path) -> None:
     train, val = (load(Path(REAL), split, 64) for split in ("train", "val"))
     assert all(count > 50 for count in (*train.counts.values(), *val.counts.values()))
     assert not train.skipped and not val.skipped

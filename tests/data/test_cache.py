@@ -37,9 +37,9 @@ def test_built_once_then_read_through_a_memory_map(tmp_path: Path) -> None:
     first, details = cache.load_or_build(tmp_path / "new" / "folder", "faces", RECIPE, build)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second, again = cache.load_or_build(tmp_path / "new" / "folder", "faces", RECIPE, never)
+        second, same_details = cache.load_or_build(tmp_path / "new" / "folder", "faces", RECIPE, never)
     assert np.array_equal(first, PIXELS) and np.array_equal(second, PIXELS)
-    assert details == again == {"skipped": [["a", "b"]]}
+    assert details == same_details == {"skipped": [["a", "b"]]}
     assert isinstance(second, np.memmap) and not second.flags.writeable
     assert sorted(path.suffix for path in (tmp_path / "new" / "folder").iterdir()) == [".json", ".npy"]
 
@@ -117,12 +117,12 @@ def test_above_the_limit_the_checksum_is_not_asked_for(tmp_path: Path, monkeypat
 
 def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Opening for writing fails, as it does on a read-only file system."""
-    real = builtins.open
+    real_open = builtins.open
 
     def guarded(path, mode="r", *rest, **options):
         if "x" in mode:
             raise OSError(number, os.strerror(number), str(path))
-        return real(path, mode, *rest, **options)
+        return real_open(path, mode, *rest, **options)
 
     monkeypatch.setattr(builtins, "open", guarded)
 
@@ -171,12 +171,12 @@ def test_too_much_for_memory_is_an_error_that_says_what_to_do(tmp_path, monkeypa
         cache.load_or_build(tmp_path, "faces", RECIPE, build)
 
 
-def test_an_error_of_the_pictures_passes_through_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_of_the_build_passes_through_and_leaves_nothing(tmp_path: Path) -> None:
     def broken(details: dict) -> Iterator[np.ndarray]:
         yield PIXELS
-        raise PermissionError("the pictures' own trouble")
+        raise PermissionError("of the images themselves")
 
-    with pytest.raises(PermissionError, match="own trouble"):
+    with pytest.raises(PermissionError, match="of the images themselves"):
         cache.load_or_build(tmp_path, "faces", RECIPE, broken)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""The drawn faces as a data set."""
+"""The synthetic faces as a data set."""
 
 import os
 import subprocess
@@ -21,16 +21,16 @@ def load(split: str = "train", count: int = 12, **options):
 def test_columns_belong_together() -> None:
     faces = load()
     assert faces.counts == {"cat": 4, "dog": 4, "wild": 4}
-    for image, label, words, attributes in zip(faces.images, faces.labels, faces.captions, faces.attributes):
+    for image, label, text, attributes in zip(faces.images, faces.labels, faces.captions, faces.attributes):
         assert np.array_equal(image, draw_face(attributes, 16))
-        assert faces.class_names[label] == attributes.species and attributes.fur in words
+        assert faces.class_names[label] == attributes.species and attributes.fur in text
 
 
 def test_seed_and_split_decide_the_faces() -> None:
     assert np.array_equal(load().images, load().images)
     others = [load(), load("val"), load(seed=1), load("val", seed=1), load(seed=2)]
-    assert len({one.images.tobytes() for one in others}) == 5
-    assert not {one.look for one in others[0].attributes} & {one.look for one in others[1].attributes}
+    assert len({faces.images.tobytes() for faces in others}) == 5
+    assert not {face.look for face in others[0].attributes} & {face.look for face in others[1].attributes}
 
 
 def test_the_first_of_many_are_the_same() -> None:
@@ -55,7 +55,7 @@ def test_the_usual_counts() -> None:
 def test_workers_draw_the_same_faces_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     attributes = drawing.attributes_of("train", 130, seed=0)
     alone = np.concatenate(list(drawing.draw_all(attributes, 16, progress=False)))
-    monkeypatch.setattr(drawing, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(drawing, "MIN_FOR_WORKERS", 1)
     monkeypatch.setattr(drawing, "cpu_count", lambda: 2)
     assert np.array_equal(np.concatenate(list(drawing.draw_all(attributes, 16, progress=False))), alone)
 
@@ -67,14 +67,14 @@ def test_dead_workers_do_not_stop_the_drawing(monkeypatch: pytest.MonkeyPatch) -
     class DyingPool:
         def __init__(self, *_, **__) -> None: ...
 
-        def map(self, function, pieces):
-            yield function(pieces[0])
+        def map(self, function, chunks):
+            yield function(chunks[0])
             raise drawing.BrokenProcessPool("a worker was killed")
 
         def shutdown(self, **_) -> None: ...
 
     monkeypatch.setattr(drawing, "ProcessPoolExecutor", DyingPool)
-    monkeypatch.setattr(drawing, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(drawing, "MIN_FOR_WORKERS", 1)
     monkeypatch.setattr(drawing, "cpu_count", lambda: 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -85,7 +85,7 @@ def test_a_script_without_a_main_guard_is_run_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from helpers.data import drawing\n"
-        "drawing.WORTH_WORKERS, drawing.cpu_count = 1, lambda: 2\n"
+        "drawing.MIN_FOR_WORKERS, drawing.cpu_count = 1, lambda: 2\n"
         "attributes = drawing.attributes_of('train', 70, seed=0)\n"
         "print(sum(map(len, drawing.draw_all(attributes, 16, progress=False))))\n"
     )

@@ -1,12 +1,14 @@
 """`Faces` and the two conversions between bytes and [-1, 1]."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data import Faces, load_faces
+from helpers.data import DrawnFaces, Faces, load_faces
 from helpers.data.faces import to_float, to_uint8
 from helpers.data.load import _in_rotation
 
@@ -55,7 +57,7 @@ def test_a_mask_takes_every_column_along(chosen: list[bool]) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     faces = some_faces()
-    with pytest.raises(TypeError, match=r"faces\.images\[3\] is one picture"):
+    with pytest.raises(TypeError, match=r"faces\.images\[3\] is one image"):
         faces[3]
     with pytest.raises(IndexError):
         faces[[10]]
@@ -69,6 +71,23 @@ def test_what_does_not_fit_is_refused() -> None:
         Faces(faces.images, faces.labels + 1)
     with pytest.raises(ValueError, match="uint8"):
         Faces(faces.images.astype(np.float32), faces.labels)
+
+
+def test_drawn_faces_always_have_captions_and_attributes() -> None:
+    faces = some_faces()
+    with pytest.raises(ValueError, match="10 images, but 0 captions"):
+        DrawnFaces(faces.images, faces.labels, attributes=faces.attributes)
+    with pytest.raises(ValueError, match="10 images, but 0 attributes"):
+        DrawnFaces(faces.images, faces.labels, captions=faces.captions)
+
+
+def test_drawn_faces_stay_drawn_faces(tmp_path: Path) -> None:
+    faces = load_faces("toy-faces", size=8, limit=6, cache_dir=tmp_path, progress=False)
+    for selection in (faces, faces[2:4], faces[[5, 0]], faces[faces.labels == 1], faces.of_class("wild")):
+        assert type(selection) is DrawnFaces
+        assert len(selection.captions) == len(selection.attributes) == len(selection)
+    assert [face.species for face in faces.of_class("wild").attributes] == ["wild", "wild"]
+    assert type(some_faces()[:2]) is Faces
 
 
 def test_counts_and_classes() -> None:
@@ -110,7 +129,7 @@ def test_conversions_refuse_the_wrong_kind() -> None:
         to_uint8(torch.tensor([0.0, float("nan"), 1.0]))
 
 
-def test_to_float_leaves_the_pictures_alone() -> None:
+def test_to_float_leaves_the_images_alone() -> None:
     images = np.zeros((1, 3, 8, 8), np.uint8)
     images.flags.writeable = False
     to_float(images).add_(1)

@@ -1,4 +1,4 @@
-"""Every kind of picture file becomes right pixels, or a reason."""
+"""Every format and mode of an image file becomes right pixels, or a reason."""
 
 import io
 import struct
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.data import images
-from helpers.data.images import BadPictureError, decode
+from helpers.data.images import BadImageError, decode
 
 ORANGE = (230, 120, 40)
 
 
-def encoded(picture: Image.Image, kind: str, **options) -> bytes:
+def encoded(image: Image.Image, file_format: str, **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, file_format, **options)
     return file.getvalue()
 
 
@@ -35,9 +35,9 @@ def deep(value: int) -> Image.Image:
 
 
 def palette_with_a_hole() -> bytes:
-    picture = Image.new("P", (32, 32), 0)
-    picture.putpalette([*ORANGE, 0, 0, 0])
-    return encoded(picture, "PNG", transparency=0)
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([*ORANGE, 0, 0, 0])
+    return encoded(image, "PNG", transparency=0)
 
 
 PAINTED = Image.new("RGB", (32, 32), ORANGE)
@@ -86,7 +86,7 @@ def bomb() -> bytes:
 
 WRONG = {
     "zero bytes": (b"", "zero bytes"),
-    "a web page": (b"<!DOCTYPE html><html>", "not a picture .*<!DOC"),
+    "a web page": (b"<!DOCTYPE html><html>", "not an image .*<!DOC"),
     "truncated JPEG": (encoded(noise(), "JPEG")[:2000], "truncated"),
     "truncated PNG": (encoded(noise(), "PNG")[:2000], "truncated"),
     "only a JPEG's beginning": (encoded(noise(), "JPEG")[:20], "."),
@@ -95,32 +95,32 @@ WRONG = {
     "a bomb": (bomb(), "too many pixels"),
     "floating point": (encoded(Image.fromarray(np.ones((16, 16), np.float32)), "TIFF"), "floating-point"),
     "32-bit": (encoded(Image.fromarray(np.full((16, 16), 1 << 20, np.int32)), "TIFF"), "outside 16 bits"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
 }
 
 
 @pytest.mark.parametrize(("data", "reason"), WRONG.values(), ids=WRONG.keys())
 def test_what_cannot_be_used_gets_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(BadPictureError, match=reason):
+    with pytest.raises(BadImageError, match=reason):
         decode(data, 16)
 
 
 def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST_BYTES", 100)
-    with pytest.raises(BadPictureError, match="more than the"):
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(BadImageError, match="more than the"):
         decode(encoded(noise(), "PNG"), 16)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow comments on damaged TIFF tags
 @settings(deadline=None, max_examples=100)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF"]), st.integers(0), st.integers(0, 255), st.booleans())
-def test_no_damage_gets_through_as_another_error(kind: str, place: int, value: int, cut: bool) -> None:
-    data = bytearray(encoded(noise(24, 24), kind))
+def test_no_damage_gets_through_as_another_error(file_format: str, place: int, value: int, cut: bool) -> None:
+    data = bytearray(encoded(noise(24, 24), file_format))
     place %= len(data)
     data[place] = value
     try:
         assert decode(bytes(data[:place] if cut else data), 8).shape == (3, 8, 8)
-    except BadPictureError as bad:
+    except BadImageError as bad:
         assert str(bad)
 
 
@@ -145,8 +145,11 @@ def test_the_central_square_is_kept() -> None:
 def test_resizing_is_antialiased_and_draft_changes_little() -> None:
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255  # finer than 32 px can show: the honest answer is grey
-    for kind in ("PNG", "JPEG"):
-        assert np.abs(decode(encoded(Image.fromarray(stripes), kind, quality=100), 32).astype(int) - 127).max() <= 12
+    for file_format in ("PNG", "JPEG"):
+        assert (
+            np.abs(decode(encoded(Image.fromarray(stripes), file_format, quality=100), 32).astype(int) - 127).max()
+            <= 12
+        )
 
     smooth = noise(16, 16).resize((512, 512), Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=95)
@@ -154,5 +157,5 @@ def test_resizing_is_antialiased_and_draft_changes_little() -> None:
     assert np.abs(decode(data, 64).astype(int) - full).mean() < 1
 
 
-def test_small_pictures_are_enlarged() -> None:
+def test_small_images_are_enlarged() -> None:
     assert decode(encoded(PAINTED, "PNG"), 64).shape == (3, 64, 64)

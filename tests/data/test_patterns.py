@@ -1,4 +1,4 @@
-"""Drawn patterns: the same for everybody, cached, varied, and one split never the other's."""
+"""Random patterns: the same for everybody, cached, varied, and one split never the other's."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ def patterns(tmp_path_factory):
 
 
 def test_the_same_seed_draws_the_same_pattern():
-    one, same, other = (draw_pattern(np.random.default_rng(seed), 32) for seed in (1, 1, 2))
-    assert one.shape == (3, 32, 32) and one.dtype == np.uint8
-    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    first, same, other = (draw_pattern(np.random.default_rng(seed), 32) for seed in (1, 1, 2))
+    assert first.shape == (3, 32, 32) and first.dtype == np.uint8
+    assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
 def test_they_come_in_the_object_that_faces_come_in(patterns):
@@ -32,8 +32,8 @@ def test_they_vary_in_colour_and_in_detail(patterns):
 def test_the_first_are_the_same_for_every_number_and_come_from_the_cache(patterns, tmp_path):
     few = load_patterns("train", 32, limit=5, cache_dir=tmp_path, progress=False)
     assert np.array_equal(few.images, patterns.images[:5])
-    again = load_patterns("train", 32, limit=5, cache_dir=tmp_path, progress=False)
-    assert isinstance(again.images, np.memmap) and np.array_equal(again.images, few.images)
+    cached = load_patterns("train", 32, limit=5, cache_dir=tmp_path, progress=False)
+    assert isinstance(cached.images, np.memmap) and np.array_equal(cached.images, few.images)
 
 
 def test_validation_patterns_are_others(patterns, tmp_path):

@@ -1,4 +1,4 @@
-"""Questions about drawn faces and their answers."""
+"""Questions about synthetic faces and their answers."""
 
 from collections import Counter
 
@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from helpers.data import load_faces
-from helpers.data.questions import a_yes_no_question, animal, open_questions, sample_face_grid, yes_no_questions
+from helpers.data.questions import (
+    open_questions,
+    sample_face_grid,
+    sample_yes_no_question,
+    species_name,
+    yes_no_questions,
+)
 from helpers.data.toy_faces import PATTERNS, SPECIES, sample_attributes
 
 
@@ -17,9 +23,9 @@ def faces(tmp_path_factory):
 
 def test_answers_are_the_attributes(faces):
     for face in faces.attributes:
-        said = {one.kind: one.answer for one in open_questions(face)}
-        assert said == {
-            "species": animal(face.species),
+        answers = {question.topic: question.answer for question in open_questions(face)}
+        assert answers == {
+            "species": species_name(face.species),
             "fur": face.fur,
             "eyes": face.eyes,
             "background": face.background,
@@ -31,7 +37,7 @@ def test_exactly_one_of_the_names_is_right(faces):
     for face in faces.attributes:
         groups = yes_no_questions(face)
         for about in ("species", "fur", "eyes", "background", "pattern"):
-            assert [one.answer for one in groups[about]].count("yes") == 1
+            assert [question.answer for question in groups[about]].count("yes") == 1
         assert groups["mane"][0].answer == ("yes" if face.mane else "no")
         assert groups["tongue"][0].answer == ("yes" if face.tongue else "no")
 
@@ -39,39 +45,40 @@ def test_exactly_one_of_the_names_is_right(faces):
 def test_yes_is_about_as_often_right_as_no():
     rng = np.random.default_rng(0)
     faces = [sample_attributes(rng) for _ in range(200)]
-    answers = Counter(a_yes_no_question(face, rng).answer for face in faces for _ in range(5))
+    answers = Counter(sample_yes_no_question(face, rng).answer for face in 5 * faces)
     assert 0.45 < answers["yes"] / answers.total() < 0.55
 
 
-def test_only_what_was_wished_is_asked_about():
+def test_questions_are_about_the_chosen_attributes_only():
     rng = np.random.default_rng(0)
     faces = [sample_attributes(rng) for _ in range(100)]
-    asked = [a_yes_no_question(face, rng, ["pattern", "tongue"]) for face in faces for _ in range(3)]
-    assert {one.text for one in asked if "fur" not in one.text} == {"is its tongue out?"}
-    assert {one.text for one in asked if "fur" in one.text} == {f"is the fur {pattern}?" for pattern in PATTERNS}
+    questions = [sample_yes_no_question(face, rng, ["pattern", "tongue"]) for face in 3 * faces]
+    texts = {question.text for question in questions}
+    assert texts == {"is its tongue out?"} | {f"is the fur {pattern}?" for pattern in PATTERNS}
 
 
 def test_what_is_counted_is_there(faces):
     rng = np.random.default_rng(1)
     groups = [sample_face_grid(len(faces), rng) for _ in range(200)]
     for group in groups:
-        said = {one.text: int(one.answer) for one in group.counting(faces)}
-        total = said["how many animals are there?"]
+        counts = {question.text: int(question.answer) for question in group.counting(faces)}
+        total = counts["how many animals are there?"]
         assert total == sum(i is not None for i in group.corners)
-        assert total == sum(said[f"how many {animal(one, True)} are there?"] for one in SPECIES)
-        corners = [one.answer for one in group.places(faces)]
-        assert corners == ["nothing" if i is None else animal(faces.attributes[i].species) for i in group.corners]
-        assert all(said[f"how many {animal(one, True)} are there?"] == corners.count(animal(one)) for one in SPECIES)
+        assert total == sum(counts[f"how many {species_name(species, True)} are there?"] for species in SPECIES)
+        corners = [question.answer for question in group.places(faces)]
+        assert corners == ["nothing" if i is None else species_name(faces.attributes[i].species) for i in group.corners]
+        for species in SPECIES:
+            assert counts[f"how many {species_name(species, True)} are there?"] == corners.count(species_name(species))
     numbers = Counter(sum(i is not None for i in group.corners) for group in groups)
     assert set(numbers) == {1, 2, 3, 4} and min(numbers.values()) > 25
 
 
-def test_a_picture_of_several(faces):
+def test_a_grid_shows_its_faces(faces):
     group = sample_face_grid(len(faces), np.random.default_rng(3))
-    picture = group.picture(faces)
-    assert picture.shape == (3, 64, 64) and picture.dtype == np.uint8
+    image = group.render(faces)
+    assert image.shape == (3, 64, 64) and image.dtype == np.uint8
     for i, position in enumerate(group.corners):
-        corner = picture[:, i // 2 * 32 :, i % 2 * 32 :][:, :32, :32].astype(float)
+        corner = image[:, i // 2 * 32 :, i % 2 * 32 :][:, :32, :32].astype(float)
         if position is None:
             assert len(np.unique(corner.reshape(3, -1), axis=1).T) == 1
         else:

@@ -32,7 +32,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, Faces]:
     return train, val
 
 
-def memorization_check(image: np.ndarray) -> np.ndarray:
+def copied(image: np.ndarray) -> np.ndarray:
     """(3, H, W), dimmer and with less contrast, as another scan of the same photograph."""
     return (image * 0.8 + 10).astype(np.uint8)
 
@@ -71,11 +71,11 @@ def test_eigenfaces_are_the_principal_directions(faces: tuple[Faces, Faces]) -> 
 
 def test_planted_copies_are_found_and_nothing_else(faces: tuple[Faces, Faces]) -> None:
     train, val = faces
-    planted = np.concatenate([train.images, memorization_check(train.images[7])[None]])
+    planted = np.concatenate([train.images, copied(train.images[7])[None]])
     (pair,) = near_duplicates(planted)
     assert pair[:2] == (7, len(train)) and pair.correlation > 0.99
     assert near_duplicates(train.images) == [] and near_duplicates(val.images, train.images) == []
-    (across,) = near_duplicates(memorization_check(train.images[5])[None], train.images)
+    (across,) = near_duplicates(copied(train.images[5])[None], train.images)
     assert across[:2] == (0, 5)
 
 
@@ -89,12 +89,12 @@ def test_hash_and_correlation(faces: tuple[Faces, Faces]) -> None:
 def test_written_and_read(faces: tuple[Faces, Faces], tmp_path: Path) -> None:
     summary = summarise(*faces, files={"cat": {"median kB": 1.0}})
     save_summary(summary, tmp_path / "record")
-    read = load_summary(tmp_path / "record")
-    assert (read.counts, read.averaged, read.duplicates) == (summary.counts, summary.averaged, summary.duplicates)
-    assert read.files == summary.files and read.colours == summary.colours
-    torch.testing.assert_close(read.means, summary.means, atol=1 / 255 + 1e-6, rtol=0)
-    torch.testing.assert_close(read.eigenfaces, summary.eigenfaces, atol=1 / 255 + 1e-6, rtol=0)
-    torch.testing.assert_close(read.explained, summary.explained)
+    loaded = load_summary(tmp_path / "record")
+    assert (loaded.counts, loaded.averaged, loaded.duplicates) == (summary.counts, summary.averaged, summary.duplicates)
+    assert loaded.files == summary.files and loaded.colours == summary.colours
+    torch.testing.assert_close(loaded.means, summary.means, atol=1 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(loaded.eigenfaces, summary.eigenfaces, atol=1 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(loaded.explained, summary.explained)
 
 
 def test_sizes_that_differ_are_refused(faces: tuple[Faces, Faces]) -> None:

@@ -11,7 +11,7 @@ CLOUDS = [cat_head, clover, two_moons]
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_a_cloud_is_centred_and_about_as_large_as_a_picture(cloud):
+def test_a_cloud_is_centred_and_about_as_large_as_an_image(cloud):
     points = cloud(20_000)
     assert points.xy.shape == (20_000, 2) and points.xy.dtype == torch.float32
     assert points.labels.shape == (20_000,) and points.labels.dtype == torch.int64
@@ -30,10 +30,10 @@ def test_a_seed_repeats_the_points_and_another_does_not(cloud):
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_making_points_leaves_the_global_seed_alone(cloud):
     torch.manual_seed(0)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(0)
     cloud(10)
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_cat_has_two_ears_two_eyes_and_nothing_on_its_forehead():

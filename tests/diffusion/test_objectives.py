@@ -23,39 +23,43 @@ def batch(seed=0, n=16):
     return x0, eps, torch.linspace(0.05, 0.95, n)
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", PATHS)
-def test_a_right_answer_is_read_back_exactly(kind, path):
+def test_a_perfect_prediction_converts_to_x0_and_eps(prediction_type, path):
     x0, eps, t = batch()
     alpha, sigma = path.alpha_sigma(t)
     x = path.add_noise(x0, eps, t)
-    guess = convert_prediction(kind, training_target(kind, x0, eps, alpha, sigma), x, alpha, sigma)
-    torch.testing.assert_close(guess.x0, x0, atol=2e-3, rtol=1e-3)
-    torch.testing.assert_close(guess.eps, eps, atol=2e-3, rtol=1e-3)
+    denoised = convert_prediction(
+        prediction_type, training_target(prediction_type, x0, eps, alpha, sigma), x, alpha, sigma
+    )
+    torch.testing.assert_close(denoised.x0, x0, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(denoised.eps, eps, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", PATHS)
-def test_every_reading_satisfies_the_path(kind, path):
-    """Even a wrong answer must be read as (x0, eps) with alpha x0 + sigma eps = x."""
-    x, answer, t = batch(1)
+def test_every_conversion_satisfies_the_path(prediction_type, path):
+    """Even a wrong prediction must convert to (x0, eps) with alpha x0 + sigma eps = x."""
+    x, prediction, t = batch(1)
     alpha, sigma = path.alpha_sigma(t)
-    guess = convert_prediction(kind, answer, x, alpha, sigma)
-    back = expand(alpha, x) * guess.x0 + expand(sigma, x) * guess.eps
+    denoised = convert_prediction(prediction_type, prediction, x, alpha, sigma)
+    back = expand(alpha, x) * denoised.x0 + expand(sigma, x) * denoised.eps
     torch.testing.assert_close(back, x, atol=1e-3, rtol=1e-3)
 
 
 def test_min_snr_weights_are_one_weight_in_four_spaces():
-    """Weighted so, the error of one and the same guess costs the same whichever target it is counted in."""
+    """With these weights an error costs the same whichever target it is measured in."""
     x0, eps, t = batch()
     for path in (DDPMPath.cosine(), DDPMPath.linear()):
         alpha, sigma = path.alpha_sigma(t)
         x = path.add_noise(x0, eps, t)
         wrong = convert_prediction("x0", x0 + 0.1, x, alpha, sigma)
         costs = []
-        for kind in ("epsilon", "x0", "v"):
-            error = training_target(kind, *wrong, alpha, sigma) - training_target(kind, x0, eps, alpha, sigma)
-            costs.append(error.square().flatten(1).mean(1) * min_snr_weight(kind, alpha, sigma))
+        for prediction_type in ("epsilon", "x0", "v"):
+            error = training_target(prediction_type, *wrong, alpha, sigma) - training_target(
+                prediction_type, x0, eps, alpha, sigma
+            )
+            costs.append(error.square().flatten(1).mean(1) * min_snr_weight(prediction_type, alpha, sigma))
         torch.testing.assert_close(costs[0], costs[1], rtol=2e-3, atol=1e-6)
         torch.testing.assert_close(costs[2], costs[1], rtol=2e-3, atol=1e-6)
     alpha, sigma = FlowPath().alpha_sigma(t)
@@ -78,31 +82,42 @@ def test_min_snr_against_the_paper():
     sigma = torch.tensor([0.1, 0.8])
     snr = (alpha / sigma) ** 2
     assert min_snr_weight("epsilon", alpha, sigma).tolist() == pytest.approx([5 / snr[0].item(), 1.0])
-    wanted = [5 / (snr[0] + 1).item(), (snr[1] / (snr[1] + 1)).item()]
-    assert min_snr_weight("v", alpha, sigma).tolist() == pytest.approx(wanted)
+    expected = [5 / (snr[0] + 1).item(), (snr[1] / (snr[1] + 1)).item()]
+    assert min_snr_weight("v", alpha, sigma).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("loss", PREDICTION_TYPES)
 @pytest.mark.parametrize("path", [FlowPath(), DDPMPath.cosine()], ids=["flow", "cosine"])
-def test_the_loss_of_a_right_answer_is_zero(path, prediction, loss):
+def test_the_loss_of_a_perfect_prediction_is_zero(path, prediction, loss):
     x0, eps, t = batch()
     objective = Objective(path, prediction, loss)
-    answer = training_target(prediction, x0, eps, *path.alpha_sigma(t))
-    assert objective.losses(answer, x0, eps, t).max() < 1e-4
+    model_output = training_target(prediction, x0, eps, *path.alpha_sigma(t))
+    assert objective.losses(model_output, x0, eps, t).max() < 1e-4
 
 
 def test_x0_prediction_with_velocity_loss_equals_a_velocity_network():
     x0, eps, t = batch()
     path = FlowPath()
-    answer = x0 + 0.3 * eps.roll(1, 0)
+    model_output = x0 + 0.3 * eps.roll(1, 0)
     alpha, sigma = path.alpha_sigma(t)
     velocity = training_target(
-        "velocity", *convert_prediction("x0", answer, path.add_noise(x0, eps, t), alpha, sigma), alpha, sigma
+        "velocity", *convert_prediction("x0", model_output, path.add_noise(x0, eps, t), alpha, sigma), alpha, sigma
     )
     direct = Objective(path, "velocity", "velocity").losses(velocity, x0, eps, t)
-    read = Objective(path, "x0", "velocity").losses(answer, x0, eps, t)
+    read = Objective(path, "x0", "velocity").losses(model_output, x0, eps, t)
     torch.testing.assert_close(read, direct, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", [FlowPath(), DDPMPath.cosine()], ids=["flow", "cosine"])
+def test_the_networks_input_can_be_passed_instead_of_computed(path, monkeypatch):
+    x0, eps, t = batch()
+    objective = Objective(path, "x0", "velocity")
+    model_output = x0 + 0.3 * eps.roll(1, 0)
+    x_t = path.add_noise(x0, eps, t)
+    computed = objective.losses(model_output, x0, eps, t)
+    monkeypatch.setattr(path, "add_noise", lambda *_: pytest.fail("x_t was computed a second time"))
+    assert torch.equal(objective.losses(model_output, x0, eps, t, x_t), computed)
 
 
 @pytest.mark.parametrize("make,last", [("linear", 4.04e-5), ("scaled_linear", 0.00466)])
@@ -138,7 +153,7 @@ def test_one_jump_equals_many_small_steps():
     assert x.std().item() == pytest.approx(sigma.item(), rel=0.01)
 
 
-def test_drawn_times_follow_their_law():
+def test_training_times_follow_their_distribution():
     generator = torch.Generator().manual_seed(0)
     logit = torch.logit(Objective(FlowPath()).sample_times(50_000, generator))
     assert logit.mean().item() == pytest.approx(0, abs=0.02) and logit.std().item() == pytest.approx(1, abs=0.02)

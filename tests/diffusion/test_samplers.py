@@ -6,7 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.diffusion import SAMPLERS, DDPMPath, Denoised, FlowPath, guided_denoiser, sample, time_grid
+from helpers.diffusion import (
+    SAMPLERS,
+    DDPMPath,
+    Denoised,
+    FlowPath,
+    guided_denoiser,
+    initial_noise,
+    run_sampler,
+    sample,
+    samplers,
+    time_grid,
+)
 from helpers.diffusion.samplers import num_function_evaluations, posterior
 
 MEAN = 2.0
@@ -22,7 +33,7 @@ PATHS = {
 
 
 def exact(path, mean=MEAN, std=STD):
-    """The best possible answer when the data are N(mean, std^2): E[x0 | x] is linear in x."""
+    """The best possible denoiser when the data are N(mean, std^2): E[x0 | x] is linear in x."""
 
     def denoise(x: Tensor, t: float) -> Denoised:
         alpha, sigma = path.alpha_sigma(t)
@@ -81,9 +92,9 @@ def test_euler_ancestral_is_ddpm_is_ddim_with_eta_one(path):
     torch.testing.assert_close(run(SAMPLERS["ddim"], eta=1.0), ddpm, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name,wanted", [("euler", 1), ("heun", 2), ("dpm_solver_pp_2m", 2), ("lms", 2)])
+@pytest.mark.parametrize("name,order", [("euler", 1), ("heun", 2), ("dpm_solver_pp_2m", 2), ("lms", 2)])
 @pytest.mark.parametrize("path", [FlowPath(), DDPMPath.cosine(10_000)], ids=["flow", "cosine"])
-def test_order_of_convergence(name, wanted, path):
+def test_order_of_convergence(name, order, path):
     """Halving the steps must multiply the error by 2^order; measured away from the ends, where all paths are smooth."""
     times = lambda steps: torch.linspace(0.8, 0.3, steps + 1)  # noqa: E731
     noise = normal(256).double()
@@ -91,12 +102,12 @@ def test_order_of_convergence(name, wanted, path):
     truth = sample("heun", exact(path), noise, times(800), path)
     for steps in (12, 24):
         errors.append((sample(name, exact(path), noise, times(steps), path) - truth).abs().mean().item())
-    order = torch.tensor(errors[0] / errors[1]).log2().item()
-    assert order > wanted - 0.35, f"{name}: errors {errors}, order {order:.2f}"
+    measured = torch.tensor(errors[0] / errors[1]).log2().item()
+    assert measured > order - 0.35, f"{name}: errors {errors}, order {measured:.2f}"
 
 
 def test_posterior_agrees_with_bayes_by_counting():
-    """q(x_s | x_t, x0): regress simulated x_s on x_t, and compare mean and spread."""
+    """q(x_s | x_t, x0): regress simulated x_s on x_t, and compare mean and standard deviation."""
     path = DDPMPath.linear()
     x0 = torch.full((200_000,), 0.7)
     (t, s) = (0.5, 0.45)
@@ -113,7 +124,7 @@ def test_posterior_agrees_with_bayes_by_counting():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_evaluations_are_counted_right(name):
+def test_function_evaluations_are_counted_right(name):
     path = FlowPath()
     calls = []
 
@@ -125,30 +136,84 @@ def test_evaluations_are_counted_right(name):
     assert len(calls) == num_function_evaluations(name, 7)
 
 
-def test_a_seed_repeats_the_picture_and_another_does_not():
+def test_a_seed_repeats_the_sample_and_another_does_not():
     path = FlowPath()
-    first, again, other = (
+    first, repeated, other = (
         sample("ddpm", exact(path), normal(8), time_grid(9), path, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     )
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, repeated) and not torch.equal(first, other)
+
+
+def test_initial_noise_depends_on_its_own_seed_only():
+    noise, _ = initial_noise([4, 5], (3, 2, 2))
+    alone, _ = initial_noise([5], (3, 2, 2))
+    assert noise.shape == (2, 3, 2, 2) and torch.equal(noise[1:], alone)
+    assert torch.equal(noise[0], normal(3, 2, 2, seed=4))
+
+
+def test_later_noise_does_not_repeat_the_initial_noise():
+    noise, generator = initial_noise([4], (1000,))
+    later = torch.randn(1000, generator=generator)
+    assert torch.corrcoef(torch.stack([noise[0], later]))[0, 1].abs() < 0.15
+    assert torch.equal(later, normal(2000, seed=4)[1000:]), "the generator goes on where the noise ended"
+
+
+def test_run_sampler_records_no_gradients_and_leaves_the_mode_alone():
+    path = FlowPath()
+    weight = torch.ones(1, requires_grad=True)
+
+    def denoise(x, t):
+        assert not torch.is_grad_enabled()
+        return exact(path)(x * weight, t)
+
+    for step in run_sampler("heun", denoise, normal(4), time_grid(3), path):
+        assert torch.is_grad_enabled() and not step.x.requires_grad
+
+
+def test_an_unknown_sampler_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="unknown sampler 'plms'.*ddim"):
+        run_sampler("plms", exact(FlowPath()), normal(4), time_grid(4), FlowPath())
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral"])
+def test_fresh_noise_is_sampled_on_the_generators_device(name, monkeypatch):
+    """A CUDA generator cannot fill a CPU tensor; this shows on any machine which device is asked for."""
+    devices = []
+    randn = torch.randn
+
+    def recorded(*shape, generator=None, device=None, **options):
+        devices.append(device)
+        return randn(*shape, generator=generator, **options)
+
+    monkeypatch.setattr(samplers.torch, "randn", recorded)
+    generator = torch.Generator()
+    sample(name, exact(FlowPath()), torch.ones(4), time_grid(3), FlowPath(), generator=generator)
+    assert devices and set(devices) == {generator.device}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_generator_on_a_gpu():
+    generator = torch.Generator("cuda").manual_seed(0)
+    x = sample("ddpm", exact(FlowPath()), normal(20_000), time_grid(400), FlowPath(), generator=generator)
+    assert x.mean().item() == pytest.approx(MEAN, abs=0.02)
 
 
 def test_guidance_moves_along_the_difference_and_only_inside_its_interval():
-    asked = []
+    calls = []
 
-    def say(value):
+    def constant(value):
         def denoise(x, t):
-            asked.append(value)
+            calls.append(value)
             return Denoised(torch.full_like(x, value), torch.full_like(x, -value))
 
         return denoise
 
-    denoise = guided_denoiser(say(3.0), say(1.0), 2.0, guidance_interval=(0.2, 0.8))
+    denoise = guided_denoiser(constant(3.0), constant(1.0), 2.0, guidance_interval=(0.2, 0.8))
     assert denoise(torch.zeros(2), 0.5).x0.tolist() == [5.0, 5.0]
     assert denoise(torch.zeros(2), 0.5).eps.tolist() == [-5.0, -5.0]
     assert denoise(torch.zeros(2), 0.9).x0.tolist() == [3.0, 3.0]
-    assert asked == [3.0, 1.0, 3.0, 1.0, 3.0]
+    assert calls == [3.0, 1.0, 3.0, 1.0, 3.0]
 
 
 def test_bad_input_says_what_was_wrong():

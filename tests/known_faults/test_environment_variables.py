@@ -128,12 +128,6 @@ def test_training_repeats_its_losses(losses):
     assert losses("first") == losses("second")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment divides every gradient, although nothing is "
-    "accumulated (accelerate#3533)",
-)
 def test_gradient_accumulation_of_the_environment_changes_nothing_or_is_refused(losses, attempt, monkeypatch):
     expected = losses("without")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.text_to_image.request import mask_tensor, picture_tensor
+from helpers.text_to_image.request import image_tensor, mask_tensor
 from helpers.vlm.processor import picture_tensor as vlm_image_tensor
 
 ORIENTATION = 274  # the EXIF tag
@@ -59,7 +59,7 @@ def test_pillow_turns_the_test_image_upright(tmp_path):
 @SIDEWAYS
 def test_init_image_is_turned_upright(tmp_path):
     upright = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    tensor = picture_tensor(as_a_phone_stores_it(upright, tmp_path / "photograph.png"))
+    tensor = image_tensor(as_a_phone_stores_it(upright, tmp_path / "photograph.png"))
     expected = torch.from_numpy(upright).permute(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(tensor, expected)
 
@@ -88,7 +88,7 @@ def grey_ramp(tmp_path) -> Image.Image:
 @CLIPPED
 def test_16_bit_init_image_is_scaled(grey_ramp):
     expected = torch.linspace(-1, 1, SIDE * SIDE).reshape(1, SIDE, SIDE).expand(3, -1, -1)
-    torch.testing.assert_close(picture_tensor(grey_ramp), expected, atol=1 / 127, rtol=0)
+    torch.testing.assert_close(image_tensor(grey_ramp), expected, atol=1 / 127, rtol=0)
 
 
 @CLIPPED
@@ -105,7 +105,7 @@ def test_16_bit_vision_language_image_is_scaled(grey_ramp):
 @pytest.mark.parametrize(
     "read",
     [
-        pytest.param(picture_tensor, marks=FLOATS_ACCEPTED, id="init image"),
+        pytest.param(image_tensor, marks=FLOATS_ACCEPTED, id="init image"),
         pytest.param(mask_tensor, marks=FLOATS_ACCEPTED, id="mask image"),
         pytest.param(lambda image: vlm_image_tensor(image, SIDE), id="vision-language image"),
     ],

@@ -8,17 +8,17 @@ from helpers.layers.blocks import AdaGNResidualBlock, TransformerBlock, group_no
 from helpers.layers.embeddings import TimeEmbedding, timestep_embedding
 
 
-def test_fused_attention_is_the_readable_formula():
+def test_fused_attention_is_the_plain_formula():
     torch.manual_seed(0)
     layer = Attention(16, 4, 12)
     x = torch.randn(2, 9, 16)
     context = torch.randn(2, 5, 12)
-    q = layer._split(layer.to_q(x))
-    k, v = (layer._split(part) for part in layer.to_kv(context).chunk(2, dim=-1))
-    mixed, weights = attention_with_map(q, k, v)
+    q = layer._split_heads(layer.to_q(x))
+    k, v = (layer._split_heads(part) for part in layer.to_kv(context).chunk(2, dim=-1))
+    mixed, attention_map = attention_with_map(q, k, v)
     torch.testing.assert_close(layer(x, context), layer.to_out(mixed.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(layer.weights(x, context), weights)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+    torch.testing.assert_close(layer.compute_attention_map(x, context), attention_map)
+    torch.testing.assert_close(attention_map.sum(-1), torch.ones(2, 4, 9))
 
 
 def test_cross_attention_over_one_token_is_refused_because_its_queries_would_be_dead():

@@ -39,12 +39,12 @@ CHECKS = ("assert", "check")  # how the names of functions start that raise wher
 
 
 class Clocks:
-    """Follows what clocks and meters return through statements, in order; `found` are the assertions it reaches."""
+    """Follows what clocks and meters return through statements, in order; `assertions` are those it reaches."""
 
     def __init__(self) -> None:
         self.measured: set[str] = set()  # names whose values depend on a clock
         self.functions: dict[str, ast.FunctionDef] = {}
-        self.found: list[str] = []
+        self.assertions: list[str] = []
         self._inside: list[str] = []  # functions whose bodies are being followed
 
     def follow(self, statements: Iterable[ast.stmt], certain: bool = False) -> None:
@@ -131,7 +131,7 @@ class Clocks:
         """Follow a body, with arguments that depend on a clock or not; whether what it returns does."""
         before = set(self.measured)
         arguments = function.args
-        names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+        names = {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
         self.measured = self.measured | names if measured else self.measured - names
         self._inside.append(function.name)
         self.follow(function.body)
@@ -158,8 +158,8 @@ class Clocks:
                 self.measured.discard(target.id)  # the name has another value now
 
     def _check(self, node: ast.AST, measured: bool) -> None:
-        if measured and (text := ast.unparse(node)) not in self.found:
-            self.found.append(text)
+        if measured and (text := ast.unparse(node)) not in self.assertions:
+            self.assertions.append(text)
 
 
 def _clock_names(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
@@ -178,7 +178,7 @@ def asserted(cells: Iterable[str]) -> list[str]:
     for cell in cells:
         lines = ["pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines()]
         clocks.follow(ast.parse("\n".join(lines)).body)
-    return clocks.found
+    return clocks.assertions
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)

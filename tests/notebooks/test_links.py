@@ -32,10 +32,10 @@ def folder_of(name: str) -> Path:
 def test_links_have_the_form_of_what_they_lead_to(name: str) -> None:
     for link in links(TEXTS[name]):
         if ":" in link:
-            found = re.fullmatch(r"https://([\w.-]+)(/\S*)?", link)
-            assert found, f"{link}: not an https address"
-            form = FORMS.get(found[1], r"(/[\w.~%/?=&#+-]*)?")
-            assert re.fullmatch(form, found[2] or ""), f"{link}: at {found[1]} addresses look like {form}"
+            match = re.fullmatch(r"https://([\w.-]+)(/\S*)?", link)
+            assert match, f"{link}: not an https address"
+            form = FORMS.get(match[1], r"(/[\w.~%/?=&#+-]*)?")
+            assert re.fullmatch(form, match[2] or ""), f"{link}: at {match[1]} addresses look like {form}"
 
 
 @pytest.mark.parametrize("name", TEXTS)

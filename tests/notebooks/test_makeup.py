@@ -17,7 +17,7 @@ HEAD = f"{'':28}{'cells':>6}{'lines':>7}{'median':>8}{'9 of 10':>9}{'longest':>9
 def measured(pytestconfig: pytest.Config) -> dict[str, Makeup]:
     table = {path.stem: makeup(path) for path in LESSONS}
     lines = [
-        f"{name:28}{m.cells:6}{m.lines:7}{m.median:8.1f}{m.tenth:9.1f}{m.longest:9}{m.words:12.1f}{m.silent:8}"
+        f"{name:28}{m.cells:6}{m.lines:7}{m.median:8.1f}{m.tenth:9.1f}{m.longest:9}{m.words_per_line:12.1f}{m.silent:8}"
         for name, m in table.items()
     ]
     print("\n".join(["", HEAD, *lines]))  # pytest -s shows it; a failure shows it always
@@ -26,11 +26,15 @@ def measured(pytestconfig: pytest.Config) -> dict[str, Makeup]:
 
 @pytest.mark.parametrize("name", [path.stem for path in LESSONS])
 def test_cells_are_short_and_prose_is_in_measure(name: str, measured: dict[str, Makeup]) -> None:
-    found = measured[name]
-    assert 4 <= found.median <= 7, "half of the cells have 4 to 7 lines or fewer"
-    assert found.tenth <= 25 and found.longest <= 40, "one cell in ten may have more than 25 lines, none more than 40"
-    assert 5 <= found.words <= 14, "words of prose per line of code: prose needs room for problem, idea and result"
-    assert found.silent <= 2, "of three code cells one at least shows something or checks it"
+    proportions = measured[name]
+    assert 4 <= proportions.median <= 7, "half of the cells have 4 to 7 lines or fewer"
+    assert proportions.tenth <= 25 and proportions.longest <= 40, (
+        "one cell in ten may have more than 25 lines, none more than 40"
+    )
+    assert 5 <= proportions.words_per_line <= 14, (
+        "words of prose per line of code: prose needs room for problem, idea and result"
+    )
+    assert proportions.silent <= 2, "of three code cells one at least shows something or checks it"
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -38,7 +42,7 @@ def test_every_formula_is_checked_by_one_of_the_next_cells(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     for place, cell in enumerate(cells):
         if cell.cell_type == "markdown" and "$$" in cell.source:
-            following = [one.source for one in cells[place:] if one.cell_type == "code"][:SOON]
+            following = [cell.source for cell in cells[place:] if cell.cell_type == "code"][:SOON]
             assert any("assert" in source for source in following), f"nothing checks {cell.source[-200:]}"
 
 

@@ -33,11 +33,11 @@ def value(number: str) -> float:
 def told_by(number: str, known: set[float]) -> bool:
     """Whether a computed number is this one, when rounded as this one is; shares may be told in per cent."""
     half = 0.5 * 10.0 ** -len(number.partition(".")[2]) * (1 + 1e-9)
-    return any(abs(scale * one - value(number)) <= half for one in known for scale in (1, 100))
+    return any(abs(scale * known_number - value(number)) <= half for known_number in known for scale in (1, 100))
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_every_number_is_computed_or_has_a_source(path: Path) -> None:
+def test_every_known_numberis_computed_or_has_a_source(path: Path) -> None:
     known = {value(number) for number in COMPUTED.findall(computed(path))}
     listed = {number for notebook, number in elsewhere() if notebook == path.stem[:2]}
     for number in numbers(texts()[path.stem]):

@@ -31,8 +31,8 @@ def test_executed_from_the_top(path: Path) -> None:
 def test_every_picture_is_described(path: Path) -> None:
     for cell in _code(path):
         for output in cell.get("outputs", []):
-            for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
-                alt = output.metadata.get(kind, {}).get("alt", "")
+            for media_type in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
+                alt = output.metadata.get(media_type, {}).get("alt", "")
                 assert len(alt) > 10, f'end this cell in show(figure, alt="..."):\n{cell.source}'
 
 
@@ -41,10 +41,10 @@ def test_figures_bring_their_own_paper(path: Path) -> None:
     """Opaque, on white where there are words: as legible on a dark page as on a light one."""
     for output in (output for cell in _code(path) for output in cell.get("outputs", [])):
         if png := output.get("data", {}).get("image/png"):
-            picture = Image.open(io.BytesIO(base64.b64decode(png)))
-            assert picture.convert("RGBA").getextrema()[3] == (255, 255), "a transparent figure vanishes on a dark page"
+            image = Image.open(io.BytesIO(base64.b64decode(png)))
+            assert image.convert("RGBA").getextrema()[3] == (255, 255), "a transparent figure vanishes on a dark page"
             if "widget-view" not in str(output.data):  # a slider's frame may be a bare picture, edge to edge
-                assert min(picture.convert("RGB").getpixel((0, 0))) > 240, "words need light paper behind them"
+                assert min(image.convert("RGB").getpixel((0, 0))) > 240, "words need light paper behind them"
 
 
 @each

@@ -65,8 +65,12 @@ def test_what_is_not_a_current_copy_is_removed(path: Path, tmp_path: Path) -> No
     source = path.parent
     folder = tmp_path / "executed"
     others = [_notebook(source / name) for name in ("02_changed.ipynb", "03_killed.ipynb", "solutions/04_s.ipynb")]
-    for one in (path, *others):
-        copies.keep(nbformat.read(one, as_version=4), copies.copy_of(one, folder, source), copies.fingerprint_of(one))
+    for notebook in (path, *others):
+        copies.keep(
+            nbformat.read(notebook, as_version=4),
+            copies.copy_of(notebook, folder, source),
+            copies.fingerprint_of(notebook),
+        )
     _notebook(others[0], code="2 + 2")
     (folder / "03_killed.fingerprint").unlink()  # killed between the copy and its fingerprint
     _notebook(folder / "05_no_longer_there.ipynb")

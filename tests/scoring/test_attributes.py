@@ -1,4 +1,4 @@
-"""The reader of faces: the one that ships must be right, and asking it wrongly must be noticed."""
+"""The attribute classifier: the one that ships must be right, and wrong input must be refused."""
 
 import json
 
@@ -12,10 +12,10 @@ from helpers.scoring.attributes import (
     ATTRIBUTES,
     AttributeClassifier,
     augment,
-    drawn,
     held_out_accuracy,
     load_classifier,
     main,
+    render_faces,
     train,
 )
 from helpers.scoring.frechet import frechet_distance, kernel_distance
@@ -23,24 +23,24 @@ from helpers.weights import load_weights, weights_path
 
 
 @pytest.fixture(scope="module")
-def reader():
+def classifier():
     return load_classifier()
 
 
 @pytest.fixture(scope="module")
 def faces():
-    images, wanted = drawn(150, seed=77)
-    return to_float(images), wanted
+    images, expected = render_faces(150, seed=77)
+    return to_float(images), expected
 
 
-def test_the_shipped_reader_is_right_about_faces_drawn_now(reader):
-    accuracy = held_out_accuracy(reader, count=600, seed=123)  # not the seed that its training command reports
+def test_the_shipped_classifier_is_right_about_new_faces(classifier):
+    accuracy = held_out_accuracy(classifier, count=600, seed=123)  # not the seed that its training command reports
     assert accuracy["species"] >= 0.99
     assert min(accuracy.values()) >= 0.97, accuracy
 
 
-def test_it_judges_the_face_and_not_the_brush(reader):
-    accuracy = held_out_accuracy(reader, count=240, seed=124, flawed=True)
+def test_it_judges_the_face_and_not_the_brush(classifier):
+    accuracy = held_out_accuracy(classifier, count=240, seed=124, augmented=True)
     assert accuracy["species"] >= 0.98 and min(accuracy.values()) >= 0.90, accuracy
 
 
@@ -59,97 +59,101 @@ def test_training_and_held_out_faces_differ_from_each_other_and_from_every_data_
 
 
 @pytest.mark.parametrize("size", [32, 48, 128])
-def test_pictures_of_another_size_are_read_alike(reader, faces, size):
-    images, wanted = faces
+def test_images_of_another_size_are_classified_alike(classifier, faces, size):
+    images, expected = faces
     other = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    agreement = reader.agreement(other, wanted)
+    agreement = classifier.agreement(other, expected)
     assert agreement["species"] >= 0.98 and min(agreement.values()) >= 0.85, agreement
 
 
-def test_what_is_read_does_not_depend_on_the_company(reader, faces, monkeypatch):
+def test_a_prediction_does_not_depend_on_the_batch(classifier, faces, monkeypatch):
     images = faces[0][:40]
-    together = reader.features(images)
+    together = classifier.features(images)
     assert together.shape == (40, 128) and not together.requires_grad
-    torch.testing.assert_close(reader.features(images[7:8]), together[7:8], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(classifier.features(images[7:8]), together[7:8], atol=1e-4, rtol=1e-4)
     monkeypatch.setattr(attributes, "CHUNK", 16)
-    reader.train()
-    torch.testing.assert_close(reader.features(images), together, atol=1e-4, rtol=1e-4)
-    assert reader.training
-    reader.eval()
+    classifier.train()
+    torch.testing.assert_close(classifier.features(images), together, atol=1e-4, rtol=1e-4)
+    assert classifier.training
+    classifier.eval()
 
 
-def test_agreement_counts_what_was_asked(reader, faces):
-    images, wanted = faces
-    everything = reader.agreement(images, wanted)
+def test_agreement_is_the_share_of_correct_predictions(classifier, faces):
+    images, expected = faces
+    everything = classifier.agreement(images, expected)
     assert everything.keys() == ATTRIBUTES.keys()
-    assert reader.agreement(images, {"species": [one.species for one in wanted]}) == {"species": everything["species"]}
-    found = reader.predict(images)
-    assert reader.agreement(images, found) == dict.fromkeys(ATTRIBUTES, 1.0)
-    assert reader.agreement(images, {"fur": (found["fur"] + 1) % 6}) == {"fur": 0.0}
-    cats = sum(name == "cat" for name in reader.predict_names(images)["species"])
-    assert reader.agreement(images, {"species": "cat"})["species"] == pytest.approx(cats / len(images))
+    assert classifier.agreement(images, {"species": [face.species for face in expected]}) == {
+        "species": everything["species"]
+    }
+    predictions = classifier.predict(images)
+    assert classifier.agreement(images, predictions) == dict.fromkeys(ATTRIBUTES, 1.0)
+    assert classifier.agreement(images, {"fur": (predictions["fur"] + 1) % 6}) == {"fur": 0.0}
+    cats = sum(name == "cat" for name in classifier.predict_names(images)["species"])
+    assert classifier.agreement(images, {"species": "cat"})["species"] == pytest.approx(cats / len(images))
 
 
-def test_noise_and_grey_agree_at_chance_only(reader):
+def test_noise_and_grey_agree_at_chance_only(classifier):
     """A score must fall when there is no face: at 99 % for real faces and 99 % for noise it would say nothing."""
     noise = torch.rand(120, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    wanted = drawn(120, seed=5)[1]
-    for pictures in (noise, torch.zeros(120, 3, 64, 64)):
-        agreement = reader.agreement(pictures, wanted)
+    expected = render_faces(120, seed=5)[1]
+    for images in (noise, torch.zeros(120, 3, 64, 64)):
+        agreement = classifier.agreement(images, expected)
         assert agreement["species"] < 0.5 and all(value < 0.55 for value in agreement.values()), agreement
 
 
-def test_features_rank_sets_of_pictures(reader, faces):
-    """Other faces of the same painter are near, flawed ones further, one species alone furthest."""
+def test_features_rank_sets_of_images(classifier, faces):
+    """Other faces of the same painter are near, augmented ones further, one species alone furthest."""
     images = faces[0]
-    same = to_float(drawn(150, seed=78)[0])
-    flawed = augment(same, torch.Generator().manual_seed(0))
+    same = to_float(render_faces(150, seed=78)[0])
+    augmented = augment(same, torch.Generator().manual_seed(0))
     cats = same[::3].repeat(3, 1, 1, 1)
     for distance in (frechet_distance, kernel_distance):
-        values = [distance(reader.features(images), reader.features(other)).value for other in (same, flawed, cats)]
+        values = [
+            distance(classifier.features(images), classifier.features(other)).value for other in (same, augmented, cats)
+        ]
         assert values == sorted(values) and values[2] > 3 * abs(values[0]), values
 
 
 @pytest.mark.parametrize(
-    "pictures, error, said",
+    "images, error, message",
     [
         (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), TypeError, "to_float converts"),
         (torch.full((2, 3, 64, 64), 200.0), ValueError, "are they 0..255"),
         (torch.full((2, 3, 64, 64), float("nan")), ValueError, "diverged"),
-        (torch.zeros(2, 64, 64), ValueError, "square pictures"),
-        (torch.zeros(2, 1, 64, 64), ValueError, "square pictures"),
-        (torch.zeros(2, 3, 64, 32), ValueError, "square pictures"),
+        (torch.zeros(2, 64, 64), ValueError, "square images"),
+        (torch.zeros(2, 1, 64, 64), ValueError, "square images"),
+        (torch.zeros(2, 3, 64, 32), ValueError, "square images"),
     ],
 )
-def test_pictures_that_are_none_are_refused(reader, pictures, error, said):
-    with pytest.raises(error, match=said):
-        reader.predict(pictures)
+def test_what_is_no_batch_of_images_is_refused(classifier, images, error, message):
+    with pytest.raises(error, match=message):
+        classifier.predict(images)
 
 
 @pytest.mark.parametrize(
-    "wanted, said",
+    "expected, message",
     [
         ({"species": "horse"}, "unknown species 'horse'; there are: cat, dog, wild"),
-        ({"hat": "red"}, "no attribute 'hat'; it reads species"),
-        ({"fur": ["black"] * 3}, "150 pictures, but 3 wanted fur"),
+        ({"hat": "red"}, "no attribute 'hat'; it has species"),
+        ({"fur": ["black"] * 3}, "150 images, but 3 expected values of fur"),
     ],
 )
-def test_wishes_that_are_none_are_refused(reader, faces, wanted, said):
-    with pytest.raises(ValueError, match=said):
-        reader.agreement(faces[0], wanted)
+def test_unknown_expectations_are_refused(classifier, faces, expected, message):
+    with pytest.raises(ValueError, match=message):
+        classifier.agreement(faces[0], expected)
 
 
-def test_no_pictures_have_no_agreement(reader, faces):
-    with pytest.raises(ValueError, match="no picture"):
-        reader.agreement(faces[0][:0], [])
+def test_no_images_have_no_agreement(classifier, faces):
+    with pytest.raises(ValueError, match="no images"):
+        classifier.agreement(faces[0][:0], [])
 
 
 def test_training_learns_and_repeats_itself(faces):
-    images, wanted = drawn(60, seed=79)
+    images, expected = render_faces(60, seed=79)
 
     def losses():
         torch.manual_seed(3)
-        return list(train(AttributeClassifier(), images, wanted, steps=10, seed=0, batch=16))
+        return list(train(AttributeClassifier(), images, expected, steps=10, seed=0, batch_size=16))
 
     first = losses()
     assert first == losses()
@@ -168,6 +172,6 @@ def test_the_command_trains_scores_and_writes(tmp_path, capsys):
 
 
 def held_out_accuracy_of(path):
-    reader = AttributeClassifier()
-    load_weights(reader, path)
-    return held_out_accuracy(reader, count=6, seed=4)
+    classifier = AttributeClassifier()
+    load_weights(classifier, path)
+    return held_out_accuracy(classifier, count=6, seed=4)

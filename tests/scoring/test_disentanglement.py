@@ -1,4 +1,4 @@
-"""Scores of codes that are made to be good, mixed or useless."""
+"""Scores of latents that are good, mixed or useless by construction."""
 
 import pytest
 import torch
@@ -12,29 +12,29 @@ def attributes():
 
 
 @pytest.fixture(scope="module")
-def codes(attributes):
+def latents(attributes):
     generator = torch.Generator().manual_seed(1)
-    own = attributes.float() + 0.05 * torch.randn(attributes.shape, generator=generator)
-    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
+    aligned = attributes.float() + 0.05 * torch.randn(attributes.shape, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
     spare = torch.randn(3000, 2, generator=generator)
     return {
-        "one each": torch.cat([own, spare], 1),
-        "mixed": torch.cat([own @ turn, spare], 1),
+        "one each": torch.cat([aligned, spare], 1),
+        "mixed": torch.cat([aligned @ rotation, spare], 1),
         "nothing": torch.randn(3000, 5, generator=generator),
     }
 
 
-def test_scores_rank_codes_as_they_should(codes, attributes):
-    told = {
-        name: (mig(some, attributes), sap(some, attributes), *dci(some, attributes)[:2]) for name, some in codes.items()
-    }
+def test_scores_rank_latents_as_they_should(latents, attributes):
+    scores = {}
+    for name, z in latents.items():
+        scores[name] = (mig(z, attributes), sap(z, attributes), *dci(z, attributes)[:2])
     for i in range(4):
-        assert told["one each"][i] > 0.4 and told["one each"][i] > 2 * told["mixed"][i], told
-    assert told["nothing"][0] < 0.02 and told["nothing"][1] < 0.05
+        assert scores["one each"][i] > 0.4 and scores["one each"][i] > 2 * scores["mixed"][i], scores
+    assert scores["nothing"][0] < 0.02 and scores["nothing"][1] < 0.05
 
 
-def test_informativeness_does_not_mind_a_turn(codes, attributes):
-    assert dci(codes["one each"], attributes)[2] > 0.9 and dci(codes["nothing"], attributes)[2] < 0.35
+def test_informativeness_does_not_depend_on_a_rotation(latents, attributes):
+    assert dci(latents["one each"], attributes)[2] > 0.9 and dci(latents["nothing"], attributes)[2] < 0.35
 
 
 def test_mutual_information_of_a_copy_is_the_entropy(attributes):

@@ -1,5 +1,6 @@
 """The two distances against closed forms, against slower formulas, and for what they are used for: ranking."""
 
+import itertools
 import math
 
 import pytest
@@ -33,9 +34,9 @@ def test_frechet_is_exact_for_many_and_for_few_features(n, m):
     mixing = normal(32, 32, seed=2) / 4
     a = normal(n, 32, 0) @ mixing
     b = 0.3 + normal(m, 32, 1, std=1.4)
-    found = frechet_distance(a, b)
-    assert found.value == pytest.approx(by_square_roots(a, b), rel=1e-6)
-    assert found.counts == (n, m) and math.isnan(found.spread)
+    distance = frechet_distance(a, b)
+    assert distance.value == pytest.approx(by_square_roots(a, b), rel=1e-6)
+    assert distance.counts == (n, m) and math.isnan(distance.stderr)
 
 
 def test_frechet_of_known_gaussians_in_the_limit():
@@ -70,9 +71,10 @@ def test_kernel_distance_is_its_definition():
     def k(x, y):
         return ((x @ y / 3 + 1) ** 3).item()
 
-    expected = sum(k(a[i], a[j]) for i in range(5) for j in range(5) if i != j) / 20
-    expected += sum(k(b[i], b[j]) for i in range(4) for j in range(4) if i != j) / 12
-    expected -= 2 * sum(k(x, y) for x in a for y in b) / 20
+    within_a = sum(k(x, y) for x, y in itertools.permutations(a, 2)) / 20  # without pairs of a row with itself
+    within_b = sum(k(x, y) for x, y in itertools.permutations(b, 2)) / 12
+    between = sum(k(x, y) for x, y in itertools.product(a, b)) / 20
+    expected = within_a + within_b - 2 * between
     assert kernel_distance(a, b).value == pytest.approx(expected, rel=1e-9)
 
 
@@ -93,21 +95,21 @@ def test_both_rank_shifts():
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 @pytest.mark.parametrize("n", [200, 120])
-def test_the_spread_is_that_of_fresh_samples(distance, n, monkeypatch):
-    """Half-samples of one draw must vary as much as new draws do; also where the halves are capped (n = 200)."""
-    monkeypatch.setattr("helpers.scoring.frechet.LARGEST_HALF", 60)
+def test_the_standard_error_is_the_deviation_of_fresh_samples(distance, n, monkeypatch):
+    """Half-samples of one sample must vary as much as new samples do; also where the halves are capped (n = 200)."""
+    monkeypatch.setattr("helpers.scoring.frechet.MAX_SUBSET", 60)
     fresh = [distance(normal(n, 4, 2 * i), normal(n, 4, 2 * i + 1, mean=0.6)).value for i in range(80)]
     truth = torch.tensor(fresh).std().item()
-    claims = [distance(normal(n, 4, 2 * i), normal(n, 4, 2 * i + 1, mean=0.6), repeats=20).spread for i in range(8)]
+    claims = [distance(normal(n, 4, 2 * i), normal(n, 4, 2 * i + 1, mean=0.6), repeats=20).stderr for i in range(8)]
     assert 0.7 * truth < sum(claims) / len(claims) < 1.4 * truth
 
 
-def test_spreads_are_reproducible_and_printed():
+def test_standard_errors_are_reproducible_and_printed():
     a = normal(50, 4, 0)
     b = normal(50, 4, 1)
-    one = kernel_distance(a, b, repeats=10, seed=1)
-    assert one == kernel_distance(a, b, repeats=10, seed=1) != kernel_distance(a, b, repeats=10, seed=2)
-    assert str(one).endswith("(n = 50, 50)") and "±" in str(one)
+    distance = kernel_distance(a, b, repeats=10, seed=1)
+    assert distance == kernel_distance(a, b, repeats=10, seed=1) != kernel_distance(a, b, repeats=10, seed=2)
+    assert str(distance).endswith("(n = 50, 50)") and "±" in str(distance)
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])

@@ -9,16 +9,16 @@ from torch import nn
 
 from helpers.scoring import inception
 from helpers.scoring.frechet import frechet_distance
-from helpers.scoring.inception import FILE, Inception, fid, inception_weights, packaged_inception, resized
+from helpers.scoring.inception import FILE, Inception, fid, inception_weights, packaged_inception, resize_as_tensorflow
 
 
 class Corners(nn.Module):
-    """Nine features: the means of a picture's ninths."""
+    """Nine features: the means of an image's ninths."""
 
     num_features = 9
 
-    def forward(self, pictures):
-        return torch.nn.functional.adaptive_avg_pool2d(pictures.double().mean(1), 3).flatten(1)
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.double().mean(1), 3).flatten(1)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_without_weights_it_says_which_file_and_where(two_sets, tmp_path, monkey
         inception_weights()
 
 
-def test_one_picture_is_no_distribution(two_sets):
+def test_one_image_is_no_distribution(two_sets):
     with pytest.raises(ValueError, match="got 1 and 80"):
         fid(two_sets[0][:1], two_sets[1], network=Corners())
 
@@ -82,9 +82,9 @@ def test_inception_itself_with_untrained_weights(two_sets, tmp_path, monkeypatch
 
 
 def test_images_are_resized_as_tensorflow_did_it():
-    """Output i lies at i * in / out, corners on corners; a half-pixel shift, PyTorch's, is another picture."""
+    """Output i lies at i * in / out, corners on corners; a half-pixel shift, PyTorch's, gives other pixels."""
     images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
-    enlarged = resized(images, 11)
+    enlarged = resize_as_tensorflow(images, 11)
     for row, column in [(0, 0), (3, 9), (10, 10), (6, 2)]:
         y = row * 5 / 11
         x = column * 7 / 11
@@ -95,7 +95,7 @@ def test_images_are_resized_as_tensorflow_did_it():
         upper = images[..., top, left] * (1 - (x - left)) + images[..., top, right] * (x - left)
         lower = images[..., bottom, left] * (1 - (x - left)) + images[..., bottom, right] * (x - left)
         torch.testing.assert_close(enlarged[..., row, column], upper * (1 - (y - top)) + lower * (y - top))
-    torch.testing.assert_close(resized(images, 11)[..., 0, 0], images[..., 0, 0])
+    torch.testing.assert_close(resize_as_tensorflow(images, 11)[..., 0, 0], images[..., 0, 0])
     assert not torch.allclose(enlarged, nn.functional.interpolate(images, (11, 11), mode="bilinear"), atol=1e-2)
 
 

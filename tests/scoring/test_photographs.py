@@ -1,4 +1,6 @@
-"""The judge of photographs: its groups, its arithmetic, and, where its packages are, what it says of a picture."""
+"""The classifier of photographs: its groups, its arithmetic, and, where its packages are, its predictions."""
+
+import itertools
 
 import pytest
 import torch
@@ -6,16 +8,16 @@ import torch
 from helpers.scoring.photographs import GROUPS, PhotographClassifier, agreement, species
 
 
-def probabilities(*seen: dict[int, float]) -> torch.Tensor:
-    table = torch.zeros(len(seen), 1000)
-    for row, one in zip(table, seen, strict=True):
-        for index, value in one.items():
-            row[index] = value
+def probabilities(*rows: dict[int, float]) -> torch.Tensor:
+    table = torch.zeros(len(rows), 1000)
+    for values, row in zip(table, rows, strict=True):
+        for index, value in row.items():
+            values[index] = value
     return table
 
 
 def test_groups_do_not_overlap():
-    every = [index for group in GROUPS.values() for index in group]
+    every = list(itertools.chain.from_iterable(GROUPS.values()))
     assert len(every) == len(set(every)) == 5 + 118 + 20
 
 
@@ -25,8 +27,8 @@ def test_many_weak_votes_for_a_group_beat_one_stronger_class():
     assert agreement(seen, ["dog", "wild"]) == {"of three": 1.0, "of a thousand": 0.0}
 
 
-def test_wishes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="2 pictures need as many"):
+def test_expectations_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 images need as many"):
         agreement(probabilities({}, {}), ["cat"])
     with pytest.raises(ValueError, match="horse"):
         agreement(probabilities({}), ["horse"])
@@ -38,7 +40,7 @@ def test_without_its_packages_it_says_how_to_get_them(monkeypatch):
         PhotographClassifier()
 
 
-def test_it_reads_pictures_of_any_size():
+def test_it_classifies_images_of_any_size():
     pytest.importorskip("efficientnet_lite_pytorch", reason="the classifier of photographs is not installed")
     seen, features = PhotographClassifier().predict(torch.rand(2, 3, 48, 48) * 2 - 1)
     assert features.shape == (2, 1280)

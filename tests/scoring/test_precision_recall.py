@@ -1,4 +1,4 @@
-"""Precision and recall: known answers for sets that agree, miss a kind, or lie elsewhere."""
+"""Precision and recall: known answers for sets that agree, miss a mode, or lie elsewhere."""
 
 import pytest
 import torch
@@ -11,20 +11,20 @@ def cloud(count: int, centre: float, seed: int) -> torch.Tensor:
 
 
 def test_two_samples_of_one_distribution_cover_each_other():
-    found = precision_recall(cloud(300, 0, 1), cloud(300, 0, 2))
-    assert found.precision > 0.7 and found.recall > 0.7
+    scores = precision_recall(cloud(300, 0, 1), cloud(300, 0, 2))
+    assert scores.precision > 0.7 and scores.recall > 0.7
 
 
-def test_a_missing_kind_costs_recall_alone():
+def test_a_missing_mode_costs_recall_alone():
     real = torch.cat([cloud(200, 0, 1), cloud(200, 5, 2)])
-    found = precision_recall(real, cloud(400, 0, 3))
-    assert found.precision > 0.7 and 0.3 < found.recall < 0.55
+    scores = precision_recall(real, cloud(400, 0, 3))
+    assert scores.precision > 0.7 and 0.3 < scores.recall < 0.55
 
 
-def test_samples_of_no_kind_cost_precision_alone():
+def test_samples_of_no_mode_cost_precision_alone():
     samples = torch.cat([cloud(200, 0, 1), cloud(200, 5, 2)])
-    found = precision_recall(cloud(400, 0, 3), samples)
-    assert 0.3 < found.precision < 0.55 and found.recall > 0.7
+    scores = precision_recall(cloud(400, 0, 3), samples)
+    assert 0.3 < scores.precision < 0.55 and scores.recall > 0.7
 
 
 def test_sets_that_lie_apart_have_nothing():

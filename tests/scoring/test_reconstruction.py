@@ -1,4 +1,4 @@
-"""Scores of pictures that went through something."""
+"""Reconstruction scores of known errors."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ def test_psnr_of_a_known_error():
     """An error of a tenth of the range is 20 decibels."""
     x = torch.full((2, 3, 8, 8), 0.5)
     assert psnr(x, x - 0.2) == pytest.approx(20, abs=1e-4)
-    assert psnr(torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 9.0)) == float("inf")  # what is out of range is cut
+    assert psnr(torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 9.0)) == float(
+        "inf"
+    )  # values out of range are clamped
 
 
 def test_ssim_of_a_copy_and_of_noise():
@@ -19,8 +21,8 @@ def test_ssim_of_a_copy_and_of_noise():
 
 
 def test_active_units_are_those_that_vary():
-    codes = torch.randn(500, 4) * torch.tensor([1.0, 0.5, 0.01, 0.0])
-    assert active_units(codes) == 2
+    latents = torch.randn(500, 4) * torch.tensor([1.0, 0.5, 0.01, 0.0])
+    assert active_units(latents) == 2
 
 
 def test_shapes_must_agree():

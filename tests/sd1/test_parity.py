@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.sd1.claims import full_size_differences, picture_difference, small_differences
-from benchmarks.sd1.reference import SMALL, difference
+from benchmarks.parity import difference
+from benchmarks.sd1.claims import full_size_differences, image_difference, small_differences
+from benchmarks.sd1.reference import SMALL
 from helpers.sd1.pipeline import StableDiffusion1
 
 CLOSE = 1e-5
@@ -16,19 +17,19 @@ def test_every_layout_gives_the_same_system(layout, layouts, peer):
     model = StableDiffusion1.from_checkpoint(layouts[layout], config=SMALL, tokenizer=layouts["tokenizer"])
     assert max(small_differences(model, peer).values()) <= CLOSE
     for scale in (1.0, 7.5):
-        assert picture_difference(model, peer, scale) <= 1e-4
+        assert image_difference(model, peer, scale) <= 1e-4
 
 
 def test_diffusers_reads_our_names_as_compvis_wrote_them(layouts, peer):
     """The oracle for the single file's names is not ours: diffusers' converter must find every tensor in its place."""
     from diffusers import StableDiffusionPipeline
 
-    read = StableDiffusionPipeline.from_single_file(
+    loaded = StableDiffusionPipeline.from_single_file(
         layouts["safetensors"], config=str(layouts["diffusers"]), local_files_only=True, safety_checker=None
     )
     for part in ("unet", "vae", "text_encoder"):
         theirs = getattr(peer, part).state_dict()
-        mine = getattr(read, part).state_dict()
+        mine = getattr(loaded, part).state_dict()
         assert theirs.keys() == mine.keys()
         assert all(torch.equal(theirs[name], mine[name].float()) for name in theirs), part
 
@@ -48,8 +49,8 @@ def test_clip_skip_takes_an_earlier_state_and_norms_it(skip, peer, ours):
     with torch.no_grad():
         states = peer.text_encoder(ids, output_hidden_states=True).hidden_states
         norm = getattr(peer.text_encoder, "text_model", peer.text_encoder).final_layer_norm
-        assert difference(ours.text(ids, skip=skip), norm(states[-1 - skip])) <= CLOSE
-        assert difference(ours.text(ids, skip=skip, norm=False), states[-1 - skip]) <= CLOSE
+        assert difference(ours.text(ids, clip_skip=skip), norm(states[-1 - skip])) <= CLOSE
+        assert difference(ours.text(ids, clip_skip=skip, norm=False), states[-1 - skip]) <= CLOSE
 
 
 def test_both_layouts_of_clip_keys(layouts, tensors, tmp_path):
@@ -58,9 +59,11 @@ def test_both_layouts_of_clip_keys(layouts, tensors, tmp_path):
 
     bare = {name.replace(".text_model.", "."): tensor for name, tensor in tensors.items()}
     save_file(bare, tmp_path / "bare.safetensors")
-    read = StableDiffusion1.from_checkpoint(tmp_path / "bare.safetensors", config=SMALL, tokenizer=layouts["tokenizer"])
+    loaded = StableDiffusion1.from_checkpoint(
+        tmp_path / "bare.safetensors", config=SMALL, tokenizer=layouts["tokenizer"]
+    )
     name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-    assert torch.equal(read.text.tokens.weight, tensors[name])
+    assert torch.equal(loaded.text.tokens.weight, tensors[name])
 
 
 def test_half_precision_files_are_taken_where_there_are_no_others(peer, tmp_path):

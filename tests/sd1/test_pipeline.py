@@ -1,5 +1,8 @@
 """What the pipeline promises: seeds, batches, image to image, inpainting, previews; on random weights."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ QUICK = {"steps": 3, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def picture() -> torch.Tensor:
+def init_image() -> torch.Tensor:
     return torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -30,12 +33,12 @@ def test_published_sizes():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_arrives(sampler, ours):
-    pictures = ours.generate("a cat", sampler=sampler, **QUICK)
-    assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all() and pictures.abs().max() <= 1
-    assert torch.equal(pictures, ours.generate("a cat", sampler=sampler, **QUICK)), "a seed is a picture"
+    images = ours.generate("a cat", sampler=sampler, **QUICK)
+    assert images.shape == (1, 3, 64, 64) and images.isfinite().all() and images.abs().max() <= 1
+    assert torch.equal(images, ours.generate("a cat", sampler=sampler, **QUICK)), "a seed fixes the image"
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(ours):
+def test_an_image_does_not_depend_on_its_neighbours(ours):
     alone = ours.generate("a dog", seed=5, **QUICK)
     together = ours.generate(["a cat", "a dog"], seed=4, **QUICK)
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
@@ -45,8 +48,8 @@ def test_a_picture_does_not_depend_on_its_neighbours(ours):
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "euler_ancestral"])
-def test_fresh_noise_is_not_the_first_noise_again(sampler, ours, monkeypatch):
-    """With a network that says "noise only", a state keeps the spread of its noise level, if the draws are new."""
+def test_fresh_noise_does_not_repeat_the_first_noise(sampler, ours, monkeypatch):
+    """If the network predicts noise only, a state keeps the noise level's standard deviation: the noise must be new."""
 
     def noise_only(text, negative, scale):
         def denoise(x, t):
@@ -61,11 +64,11 @@ def test_fresh_noise_is_not_the_first_noise_again(sampler, ours, monkeypatch):
     assert first.x.std() / sigma == pytest.approx(1, abs=0.05)
 
 
-def test_half_precision_is_near_full_precision(layouts, ours, picture):
+def test_half_precision_is_near_full_precision(layouts, ours, init_image):
     half = StableDiffusion1.from_checkpoint(layouts["diffusers"], config=ours.config, dtype=torch.bfloat16)
-    for options in ({}, {"init_image": picture}):
-        pictures = [model.generate("a cat", guidance_scale=2.0, **options, **QUICK) for model in (half, ours)]
-        torch.testing.assert_close(*pictures, atol=0.15, rtol=0)
+    for options in ({}, {"init_image": init_image}):
+        images = [model.generate("a cat", guidance_scale=2.0, **options, **QUICK) for model in (half, ours)]
+        torch.testing.assert_close(*images, atol=0.15, rtol=0)
 
 
 def test_numbers_of_numpy_are_numbers(ours):
@@ -92,40 +95,68 @@ def test_any_multiple_of_eight(height, width, ours):
     assert ours.generate("a cat", height=height, width=width, **QUICK).shape == (1, 3, height, width)
 
 
-def test_strength(ours, picture):
-    """0 gives the picture as the autoencoder keeps it; more strength, more change."""
-    kept = ours.autoencoder.to_pictures(ours.autoencoder.to_latents(picture[None]))
-    results = {s: ours.generate("a cat", init_image=picture, strength=s, steps=10, progress=False) for s in (0, 0.3, 1)}
+def test_strength(ours, init_image):
+    """0 gives the image as the autoencoder keeps it; more strength, more change."""
+    kept = ours.autoencoder.to_images(ours.autoencoder.to_latents(init_image[None]))
+    results = {
+        s: ours.generate("a cat", init_image=init_image, strength=s, steps=10, progress=False) for s in (0, 0.3, 1)
+    }
     torch.testing.assert_close(results[0], kept.detach(), atol=1e-5, rtol=0)
     change = [(result - results[0]).abs().mean().item() for result in results.values()]
     assert change[0] < change[1] < change[2]
-    steps = list(ours.sample_steps("a cat", init_image=picture, strength=0.3, steps=10))
+    steps = list(ours.sample_steps("a cat", init_image=init_image, strength=0.3, steps=10))
     assert len(steps) == 3
 
 
-def test_a_pil_picture_is_welcome(ours):
+def test_a_pil_image_is_accepted(ours):
     image = Image.new("RGBA", (72, 64), (200, 30, 30, 255))
     assert ours.generate("a cat", init_image=image, **QUICK).shape == (1, 3, 64, 72)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_inpainting_keeps_what_the_mask_protects(sampler, ours, picture):
+def test_inpainting_keeps_what_the_mask_protects(sampler, ours, init_image):
     mask = torch.zeros(64, 64)
     mask[16:48, 24:64] = 1
-    result = ours.generate("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, **QUICK)[0]
-    assert torch.equal(result[:, mask == 0], picture[:, mask == 0])
-    assert (result - picture)[:, mask == 1].abs().mean() > 0.05
-    known = ours.autoencoder.to_latents(picture[None]).detach()
-    *_, last = ours.sample_steps("a cat", init_image=picture, mask_image=mask, strength=1.0, sampler=sampler, steps=3)
+    result = ours.generate("a cat", init_image=init_image, mask_image=mask, strength=1.0, sampler=sampler, **QUICK)[0]
+    assert torch.equal(result[:, mask == 0], init_image[:, mask == 0])
+    assert (result - init_image)[:, mask == 1].abs().mean() > 0.05
+    known = ours.autoencoder.to_latents(init_image[None]).detach()
+    *_, last = ours.sample_steps(
+        "a cat", init_image=init_image, mask_image=mask, strength=1.0, sampler=sampler, steps=3
+    )
     outside = torch.nn.functional.max_pool2d(mask[None, None], 8)[0, 0] == 0
     torch.testing.assert_close(last.x0[0][:, outside], known[0][:, outside], atol=1e-4, rtol=0)
 
 
 def test_the_callback_sees_every_step_and_a_preview(ours):
-    seen = []
-    ours.generate("a cat", callback=lambda step, preview: seen.append((step.t, preview.shape)), **QUICK)
-    assert [shape for _, shape in seen] == [(1, 3, 8, 8)] * 3
-    assert [t for t, _ in seen] == sorted((t for t, _ in seen), reverse=True)
+    calls = []
+    ours.generate("a cat", callback=lambda step, preview: calls.append((step.t, preview.shape)), **QUICK)
+    assert [shape for _, shape in calls] == [(1, 3, 8, 8)] * 3
+    assert [t for t, _ in calls] == sorted((t for t, _ in calls), reverse=True)
+
+
+def test_bad_arguments_are_refused_at_once(ours):
+    """Before the first step: `sample_steps` is no generator function, whose body would wait for it."""
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        ours.sample_steps("a cat", steps=0)
+
+
+def test_the_way_from_prompt_to_latent_is_one_method():
+    """Numbered, from top to bottom, and no longer than a screen."""
+    source = inspect.getsource(StableDiffusion1.sample_steps)
+    assert re.findall(r"# (\d)\. ", source) == list("123456")
+    assert len(source.splitlines()) <= 50
+
+
+def test_a_hook_on_a_level_of_the_unet_is_called(ours):
+    """torchinfo, profilers and FSDP see a level only if it is called as a module."""
+    called = []
+    levels = [*ours.unet.down, *ours.unet.up]
+    handles = [level.register_forward_hook(lambda module, inputs, output: called.append(module)) for level in levels]
+    ours.generate("a cat", steps=1, guidance_scale=1.0, progress=False)
+    for handle in handles:
+        handle.remove()
+    assert called == levels
 
 
 def test_a_long_prompt_warns_and_goes_on(ours):
@@ -133,9 +164,9 @@ def test_a_long_prompt_warns_and_goes_on(ours):
         ours.generate("a cat and a dog " * 9, **QUICK)
 
 
-def test_the_walk_leaves_gradients_as_they_were(ours):
-    picture = torch.zeros(3, 64, 64)
-    for options in ({}, {"init_image": picture, "strength": 0}):
+def test_sampling_leaves_gradients_as_they_were(ours):
+    init_image = torch.zeros(3, 64, 64)
+    for options in ({}, {"init_image": init_image, "strength": 0}):
         for _ in ours.sample_steps("a cat", steps=2, **options):
             assert torch.is_grad_enabled()
 
@@ -148,6 +179,6 @@ def test_times_are_the_reference_ones(peer, ours):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_picture(ours, layouts):
-    there = StableDiffusion1.from_checkpoint(layouts["diffusers"], config=ours.config, device="cuda")
-    torch.testing.assert_close(there.generate("a cat", **QUICK), ours.generate("a cat", **QUICK), atol=1e-2, rtol=0)
+def test_a_gpu_gives_the_same_image(ours, layouts):
+    on_gpu = StableDiffusion1.from_checkpoint(layouts["diffusers"], config=ours.config, device="cuda")
+    torch.testing.assert_close(on_gpu.generate("a cat", **QUICK), ours.generate("a cat", **QUICK), atol=1e-2, rtol=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.autoencoders.kl import KLAutoencoder
-from helpers.autoencoders.train import fitted_preview
+from helpers.autoencoders.train import fit_latent_rgb
 from helpers.autoencoders.train import main as train_autoencoder
 from helpers.data import load_faces
 from helpers.sd1.pipeline import StableDiffusion1
@@ -29,11 +29,11 @@ def files(tmp_path_factory) -> dict[str, str]:
     return files
 
 
-def test_the_three_parts_make_a_system_that_draws(files):
+def test_the_three_parts_make_a_system_that_generates(files):
     model = StableDiffusion1.from_weights(files["sd1"], files["clip"], files["autoencoder"])
-    pictures = model.generate("a striped orange cat", steps=2, progress=False)
-    assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
-    assert model.preview.shape == (4, 3)
+    images = model.generate("a striped orange cat", steps=2, progress=False)
+    assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
+    assert model.rgb_factors.shape == (4, 3)
 
 
 def test_every_word_of_a_caption_is_one_token(files):
@@ -44,16 +44,16 @@ def test_every_word_of_a_caption_is_one_token(files):
 
 def test_the_scale_is_measured(files):
     autoencoder = KLAutoencoder.from_weights(files["autoencoder"])
-    pictures = load_faces("toy-faces", "train", 64, limit=60, progress=False).tensor()
+    images = load_faces("toy-faces", "train", 64, limit=60, progress=False).tensor()
     with torch.no_grad():
-        assert autoencoder.to_latents(pictures, torch.Generator().manual_seed(0)).std() == pytest.approx(1, abs=0.02)
+        assert autoencoder.to_latents(images, torch.Generator().manual_seed(0)).std() == pytest.approx(1, abs=0.02)
 
 
 def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
-    pair, tokenizer = CLIP.from_weights(files["clip"])
+    clip_model, tokenizer = CLIP.from_weights(files["clip"])
     other = tmp_path / "other.safetensors"
-    pair.log_scale.data += 1
-    pair.save(tokenizer, other, {})
+    clip_model.log_scale.data += 1
+    clip_model.save(tokenizer, other, {})
     with pytest.raises(ValueError, match="trained with other weights of the clip"):
         StableDiffusion1.from_weights(files["sd1"], other, files["autoencoder"])
 
@@ -66,20 +66,20 @@ def test_the_command_is_recorded_without_anybodys_paths(files):
 
 
 def test_weights_of_something_else_are_refused_in_words(files):
-    for kind in (KLAutoencoder, CLIP, StableDiffusion1):
+    for system in (KLAutoencoder, CLIP, StableDiffusion1):
         with pytest.raises(ValueError, match="do not say what they belong to"):
-            kind.from_weights("scorer")
+            system.from_weights("scorer")
 
 
 def test_resuming_with_other_parts_is_refused(files, tmp_path):
-    pair, tokenizer = CLIP.from_weights(files["clip"])
+    clip_model, tokenizer = CLIP.from_weights(files["clip"])
     clip = tmp_path / "clip.safetensors"
     out = ["--out", str(tmp_path / "run"), "--limit", "60"]
     options = [*QUICK, *out, "--clip", str(clip), "--autoencoder", files["autoencoder"]]
-    pair.save(tokenizer, clip, {})
+    clip_model.save(tokenizer, clip, {})
     assert train_unet(options) == 0
-    pair.log_scale.data += 1
-    pair.save(tokenizer, clip, {})
+    clip_model.log_scale.data += 1
+    clip_model.save(tokenizer, clip, {})
     with pytest.raises(SystemExit, match="with other parts"):
         train_unet([*options, "--resume"])
 
@@ -97,5 +97,5 @@ def test_the_preview_is_the_best_linear_map():
     torch.manual_seed(0)
     latents = torch.randn(3, 4, 4, 4)
     mixing = torch.randn(4, 3)
-    pictures = torch.einsum("bchw,cr->brhw", latents, mixing).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(fitted_preview(latents, pictures), mixing, atol=1e-4, rtol=1e-4)
+    images = torch.einsum("bchw,cr->brhw", latents, mixing).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(fit_latent_rgb(latents, images), mixing, atol=1e-4, rtol=1e-4)

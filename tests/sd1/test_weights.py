@@ -1,4 +1,4 @@
-"""The shipped tiny system: it reads, it compresses, it draws what is asked, and its files say where they come from."""
+"""The shipped tiny system: it encodes text and images, follows prompts, and its files say where they come from."""
 
 import pytest
 import torch
@@ -25,32 +25,32 @@ def unseen():
     return load_faces("toy-faces", "val", 64, limit=100, progress=False)
 
 
-def test_pictures_find_their_captions(unseen):
-    pair, tokenizer = CLIP.from_weights()
+def test_images_find_their_captions(unseen):
+    clip_model, tokenizer = CLIP.from_weights()
     with torch.no_grad():
-        similar = pair.similarity(unseen.tensor(), tokenizer(list(unseen.captions)))  # (100, 100)
-    found = [unseen.captions[i] == unseen.captions[j] for i, j in enumerate(similar.argmax(1))]
-    assert sum(found) >= 85, f"{sum(found)} of 100 pictures find their caption among all"
+        similar = clip_model.similarity(unseen.tensor(), tokenizer(list(unseen.captions)))  # (100, 100)
+    matches = [unseen.captions[i] == unseen.captions[j] for i, j in enumerate(similar.argmax(1))]
+    assert sum(matches) >= 85, f"{sum(matches)} of 100 images find their caption among all"
 
 
 def test_the_autoencoder_keeps_the_face(system, unseen):
-    pictures = unseen.tensor()
+    images = unseen.tensor()
     with torch.no_grad():
-        again = system.autoencoder.decode(system.autoencoder.encode(pictures).mean).clamp(-1, 1)
-    assert -10 * ((again - pictures) / 2).square().mean().log10() > 26  # decibels
-    agreement = load_classifier().agreement(again, unseen.attributes)
+        reconstruction = system.autoencoder.decode(system.autoencoder.encode(images).mean).clamp(-1, 1)
+    assert -10 * ((reconstruction - images) / 2).square().mean().log10() > 26  # decibels
+    agreement = load_classifier().agreement(reconstruction, unseen.attributes)
     assert min(agreement.values()) >= 0.93, agreement
 
 
-def test_it_draws_what_is_asked(system):
-    wanted = toy_attributes(24, seed=4321)
-    agreement = load_classifier().agreement(system.generate([caption(face) for face in wanted], **ENOUGH), wanted)
+def test_it_generates_what_the_prompt_says(system):
+    expected = toy_attributes(24, seed=4321)
+    agreement = load_classifier().agreement(system.generate([caption(face) for face in expected], **ENOUGH), expected)
     assert agreement["species"] >= 0.9 and min(agreement.values()) >= 0.7, agreement
 
 
-def test_an_empty_prompt_is_no_wish(system):
-    wanted = toy_attributes(24, seed=4321)
-    agreement = load_classifier().agreement(system.generate([""] * 24, **ENOUGH), wanted)
+def test_an_empty_prompt_fixes_nothing(system):
+    expected = toy_attributes(24, seed=4321)
+    agreement = load_classifier().agreement(system.generate([""] * 24, **ENOUGH), expected)
     assert agreement["background"] < 0.5, agreement
 
 

@@ -10,7 +10,7 @@ ARGUMENTS = tuple(argument_faults(None))
 
 @pytest.fixture(scope="module")
 def files(sd3, tmp_path_factory):
-    return file_faults(sd3, stability_tensors(sd3.ours), tmp_path_factory.mktemp("faults"))
+    return file_faults(sd3.layouts, sd3.tokenizers, stability_tensors(sd3.ours), tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

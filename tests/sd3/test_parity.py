@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.sd1.reference import difference, randomised
+from benchmarks.parity import difference, randomised
 from benchmarks.sd3.reference import SMALL, transformer_reference
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.sd3 import checkpoint
@@ -20,7 +20,7 @@ PROMPTS = ["a striped orange cat", "a grey dog with blue eyes"]
 
 
 def inputs(config, tokens: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A latent that is not square, times, states, summary."""
+    """A latent that is not square, times, hidden states, pooled embedding."""
     generator = torch.Generator().manual_seed(4)
     sizes = config.transformer
     shapes = (2, sizes.latent_channels, 8, 12), (2, tokens, sizes.text_width), (2, sizes.pooled_width)
@@ -29,7 +29,7 @@ def inputs(config, tokens: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def asked(peer_transformer, x, t, text, pooled, **options) -> Tensor:
+def reference_output(peer_transformer, x, t, text, pooled, **options) -> Tensor:
     return peer_transformer(x, encoder_hidden_states=text, pooled_projections=pooled, timestep=1000 * t, **options)[0]
 
 
@@ -53,10 +53,12 @@ def test_published_sizes(module, size):
 
 @torch.no_grad()
 def test_transformer(either):
-    given = inputs(either.config)
-    assert difference(either.ours.transformer(*given), asked(either.peer.transformer, *given)) <= 1e-5
-    skipped = asked(either.peer.transformer, *given, skip_layers=[1])
-    assert difference(either.ours.transformer(*given, skip_layers=[1]), skipped) <= 1e-5
+    arguments = inputs(either.config)
+    assert (
+        difference(either.ours.transformer(*arguments), reference_output(either.peer.transformer, *arguments)) <= 1e-5
+    )
+    skipped = reference_output(either.peer.transformer, *arguments, skip_layers=[1])
+    assert difference(either.ours.transformer(*arguments, skip_layers=[1]), skipped) <= 1e-5
 
 
 def test_diffusers_reads_our_names_as_stability_wrote_them(either):
@@ -65,12 +67,12 @@ def test_diffusers_reads_our_names_as_stability_wrote_them(either):
 
     prefix = checkpoint.PREFIXES["transformer"]
     stored = load_file(either.layouts["single"])
-    read = convert_sd3_transformer_checkpoint_to_diffusers(
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(
         {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
     )
     theirs = either.peer.transformer.state_dict()
-    assert read.keys() == theirs.keys()
-    assert all(torch.allclose(read[name], theirs[name], atol=1e-6) for name in theirs)  # the table is computed
+    assert converted.keys() == theirs.keys()
+    assert all(torch.allclose(converted[name], theirs[name], atol=1e-6) for name in theirs)  # the table is computed
 
 
 @torch.no_grad()
@@ -113,11 +115,11 @@ def test_without_t5(sd3):
 @torch.no_grad()
 def test_autoencoder(sd3):
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.rand(2, 3, 64, 32, generator=generator)
+    images = torch.rand(2, 3, 64, 32, generator=generator)
     latent = torch.randn(2, 16, 4, 6, generator=generator)
     theirs = sd3.peer.vae
     ours = sd3.ours.autoencoder
-    assert difference(ours.encode(pictures).mean, theirs.encode(pictures).latent_dist.mean) <= 1e-5
+    assert difference(ours.encode(images).mean, theirs.encode(images).latent_dist.mean) <= 1e-5
     assert difference(ours.decode(latent), theirs.decode(latent).sample) <= 1e-5
 
 
@@ -133,8 +135,8 @@ def test_times(sd3, shift, steps):
 
 @pytest.mark.parametrize("layout", ["diffusers", "single"])
 @pytest.mark.parametrize("skip_layers", [[], [1]], ids=["plain", "skip-layer guidance"])
-def test_picture(either, layout, skip_layers):
-    ours = StableDiffusion3.from_checkpoint(either.layouts[layout], config=either.config, tokenizers=either.words)
+def test_image(either, layout, skip_layers):
+    ours = StableDiffusion3.from_checkpoint(either.layouts[layout], config=either.config, tokenizers=either.tokenizers)
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
         either.peer(
@@ -153,7 +155,7 @@ def test_picture(either, layout, skip_layers):
         * 2
         - 1
     )
-    made = ours.generate(
+    image = ours.generate(
         PROMPTS[0],
         PROMPTS[1],
         steps=10,
@@ -163,10 +165,10 @@ def test_picture(either, layout, skip_layers):
         skip_until=0.5,
         progress=False,
     )
-    assert difference(made, theirs) <= 1e-4
+    assert difference(image, theirs) <= 1e-4
 
 
-def test_picture_with_clip_skip(sd3):
+def test_image_with_clip_skip(sd3):
     """Which counts for the prompt, not for the negative one."""
     noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
@@ -185,14 +187,14 @@ def test_picture_with_clip_skip(sd3):
         * 2
         - 1
     )
-    made = sd3.ours.generate(PROMPTS[0], PROMPTS[1], steps=4, guidance_scale=5.0, seed=3, clip_skip=1, progress=False)
-    assert difference(made, theirs) <= 1e-4
+    image = sd3.ours.generate(PROMPTS[0], PROMPTS[1], steps=4, guidance_scale=5.0, seed=3, clip_skip=1, progress=False)
+    assert difference(image, theirs) <= 1e-4
 
 
 def swapped(either, end: str) -> MMDiT:
     """A transformer for which diffusers' order of one modulation was taken over as it is."""
     tensors = either.peer.transformer.state_dict()
-    right = checkpoint.plain(tensors, either.config.transformer, "diffusers")
+    right = checkpoint.normalize_transformer(tensors, either.config.transformer, "diffusers")
     wrong = {name: tensors[name] if end in name else tensor for name, tensor in right.items()}
     assert sum(not torch.equal(wrong[name], right[name]) for name in right) == 2  # weight and bias
     model = MMDiT(either.config.transformer)
@@ -201,19 +203,19 @@ def swapped(either, end: str) -> MMDiT:
 
 
 @torch.no_grad()
-def test_the_final_layers_shift_and_scale_are_told_apart(either):
-    given = inputs(either.config)
-    theirs = asked(either.peer.transformer, *given)
-    assert difference(either.ours.transformer(*given), theirs) <= 1e-5
-    assert difference(swapped(either, "norm_out.linear")(*given), theirs) > 1e-2
+def test_the_final_layers_shift_and_scale_are_distinguished(either):
+    arguments = inputs(either.config)
+    theirs = reference_output(either.peer.transformer, *arguments)
+    assert difference(either.ours.transformer(*arguments), theirs) <= 1e-5
+    assert difference(swapped(either, "norm_out.linear")(*arguments), theirs) > 1e-2
 
 
 @torch.no_grad()
-def test_the_last_texts_shift_and_scale_are_told_apart(either):
-    given = inputs(either.config)
-    theirs = asked(either.peer.transformer, *given)
-    assert difference(either.ours.transformer(*given), theirs) <= 1e-5
-    assert difference(swapped(either, "2.norm1_context.linear")(*given), theirs) > 1e-4
+def test_the_last_texts_shift_and_scale_are_distinguished(either):
+    arguments = inputs(either.config)
+    theirs = reference_output(either.peer.transformer, *arguments)
+    assert difference(either.ours.transformer(*arguments), theirs) <= 1e-5
+    assert difference(swapped(either, "2.norm1_context.linear")(*arguments), theirs) > 1e-4
 
 
 @pytest.mark.slow
@@ -226,9 +228,9 @@ def test_blocks_of_the_published_width():
         ours = MMDiT(sizes)
     load_pretrained(
         ours,
-        checkpoint.plain(theirs.state_dict(), sizes, "diffusers"),
+        checkpoint.normalize_transformer(theirs.state_dict(), sizes, "diffusers"),
         checkpoint.transformer_names("diffusers"),
         what="two blocks",
     )
-    given = inputs(type(SMALL)(transformer=sizes), tokens=12)
-    assert difference(ours.eval()(*given), asked(theirs, *given)) <= 1e-5
+    arguments = inputs(type(SMALL)(transformer=sizes), tokens=12)
+    assert difference(ours.eval()(*arguments), reference_output(theirs, *arguments)) <= 1e-5

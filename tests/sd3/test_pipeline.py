@@ -12,18 +12,18 @@ from benchmarks.sd3.reference import stability_tensors
 from helpers.sd3 import checkpoint
 from helpers.sd3.checkpoint import PREFIXES
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig, positions
-from helpers.sd3.pipeline import StableDiffusion3
+from helpers.sd3.pipeline import SkipLayers, StableDiffusion3
 
 QUICK = {"steps": 3, "progress": False}
 
 
-def test_a_picture_does_not_depend_on_its_company(sd3):
+def test_an_image_does_not_depend_on_its_neighbours(sd3):
     alone = sd3.ours.generate("a cat", seed=6, **QUICK)
     beside = sd3.ours.generate("a cat", seed=5, num_images=2, **QUICK)
     torch.testing.assert_close(beside[1:], alone, atol=1e-4, rtol=0)
 
 
-def test_the_walk_ends_where_generate_does(sd3):
+def test_sampling_ends_where_generate_does(sd3):
     options = {"skip_layers": [2], "skip_until": 1, "prompt_3": "a dog"}
     *_, last = sd3.ours.sample_steps("a cat", steps=3, **options)
     torch.testing.assert_close(sd3.ours.decode(last.x), sd3.ours.generate("a cat", **options, **QUICK))
@@ -41,20 +41,20 @@ def test_every_prompt_counts(sd3):
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "heun", "dpm_solver_pp_2m", "euler_ancestral"])
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (112, 48)])
 def test_any_sampler_and_any_multiple_of_sixteen(sd3, sampler, height, width):
-    made = sd3.ours.generate("a cat", height=height, width=width, sampler=sampler, **QUICK)
-    assert made.shape == (1, 3, height, width) and made.isfinite().all()
+    images = sd3.ours.generate("a cat", height=height, width=width, sampler=sampler, **QUICK)
+    assert images.shape == (1, 3, height, width) and images.isfinite().all()
 
 
 def test_image_to_image_and_inpainting(sd3):
-    picture = 2 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
+    image = 2 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
     mask = torch.zeros(64, 64)
     mask[16:48, 32:] = 1
-    kept = sd3.ours.generate("a cat", init_image=picture, strength=0, **QUICK)
-    again = sd3.ours.autoencoder.to_pictures(sd3.ours.autoencoder.to_latents(picture[None]))
-    torch.testing.assert_close(kept, again.detach(), atol=1e-5, rtol=0)
-    painted = sd3.ours.generate("a cat", init_image=picture, mask_image=mask, strength=1.0, **QUICK)[0]
-    assert torch.equal(painted[:, mask == 0], picture[:, mask == 0])
-    assert (painted - picture)[:, mask == 1].abs().mean() > 0.05
+    kept = sd3.ours.generate("a cat", init_image=image, strength=0, **QUICK)
+    reconstruction = sd3.ours.autoencoder.to_images(sd3.ours.autoencoder.to_latents(image[None]))
+    torch.testing.assert_close(kept, reconstruction.detach(), atol=1e-5, rtol=0)
+    painted = sd3.ours.generate("a cat", init_image=image, mask_image=mask, strength=1.0, **QUICK)[0]
+    assert torch.equal(painted[:, mask == 0], image[:, mask == 0])
+    assert (painted - image)[:, mask == 1].abs().mean() > 0.05
 
 
 def test_both_references_shift_the_last_time_twice(sd3):
@@ -62,22 +62,27 @@ def test_both_references_shift_the_last_time_twice(sd3):
     torch.testing.assert_close(twice[-4:], torch.tensor([0.1998, 0.1109, 0.00893, 0.0]), atol=5e-5, rtol=0)
 
 
-def test_networks_that_take_turns_give_the_same_picture(sd3):
+def test_cpu_offload_gives_the_same_image(sd3):
     plain = sd3.ours.generate("a cat", **QUICK)
-    turns = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config)
-    card = "cuda" if torch.cuda.is_available() else "cpu"
-    made = turns.take_turns(card).generate("a cat", **QUICK)
-    torch.testing.assert_close(made, plain, atol=1e-2 if card == "cuda" else 1e-5, rtol=0)
-    assert {p.device.type for p in turns.encoders.parameters()} == {"cpu"}
+    offloaded = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config)
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    images = offloaded.enable_cpu_offload(gpu).generate("a cat", **QUICK)
+    torch.testing.assert_close(images, plain, atol=1e-2 if gpu == "cuda" else 1e-5, rtol=0)
+    assert {p.device.type for p in offloaded.encoders.parameters()} == {"cpu"}
 
 
-@pytest.mark.parametrize("picture", [None, torch.zeros(3, 64, 64)], ids=["text to image", "image to image"])
-def test_only_the_network_whose_turn_it_is_works(sd3, picture):
-    """Seen on any machine: whoever computes was the last to be brought to the card."""
+@pytest.mark.parametrize("image", [None, torch.zeros(3, 64, 64)], ids=["text to image", "image to image"])
+def test_only_the_network_on_the_gpu_computes(sd3, image):
+    """Seen on any machine: the network that computes was the last to be moved to the GPU."""
     model = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config)
-    brought = []
-    bring = model._bring
-    model._bring = lambda module: (brought.append(module), bring(module))
+    moved = []
+    move = model._move_to_gpu
+
+    def recorded(module):
+        moved.append(module)
+        move(module)
+
+    model._move_to_gpu = recorded
     owners = {
         model.encoders: ("clip_l", "clip_g", "t5"),
         model.transformer: (),
@@ -85,29 +90,57 @@ def test_only_the_network_whose_turn_it_is_works(sd3, picture):
     }
     for owner, parts in owners.items():
         for part in [getattr(owner, name) for name in parts] or [owner]:
-            part.register_forward_pre_hook(lambda *_, owner=owner: _is_last(brought, owner))
-    model.take_turns("cpu").generate("a cat", init_image=picture, **QUICK)
-    assert set(brought) == set(owners)
+            part.register_forward_pre_hook(lambda *_, owner=owner: _is_last(moved, owner))
+    model.enable_cpu_offload("cpu").generate("a cat", init_image=image, **QUICK)
+    assert set(moved) == set(owners)
 
 
-def _is_last(brought, owner):
-    assert brought[-1] is owner
+def _is_last(moved, owner):
+    assert moved[-1] is owner
 
 
-def test_prompts_that_are_the_same_are_read_once(sd3):
-    read = []
-    handle = sd3.ours.encoders.t5.register_forward_hook(lambda _, given, __: read.append(len(given[0])))
-    made = sd3.ours.generate(["a cat", "a dog"], num_images=3, seed=4, **QUICK)
+def test_skip_layer_guidance_acts_between_its_times(sd3):
+    """At every time of the interval, also at those between the steps, which a finer sampler visits."""
+    condition = sd3.ours.encoders(["a cat"])
+    negative = sd3.ours.encoders([""])
+    skip = SkipLayers([1], 2.8, (0.4, 0.8))
+    plain = sd3.ours.denoiser(condition, negative, 4.0)
+    skipping = sd3.ours.denoiser(condition, negative, 4.0, skip)
+    x = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        acts = {t: not torch.equal(plain(x, t).x0, skipping(x, t).x0) for t in (0.9, 0.8, 0.512345678, 0.4, 0.3)}
+    assert acts == {0.9: False, 0.8: True, 0.512345678: True, 0.4: True, 0.3: False}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_skip_layer_guidance_acts_in_the_steps_of_its_window(sd3, sampler, monkeypatch):
+    times = set()
+    forward = type(sd3.ours.transformer).forward
+
+    def recorded(self, x, t, *condition, skip_layers=()):
+        if skip_layers:
+            times.add(t[0].item())
+        return forward(self, x, t, *condition, skip_layers=skip_layers)
+
+    monkeypatch.setattr(type(sd3.ours.transformer), "forward", recorded)
+    sd3.ours.generate("a cat", steps=10, skip_layers=[1], skip_until=0.45, sampler=sampler, progress=False)
+    assert times == set(sd3.ours.times(10)[1:5].tolist())
+
+
+def test_prompts_that_are_the_same_are_encoded_once(sd3):
+    batches = []
+    handle = sd3.ours.encoders.t5.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    images = sd3.ours.generate(["a cat", "a dog"], num_images=3, seed=4, **QUICK)
     handle.remove()
-    assert read == [2, 1]  # two prompts, one empty negative one
-    torch.testing.assert_close(made[4:5], sd3.ours.generate("a dog", seed=8, **QUICK), atol=1e-4, rtol=0)
+    assert batches == [2, 1]  # two prompts, one empty negative one
+    torch.testing.assert_close(images[4:5], sd3.ours.generate("a dog", seed=8, **QUICK), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 6e-2), (torch.float16, 1e-2)])
 def test_half_precision_is_near_full_precision(either, dtype, close):
     half = StableDiffusion3.from_checkpoint(either.layouts["diffusers"], config=either.config, dtype=dtype)
-    pictures = [model.generate("a cat", guidance_scale=2.0, **QUICK) for model in (half, either.ours)]
-    assert (pictures[0] - pictures[1]).square().mean().sqrt() < close * pictures[1].std()
+    images = [model.generate("a cat", guidance_scale=2.0, **QUICK) for model in (half, either.ours)]
+    assert (images[0] - images[1]).square().mean().sqrt() < close * images[1].std()
 
 
 def test_t5_does_not_overflow_in_float16(sd3):
@@ -132,13 +165,13 @@ def test_positions_are_the_centre_of_the_published_table():
         positions(8, 200, sizes)
 
 
-def test_sizes_are_read_off_the_tensors(either):
+def test_sizes_are_inferred_from_the_tensors(either):
     tensors = load_file(either.layouts["single"])
     core = {name.removeprefix(PREFIXES["transformer"]): tensor for name, tensor in tensors.items()}
-    assert checkpoint.inferred(core) == either.config.transformer
-    assert checkpoint.inferred(either.peer.transformer.state_dict()) == either.config.transformer
+    assert checkpoint.infer_config(core) == either.config.transformer
+    assert checkpoint.infer_config(either.peer.transformer.state_dict()) == either.config.transformer
     with pytest.raises(ValueError, match="no Stable Diffusion 3 transformer"):
-        checkpoint.inferred({"a": torch.zeros(1)})
+        checkpoint.infer_config({"a": torch.zeros(1)})
 
 
 def test_text_encoders_in_files_of_their_own(sd3, tmp_path):
@@ -147,17 +180,17 @@ def test_text_encoders_in_files_of_their_own(sd3, tmp_path):
     save_file(core, tmp_path / "sd3_medium.safetensors")
     for part, name in (("clip_l", "clip_l"), ("clip_g", "clip_g"), ("t5", "t5xxl_fp16")):
         prefix = PREFIXES[part]
-        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        encoder = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if part == "clip_l":  # published without the projection
-            del own["text_projection.weight"]
-        save_file(own, tmp_path / f"{name}.safetensors")
-    options = {"config": sd3.config, "encoders": tmp_path, "tokenizers": sd3.words}
+            del encoder["text_projection.weight"]
+        save_file(encoder, tmp_path / f"{name}.safetensors")
+    options = {"config": sd3.config, "encoders": tmp_path, "tokenizers": sd3.tokenizers}
     model = StableDiffusion3.from_checkpoint(tmp_path / "sd3_medium.safetensors", **options)
     assert torch.equal(model.generate("a cat", **QUICK), sd3.ours.generate("a cat", **QUICK))
-    silent = StableDiffusion3.from_checkpoint(tmp_path / "sd3_medium.safetensors", t5=False, **options)
-    assert silent.encoders.t5 is None
+    without_t5 = StableDiffusion3.from_checkpoint(tmp_path / "sd3_medium.safetensors", t5=False, **options)
+    assert without_t5.encoders.t5 is None
     with pytest.raises(ValueError, match="prompt_3 is for T5, which is not loaded"):
-        silent.generate("a cat", prompt_3="a dog", **QUICK)
+        without_t5.generate("a cat", prompt_3="a dog", **QUICK)
     clips = {name: tensor for name, tensor in tensors.items() if "t5xxl" not in name}
     save_file(clips, tmp_path / "sd3_medium_incl_clips.safetensors")
     whole = StableDiffusion3.from_checkpoint(tmp_path / "sd3_medium_incl_clips.safetensors", **options)
@@ -167,23 +200,23 @@ def test_text_encoders_in_files_of_their_own(sd3, tmp_path):
 def test_a_folder_without_t5_needs_no_hub(sd3, tmp_path, hub_out_of_reach):
     folder = tmp_path / "small"
     shutil.copytree(sd3.layouts["diffusers"], folder, ignore=shutil.ignore_patterns("text_encoder_3", "tokenizer_3"))
-    silent = StableDiffusion3.from_checkpoint(folder, config=sd3.config)
-    made = silent.generate("a cat", **QUICK)
-    torch.testing.assert_close(made, sd3.ours.generate("a cat", use_t5=False, **QUICK))
+    without_t5 = StableDiffusion3.from_checkpoint(folder, config=sd3.config)
+    images = without_t5.generate("a cat", **QUICK)
+    torch.testing.assert_close(images, sd3.ours.generate("a cat", use_t5=False, **QUICK))
 
 
 def test_a_variant_that_only_some_parts_come_in(sd3, tmp_path, monkeypatch):
     """As the repositories of 3.5: text encoders in two precisions, transformer and autoencoder in one."""
     folder = tmp_path / "mixed"
-    asked = []
+    fetched = []
     shutil.copytree(sd3.layouts["diffusers"], folder)
     for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         (folder / part / "model.safetensors").rename(folder / part / "model.fp16.safetensors")
-    monkeypatch.setattr(checkpoint, "fetch", lambda repo, patterns: asked.append(patterns) or folder)
+    monkeypatch.setattr(checkpoint, "fetch", lambda repo, patterns: fetched.append(patterns) or folder)
     model = StableDiffusion3.from_checkpoint("some/repository", config=sd3.config, variant="fp16")
     assert torch.equal(model.generate("a cat", **QUICK), sd3.ours.generate("a cat", **QUICK))
-    assert "transformer/diffusion_pytorch_model.safetensors" in asked[1]
-    assert "text_encoder/model.safetensors" not in asked[1]
+    assert "transformer/diffusion_pytorch_model.safetensors" in fetched[1]
+    assert "text_encoder/model.safetensors" not in fetched[1]
     with pytest.raises(FileNotFoundError, match="no part as variant 'fp8'"):
         StableDiffusion3.from_checkpoint(folder, config=sd3.config, variant="fp8")
 

@@ -5,9 +5,10 @@ import torch
 
 from helpers.autoencoders.kl import KLConfig
 from helpers.autoencoders.train import main as train_autoencoder
+from helpers.sd3.encoders import CLIPStates
 from helpers.sd3.mmdit import MMDiT
 from helpers.sd3.pipeline import StableDiffusion3
-from helpers.sd3.train import Learner, tiny_config
+from helpers.sd3.train import TrainedParts, tiny_config
 from helpers.sd3.train import main as train_transformer
 from helpers.text.clip import CLIPTowerConfig, TextTower
 from helpers.text.t5 import T5Encoder
@@ -32,13 +33,13 @@ def files(tmp_path_factory) -> dict[str, str]:
     return files
 
 
-def test_the_parts_make_a_system_that_draws(files):
+def test_the_parts_make_a_system_that_generates(files):
     model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
-    pictures = model.generate("a striped orange cat", steps=2, progress=False)
-    assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
-    assert model.preview.shape == (16, 3)
-    words = model.encoders.t5_words(["a striped orange cat"])[0]
-    assert words[:4].min() > 2 and words[4] == model.encoders.t5_words.end  # every word is a token of its own
+    images = model.generate("a striped orange cat", steps=2, progress=False)
+    assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
+    assert model.rgb_factors.shape == (16, 3)
+    ids = model.encoders.t5_tokenizer(["a striped orange cat"])[0]
+    assert ids[:4].min() > 2 and ids[4] == model.encoders.t5_tokenizer.eos_id  # every word is a token of its own
 
 
 def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
@@ -47,8 +48,8 @@ def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
 
 
 def test_all_three_networks_learned(files):
-    about = read_metadata(files["sd3"])
-    assert about["command"].startswith("python -m helpers.sd3.train --limit 60 --clip clip.safetensors")
+    metadata = read_metadata(files["sd3"])
+    assert metadata["command"].startswith("python -m helpers.sd3.train --limit 60 --clip clip.safetensors")
     model = StableDiffusion3.from_weights(files["sd3"], files["clip"], files["autoencoder"])
     assert model.transformer.head.weight.abs().max() > 0  # began at zero
     assert torch.isfinite(model.encoders(["a cat"]).text).all()
@@ -58,15 +59,15 @@ def test_both_new_text_encoders_learn_with_the_transformer():
     """Once the gates have opened, the loss reaches every one of their weights."""
     clip = CLIPTowerConfig(width=16, layers=1, heads=2, mlp=16, vocabulary=20, length=6, projection=8)
     config = tiny_config(clip, 30, KLConfig(width=8, multipliers=(1, 2), groups=4, latent_channels=16), size=16)
-    learner = Learner(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
-    first = torch.randn(2, 6, 16), torch.randn(2, 8)
+    trained = TrainedParts(MMDiT(config.transformer), TextTower(config.clip_g), T5Encoder(config.t5))
+    clip_l = CLIPStates(torch.randn(2, 6, 16), torch.randn(2, 8))
     ids = (torch.tensor([[1, 5, 19, 0, 0, 0]] * 2), torch.ones(2, 24).long())
-    heard = torch.tensor([True, True])
-    learner(torch.randn(2, 16, 8, 8), torch.rand(2), first, ids, 19, heard).square().sum().backward()
+    with_t5 = torch.tensor([True, True])
+    trained(torch.randn(2, 16, 8, 8), torch.rand(2), clip_l, ids, 19, with_t5).square().sum().backward()
     for part in ("clip_g", "t5", "transformer"):
-        still = [name for name, weight in getattr(learner, part).named_parameters() if weight.grad is None]
+        still = [name for name, weight in getattr(trained, part).named_parameters() if weight.grad is None]
         assert not still, f"{part}: no gradient reaches {still}"
-    third = learner.t5.layers[0].gate.weight.grad.clone()
-    learner.zero_grad()
-    learner(torch.randn(2, 16, 8, 8), torch.rand(2), first, ids, 19, ~heard).square().sum().backward()
-    assert third.any() and not learner.t5.layers[0].gate.weight.grad.any()
+    gate = trained.t5.layers[0].gate.weight.grad.clone()
+    trained.zero_grad()
+    trained(torch.randn(2, 16, 8, 8), torch.rand(2), clip_l, ids, 19, ~with_t5).square().sum().backward()
+    assert gate.any() and not trained.t5.layers[0].gate.weight.grad.any()

@@ -1,4 +1,4 @@
-"""The shipped tiny system: it keeps faces, draws what is asked (with T5 and without), and its files name a command."""
+"""The shipped tiny system: it reconstructs faces, follows prompts with and without T5, and names its commands."""
 
 import pytest
 import torch
@@ -21,25 +21,25 @@ def system() -> StableDiffusion3:
 
 def test_the_autoencoder_keeps_the_face(system):
     unseen = load_faces("toy-faces", "val", 64, limit=100, progress=False)
-    pictures = unseen.tensor()
+    images = unseen.tensor()
     with torch.no_grad():
-        again = system.autoencoder.decode(system.autoencoder.encode(pictures).mean).clamp(-1, 1)
-    assert -10 * ((again - pictures) / 2).square().mean().log10() > 27.5  # decibels
-    agreement = load_classifier().agreement(again, unseen.attributes)
+        reconstruction = system.autoencoder.decode(system.autoencoder.encode(images).mean).clamp(-1, 1)
+    assert -10 * ((reconstruction - images) / 2).square().mean().log10() > 27.5  # decibels
+    agreement = load_classifier().agreement(reconstruction, unseen.attributes)
     assert min(agreement.values()) >= 0.95, agreement
 
 
 @pytest.mark.parametrize("use_t5", [True, False])
-def test_it_draws_what_is_asked(system, use_t5):
-    wanted = toy_attributes(24, seed=4321)
-    pictures = system.generate([caption(face) for face in wanted], use_t5=use_t5, **ENOUGH)
-    agreement = load_classifier().agreement(pictures, wanted)
+def test_it_generates_what_the_prompt_says(system, use_t5):
+    expected = toy_attributes(24, seed=4321)
+    images = system.generate([caption(face) for face in expected], use_t5=use_t5, **ENOUGH)
+    agreement = load_classifier().agreement(images, expected)
     assert agreement["species"] >= 0.9 and min(agreement.values()) >= 0.7, agreement
 
 
-def test_an_empty_prompt_is_no_wish(system):
-    wanted = toy_attributes(24, seed=4321)
-    agreement = load_classifier().agreement(system.generate([""] * 24, **ENOUGH), wanted)
+def test_an_empty_prompt_fixes_nothing(system):
+    expected = toy_attributes(24, seed=4321)
+    agreement = load_classifier().agreement(system.generate([""] * 24, **ENOUGH), expected)
     assert agreement["background"] < 0.5, agreement
 
 

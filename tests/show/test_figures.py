@@ -39,11 +39,11 @@ def _pixels(png: bytes) -> np.ndarray:
 
 
 def test_uint8_survives_the_way_to_floats_and_back() -> None:
-    every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
-    floats = torch.from_numpy(every).float() / 127.5 - 1
-    assert (to_rgb_array(floats) == every.transpose(0, 2, 3, 1)).all()
-    assert (to_rgb_array(every) == to_rgb_array(floats.numpy())).all()
-    assert to_rgb_array(every[0, :1]).shape == (1, 16, 16, 3)  # one grey picture becomes a batch of colour
+    every_value = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)
+    floats = torch.from_numpy(every_value).float() / 127.5 - 1
+    assert (to_rgb_array(floats) == every_value.transpose(0, 2, 3, 1)).all()
+    assert (to_rgb_array(every_value) == to_rgb_array(floats.numpy())).all()
+    assert to_rgb_array(every_value[0, :1]).shape == (1, 16, 16, 3)  # a grey image becomes a batch of RGB images
     assert to_rgb_array(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16)).max() == 128
 
 
@@ -57,19 +57,19 @@ def test_uint8_survives_the_way_to_floats_and_back() -> None:
         (np.zeros((1, 3, 2, 2), np.int64), "int64"),
     ],
 )
-def test_what_is_no_picture_is_refused(images: np.ndarray, complaint: str) -> None:
+def test_what_is_not_an_image_is_refused(images: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         to_rgb_array(images)
 
 
 def test_a_grid_shows_every_pixel_in_its_own_colour() -> None:
     shown = _pixels(png_bytes(grid(COLOURS, columns=3, scale=8)))
-    for index, picture in enumerate(COLOURS):
+    for index, image in enumerate(COLOURS):
         row, column = divmod(index, 3)
         for y, x in itertools.product(range(4), range(5)):
             top = figures.GAP + row * (4 * 8 + figures.GAP) + y * 8 + 4  # the middle of the enlarged pixel
             left = figures.GAP + column * (5 * 8 + figures.GAP) + x * 8 + 4
-            assert tuple(shown[2 * top, 2 * left]) == tuple(picture[:, y, x])
+            assert tuple(shown[2 * top, 2 * left]) == tuple(image[:, y, x])
 
 
 def test_grids_fit_the_page_and_never_blur() -> None:
@@ -82,28 +82,28 @@ def test_grids_fit_the_page_and_never_blur() -> None:
 
 
 def test_grids_say_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         grid(COLOURS[:0])
-    with pytest.raises(ValueError, match="2 titles, 6 pictures"):
+    with pytest.raises(ValueError, match="2 titles, 6 images"):
         grid(COLOURS, titles=["a", "b"])
     with pytest.raises(ValueError, match="one size"):
         compare({"small": COLOURS, "large": np.zeros((1, 3, 9, 9), np.uint8)})
 
 
 def test_rows_are_named() -> None:
-    words = [text.get_text() for text in compare({"linear": COLOURS, "cosine": COLOURS}, titles="abcdef").texts]
-    assert {"linear", "cosine", "a", "f"} <= set(words)
+    texts = [text.get_text() for text in compare({"linear": COLOURS, "cosine": COLOURS}, titles="abcdef").texts]
+    assert {"linear", "cosine", "a", "f"} <= set(texts)
 
 
-def test_bars_are_as_long_as_their_values_and_say_them() -> None:
-    drawn = bars({"ours": {"fur": 0.5, "eyes": 0.984}, "theirs": {"fur": 0.25, "eyes": 1.0}}, "share")
-    (axes,) = drawn.axes
+def test_bars_are_as_long_as_their_values_and_show_them() -> None:
+    figure = bars({"ours": {"fur": 0.5, "eyes": 0.984}, "theirs": {"fur": 0.25, "eyes": 1.0}}, "share")
+    (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [0.5, 0.984, 0.25, 1.0]
     assert [text.get_text() for text in axes.texts] == ["50%", "98%", "25%", "100%"]
     tops = [bar.get_y() for bar in axes.patches]
     assert tops[0] < tops[2] < tops[1] < tops[3] and axes.yaxis_inverted(), "in the order of the names, from the top"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours", "theirs"]
-    plt.close(drawn)
+    plt.close(figure)
 
 
 def test_bars_say_what_is_missing() -> None:
@@ -114,15 +114,15 @@ def test_bars_say_what_is_missing() -> None:
 
 
 def test_a_table_of_bars_has_every_number_in_its_row() -> None:
-    drawn = bar_table({"dB": {"VAE": 19.26, "AE": 20.0}, "nats": {"VAE": 57.44, "AE": math.nan}})
-    decibels, nats = drawn.axes
+    figure = bar_table({"dB": {"VAE": 19.26, "AE": 20.0}, "nats": {"VAE": 57.44, "AE": math.nan}})
+    decibels, nats = figure.axes
     assert [bar.get_width() for bar in decibels.patches] == [19.26, 20.0]
     assert [text.get_text() for text in decibels.texts + nats.texts] == ["19.3", "20", "57.4", "nan"]
     assert [bar.get_width() for bar in nats.patches] == [57.44, 0] and decibels.yaxis_inverted()
     assert [label.get_text() for label in decibels.get_yticklabels()] == ["VAE", "AE"]
     assert nats.get_xlim()[1] == pytest.approx(1.6 * 57.44)
-    assert [axes.get_title() for axes in drawn.axes] == ["dB", "nats"]
-    plt.close(drawn)
+    assert [axes.get_title() for axes in figure.axes] == ["dB", "nats"]
+    plt.close(figure)
     with pytest.raises(ValueError, match="at least one column"):
         bar_table({})
     with pytest.raises(ValueError, match="'nats' has \\['AE'\\]"):
@@ -150,7 +150,7 @@ def test_equal_figures_are_equal_bytes() -> None:
     assert b"Software" not in draw() and b"matplotlib" not in draw()
 
 
-def test_packing_keeps_the_colours_of_lines_and_every_colour_of_pictures() -> None:
+def test_packing_keeps_the_colours_of_lines_and_every_colour_of_images() -> None:
     with plt.rc_context({**STYLE, "lines.antialiased": False}):
         figure, axes = plt.subplots()
         for k in range(len(PALETTE)):
@@ -169,10 +169,10 @@ def test_packing_keeps_the_colours_of_lines_and_every_colour_of_pictures() -> No
 
 
 def _shown(monkeypatch: pytest.MonkeyPatch, *arguments: Any, **options: Any) -> tuple[dict, dict]:
-    seen: list[tuple[dict, dict]] = []
-    monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: seen.append((data, metadata)))
+    displayed: list[tuple[dict, dict]] = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: displayed.append((data, metadata)))
     show(*arguments, **options)
-    return seen[0]
+    return displayed[0]
 
 
 def test_show_carries_the_description_and_closes_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,37 +197,39 @@ def test_a_figure_without_description_is_refused(alt: str | None) -> None:
 def test_save_png_leaves_no_halves(tmp_path: Path) -> None:
     path = save_png(grid(COLOURS), tmp_path / "new" / "grid.png")
     assert _pixels(path.read_bytes()).shape[2] == 3
-    assert [found.name for found in path.parent.iterdir()] == ["grid.png"]
+    assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
 
 
-def _contrast(one: str, other: str) -> float:
+def _contrast(first: str, second: str) -> float:
     """WCAG 2.1's contrast ratio of two colours."""
 
     def luminance(colour: str) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    dark, light = sorted((luminance(one), luminance(other)))
+    dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_words_and_lines_stand_out_on_the_paper_they_bring() -> None:
+def test_text_and_lines_contrast_with_the_background() -> None:
     paper = STYLE["savefig.facecolor"]
-    words = [STYLE[key] for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")]
-    assert min(_contrast(colour, paper) for colour in words) >= 7
+    text_colours = [
+        STYLE[key] for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+    ]
+    assert min(_contrast(colour, paper) for colour in text_colours) >= 7
     assert min(_contrast(colour, paper) for colour in PALETTE) >= 4.5
-    assert _pixels(png_bytes(grid(COLOURS)))[0, 0].tolist() == [255, 255, 255]  # opaque: the page cannot shine through
+    assert _pixels(png_bytes(grid(COLOURS)))[0, 0].tolist() == [255, 255, 255]  # opaque, whatever the page
 
 
 def test_tables_read_alike_everywhere() -> None:
-    errors = {"blind": {"error": 0.08123, "n": 12000}, "told <t>": {"error": torch.tensor(3e-9), "n": 7}}
+    errors = {"blind": {"error": 0.08123, "n": 12000}, "knows <t>": {"error": torch.tensor(3e-9), "n": 7}}
     shown = table(errors, heading="network")
     assert repr(shown).splitlines() == [
-        "network      error       n",
-        "blind       0.0812  12,000",
-        "told <t>  3.00e-09       7",
+        "network       error       n",
+        "blind        0.0812  12,000",
+        "knows <t>  3.00e-09       7",
     ]
-    assert "told &lt;t&gt;" in shown._repr_html_() and shown._repr_html_().count("<tr>") == 3
+    assert "knows &lt;t&gt;" in shown._repr_html_() and shown._repr_html_().count("<tr>") == 3
     assert repr(table({"a": 0.5})) == "   value\na    0.5"
     assert repr(table([{"step": 1, "ok": True}])).split() == ["step", "ok", "1", "True"]
 

@@ -15,18 +15,18 @@ from helpers.show.sliders import image_slider
 FRAMES = [np.full((3, 8, 8), value, np.uint8) for value in (0, 128, 255)]
 
 
-def _pictures(slider: widgets.VBox) -> list[np.ndarray]:
+def _images(slider: widgets.VBox) -> list[np.ndarray]:
     sources = [re.search(r"base64,([^\"]+)", tile.value)[1] for tile in slider.children[1].children]
     return [np.asarray(Image.open(BytesIO(base64.b64decode(source)))) for source in sources]
 
 
-def test_slider_and_pictures_are_linked_in_the_browser() -> None:
+def test_slider_and_images_are_linked_in_the_browser() -> None:
     shown = image_slider(FRAMES, [0.0, 0.5, 1.0], "t", alt="Black turns white.")
     slider, stack = shown.children
     assert isinstance(stack, widgets.Stack) and len(stack.children) == 3
     assert shown.link.source == (slider, "index") and shown.link.target == (stack, "selected_index")
     assert slider.options == ("0.0", "0.5", "1.0") and slider.index == stack.selected_index == 0
-    assert [picture.mean() for picture in _pictures(shown)] == [0, 128, 255]
+    assert [image.mean() for image in _images(shown)] == [0, 128, 255]
 
 
 def test_every_frame_is_described() -> None:
@@ -45,12 +45,12 @@ def test_text_form_and_still_frame() -> None:
 
 def test_figures_are_frames_and_are_closed_and_equal_each_time() -> None:
     def draw() -> list[str]:
-        drawn = []
+        frames = []
         for k in range(2):
             figure, axes = plt.subplots()
             axes.plot([0, k])
-            drawn.append(figure)
-        shown = image_slider(drawn, "ab", "k", alt="A line that tilts.")
+            frames.append(figure)
+        shown = image_slider(frames, "ab", "k", alt="A line that tilts.")
         return [tile.value for tile in shown.children[1].children]
 
     assert draw() == draw() and not plt.get_fignums()
@@ -66,6 +66,6 @@ def test_figures_are_frames_and_are_closed_and_equal_each_time() -> None:
         ([np.zeros((8, 8), np.uint8)] * 2, "ab", "words", r"\(N, 3, H, W\)"),
     ],
 )
-def test_what_makes_no_slider_is_refused(frames: list, labels: str, alt: str, complaint: str) -> None:
+def test_invalid_arguments_are_refused(frames: list, labels: str, alt: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         image_slider(frames, labels, "t", alt=alt)

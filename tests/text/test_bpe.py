@@ -89,18 +89,18 @@ def test_frequent_words_become_one_token():
     assert len(TOKENIZER.split("dog")) == 3
 
 
-def test_a_long_text_is_cut_with_a_warning_that_says_what_is_lost():
+def test_a_long_text_is_truncated_with_a_warning_that_quotes_what_is_lost():
     with pytest.warns(UserWarning, match=r"holds 14 tokens, this one has 16; its end was cut off: 'sat mat'"):
         row = TOKENIZER(["the cat " * 7 + "sat mat"])[0]
-    assert row[0] == TOKENIZER.start and row[-1] == TOKENIZER.end
+    assert row[0] == TOKENIZER.bos_id and row[-1] == TOKENIZER.eos_id
 
 
 def test_padding():
-    assert TOKENIZER(["cat"])[0].tolist()[2:] == [TOKENIZER.end] * 14
+    assert TOKENIZER(["cat"])[0].tolist()[2:] == [TOKENIZER.eos_id] * 14
     zero = BytePairTokenizer(TOKENIZER.merges, length=5, padding=0)
-    assert zero(["cat"])[0].tolist()[2:] == [zero.end, 0, 0]
+    assert zero(["cat"])[0].tolist()[2:] == [zero.eos_id, 0, 0]
     assert zero.decode(zero(["cat"])[0]) == "cat"
-    assert BytePairTokenizer.from_json(zero.to_json()).padding == 0
+    assert BytePairTokenizer.from_json(zero.to_json()).pad_id == 0
 
 
 def test_a_tokenizer_that_transformers_saved_today(tmp_path):
@@ -113,5 +113,5 @@ def test_a_tokenizer_that_transformers_saved_today(tmp_path):
 
 
 def test_it_survives_being_written_down():
-    again = BytePairTokenizer.from_json(TOKENIZER.to_json())
-    assert again.ids == TOKENIZER.ids and (again(CORPUS) == TOKENIZER(CORPUS)).all()
+    loaded = BytePairTokenizer.from_json(TOKENIZER.to_json())
+    assert loaded.ids == TOKENIZER.ids and (loaded(CORPUS) == TOKENIZER(CORPUS)).all()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.sd1.reference import difference, randomised
+from benchmarks.parity import difference, randomised
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP, IMAGE_NAMES, ImageTower
 from helpers.weights.pretrained import load_pretrained
@@ -49,8 +49,8 @@ def test_the_text_tower_is_the_reference(activation):
     with torch.no_grad():
         said = theirs(ids, output_hidden_states=True)
         assert difference(ours(ids), said.last_hidden_state) <= 1e-5
-        assert difference(ours.pooled(ids, end=49), said.text_embeds) <= 1e-5
-        assert difference(ours(ids, skip=1, norm=False), said.hidden_states[-2]) <= 1e-5
+        assert difference(ours.pooled(ids, eos_id=49), said.text_embeds) <= 1e-5
+        assert difference(ours(ids, clip_skip=1, norm=False), said.hidden_states[-2]) <= 1e-5
 
 
 def test_the_image_tower_is_the_reference():
@@ -71,9 +71,9 @@ def test_the_image_tower_is_the_reference():
     )
     ours = ImageTower(IMAGE)
     load_pretrained(ours, on_disk(theirs, "vision_model."), IMAGE_NAMES, what="an image tower")
-    pictures = torch.randn(2, 3, 16, 16)
+    images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        assert difference(ours(pictures), theirs(pictures).image_embeds) <= 1e-5
+        assert difference(ours(images), theirs(images).image_embeds) <= 1e-5
 
 
 def test_published_sizes():
@@ -102,22 +102,22 @@ def test_a_state_knows_nothing_of_later_tokens():
 )
 def test_what_the_tower_cannot_do_it_refuses(ids, skip, message):
     with pytest.raises(ValueError, match=message):
-        TextTower(TEXT)(ids, skip=skip)
+        TextTower(TEXT)(ids, clip_skip=skip)
 
 
-def test_the_loss_of_a_guess_is_the_logarithm_of_the_batch():
+def test_the_loss_of_uniform_logits_is_the_logarithm_of_the_batch():
     torch.manual_seed(0)
-    model = CLIP(TEXT, IMAGE, end=49)
+    model = CLIP(TEXT, IMAGE, eos_id=49)
     model.log_scale.data.fill_(-20.0)  # every pair looks alike
-    pictures = torch.randn(6, 3, 16, 16)
+    images = torch.randn(6, 3, 16, 16)
     ids = torch.randint(48, (6, 9))
-    torch.testing.assert_close(model.losses(pictures, ids), torch.full((6,), math.log(6)))
+    torch.testing.assert_close(model.losses(images, ids), torch.full((6,), math.log(6)))
 
 
 def test_the_loss_does_not_care_about_the_order_of_pairs():
     torch.manual_seed(0)
-    model = CLIP(TEXT, IMAGE, end=49)
-    pictures = torch.randn(6, 3, 16, 16)
+    model = CLIP(TEXT, IMAGE, eos_id=49)
+    images = torch.randn(6, 3, 16, 16)
     ids = torch.randint(48, (6, 9))
     order = torch.randperm(6)
-    torch.testing.assert_close(model.losses(pictures, ids)[order], model.losses(pictures[order], ids[order]))
+    torch.testing.assert_close(model.losses(images, ids)[order], model.losses(images[order], ids[order]))

@@ -18,8 +18,8 @@ SMALL = dict(widths=(8, 16), attention=(False, True), head_width=8, text_width=1
 @pytest.fixture(scope="session")
 def faces() -> Faces:
     attributes = toy_attributes(60, seed=5)
-    images = np.stack([draw_face(one, SIZE) for one in attributes])
-    labels = np.array([SPECIES.index(one.species) for one in attributes])
+    images = np.stack([draw_face(face, SIZE) for face in attributes])
+    labels = np.array([SPECIES.index(face.species) for face in attributes])
     return Faces(images, labels, SPECIES, tuple(map(caption, attributes)), attributes, "toy-faces", "train")
 
 
@@ -35,8 +35,8 @@ def one_home(tmp_path_factory):
 def model() -> TinySD:
     """Untrained, but with its zero layers filled, so that every input counts."""
     torch.manual_seed(0)
-    made = TinySD(UNetConfig(words=vocabulary_size(), **SMALL), "flow", SPECIES, SIZE, PixelCodec())
-    for parameter in made.parameters():
+    system = TinySD(UNetConfig(words=vocabulary_size(), **SMALL), "flow", SPECIES, SIZE, PixelCodec())
+    for parameter in system.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    return made
+    return system

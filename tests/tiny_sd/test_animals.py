@@ -1,4 +1,4 @@
-"""Generated animals, measured: counted evaluations, scores that notice faults, records, claims, the picture."""
+"""Generated animals, measured: counted evaluations, scores that notice faults, records, claims, the image."""
 
 import json
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks.report import Row
-from benchmarks.tiny_sd import animals, animals_picture, claims
+from benchmarks.tiny_sd import animals, animals_image, claims
 from benchmarks.tiny_sd.animals_scores import (
     CHOICE_SEED,
     SEED,
@@ -27,6 +27,7 @@ from benchmarks.tiny_sd.animals_scores import (
 from helpers.data import Faces
 from helpers.data.faces import to_float
 from helpers.scoring.photographs import GROUPS
+from helpers.tiny_sd.codecs import PretrainedCodec, TrainedCodec
 from helpers.weights import TRAINING_COMMANDS, read_metadata
 
 CLASSES = ("cat", "dog", "wild")
@@ -49,12 +50,12 @@ def faces(per_class: tuple[int, int, int], split: str, seed: int) -> Faces:
 class ColourJudge:
     """Sees the class of the strongest channel; its features are coarse pixels."""
 
-    def read(self, pictures):
-        probabilities = torch.zeros(len(pictures), 1000)
-        strongest = pictures.mean((2, 3)).argmax(1)
+    def predict(self, images):
+        probabilities = torch.zeros(len(images), 1000)
+        strongest = images.mean((2, 3)).argmax(1)
         firsts = torch.tensor([GROUPS[name][0] for name in CLASSES])
-        probabilities[torch.arange(len(pictures)), firsts[strongest]] = 1
-        return probabilities, torch.nn.functional.adaptive_avg_pool2d(pictures, 4).flatten(1)
+        probabilities[torch.arange(len(images)), firsts[strongest]] = 1
+        return probabilities, torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def animal_model(model, monkeypatch):
 def test_evaluations_of_the_network_are_counted(model, sampling, evaluations):
     images, counted = generate(model, ["cat", "dog", "dog"], sampling, seed=3)
     assert counted == evaluations
-    torch.testing.assert_close(images, model.generate(["cat", "dog", "dog"], seed=3, **sampling._asdict()))
+    torch.testing.assert_close(images, model.generate(["cat", "dog", "dog"], seed=3, **sampling.arguments()))
 
 
 def test_a_sampling_that_costs_too_much_is_refused_before_the_work(model, monkeypatch):
@@ -117,7 +118,7 @@ def test_good_images_score_well_and_the_scores_are_json(animal_model, photograph
     }
     assert len(images) == scores["n"] == 60 and scores["held_out"] == 60 and scores["seed"] == SEED
     assert scores["evaluations"] == 4 and scores["images_per_second"] > 0
-    assert scores["agreement"] == {kind: {"of three": 1.0, "of a thousand": 1.0} for kind in ("overall", *CLASSES)}
+    assert scores["agreement"] == {name: {"of three": 1.0, "of a thousand": 1.0} for name in ("overall", *CLASSES)}
     assert abs(scores["kid"]["value"]) < 3 * scores["kid"]["standard_error"]
     assert scores["precision"] > 0.7 and scores["recall"] > 0.7
     assert 0.9 < scores["nearest_training"]["ratio"] < 1.1 and scores["nearest_training"]["suspects"] <= 2
@@ -137,7 +138,7 @@ def test_dogs_that_look_like_cats_and_a_foreign_distribution_are_noticed(animal_
         lambda labels, **options: 0.3 * ours(["cat" if label == "dog" else label for label in labels], **options),
     )
     bad, _ = evaluate(animal_model, ColourJudge(), photographs, FAST, per_class=20)
-    shares = {kind: share["of three"] for kind, share in bad["agreement"].items()}
+    shares = {name: share["of three"] for name, share in bad["agreement"].items()}
     assert shares == {"overall": pytest.approx(2 / 3), "cat": 1, "dog": 0, "wild": 1}
     assert bad["kid"]["value"] > good["kid"]["value"] + 3 * good["kid"]["standard_error"]
 
@@ -190,9 +191,9 @@ def test_sampling_is_chosen_on_other_noise_and_on_training_photographs(animal_mo
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """An empty repository: no weights, no record."""
-    for module in ("helpers.weights.shipped", "benchmarks.tiny_sd.animals", "benchmarks.tiny_sd.animals_picture"):
+    for module in ("helpers.weights.shipped", "benchmarks.tiny_sd.animals", "benchmarks.tiny_sd.animals_image"):
         monkeypatch.setattr(f"{module}.repository_root", lambda: tmp_path)
-    monkeypatch.setattr("helpers.data.animal_faces.at_hand", lambda size: False)
+    monkeypatch.setattr("helpers.data.animal_faces.photographs_available", lambda size: False)
     monkeypatch.setattr(animals, "evaluate", lambda *some, **options: evaluate(*some, **{"per_class": 20} | options))
     return tmp_path
 
@@ -254,16 +255,16 @@ def test_what_can_be_recomputed_is(measured, monkeypatch):
         ">= 97 %",
         True,
     )
-    assert rows["judged as asked, dog (20 samples, recomputed)"].wanted == ">= 92 %"
+    assert rows["judged as asked, dog (20 samples, recomputed)"].expected == ">= 92 %"
     kid = rows["KID to held-out photographs, judge's features (from the record: no photographs here)"]
-    assert kid.wanted == "<= 0.03" and "n = 60 and 60" in kid.measured
-    assert rows["network evaluations for an image"].wanted == "<= 50"
+    assert kid.expected == "<= 0.03" and "n = 60 and 60" in kid.measured
+    assert rows["network evaluations for an image"].expected == "<= 50"
     assert rows["trained"].measured == "4 core minutes, 7 steps"
     assert not rows["FID, 500 against 500 photographs of each class (from the record)"].ok
 
 
 def test_photographs_at_hand_are_used_only_if_they_are_those_of_the_record(measured, photographs, monkeypatch):
-    monkeypatch.setattr("helpers.data.animal_faces.at_hand", lambda size: True)
+    monkeypatch.setattr("helpers.data.animal_faces.photographs_available", lambda size: True)
     monkeypatch.setattr(animals, "load_photographs", lambda size: photographs)
     _, source = animals._recomputed("tiny_sd_animals", animals.recorded()["networks"]["tiny_sd_animals"], ColourJudge())
     assert source["kid"] == source["agreement"] == "recomputed"
@@ -328,9 +329,10 @@ def test_an_entry_says_where_it_comes_from(measured):
 def test_core_minutes_of_method_3_include_its_autoencoder(shelf, model):
     put(model, "tiny_sd_animals")  # stands for any file that tells its core minutes
     metadata = {"command": "c", "seed": "0", "steps": "1", "core_minutes": "10"}
-    codec = SimpleNamespace(name="own", source="tiny_sd_animals")
+    codec = TrainedCodec.__new__(TrainedCodec)
+    codec.source = "tiny_sd_animals"
     assert animals.training_of(SimpleNamespace(codec=codec), metadata)["core_minutes"] == 13.5
-    codec.name = "pretrained"
+    codec = PretrainedCodec.__new__(PretrainedCodec)
     assert animals.training_of(SimpleNamespace(codec=codec), metadata)["core_minutes"] == 10
 
 
@@ -343,13 +345,13 @@ def test_every_network_has_its_training_command():
 @pytest.mark.parametrize(("mean", "ok"), [(44.0, True), (46.0, False)])
 def test_fid_is_claimed_of_the_larger_network_only_and_laid_beside_the_competitor(mean, ok):
     seeds = [{"seed": i} | dict.fromkeys(("overall", *CLASSES), mean + i - 2) for i in range(5)]
-    for one in seeds:
-        one["inverted"] = dict.fromkeys(("overall", *CLASSES), 40.0)
+    for seed in seeds:
+        seed["inverted"] = dict.fromkeys(("overall", *CLASSES), 40.0)
     entry = {"fid": {"seeds": seeds, "inverted": True, "other_photographs": {"overall": 20.0}}}
     rows = animals._fid_rows("tiny_sd_animals_128", "title", entry)
-    assert [row.ok for row in rows] == [ok, True, True] and rows[0].wanted == "<= 45"
+    assert [row.ok for row in rows] == [ok, True, True] and rows[0].expected == "<= 45"
     assert rows[0].measured.startswith(f"{mean:.1f} ± 1.6 over 5 seeds (cat {mean:.1f}")
-    assert rows[2].wanted == "printed; theirs 33.9 (diffusion-pytorch)"
+    assert rows[2].expected == "printed; theirs 33.9 (diffusion-pytorch)"
     assert animals._fid_rows("tiny_sd_animals", "title", entry)[0].ok
     entry["fid"]["seeds"].pop()
     assert animals._fid_rows("tiny_sd_animals_128", "title", entry)[0].measured == "4 of 5 seeds"
@@ -358,7 +360,7 @@ def test_fid_is_claimed_of_the_larger_network_only_and_laid_beside_the_competito
 @pytest.mark.parametrize("complete", [False, True])
 def test_the_comparison_after_equal_minutes_goes_when_all_networks_are_there(complete, monkeypatch):
     monkeypatch.setattr(animals, "check", lambda: [Row("animals", "", "", True)])
-    monkeypatch.setattr(claims.tiny_sd_real, "check", lambda: [Row("earlier", "", "", True)])
+    monkeypatch.setattr(claims.photographs, "check", lambda: [Row("earlier", "", "", True)])
     monkeypatch.setattr(animals, "shipped", lambda: list(animals.NETWORKS)[: 4 if complete else 3])
     assert [row.name for row in claims._real_animals()] == (["animals"] if complete else ["earlier", "animals"])
 
@@ -373,7 +375,7 @@ def test_the_command_measures_and_records_the_photographs_too(shelf, animal_mode
     monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
     monkeypatch.setattr(animals, "load_photographs", lambda size: photographs)
     monkeypatch.setattr(animals, "baseline", lambda judge, photographs: {"n": 3})
-    monkeypatch.setattr("helpers.scoring.photographs.PhotographReader", ColourJudge)
+    monkeypatch.setattr("helpers.scoring.photographs.PhotographClassifier", ColourJudge)
     assert animals.main(["--guidance-scale", "3", "--steps", "2", "--interval", "0", "0.5"]) == 0
     record = animals.recorded()
     assert record["photographs"]["16"]["n"] == 3
@@ -383,34 +385,34 @@ def test_the_command_measures_and_records_the_photographs_too(shelf, animal_mode
     assert json.loads(capsys.readouterr().out).keys() == {"tiny_sd_animals_pixels"}
 
 
-# The picture
+# The image
 
 
-def test_the_picture_is_a_row_of_each_class_from_the_first_seeds(shelf, animal_model, monkeypatch):
+def test_the_image_is_a_row_of_each_class_from_the_first_seeds(shelf, animal_model, monkeypatch):
     put(animal_model, "tiny_sd_animals")
     monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
-    model, sampling = animals.pictured()
-    path = animals_picture.write_picture(model, sampling, columns=4)
-    assert path == shelf / animals_picture.PICTURE
+    model, sampling = animals.shown_network()
+    path = animals_image.write_image(model, sampling, columns=4)
+    assert path == shelf / animals_image.IMAGE
     image = np.asarray(Image.open(path))
     assert image.shape == (3 * 128, 4 * 128, 3)
     assert image.reshape(3, 128, 4 * 128, 3).mean((1, 2)).argmax(1).tolist() == [0, 1, 2]
 
 
-def test_the_larger_network_is_pictured_where_it_is_there(shelf, model, monkeypatch):
+def test_the_larger_network_is_shown_where_it_is_there(shelf, model, monkeypatch):
     monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: SimpleNamespace(name=name))
     for name in ("tiny_sd_animals", "tiny_sd_animals_128"):
         put(model, name)
-        assert animals.pictured()[0].name == name
-    assert animals.pictured()[1] == animals.DEFAULT
+        assert animals.shown_network()[0].name == name
+    assert animals.shown_network()[1] == animals.DEFAULT
 
 
-def test_a_picture_that_is_too_large_loses_levels_and_not_size():
+def test_an_image_that_is_too_large_loses_levels_and_not_size():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    exact = animals_picture.png(noise)
-    coarse = animals_picture.png(noise, most=10_500)
+    exact = animals_image.png(noise)
+    coarse = animals_image.png(noise, most=10_500)
     assert len(coarse) <= 10_500 < len(exact)
     difference = np.asarray(noise).astype(int) - np.asarray(Image.open(__import__("io").BytesIO(coarse)))
     assert 0 < np.abs(difference).max() <= 4
     with pytest.raises(ValueError, match="more than 1,000"):
-        animals_picture.png(noise, most=1000)
+        animals_image.png(noise, most=1000)

@@ -15,7 +15,7 @@ FAST = Sampling(1.0, steps=1)
 
 
 class Corners(nn.Module):
-    """Twelve features: each colour's means of a picture's quarters."""
+    """Twelve features: each colour's means of an image's quarters."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ def test_distances_are_the_formula_in_float64():
     generator = torch.Generator().manual_seed(0)
     real = {name: torch.randn(40, 6, generator=generator) for name in CLASSES}
     generated = {name: 1.3 * torch.randn(40, 6, generator=generator) + 0.2 for name in CLASSES}
-    found = animals_fid.distances(generated, real)
+    distances = animals_fid.distances(generated, real)
 
     def formula(a, b):
         a = a.double().numpy()
@@ -78,9 +78,9 @@ def test_distances_are_the_formula_in_float64():
         shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root)).sum()
         return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * shared
 
-    assert found["dog"] == pytest.approx(formula(generated["dog"], real["dog"]), abs=1e-3)
+    assert distances["dog"] == pytest.approx(formula(generated["dog"], real["dog"]), abs=1e-3)
     pooled = (torch.cat(list(some.values())) for some in (generated, real))
-    assert found["overall"] == pytest.approx(formula(*pooled), abs=1e-3)
+    assert distances["overall"] == pytest.approx(formula(*pooled), abs=1e-3)
 
 
 def measured(model, photographs, network, earlier=None, seeds=2, **options):
@@ -92,7 +92,7 @@ def measured(model, photographs, network, earlier=None, seeds=2, **options):
         photographs,
         network,
         earlier,
-        lambda one: saved.append(dict(one)),
+        lambda record: saved.append(dict(record)),
         per_class=10,
         seeds=seeds,
         **options,
@@ -104,12 +104,12 @@ def test_every_seed_is_saved_and_a_second_call_goes_on(home, model, photographs)
     model.size = 8
     network = Corners()
     whole, saved = measured(model, photographs, network)
-    assert [len(one["seeds"]) for one in saved] == [1, 2] and network.read == 2 * 30 + 2 * 30
+    assert [len(record["seeds"]) for record in saved] == [1, 2] and network.read == 2 * 30 + 2 * 30
     assert whole["seeds"][0]["overall"] != whole["seeds"][1]["overall"]
     assert 0 <= whole["other_photographs"]["overall"] < whole["seeds"][0]["overall"]
-    again = Corners()
-    resumed, saved = measured(model, photographs, again, earlier=saved[0])
-    assert resumed["seeds"] == whole["seeds"] and again.read == 0 and len(saved) == 1
+    second_network = Corners()
+    resumed, saved = measured(model, photographs, second_network, earlier=saved[0])
+    assert resumed["seeds"] == whole["seeds"] and second_network.read == 0 and len(saved) == 1
     assert resumed["photographs"]["held_out"] == {"cat": 10, "dog": 6, "wild": 3}
 
 

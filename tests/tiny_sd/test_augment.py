@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from helpers.autoencoders.latents import Latents
-from helpers.tiny_sd.augment import PARAMETERS, STANDARD_DEVIATIONS, augmented, draw_augmentation
+from helpers.tiny_sd.augment import PARAMETERS, STANDARD_DEVIATIONS, apply_augmentation, sample_augmentation
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.train import main, parser
@@ -43,32 +44,34 @@ def centre(image: torch.Tensor) -> list[float]:
 
 def test_parameters_of_zero_change_nothing():
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    assert torch.equal(augmented(images, torch.zeros(4, PARAMETERS)), images)
+    assert torch.equal(apply_augmentation(images, torch.zeros(4, PARAMETERS)), images)
     parameters = torch.zeros(4, PARAMETERS)
     parameters[1] = 1.0
-    out = augmented(images, parameters)
+    out = apply_augmentation(images, parameters)
     assert torch.equal(out[[0, 2, 3]], images[[0, 2, 3]]) and (out[1] - images[1]).abs().max() > 0.1
 
 
 def test_shift_rotation_and_scale_move_as_they_say():
     assert centre(spot(10, 6)) == pytest.approx([12, 8], abs=1e-4)
-    shifted = augmented(spot(10, 6), only(shift_right=0.125, shift_down=-0.1))
+    shifted = apply_augmentation(spot(10, 6), only(shift_right=0.125, shift_down=-0.1))
     assert centre(shifted) == pytest.approx([8.8, 12], abs=0.05)
     # clockwise by 90 degrees around the centre: left of the centre becomes above it
-    assert centre(augmented(spot(14, 6), only(rotation=torch.pi / 2))) == pytest.approx([8, 16], abs=0.05)
+    assert centre(apply_augmentation(spot(14, 6), only(rotation=torch.pi / 2))) == pytest.approx([8, 16], abs=0.05)
     # twice as large around the centre: the distance from it doubles
-    assert centre(augmented(spot(12, 11), only(scale=1.0))) == pytest.approx([12, 10], abs=0.05)
+    assert centre(apply_augmentation(spot(12, 11), only(scale=1.0))) == pytest.approx([12, 10], abs=0.05)
 
 
 def test_contrast_and_brightness_change_colours_alone():
     image = torch.tensor([0.2, -0.4, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    out = augmented(image, only(contrast=1.0, brightness=0.1))
+    out = apply_augmentation(image, only(contrast=1.0, brightness=0.1))
     torch.testing.assert_close(out[0, :, 3, 3], torch.tensor([0.5, -0.7, 0.1]))
-    assert augmented(image, only(brightness=5.0)).max() == 1, "what leaves the range would be refused as pixels"
+    assert apply_augmentation(image, only(brightness=5.0)).max() == 1, (
+        "what leaves the range would be refused as pixels"
+    )
 
 
 def test_each_is_chosen_with_the_probability_and_both_shifts_together():
-    parameters = draw_augmentation(20_000, 0.15, step_generator(0, 0))
+    parameters = sample_augmentation(20_000, 0.15, step_generator(0, 0))
     chosen = parameters != 0
     assert chosen.float().mean(0).tolist() == pytest.approx([0.15] * PARAMETERS, abs=0.01)
     right = NAMES.index("shift right")
@@ -104,7 +107,7 @@ def test_training_shows_the_network_augmented_images_with_their_parameters(faces
         augmenting,
         "losses",
         lambda *a: (
-            seen.update(zip(("codes", "eps", "t", "labels", "captions", "augmentation"), a, strict=True))
+            seen.update(zip(("latents", "eps", "t", "labels", "captions", "augmentation"), a, strict=True))
             or torch.zeros(8)
         ),
     )
@@ -115,20 +118,21 @@ def test_training_shows_the_network_augmented_images_with_their_parameters(faces
     batches.losses(augmenting, step_generator(0, 0))
     assert seen["augmentation"] is None
     generator = step_generator(0, 0)
-    chosen = batches.choose(generator)
-    batches.conditions(chosen, generator)
+    indices = batches.sample_indices(generator)
+    batches.sample_conditions(indices, generator)
     mirrored = torch.rand(8, generator=generator) < 0.5
-    torch.testing.assert_close(seen["codes"], batches.codes(augmenting, chosen, mirrored, torch.device("cpu")))
+    torch.testing.assert_close(seen["latents"], batches.latents_of(augmenting, indices, mirrored, torch.device("cpu")))
 
 
 def test_shares_of_an_augmented_batch_are_the_batch(faces, augmenting):
     augmenting.eval()
     whole, _ = Batches(faces, 8, augment=0.5).losses(augmenting, step_generator(0, 3))
-    halves = [
-        Batches(faces, 8, augment=0.5, process=i, processes=2).losses(augmenting, step_generator(0, 3))[0]
-        for i in (0, 1)
-    ]
-    torch.testing.assert_close(torch.cat(halves), whole, atol=1e-5, rtol=1e-4)
+    halves = []
+    for i in range(2):
+        process = SimpleNamespace(process_index=i, num_processes=2)
+        batches = Batches(faces, 8, augment=0.5, accelerator=process)
+        halves.append(batches.losses(augmenting, step_generator(0, 3))[0])
+    torch.testing.assert_close(torch.stack(halves, dim=1).flatten(), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_latents_cannot_be_augmented(faces, tmp_path):
@@ -150,7 +154,7 @@ def test_off_is_what_older_files_describe(model):
 
 @pytest.mark.usefixtures("one_home")
 def test_a_run_with_augmentation_samples_afterwards(tmp_path):
-    words = [
+    argv = [
         "--size",
         "16",
         "--limit",
@@ -167,7 +171,7 @@ def test_a_run_with_augmentation_samples_afterwards(tmp_path):
         "--augment",
         "0.3",
     ]
-    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert main([*argv, "--out", str(tmp_path)]) == 0
     model = TinySD.from_weights(tmp_path / "weights.safetensors")
     assert model.unet.config.augmentation == PARAMETERS == model.describe()["config"]["augmentation"]
     assert model.generate(["cat"], steps=2).shape == (1, 3, 16, 16)

@@ -9,7 +9,7 @@ import torch
 
 from helpers.autoencoders import load
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
-from helpers.autoencoders.latents import encode_once, fingerprint
+from helpers.autoencoders.latents import cache_latents, fingerprint
 from helpers.tiny_sd import codecs
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, PixelCodec, PretrainedCodec, TrainedCodec, load_codec
@@ -34,7 +34,7 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def latents(faces, saved, tmp_path_factory):
     model = KLAutoencoder.from_weights(saved)
-    return encode_once(model, faces, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+    return cache_latents(model, faces, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def test_codes_have_unit_variance_in_every_channel(codec, faces):
 
 
 def test_decoding_undoes_the_normalisation(codec, faces):
-    pictures = faces.tensor(slice(0, 7))
+    images = faces.tensor(slice(0, 7))
     with torch.no_grad():
-        wanted = codec.autoencoder.to_pictures(codec.autoencoder.to_latents(pictures))
-    torch.testing.assert_close(codec.decode(codec.encode(pictures)), wanted, atol=1e-5, rtol=0)
+        expected = codec.autoencoder.to_images(codec.autoencoder.to_latents(images))
+    torch.testing.assert_close(codec.decode(codec.encode(images)), expected, atol=1e-5, rtol=0)
 
 
-def test_large_pictures_are_decoded_a_few_at_a_time(codec, monkeypatch):
+def test_large_images_are_decoded_a_few_at_a_time(codec, monkeypatch):
     seen = []
 
     def blank(z: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_large_pictures_are_decoded_a_few_at_a_time(codec, monkeypatch):
 
     assert codec.decode(torch.zeros(1, 5, 4, 4)).shape == blank(torch.zeros(1, 5, 4, 4)).shape
     seen.clear()
-    monkeypatch.setattr(codec.autoencoder, "to_pictures", blank)
+    monkeypatch.setattr(codec.autoencoder, "to_images", blank)
     assert codec.decode(torch.zeros(3, 5, 128, 128)).shape == (3, 3, 512, 512)
     codec.decode(torch.zeros(3, 5, 256, 256))
     assert seen == [3, 1, 1, 1]
@@ -94,11 +94,11 @@ def test_a_network_for_other_channels_is_refused(codec, faces):
 
 def test_saved_and_loaded_it_generates_the_same(system, tmp_path):
     system.save(tmp_path / "w.safetensors", {})
-    again = TinySD.from_weights(tmp_path / "w.safetensors")
-    assert again.codec.name == "own"
-    again.unet.load_state_dict(system.unet.state_dict())  # the file is fp16
-    assert torch.equal(system.generate(["cat"], steps=2), again.generate(["cat"], steps=2))
-    assert again.generate(["cat"], steps=2).shape == (1, 3, SIZE, SIZE)
+    loaded = TinySD.from_weights(tmp_path / "w.safetensors")
+    assert loaded.codec.name == "own"
+    loaded.unet.load_state_dict(system.unet.state_dict())  # the file is fp16
+    assert torch.equal(system.generate(["cat"], steps=2), loaded.generate(["cat"], steps=2))
+    assert loaded.generate(["cat"], steps=2).shape == (1, 3, SIZE, SIZE)
 
 
 def test_another_autoencoder_than_the_trained_one_is_refused(system, saved, tmp_path):
@@ -119,6 +119,14 @@ def test_an_autoencoder_that_is_gone_says_what_to_pass(system, saved, tmp_path):
     copy_of.unlink()
     with pytest.raises(FileNotFoundError, match="pass autoencoder="):
         TinySD.from_weights(tmp_path / "w.safetensors")
+
+
+def test_shipped_weights_take_no_autoencoder_from_the_working_directory(tmp_path, monkeypatch):
+    """A name has no folder; `Path("tiny_sd_own").parent` is the working directory."""
+    (tmp_path / "autoencoder").mkdir()
+    (tmp_path / "autoencoder" / "weights.safetensors").write_bytes(b"of something else")
+    monkeypatch.chdir(tmp_path)
+    assert TinySD.from_weights("tiny_sd_own").codec.source == "faces_autoencoder"
 
 
 def test_a_distilled_autoencoder_that_ships_takes_the_place_of_its_absent_teacher(system, saved, tmp_path, monkeypatch):
@@ -158,12 +166,30 @@ def test_cached_latents_train_as_fresh_ones_do_and_never_ask_the_autoencoder(sys
     cached = Batches(faces, 8, latents=latents)
     fresh = Batches(faces, 8)
     draws = [torch.Generator().manual_seed(5) for _ in range(2)]
-    wanted, _ = fresh.losses(system.eval(), draws[1])
+    expected, _ = fresh.losses(system.eval(), draws[1])
     monkeypatch.setattr(system.codec.autoencoder, "to_latents", lambda *_: pytest.fail("the autoencoder was asked"))
     values, _ = cached.losses(system, draws[0])
-    torch.testing.assert_close(values, wanted, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(values, expected, atol=2e-2, rtol=2e-2)
 
 
-def test_latents_of_other_pictures_are_refused(faces, latents):
-    with pytest.raises(ValueError, match="latents of 60 pictures, but 20 faces"):
+def test_the_codec_alone_says_how_latents_are_normalised(system, faces, latents):
+    """Its mean and std are stored with the network; those of the encoded images may be another data set's."""
+    indices = torch.arange(8)
+    mirrored = torch.zeros(8, dtype=torch.bool)
+    device = torch.device("cpu")
+    ours = Batches(faces, 8, latents=latents).latents_of(system, indices, mirrored, device)
+    others = replace(latents, mean=latents.mean + 1, std=2 * latents.std)
+    assert torch.equal(Batches(faces, 8, latents=others).latents_of(system, indices, mirrored, device), ours)
+    system.codec.mean = system.codec.mean + 1
+    shifted = Batches(faces, 8, latents=latents).latents_of(system, indices, mirrored, device)
+    torch.testing.assert_close(shifted, ours - 1 / system.codec.std[:, None, None], atol=1e-4, rtol=1e-4)
+
+
+def test_encoded_latents_need_a_codec_of_latents(model, faces, latents):
+    with pytest.raises(ValueError, match="the codec 'pixels' has none"):
+        Batches(faces, 8, latents=latents).losses(model, torch.Generator())
+
+
+def test_latents_of_other_images_are_refused(faces, latents):
+    with pytest.raises(ValueError, match="latents of 60 images, but 20 faces"):
         Batches(faces[:20], 8, latents=latents)

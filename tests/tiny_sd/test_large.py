@@ -23,8 +23,8 @@ def codec(options) -> SimpleNamespace:
 
 
 def test_both_latent_methods_have_a_command_for_both_sizes():
-    told = {(options.method, options.size) for options in map(parsed, COMMANDS)}
-    assert told == {(method, size) for method in ("pretrained", "own") for size in (256, 512)}
+    shapes = {(options.method, options.size) for options in map(parsed, COMMANDS)}
+    assert shapes == {("pretrained", 256), ("pretrained", 512), ("own", 256), ("own", 512)}
 
 
 def parsed(command: str):

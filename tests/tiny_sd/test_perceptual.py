@@ -53,7 +53,7 @@ def images() -> torch.Tensor:
 
 def test_features_after_each_resolution_of_the_small_autoencoder(encoder, images):
     features = EncoderFeatures(encoder)(images)
-    assert [tuple(one.shape) for one in features] == [(4, 8, 16, 16), (4, 8, 8, 8), (4, 8, 4, 4)]
+    assert [tuple(feature.shape) for feature in features] == [(4, 8, 16, 16), (4, 8, 8, 8), (4, 8, 4, 4)]
     torch.testing.assert_close(encoder.encoder[-1](features[-1]), encoder.to_latents(images))
 
 
@@ -61,7 +61,7 @@ def test_features_after_each_resolution_of_the_large_one(images):
     torch.manual_seed(0)
     model = KLAutoencoder(KLConfig(width=8, multipliers=(1, 2), blocks=1, groups=4, patch=2)).eval()
     features = EncoderFeatures(model)(images)
-    assert [tuple(one.shape) for one in features] == [(4, 8, 8, 8), (4, 16, 4, 4)]
+    assert [tuple(feature.shape) for feature in features] == [(4, 8, 8, 8), (4, 16, 4, 4)]
     rest = model.encoder.head(torch.nn.functional.silu(model.encoder.norm(model.encoder.middle(features[-1]))))
     torch.testing.assert_close(rest, model.encoder(images))
 
@@ -69,7 +69,7 @@ def test_features_after_each_resolution_of_the_large_one(images):
 @pytest.mark.parametrize("name", ["general_autoencoder", "vq"])
 def test_shipped_autoencoders_can_be_used(name, images):
     features = EncoderFeatures(load_autoencoder(name))(images)
-    assert len({one.shape for one in features}) == len(features) >= 1
+    assert len({feature.shape for feature in features}) == len(features) >= 1
 
 
 def test_it_is_zero_for_the_truth_and_proportional_to_its_weight(encoder, images):
@@ -85,7 +85,7 @@ def test_above_the_time_it_neither_counts_nor_computes(encoder, images):
     loss = PerceptualLoss(encoder, 1.0, until=0.5)
     t = torch.tensor([0.1, 0.9, 0.5, 0.6])
     counted = []
-    loss.distance.sees.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
+    loss.distance.backbone.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
     values = loss(images.flip(0), images, t)
     assert (values > 0).tolist() == [True, False, True, False] and counted == [2, 2]
     torch.testing.assert_close(values[::2], PerceptualLoss(encoder, 1.0)(images.flip(0), images, t)[::2])
@@ -96,7 +96,7 @@ def test_a_crop_is_compared_at_one_place_in_both_images(encoder, images):
     loss = PerceptualLoss(encoder, 1.0, crop=8)
     t = torch.zeros(4)
     seen = []
-    loss.distance.sees.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    loss.distance.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     torch.manual_seed(3)
     value = loss(images.flip(0), images, t)
     assert seen[0].shape == (4, 3, 8, 8) and torch.equal(seen[0].flip(0), seen[1]) and (value > 0).all()
@@ -131,7 +131,7 @@ def test_it_is_no_part_of_the_network(encoder, model):
 
 @pytest.mark.usefixtures("one_home")
 def test_a_run_with_it_stops_and_goes_on(tmp_path):
-    words = [
+    argv = [
         *TINY,
         "--perceptual",
         "0.1",
@@ -142,16 +142,16 @@ def test_a_run_with_it_stops_and_goes_on(tmp_path):
         "--perceptual-crop",
         "8",
     ]
-    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert main([*argv, "--out", str(tmp_path)]) == 0
     rows = (tmp_path / "log.jsonl").read_text().splitlines()
     (tmp_path / "checkpoint.previous.safetensors").replace(tmp_path / "checkpoint.safetensors")  # of step 10
-    assert main([*words, "--out", str(tmp_path), "--resume"]) == 0
+    assert main([*argv, "--out", str(tmp_path), "--resume"]) == 0
     losses = [[json.loads(row)["loss"] for row in some] for some in (rows, (tmp_path / "log.jsonl").open())]
     assert losses[0] == losses[1] and len(losses[0]) == 12
     metadata = read_metadata(tmp_path / "weights.safetensors")
     assert "--perceptual 0.1 --perceptual-encoder general_autoencoder --perceptual-until 0.7" in metadata["command"]
     with pytest.raises(SystemExit, match="--perceptual was 0.1, is 0.2"):
-        main([*words, "--perceptual", "0.2", "--out", str(tmp_path), "--resume"])
+        main([*argv, "--perceptual", "0.2", "--out", str(tmp_path), "--resume"])
 
 
 @pytest.mark.usefixtures("one_home")

@@ -157,10 +157,10 @@ def test_a_signal_is_heard_where_nobody_reads_what_is_said_of_it():
     """`python -m ... 2>&1 | tee log`: Ctrl-C ends tee too."""
     code = """
 import signal, sys
-from helpers.training.interrupt import interruptible, quietly
+from helpers.training.interrupt import ignoring_broken_pipe, interruptible
 with interruptible() as interrupted:
     signal.raise_signal(signal.SIGINT)
-    quietly(print, "step", flush=True)
+    ignoring_broken_pipe(print, "step", flush=True)
     print("more", file=sys.stderr)
 sys.exit(7 if interrupted() else 1)
 """

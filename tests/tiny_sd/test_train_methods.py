@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.autoencoders import train as autoencoder_training
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import fingerprint
 from helpers.tiny_sd.model import TinySD
-from helpers.tiny_sd.train import main
+from helpers.tiny_sd.train import autoencoder_options, main, parser
 from helpers.weights import read_metadata, read_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ TINY = [
     "--checkpoint-every",
     "4",
 ]
-OWN = [*TINY, "--method", "own", "--autoencoder-steps", "6"]
+METHOD_3 = [*TINY, "--method", "own", "--autoencoder-steps", "6"]
 
 
 pytestmark = pytest.mark.usefixtures("one_home")
@@ -53,9 +54,9 @@ def autoencoder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory) -> Path:
+def method_3_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("own")
-    assert main([*OWN, "--out", str(folder)]) == 0
+    assert main([*METHOD_3, "--out", str(folder)]) == 0
     return folder
 
 
@@ -73,11 +74,11 @@ def test_method_2_trains_on_somebody_elses_latents(autoencoder, tmp_path):
     assert "--autoencoder general.safetensors" in metadata["command"], "no folder of anybody's"
 
 
-def test_method_3_trains_both_halves_with_one_command(own):
-    model = TinySD.from_weights(own / "weights.safetensors")
-    assert model.codec.name == "own" and model.codec.source == str(own / "autoencoder" / "weights.safetensors")
-    assert read_metadata(own / "autoencoder" / "weights.safetensors")["steps"] == "6"
-    assert (own / "autoencoder" / "log.jsonl").exists() and len(losses(own)) == 12
+def test_method_3_trains_both_halves_with_one_command(method_3_run):
+    model = TinySD.from_weights(method_3_run / "weights.safetensors")
+    assert model.codec.name == "own" and model.codec.source == str(method_3_run / "autoencoder" / "weights.safetensors")
+    assert read_metadata(method_3_run / "autoencoder" / "weights.safetensors")["steps"] == "6"
+    assert (method_3_run / "autoencoder" / "log.jsonl").exists() and len(losses(method_3_run)) == 12
 
 
 def test_method_3_takes_a_quantised_autoencoder_too(tmp_path):
@@ -88,61 +89,73 @@ def test_method_3_takes_a_quantised_autoencoder_too(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["autoencoder/log.jsonl", "log.jsonl"])
-def test_killed_in_either_half_it_goes_on_to_the_same_end(own, tmp_path, moment):
-    process = subprocess.Popen([sys.executable, "-m", "helpers.tiny_sd.train", *OWN, "--out", str(tmp_path)], cwd=ROOT)
+def test_killed_in_either_half_it_goes_on_to_the_same_end(method_3_run, tmp_path, moment):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.tiny_sd.train", *METHOD_3, "--out", str(tmp_path)], cwd=ROOT
+    )
     deadline = time.monotonic() + 120
     while not ((tmp_path / moment).exists() and (tmp_path / moment).read_text().count("\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert main([*OWN, "--out", str(tmp_path), "--resume"]) == 0
-    assert losses(tmp_path) == losses(own)
-    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (tmp_path, own))
+    assert main([*METHOD_3, "--out", str(tmp_path), "--resume"]) == 0
+    assert losses(tmp_path) == losses(method_3_run)
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (tmp_path, method_3_run))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_a_run_that_was_moved_still_finds_its_autoencoder(own, tmp_path):
+def test_a_run_that_was_moved_still_finds_its_autoencoder(method_3_run, tmp_path):
     import shutil
 
     moved = tmp_path / "elsewhere"
-    shutil.copytree(own, moved)
-    shutil.move(own / "autoencoder", own / "hidden")
+    shutil.copytree(method_3_run, moved)
+    shutil.move(method_3_run / "autoencoder", method_3_run / "hidden")
     try:
         assert TinySD.from_weights(moved / "weights.safetensors").codec.channels == 4
     finally:
-        shutil.move(own / "hidden", own / "autoencoder")
+        shutil.move(method_3_run / "hidden", method_3_run / "autoencoder")
 
 
-def test_an_autoencoder_made_with_other_options_is_not_taken(own, tmp_path):
+def test_an_autoencoder_made_with_other_options_is_not_taken(method_3_run, tmp_path):
     import shutil
 
-    shutil.copytree(own / "autoencoder", tmp_path / "autoencoder")
+    shutil.copytree(method_3_run / "autoencoder", tmp_path / "autoencoder")
     with pytest.raises(SystemExit, match="(?s)--steps 7 .*Same options, or --out another"):
         main([*TINY, "--method", "own", "--autoencoder-steps", "7", "--out", str(tmp_path)])
 
 
-@pytest.mark.parametrize("words", [["--size", "20"], []])
-def test_what_would_stop_the_second_half_is_said_before_the_first(tmp_path, monkeypatch, words):
-    monkeypatch.setattr("helpers.tiny_sd.train.autoencoder_training.main", lambda *_, **__: pytest.fail("trained"))
+@pytest.mark.parametrize("more", [["--size", "20"], []])
+def test_what_would_stop_the_second_half_is_said_before_the_first(tmp_path, monkeypatch, more):
+    monkeypatch.setattr("helpers.tiny_sd.train.run_task", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(SystemExit, match="--size must be a multiple of 16|holds a training already"):
-        main([*OWN, "--out", str(tmp_path), *words])
+        main([*METHOD_3, "--out", str(tmp_path), *more])
 
 
-def test_the_same_training_goes_on_though_its_folder_is_called_otherwise(own):
+def test_the_autoencoder_is_trained_as_by_its_command(tmp_path):
+    """No command line is built, so an option that its trainer gets later cannot be forgotten here."""
+    options = parser().parse_args([*METHOD_3, "--seed", "5", "--precision", "fp32", "--out", str(tmp_path)])
+    command = (
+        "--source toy-faces --size 16 --limit 60 --seed 5 --precision fp32 --steps 6 --latent-channels 4 "
+        f"--patch 4 --batch-size 16 --learning-rate 0.003 --out {tmp_path / 'autoencoder'}"
+    )
+    assert autoencoder_options(options) == autoencoder_training.parser().parse_args(command.split())
+
+
+def test_the_same_training_goes_on_though_its_folder_is_called_otherwise(method_3_run):
     """The way to the autoencoder, and the last digits of means, are no other training."""
-    _, metadata = read_tensors(own / "checkpoint.safetensors")
-    model = TinySD.from_weights(own / "weights.safetensors")
-    told = json.loads(metadata["description"])["model"]
-    assert told["codec"] == {"method": "own", "fingerprint": fingerprint(model.codec.autoencoder)}
+    _, metadata = read_tensors(method_3_run / "checkpoint.safetensors")
+    model = TinySD.from_weights(method_3_run / "weights.safetensors")
+    description = json.loads(metadata["description"])["model"]
+    assert description["codec"] == {"method": "own", "fingerprint": fingerprint(model.codec.autoencoder)}
 
 
 @pytest.mark.slow
 def test_two_processes_train_both_halves(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "helpers.tiny_sd.train", *OWN, "--precision", "fp32", "--out", str(tmp_path)]
-    told = subprocess.run(
+    command = [*launch, "-m", "helpers.tiny_sd.train", *METHOD_3, "--precision", "fp32", "--out", str(tmp_path)]
+    process = subprocess.run(
         command,
         cwd=ROOT,
         env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
@@ -150,13 +163,13 @@ def test_two_processes_train_both_halves(tmp_path):
         text=True,
         timeout=300,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
+    assert process.returncode == 0, process.stderr[-3000:]
     assert read_metadata(tmp_path / "weights.safetensors")["processes"] == "2"
 
 
 def test_ctrl_c_in_the_first_half_ends_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.tiny_sd.train.autoencoder_training.main", lambda *_, **__: 130)
-    assert main([*OWN, "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr("helpers.tiny_sd.train.run_task", lambda *_, **__: 130)
+    assert main([*METHOD_3, "--out", str(tmp_path)]) == 130
     assert not (tmp_path / "log.jsonl").exists()
 
 
@@ -165,7 +178,7 @@ def test_an_autoencoder_that_is_nowhere_says_so(tmp_path, hub_out_of_reach):
         main([*TINY, "--method", "pretrained", "--autoencoder", "absent", "--out", str(tmp_path)])
 
 
-def test_the_two_halves_fit_each_other(own):
-    model = TinySD.from_weights(own / "weights.safetensors")
-    file = KLAutoencoder.from_weights(own / "autoencoder" / "weights.safetensors")
+def test_the_two_halves_fit_each_other(method_3_run):
+    model = TinySD.from_weights(method_3_run / "weights.safetensors")
+    file = KLAutoencoder.from_weights(method_3_run / "autoencoder" / "weights.safetensors")
     assert fingerprint(model.codec.autoencoder) == fingerprint(file)

@@ -19,18 +19,18 @@ def test_two_layers_by_hand():
 
 def test_activations_grow_with_the_batch_and_weights_do_not():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3))
-    one, four = (training_memory(model, lambda n=n: model(torch.zeros(n, 3, 16, 16))) for n in (1, 4))
-    assert four.activations == 4 * one.activations and four.weights == one.weights
+    single, four = (training_memory(model, lambda n=n: model(torch.zeros(n, 3, 16, 16))) for n in (1, 4))
+    assert four.activations == 4 * single.activations and four.weights == single.weights
 
 
 def test_shapes_alone_weigh_as_much_as_numbers_or_a_little_more():
     config = UNetConfig(channels=4, patch=2, widths=(16, 32), attention=(True, True), fine=0, head_width=8, words=20)
-    found = []
+    counted = []
     for device in ("cpu", "meta"):
         with torch.device(device):
             model = TinyUNet(config)
             x = torch.zeros(3, 4, 16, 16)
             t = torch.zeros(3)
-            found.append(training_memory(model, lambda model=model, x=x, t=t: model(x, t)))
-    assert found[0][:4] == found[1][:4]
-    assert 1 <= found[1].activations / found[0].activations < 1.3, "attention counts its matrix there"
+            counted.append(training_memory(model, lambda model=model, x=x, t=t: model(x, t)))
+    assert counted[0][:4] == counted[1][:4]
+    assert 1 <= counted[1].activations / counted[0].activations < 1.3, "attention counts its matrix there"

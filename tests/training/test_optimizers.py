@@ -110,9 +110,11 @@ def test_hidden_layers_get_muon_and_everything_else_adamw():
     assert not muon & {"stem.weight", "head.weight", "classes.weight", "text.words.weight", "text.positions"}
     assert not [name for name in muon if name.endswith("bias") or "norm" in name]
     groups = CONFIG.optimizer(unet).param_groups
-    assert {names[id(p)] for group in groups if group["muon"] for p in group["params"]} == muon
+    assert {names[id(p)] for p in groups[-1]["params"]} == muon and groups[-1]["muon"]
+    assert not any(group["muon"] for group in groups[:-1])
     assert sum(len(group["params"]) for group in groups) == len(names), "each parameter in one group"
-    assert all(p.ndim == 1 for group in groups if not group["weight_decay"] for p in group["params"])
+    undecayed = [group["params"] for group in groups if not group["weight_decay"]]
+    assert len(undecayed) == 1 and all(p.ndim == 1 for p in undecayed[0])
 
 
 def test_it_learns():

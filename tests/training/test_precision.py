@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from helpers.tiny_sd import train
@@ -46,7 +46,7 @@ def test_the_clock_reads_something():
 
 
 def test_imitated_bf16_is_not_used_and_that_is_said(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(precision, "computes_bf16", lambda kind: False)
+    monkeypatch.setattr(precision, "computes_bf16", lambda device_type: False)
     assert main([*TINY, "--precision", "bf16", "--out", str(tmp_path)]) == 0
     assert "computing in fp32" in capfd.readouterr().err
     metadata = read_metadata(tmp_path / "weights.safetensors")
@@ -90,7 +90,7 @@ def machine(monkeypatch):
     calls = []
 
     def set_up(seconds):
-        monkeypatch.setattr(precision, "computes_bf16", lambda kind: True)
+        monkeypatch.setattr(precision, "computes_bf16", lambda device_type: True)
         monkeypatch.setattr(precision, "measure_step", lambda *_: calls.append(1) or seconds)
         return calls
 
@@ -121,6 +121,29 @@ def test_accelerates_own_setting_does_not_change_what_precision_says(tmp_path, m
         assert run.Run(train.parser(), options, train.task).accelerator.mixed_precision == "no"
     finally:
         AcceleratorState._reset_state(True)
+
+
+def test_accelerates_accumulation_setting_does_not_divide_the_gradients(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # as its launcher sets it
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    try:
+        options = train.parser().parse_args([*TINY, "--out", str(tmp_path)])
+        accelerator = run.Run(train.parser(), options, train.task).accelerator
+        weight = nn.Parameter(torch.ones(()))
+        accelerator.backward(3 * weight)
+        assert weight.grad == 3
+    finally:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+
+
+def test_the_precision_is_chosen_at_the_start(tmp_path, machine):
+    machine(StepSeconds(fp32=0.3, bf16=0.1))
+    training = run.Run(train.parser(), train.parser().parse_args([*TINY, "--out", str(tmp_path)]), train.task)
+    with pytest.raises(RuntimeError, match="call start"):
+        _ = training.precision
+    assert training.start() == 0 and training.precision.name == "bf16"
 
 
 def test_a_prolonged_training_has_the_numbers_of_an_uninterrupted_one(tmp_path):

@@ -1,5 +1,6 @@
 """The loop, the average and the checkpoints, on a network of a few numbers."""
 
+import itertools
 import warnings
 
 import pytest
@@ -65,17 +66,17 @@ def test_dropout_and_the_callers_random_numbers_do_not_meet():
 @pytest.mark.parametrize("stop", [1, 17, 39])
 def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, stop):
     whole = network()
-    whole_ema = EMA(network(), CONFIG.ema)
+    whole_ema = EMA(network(), CONFIG.ema_decay)
     list(train(whole, losses, CONFIG, ema=whole_ema))
     model = network()
-    ema = EMA(network(), CONFIG.ema)
+    ema = EMA(network(), CONFIG.ema_decay)
     optimizer = CONFIG.optimizer(model)
     for state in train(model, losses, CONFIG, optimizer=optimizer, ema=ema):
         if state.step == stop:
             break
     save_checkpoint(tmp_path / "c.safetensors", stop, model, ema.module, optimizer, {"a": 1})
     fresh = nn.Sequential(*network())
-    fresh_ema = EMA(network(), CONFIG.ema)
+    fresh_ema = EMA(network(), CONFIG.ema_decay)
     optimizer = CONFIG.optimizer(fresh)
     checkpoint = load_checkpoint(tmp_path / "c.safetensors", fresh, fresh_ema.module, optimizer)
     assert checkpoint.step == stop and checkpoint.description == {"a": 1}
@@ -127,7 +128,8 @@ def test_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_neighbouring_steps_and_seeds_have_nothing_in_common():
-    draws = [torch.randn(1000, generator=step_generator(seed, step)) for seed in range(3) for step in range(5)]
+    pairs = itertools.product(range(3), range(5))
+    draws = [torch.randn(1000, generator=step_generator(seed, step)) for seed, step in pairs]
     correlations = torch.corrcoef(torch.stack(draws)) - torch.eye(15)
     assert correlations.abs().max() < 0.15
 

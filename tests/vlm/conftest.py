@@ -1,14 +1,14 @@
-"""A PaliGemma of random weights, for what does not depend on what it says."""
+"""A PaliGemma with random weights, for tests that do not depend on its answers."""
 
 import pytest
 import torch
 
-from benchmarks.paligemma.reference import SMALL, WORDS
+from benchmarks.paligemma.reference import SMALL, TOKENIZER
 from helpers.vlm.paligemma import PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma
 
 
 @pytest.fixture(scope="session")
-def untaught():
+def assistant():
     torch.manual_seed(0)
-    return PaliGemma(PaliGemmaModel(SMALL).eval(), WORDS, tasks=TASKS)
+    return PaliGemma(PaliGemmaModel(SMALL).eval(), TOKENIZER, tasks=TASKS)

@@ -6,8 +6,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from benchmarks.paligemma.reference import PROCESSOR, SMALL, WORDS, left_padded, ours_of, reference, write_folder
-from benchmarks.sd1.reference import difference, randomised
+from benchmarks.paligemma.reference import PROCESSOR, SMALL, TOKENIZER, left_padded, ours_of, reference, write_folder
+from benchmarks.parity import difference, randomised
 from helpers.vlm.decoding import generate
 from helpers.vlm.gemma import GEMMA_NAMES, Gemma, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
@@ -30,7 +30,7 @@ def ours(theirs):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
 
 
@@ -56,8 +56,8 @@ def test_the_vision_tower_is_the_reference(config):
     ours = SiglipTower(config)
     tensors = {name.removeprefix("vision_model."): tensor for name, tensor in theirs.state_dict().items()}
     load_pretrained(ours, tensors, SIGLIP_NAMES, what="a vision tower")
-    pictures = torch.rand(2, 3, config.size, config.size) * 2 - 1
-    assert difference(ours(pictures), theirs(pictures).last_hidden_state) <= 1e-5
+    images = torch.rand(2, 3, config.size, config.size) * 2 - 1
+    assert difference(ours(images), theirs(images).last_hidden_state) <= 1e-5
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def test_the_vision_tower_is_the_reference(config):
     ],
 )
 def test_the_decoder_is_the_reference(config):
-    """The second has two heads of keys and values, the third is one layer of full width."""
+    """The second has two key/value heads, the third is one layer of full width."""
     from transformers import GemmaConfig as TheirConfig
     from transformers import GemmaForCausalLM
 
@@ -97,43 +97,44 @@ def test_the_decoder_is_the_reference(config):
 
 
 @torch.no_grad()
-def test_logits_and_losses_of_a_batch_with_padding(theirs, ours, pictures):
-    batch = PROCESSOR(pictures, PROMPTS, ANSWERS)
-    assert not batch.real.all()
+def test_logits_and_losses_of_a_batch_with_padding(theirs, ours, images):
+    batch = PROCESSOR(images, PROMPTS, ANSWERS)
+    assert not batch.attention_mask.all()
     labels = batch.ids.masked_fill(~batch.suffix, -100)
-    said = theirs(
+    reference_output = theirs(
         input_ids=batch.ids,
-        pixel_values=batch.pictures,
-        attention_mask=batch.real.long(),
+        pixel_values=batch.images,
+        attention_mask=batch.attention_mask.long(),
         token_type_ids=batch.suffix.long(),
         labels=labels,
     )
     ours_logits = ours.logits(batch)
     losses = ours.losses(batch)
     counts = batch.suffix.sum(dim=1)
-    assert difference(ours_logits[batch.real], said.logits[batch.real]) <= 1e-5
-    assert abs((losses * counts).sum() / counts.sum() - said.loss).item() <= 1e-5
+    assert difference(ours_logits[batch.attention_mask], reference_output.logits[batch.attention_mask]) <= 1e-5
+    assert abs((losses * counts).sum() / counts.sum() - reference_output.loss).item() <= 1e-5
 
 
 @torch.no_grad()
-def test_the_loss_of_a_row_does_not_know_its_neighbours(ours, pictures):
-    together = ours.losses(PROCESSOR(pictures, PROMPTS, ANSWERS))
-    alone = [ours.losses(PROCESSOR([p], [q], [a])) for p, q, a in zip(pictures, PROMPTS, ANSWERS, strict=True)]
+def test_the_loss_of_a_row_does_not_depend_on_the_others(ours, images):
+    together = ours.losses(PROCESSOR(images, PROMPTS, ANSWERS))
+    alone = [ours.losses(PROCESSOR([p], [q], [a])) for p, q, a in zip(images, PROMPTS, ANSWERS, strict=True)]
     assert difference(together, torch.cat(alone)) <= 1e-5
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_greedy_tokens_of_a_batch_with_padding(theirs, ours, pictures, cached):
-    batch = PROCESSOR(pictures, PROMPTS)
-    steps = list(generate(ours, batch, end=WORDS.end, padding=WORDS.padding, limit=12, cached=cached))
-    written = torch.stack([step.ids for step in steps], dim=1)
+def test_greedy_tokens_of_a_batch_with_padding(theirs, ours, images, cached):
+    batch = PROCESSOR(images, PROMPTS)
+    options = {"eos_token_id": TOKENIZER.eos_token_id, "pad_token_id": TOKENIZER.pad_token_id, "cached": cached}
+    steps = list(generate(ours, batch, max_new_tokens=12, **options))
+    generated = torch.stack([step.ids for step in steps], dim=1)
     with torch.no_grad():
-        said = theirs.generate(
+        reference_output = theirs.generate(
             **left_padded(batch), max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-    assert torch.equal(written, said.sequences[:, batch.ids.shape[1] :])
-    assert len(written.unique()) > 5, "a model that always says the same proves nothing"
-    for step, logits in zip(steps, said.logits, strict=True):
+    assert torch.equal(generated, reference_output.sequences[:, batch.ids.shape[1] :])
+    assert len(generated.unique()) > 5, "a constant answer would prove nothing"
+    for step, logits in zip(steps, reference_output.logits, strict=True):
         assert difference(step.logits, logits) <= 1e-5
 
 
@@ -142,9 +143,12 @@ def test_the_two_losses_of_pairs():
     """SigLIP's algorithm 1 and CLIP's figure 3, pair by pair."""
     a, b = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     logits = similarity(a, b, torch.tensor(2.0), torch.tensor(-3.0))
-    chances = [[1 / (1 + math.exp(-logits[i, j])) for j in range(5)] for i in range(5)]
-    told = [-math.log(p if i == j else 1 - p) for i, row in enumerate(chances) for j, p in enumerate(row)]
-    assert sigmoid_losses(logits).mean().item() == pytest.approx(sum(told) / 5, rel=1e-5)
+    probabilities = [[1 / (1 + math.exp(-logits[i, j])) for j in range(5)] for i in range(5)]
+    total = 0.0
+    for i, row in enumerate(probabilities):
+        for j, p in enumerate(row):
+            total -= math.log(p if i == j else 1 - p)
+    assert sigmoid_losses(logits).mean().item() == pytest.approx(total / 5, rel=1e-5)
     odds = logits.exp().tolist()
     across = [-math.log(odds[i][i] / sum(odds[i])) for i in range(5)]
     down = [-math.log(odds[i][i] / sum(row[i] for row in odds)) for i in range(5)]
@@ -152,43 +156,45 @@ def test_the_two_losses_of_pairs():
 
 
 @pytest.mark.parametrize(("year", "shards"), [(2024, 2), (2025, 1), (2026, 3)])
-def test_checkpoints_of_every_year(theirs, ours, pictures, tmp_path, year, shards):
+def test_checkpoints_of_every_year(theirs, ours, images, tmp_path, year, shards):
     loaded = PaliGemma.from_checkpoint(write_folder(theirs, tmp_path / "x", year, shards))
-    batch = PROCESSOR(pictures, PROMPTS)
+    batch = PROCESSOR(images, PROMPTS)
     with torch.no_grad():
         assert torch.equal(loaded.model.logits(batch), ours.logits(batch))
     assert loaded.model.config == SMALL
 
 
-def test_transformers_own_folder(theirs, ours, pictures, tmp_path):
+def test_transformers_own_folder(theirs, ours, images, tmp_path):
     """As `save_pretrained` writes it today."""
     theirs.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(WORDS.to_json())
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json())
     loaded = PaliGemma.from_checkpoint(tmp_path)
     with torch.no_grad():
-        assert torch.equal(loaded.model.logits(PROCESSOR(pictures, PROMPTS)), ours.logits(PROCESSOR(pictures, PROMPTS)))
+        assert torch.equal(loaded.model.logits(PROCESSOR(images, PROMPTS)), ours.logits(PROCESSOR(images, PROMPTS)))
 
 
-def test_half_precision(theirs, ours, pictures, tmp_path):
-    """Rounding to bfloat16 costs what it costs the reference, measured by the standard deviation of the error."""
+def test_half_precision(theirs, ours, images, tmp_path):
+    """Rounding to bfloat16 has the same effect as in the reference, measured by the standard deviation of the error."""
     loaded = PaliGemma.from_checkpoint(write_folder(theirs, tmp_path, 2026), dtype=torch.bfloat16)
-    batch = PROCESSOR(pictures, PROMPTS)
+    batch = PROCESSOR(images, PROMPTS)
     with torch.no_grad():
         exact = ours.logits(batch)
-        said = loaded.model.logits(batch).float()
-        reference = (
+        ours_half = loaded.model.logits(batch).float()
+        theirs_half = (
             deepcopy(theirs)
             .to(torch.bfloat16)(
                 input_ids=batch.ids,
-                pixel_values=batch.pictures.to(torch.bfloat16),
-                attention_mask=batch.real.long(),
+                pixel_values=batch.images.to(torch.bfloat16),
+                attention_mask=batch.attention_mask.long(),
                 token_type_ids=torch.zeros_like(batch.ids),
             )
             .logits.float()
         )
-    mine, peers = ((logits - exact)[batch.real].std().item() for logits in (said, reference))
-    assert 0 < mine < 1.25 * peers
-    assert len(loaded.write(pictures, PROMPTS, limit=3)) == len(PROMPTS)
+    ours_error, theirs_error = (
+        (logits - exact)[batch.attention_mask].std().item() for logits in (ours_half, theirs_half)
+    )
+    assert 0 < ours_error < 1.25 * theirs_error
+    assert len(loaded.generate(images, PROMPTS, max_new_tokens=3)) == len(PROMPTS)
 
 
 @pytest.mark.parametrize(

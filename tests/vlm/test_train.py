@@ -1,4 +1,4 @@
-"""The commands that train the outlines' codebook and the tiny PaliGemma, a few steps each, and fine-tuning."""
+"""The commands that train the mask autoencoder and the tiny PaliGemma, a few steps each, and fine-tuning."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from helpers.data import load_faces
 from helpers.vlm.boxes import Box
 from helpers.vlm.pipeline import PaliGemma
-from helpers.vlm.train import framed
+from helpers.vlm.train import draw_boxes
 from helpers.vlm.train import main as train
 from helpers.vlm.train_masks import main as train_masks
 from helpers.weights import read_metadata
@@ -16,7 +16,7 @@ QUICK = ["--batch-size", "4", "--faces", "40", "--log-every", "1"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, str]:
-    """Weights of the commands: codebook, a model from nothing, the same fine-tuned."""
+    """Weights from the commands: mask autoencoder, a model from scratch, the same fine-tuned."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_HOME", str(folder / "home"))
@@ -50,10 +50,10 @@ def files(tmp_path_factory) -> dict[str, str]:
     return files
 
 
-def test_what_was_trained_answers(files):
+def test_the_trained_model_answers(files):
     assistant = PaliGemma.from_weights(files["first"], masks=files["masks"])
     face = load_faces("toy-faces", "val", 64, limit=1, progress=False).tensor()[0]
-    assert len(assistant.write([face] * 2, ["caption en", "answer en is this a cat?"], limit=4)) == 2
+    assert len(assistant.generate([face] * 2, ["caption en", "answer en is this a cat?"], max_new_tokens=4)) == 2
 
 
 def test_fine_tuning_starts_where_the_weights_are(files):
@@ -63,13 +63,13 @@ def test_fine_tuning_starts_where_the_weights_are(files):
         torch.testing.assert_close(second.model.state_dict()[name], weight, atol=1e-3, rtol=1e-2)
 
 
-def test_heads_that_helped_are_not_kept(files):
+def test_auxiliary_heads_are_not_saved(files):
     names = set(PaliGemma.from_weights(files["first"], masks=None).model.state_dict())
     assert not any(name.startswith(("whole", "corner", "weights")) for name in names)
     assert "--start first.safetensors" in read_metadata(files["second"])["command"]
 
 
-def test_a_frame_lies_on_the_boxs_sides():
-    drawn = framed(-torch.ones(3, 8, 8), [Box(0.25, 0.5, 0.75, 1.0)])
-    assert drawn[0, 4, 2:7].tolist() == [1] * 5 and drawn[0, 7, 2:7].tolist() == [1] * 5
-    assert drawn[0, :4].max() == -1 and drawn[0, 5, 3].item() == -1
+def test_lines_are_drawn_on_the_sides_of_a_box():
+    image = draw_boxes(-torch.ones(3, 8, 8), [Box(0.25, 0.5, 0.75, 1.0)])
+    assert image[0, 4, 2:7].tolist() == [1] * 5 and image[0, 7, 2:7].tolist() == [1] * 5
+    assert image[0, :4].max() == -1 and image[0, 5, 3].item() == -1

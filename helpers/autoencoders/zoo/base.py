@@ -1,12 +1,12 @@
 """What all variants of the zoo share: one encoder, one decoder, and a loss of two terms; the AE and the VAE.
 
-Errors and rates are in nats per picture; the error is that of a Gaussian around the decoded picture with a fixed
-spread, without its constant. Where nothing is weighed otherwise the loss is a bound on -log p(x): VAE, conditional,
-importance weighted, hierarchical, ladder and VampPrior can be compared by it. Alphabet: B pictures, D width of the
-code, S = 32 pixels.
+Reconstruction errors and rates are in nats per image; the error is the negative log-likelihood of a Gaussian around the
+decoded image with a fixed standard deviation, without its constant. Where no term is reweighted, the loss is the
+negative ELBO, a bound on -log p(x): VAE, conditional, importance weighted, hierarchical, ladder and VampPrior can be
+compared by it. Alphabet: B images, D latent dimensions, S = 32 pixels.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,41 +14,43 @@ from torch import Tensor, nn
 from helpers.autoencoders.zoo.divergences import gaussian_kl
 
 SIZE = 32  # pixels per side
-WIDTH = 16  # numbers of a code
+WIDTH = 16  # latent dimensions
 CLASSES = 3  # species
-HIDDEN = 256  # width of the one layer between picture and code
-SPREAD = 0.2  # of the Gaussian around a decoded picture: about the error that a trained decoder leaves
+HIDDEN = 256  # width of the hidden layer of encoder and decoder
+DECODER_STD = 0.2  # of the Gaussian around a decoded image: about the error that a trained decoder leaves
+
+Posterior = tuple[Tensor, ...]  # the parameters of q(z | x), (B, D) each
 
 
 class Batch(NamedTuple):
-    """What a variant may use for one loss."""
+    """What a variant may use to compute its loss."""
 
     x: Tensor  # (B, 3, S, S) in [-1, 1]
-    labels: Tensor  # (B,) whole numbers
+    labels: Tensor  # (B,) integers
     generator: torch.Generator | None = None  # of the noise
-    progress: float = 1.0  # share of the training that is done
-    count: int = 10_000  # pictures in the data set
+    progress: float = 1.0  # fraction of the training that is done
+    dataset_size: int = 10_000
 
 
 class Terms(NamedTuple):
     """The loss is their sum."""
 
     error: Tensor  # (B,) -log p(x | z) without its constant
-    penalty: Tensor  # (B,) what the variant asks of its codes
+    penalty: Tensor  # (B,) regulariser of the latents
 
 
 class Encoder(nn.Sequential):
-    """Picture to numbers: (B, channels, 32, 32) -> (B, numbers).
+    """Image to the parameters of the posterior: (B, channels, 32, 32) -> (B, outputs).
 
-    One hidden layer, as in Kingma & Welling 2013: in two seconds of training it is ahead of convolutions by 1 dB.
+    One hidden layer, as in Kingma & Welling 2013: after two seconds of training it is 1 dB better than convolutions.
     """
 
-    def __init__(self, numbers: int, channels: int = 3):
-        super().__init__(nn.Flatten(), nn.Linear(channels * SIZE**2, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, numbers))
+    def __init__(self, outputs: int, channels: int = 3):
+        super().__init__(nn.Flatten(), nn.Linear(channels * SIZE**2, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, outputs))
 
 
 class Decoder(nn.Sequential):
-    """Code to picture: (B, D) -> (B, 3, 32, 32)."""
+    """Latent to image: (B, D) -> (B, 3, 32, 32)."""
 
     def __init__(self, width: int):
         super().__init__(
@@ -57,40 +59,48 @@ class Decoder(nn.Sequential):
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers of a tensor's shape; drawn on the CPU, so that every device sees the same."""
+    """Standard normal noise of a tensor's shape, generated on the CPU, so that every device gets the same."""
     return torch.randn(x.shape, generator=generator).to(x)
 
 
 class AE(nn.Module):
-    """The plain autoencoder, and what all variants share."""
+    """The plain autoencoder, and what all variants share.
+
+    A variant's hyperparameters are class attributes; `hyperparameters` lists those that `build_variant` can change.
+    """
 
     paper = "Hinton & Salakhutdinov 2006"
     formula = r"-\log p(x \mid z)"
-    numbers = 1  # that the encoder says of every number of the code
-    in_channels = 3  # channels that the encoder reads
+    hyperparameters: ClassVar[tuple[str, ...]] = ()
+    params_per_dim = 1  # parameters of the posterior per latent dimension
+    in_channels = 3  # of the encoder
 
     def __init__(self, width: int = WIDTH):
         super().__init__()
         self.width = width
-        self.encoder = Encoder(self.numbers * width, self.in_channels)
+        self.encoder: Encoder = Encoder(self.params_per_dim * width, self.in_channels)
         self.decoder = Decoder(self.decoder_width())
 
     def decoder_width(self) -> int:
-        """What the decoder reads."""
+        """Width of the decoder's input."""
         return self.width
 
     def forward(self, batch: Batch) -> Terms:
         """The terms of the loss, in nats, (B,) each."""
         posterior = self.posterior(batch)
-        z = self.draw(posterior, batch.generator)
-        return Terms(self.error(self.decode(z, batch), batch), self.penalty(posterior, z, batch).expand(len(batch.x)))
+        z = self.reparameterize(posterior, batch.generator, batch.progress)
+        error = self.error(self.decode(z, batch), batch)
+        return Terms(error, self.penalty(posterior, z, batch).expand(len(batch.x)))
 
-    def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What the encoder says: `numbers` tensors (B, D)."""
-        return self.encoder(batch.x).chunk(self.numbers, dim=1)
+    def posterior(self, batch: Batch) -> Posterior:
+        """The encoder's output, split into `params_per_dim` tensors (B, D)."""
+        return self.encoder(batch.x).chunk(self.params_per_dim, dim=1)
 
-    def draw(self, posterior: tuple[Tensor, ...], generator: torch.Generator | None) -> Tensor:
-        """(B, D) a code from the posterior; without noise the posterior is the code."""
+    def reparameterize(self, posterior: Posterior, generator: torch.Generator | None, progress: float = 1.0) -> Tensor:
+        """Sample latents (B, D) from the posterior, with gradients; here, without noise, the posterior is the latent.
+
+        `progress`: fraction of the training that is done, for variants with an annealed temperature.
+        """
         return posterior[0]
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
@@ -98,58 +108,60 @@ class AE(nn.Module):
         return self.decoder(z)
 
     def error(self, decoded: Tensor, batch: Batch) -> Tensor:
-        """(B,) -log p(x | z) of a Gaussian around the decoded picture, without its constant."""
-        return (decoded - batch.x).square().flatten(1).sum(1) / (2 * SPREAD**2)
+        """(B,) -log p(x | z) of a Gaussian around the decoded image, without its constant."""
+        return (decoded - batch.x).square().flatten(1).sum(1) / (2 * DECODER_STD**2)
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        """What is asked of the codes, (B,) or a single number."""
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
+        """The regulariser of the latents, (B,) or a scalar."""
         return z.new_zeros(())
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, D) the code without noise."""
+        """Latents (B, D) without noise."""
         return self.posterior(batch)[0]
 
     def variables(self, batch: Batch) -> Tensor:
-        """(B, V) what varies in the code, a number for each: a choice counts once, however many numbers tell it."""
+        """Latent variables (B, V) as one number each; a categorical variable is its index."""
         return self.embed(batch)
 
-    def again(self, batch: Batch) -> Tensor:
-        """(B, 3, S, S) the pictures after a way through the code, without noise."""
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """Encode and decode without noise: (B, 3, S, S)."""
         return self.decode(self.embed(batch), batch)
 
     def rate(self, batch: Batch) -> Tensor:
-        """(B,) nats that a code costs under the prior; nan where the encoder adds no noise: without bound."""
+        """(B,) KL of the posterior from the prior in nats; nan without noise, where it is infinite."""
         return batch.x.new_full((len(batch.x),), torch.nan)
 
     def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """(count, D) codes to generate from."""
+        """Sample latents (count, D) from the prior."""
         return torch.randn(count, self.width, generator=generator)
 
     def generate(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """(count, 3, S, S) pictures of codes from the prior."""
+        """Decode samples of the prior: (count, 3, S, S)."""
         return self.decode(self.prior(count, generator).to(next(self.parameters())))
 
 
 class VAE(AE):
-    """Codes with noise, kept near a normal distribution."""
+    """The variational autoencoder: a Gaussian posterior, kept near the standard normal prior."""
 
     paper = "Kingma & Welling 2013, eq. 3"
     formula = r"-\log p(x \mid z) + KL(q(z \mid x) \,\Vert\, N(0, I))"
-    numbers = 2
+    params_per_dim = 2
 
-    def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
+    def posterior(self, batch: Batch) -> Posterior:
+        """Mean and log-variance, (B, D) each."""
         mean, logvar = super().posterior(batch)
         return mean, logvar.clamp(-12, 6)
 
-    def draw(self, posterior: tuple[Tensor, ...], generator: torch.Generator | None) -> Tensor:
+    def reparameterize(self, posterior: Posterior, generator: torch.Generator | None, progress: float = 1.0) -> Tensor:
         mean, logvar = posterior
         return mean + (0.5 * logvar).exp() * noise_like(mean, generator)
 
-    def kl(self, posterior: tuple[Tensor, ...]) -> Tensor:
-        """(B,)."""
-        return gaussian_kl(*posterior).sum(1)
+    def kl(self, posterior: Posterior) -> Tensor:
+        """(B,) KL of the posterior from the standard normal prior, in nats."""
+        mean, logvar = posterior
+        return gaussian_kl(mean, logvar).sum(1)
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         return self.kl(posterior)
 
     def rate(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every variant by name, the one trainer for all of them, and what each is worth afterwards."""
+"""All variants by name, one training for all of them, and their evaluation."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.zoo import codes_and_priors, losses
 from helpers.autoencoders.zoo.base import AE, Batch
 from helpers.data import Faces
+from helpers.data.toy_faces import FaceAttributes
 from helpers.scoring.attributes import ATTRIBUTES, load_classifier
 from helpers.scoring.disentanglement import dci, mig, sap
 from helpers.scoring.frechet import frechet_distance
@@ -42,16 +43,15 @@ VARIANTS: dict[str, type[AE]] = {
     "two-stage": codes_and_priors.TwoStage,
     "VQ": codes_and_priors.VQ,
 }
-ARCHITECTURE_FIELDS = ("K", "tokens", "numbers", "width", "pictures_in")  # of networks: fixed once they are made
 CONFIG = TrainConfig(steps=150, learning_rate=4e-3, warmup=15)
 BATCH_SIZE = 32
 
 
 def build_variant(name: str, seed: int = 0, **settings: float) -> AE:
-    """A variant with first weights of this seed; `settings` change its constants, such as beta.
+    """Create a variant with weights initialised from `seed`; `settings` change hyperparameters, such as beta.
 
     Raises:
-        ValueError: for a name or a constant that there is not.
+        ValueError: for an unknown name or hyperparameter.
     """
     if name not in VARIANTS:
         raise ValueError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
@@ -59,69 +59,76 @@ def build_variant(name: str, seed: int = 0, **settings: float) -> AE:
         torch.manual_seed(seed)
         model = VARIANTS[name]()
     for setting, value in settings.items():
-        if not isinstance(getattr(model, setting, None), float | int) or setting in ARCHITECTURE_FIELDS:
-            raise ValueError(f"{name} has no constant {setting!r} that could change")
+        if setting not in model.hyperparameters:
+            known = ", ".join(model.hyperparameters) or "none"
+            raise ValueError(f"{name} has no hyperparameter {setting!r}; it has: {known}")
         setattr(model, setting, value)
     return model
 
 
 def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iterator[TrainState]:
     """Train on faces of 32x32, yielding after every step; details are the mean error and penalty in nats."""
-    pictures = faces.tensor()
+    images = faces.tensor()
     labels = torch.from_numpy(faces.labels)
-    numbers = pictures[0].numel()
-    done = 0
+    values = images[0].numel()
+    step = 0
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.randint(len(faces), (BATCH_SIZE,), generator=generator)
-        terms = model(Batch(pictures[chosen], labels[chosen], generator, done / config.steps, len(faces)))
+        indices = torch.randint(len(faces), (BATCH_SIZE,), generator=generator)
+        terms = model(Batch(images[indices], labels[indices], generator, step / config.steps, len(faces)))
         details = {"error": terms.error.mean().item(), "penalty": terms.penalty.mean().item()}
-        return (terms.error + terms.penalty) / numbers, details  # per number: rates as for other networks
+        return (terms.error + terms.penalty) / values, details  # per value: learning rates as for other networks
 
     for state in train(model, losses, config):
-        done = state.step
+        step = state.step
         yield state
     model.eval()
 
 
 class VariantEvaluator:
-    """Faces that no variant has seen, and what of them is the same for every variant."""
+    """Evaluates variants on held-out faces; what is the same for all variants is computed once."""
 
     def __init__(self, faces: Faces):
-        self.pictures = faces.tensor()
+        """Raises ValueError for faces without known attributes."""
+        if faces.attributes is None:
+            raise ValueError("the evaluation needs faces with known attributes: synthetic ones")
+        self.images = faces.tensor()
         self.labels = torch.from_numpy(faces.labels)
-        self.reader = load_classifier()
-        self.features = self.reader.features(self.pictures)
-        self.known = torch.tensor(
-            [[values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()] for face in faces.attributes]
-        )
+        self.classifier = load_classifier()
+        self.features = self.classifier.features(self.images)
+        self.attributes = torch.tensor([_attribute_indices(face) for face in faces.attributes])
 
     @torch.no_grad()
     def __call__(self, model: AE, seed: int = 0) -> dict[str, float]:
-        """What a trained variant is worth.
+        """Measure a trained variant.
 
         Returns:
-            psnr (dB) and ssim of reconstructions; rate (nats) and active units of the code; frechet: distance of as
-            many pictures from the prior to these faces, in the features of the course's reader; mig, sap, and dci's
-            disentanglement, completeness and informativeness of the codes' means against the known attributes.
+            psnr (dB) and ssim of reconstructions; rate (nats) and number of active units of the latents; frechet:
+            distance between as many generated images and these faces, in the features of the course's classifier; mig,
+            sap, and dci's disentanglement, completeness and informativeness of the latents without noise with respect
+            to the known attributes.
         """
         generator = torch.Generator().manual_seed(seed)
-        pictures = self.pictures
-        known = self.known
-        batch = Batch(pictures, self.labels, generator, count=len(pictures))
-        codes = model.variables(batch)
-        again = model.again(batch)
-        drawn = self.reader.features(model.generate(len(pictures), generator).clamp(-1, 1))
-        disentangled, complete, informative = dci(codes, known)
+        images = self.images
+        batch = Batch(images, self.labels, generator, dataset_size=len(images))
+        latents = model.variables(batch)
+        reconstruction = model.reconstruct(batch)
+        generated = self.classifier.features(model.generate(len(images), generator).clamp(-1, 1))
+        disentangled, complete, informative = dci(latents, self.attributes)
         return {
-            "psnr": psnr(pictures, again),
-            "ssim": ssim(pictures, again),
+            "psnr": psnr(images, reconstruction),
+            "ssim": ssim(images, reconstruction),
             "rate": model.rate(batch).mean().item(),
-            "active": active_units(codes),
-            "frechet": frechet_distance(drawn, self.features).value,
-            "mig": mig(codes, known),
-            "sap": sap(codes, known),
+            "active": active_units(latents),
+            "frechet": frechet_distance(generated, self.features).value,
+            "mig": mig(latents, self.attributes),
+            "sap": sap(latents, self.attributes),
             "disentangled": disentangled,
             "complete": complete,
             "informative": informative,
         }
+
+
+def _attribute_indices(face: FaceAttributes) -> list[int]:
+    """The value of every attribute as its position among the possible values."""
+    return [values.index(getattr(face, name)) for name, values in ATTRIBUTES.items()]

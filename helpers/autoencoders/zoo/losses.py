@@ -1,18 +1,18 @@
-"""The zoo's first half: variants that weigh the rate otherwise, measure codes or pictures otherwise, or draw more.
+"""The zoo's first half: variants with another weight of the rate, another error, another distance, or more samples.
 
-A variant is what it changes, which is one small loss. Alphabet as in `variant`.
+Each class contains only what it changes. Alphabet as in `base`.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.autoencoders.perceptual import AttributeFeatures
-from helpers.autoencoders.zoo.base import AE, CLASSES, VAE, WIDTH, Batch, Terms, noise_like
+from helpers.autoencoders.zoo.base import AE, CLASSES, VAE, WIDTH, Batch, Posterior, Terms, noise_like
 from helpers.autoencoders.zoo.divergences import (
+    Kernel,
     aggregate_posterior_log_density,
     inverse_multiquadratic,
     log_cosh,
@@ -27,7 +27,7 @@ from helpers.autoencoders.zoo.divergences import (
 
 
 class Conditional(VAE):
-    """Encoder and decoder are told the species, so the code need not say it."""
+    """Encoder and decoder are conditioned on the species, so the latent need not encode it."""
 
     paper = "Sohn, Lee, Yan 2015, eq. 4"
     formula = r"-\log p(x \mid z, y) + KL(q(z \mid x, y) \,\Vert\, N(0, I))"
@@ -36,9 +36,9 @@ class Conditional(VAE):
     def decoder_width(self) -> int:
         return self.width + CLASSES
 
-    def posterior(self, batch: Batch) -> tuple[Tensor, ...]:
+    def posterior(self, batch: Batch) -> Posterior:
         planes = F.one_hot(batch.labels, CLASSES)[:, :, None, None].to(batch.x).expand(-1, -1, *batch.x.shape[2:])
-        planes = planes / batch.x.shape[-1]  # a thousand equal pixels, but no louder together than one number
+        planes = planes / batch.x.shape[-1]  # a thousand equal pixels, with the norm of a single input
         return super().posterior(batch._replace(x=torch.cat([batch.x, planes], dim=1)))
 
     def decode(self, z: Tensor, batch: Batch | None = None) -> Tensor:
@@ -48,76 +48,84 @@ class Conditional(VAE):
 
 
 class Beta(VAE):
-    """More weight on the rate: fewer numbers are used, and each for one thing, if all goes well."""
+    """More weight on the rate: fewer latent dimensions are used, ideally one per generative factor."""
 
     paper = "Higgins et al. 2017, eq. 4"
     formula = r"-\log p(x \mid z) + \beta\, KL"
+    hyperparameters = ("beta", "kl_warmup")
     beta = 8.0
-    gentle = 0.0  # share of the training over which the weight grows: a cure of collapse (Bowman et al. 2015)
+    kl_warmup = 0.0  # fraction of the training over which the weight grows, against collapse (Bowman et al. 2015)
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        grown = min(1.0, batch.progress / self.gentle) if self.gentle else 1.0
-        return self.beta * grown * self.kl(posterior)
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
+        warmup = min(1.0, batch.progress / self.kl_warmup) if self.kl_warmup else 1.0
+        return self.beta * warmup * self.kl(posterior)
 
 
 class Capacity(VAE):
-    """The rate is held at a target that grows: first the most important thing, then the next."""
+    """The rate is held at a target that grows, so that the latents encode the most important factors first."""
 
     paper = "Burgess et al. 2018, eq. 8"
     formula = r"-\log p(x \mid z) + \gamma\, \lvert KL - C \rvert, \quad C: 0 \to 25"
+    hyperparameters = ("gamma", "max_capacity")
     gamma = 30.0
-    most = 25.0
+    max_capacity = 25.0  # nats
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        return self.gamma * (self.kl(posterior).mean() - self.most * batch.progress).abs()
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
+        return self.gamma * (self.kl(posterior).mean() - self.max_capacity * batch.progress).abs()
 
 
 class TotalCorrelation(VAE):
-    """The rate taken apart; weight only on how far the code's numbers depend on each other."""
+    """The rate is decomposed, and only the total correlation, the dependence between dimensions, is reweighted."""
 
     paper = "Chen et al. 2018, eq. 4"
     formula = r"-\log p(x \mid z) + I(x; z) + \beta\, KL(q(z) \Vert \prod q(z_d)) + \sum KL(q(z_d) \Vert p(z_d))"
+    hyperparameters = ("beta",)
     beta = 8.0
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        together, apart = aggregate_posterior_log_density(z, *posterior, batch.count)
-        information = log_gaussian(z, *posterior).sum(1) - together
-        return information + self.beta * (together - apart) + apart - log_gaussian(z).sum(1)
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
+        mean, logvar = posterior
+        joint, factorised = aggregate_posterior_log_density(z, mean, logvar, batch.dataset_size)  # (B,) each
+        information = log_gaussian(z, mean, logvar).sum(1) - joint
+        return information + self.beta * (joint - factorised) + factorised - log_gaussian(z).sum(1)
 
 
 class DIP1(VAE):
-    """The means of all pictures shall have no correlation, and unit variance."""
+    """The posterior means of the data set are pushed to be uncorrelated, with unit variance."""
 
     paper = "Kumar, Sattigeri, Balakrishnan 2017, eq. 6"
     formula = r"-\log p(x \mid z) + KL + \lambda_o \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum (C_{ii} - 1)^2"
+    hyperparameters = ("off_diagonal", "diagonal")
     off_diagonal = 50.0
     diagonal = 50.0
 
     def covariance(self, mean: Tensor, logvar: Tensor) -> Tensor:
-        """(D, D) of the means."""
+        """Covariance (D, D) of the posterior means over the batch."""
         return mean.T.cov(correction=0)
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         covariance = self.covariance(*posterior)
-        own = covariance.diagonal()
-        off = covariance.square().sum() - own.square().sum()
-        return self.kl(posterior) + self.off_diagonal * off + self.diagonal * (own - 1).square().sum()
+        variance = covariance.diagonal()
+        off_diagonal = covariance.square().sum() - variance.square().sum()
+        diagonal = (variance - 1).square().sum()
+        return self.kl(posterior) + self.off_diagonal * off_diagonal + self.diagonal * diagonal
 
 
 class DIP2(DIP1):
-    """The same of the codes, noise included."""
+    """DIP-VAE-I with the covariance of the sampled latents instead of that of the means."""
 
     paper = "Kumar, Sattigeri, Balakrishnan 2017, eq. 7"
 
     def covariance(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """Covariance (D, D) of the sampled latents."""
         return super().covariance(mean, logvar) + logvar.exp().mean(0).diag()
 
 
 class Factor(VAE):
-    """A critic tells codes from codes with shuffled columns; its log-ratio estimates the total correlation."""
+    """Adds the total correlation, estimated by a discriminator of latents and column-shuffled latents."""
 
     paper = "Kim & Mnih 2018, eq. 2 and algorithm 2"
     formula = r"-\log p(x \mid z) + KL + \gamma\, (\log D(z) - \log (1 - D(z)))"
+    hyperparameters = ("gamma",)
     gamma = 8.0
 
     def __init__(self, width: int = WIDTH):
@@ -126,8 +134,8 @@ class Factor(VAE):
             nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1)
         )
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
-        # the critic's own loss stands beside the encoder's, and neither's gradient reaches the other
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
+        # the discriminator's own loss is added to the encoder's; neither has gradients for the other
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         ratio = torch.func.functional_call(self.discriminator, frozen, (z,))[:, 0]
         real = self.discriminator(z.detach())[:, 0]
@@ -136,71 +144,75 @@ class Factor(VAE):
         return self.kl(posterior) + self.gamma * ratio + discriminator
 
 
-# --- a distance between all codes and the prior ----------------------------------------------------------------------
+# --- a distance of the aggregate posterior from the prior -------------------------------------------------------------
 
 
 class Info(VAE):
-    """Less of the rate, more of the distance between all codes and the prior."""
+    """Less weight on the rate, more on the distance of the aggregate posterior from the prior."""
 
     paper = "Zhao, Song, Ermon 2017, eq. 6"
     formula = r"-\log p(x \mid z) + (1 - \alpha)\, KL + (\alpha + \lambda - 1)\, MMD(q(z), p(z))"
+    hyperparameters = ("alpha", "weight")
     alpha = 0.5
     weight = 500.0
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         distance = mmd(z, noise_like(z, batch.generator))
         return (1 - self.alpha) * self.kl(posterior) + (self.alpha + self.weight - 1) * distance
 
 
 class WAE(AE):
-    """No noise; all codes together shall look like the prior."""
+    """No noise: the aggregate posterior is matched to the prior instead of each image's posterior."""
 
     paper = "Tolstikhin et al. 2017, algorithm 2"
     formula = r"-\log p(x \mid z) + \lambda\, MMD_{IMQ}(q(z), p(z))"
+    hyperparameters = ("weight",)
     weight = 1000.0
-    kernel: Callable[[Tensor, int], Tensor] = staticmethod(inverse_multiquadratic)
+    kernel: Kernel = staticmethod(inverse_multiquadratic)
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         return self.weight * mmd(z, noise_like(z, batch.generator), self.kernel)
 
 
 class WAERBF(WAE):
-    """The same with a kernel whose tails vanish."""
+    """WAE with an RBF kernel, whose tails vanish."""
 
     formula = r"-\log p(x \mid z) + \lambda\, MMD_{RBF}(q(z), p(z))"
     kernel = staticmethod(rbf)
 
 
 class SlicedWAE(AE):
-    """The same with a transport distance along random directions."""
+    """WAE with the sliced Wasserstein distance: optimal transport along random directions."""
 
     paper = "Kolouri et al. 2018, eq. 12"
     formula = r"-\log p(x \mid z) + \lambda\, SW_2^2(q(z), p(z))"
+    hyperparameters = ("weight",)
     weight = 100.0
 
-    def penalty(self, posterior: tuple[Tensor, ...], z: Tensor, batch: Batch) -> Tensor:
+    def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         prior = noise_like(z, batch.generator)
         return self.weight * sliced_wasserstein(z, prior, generator=batch.generator)
 
 
-# --- several codes for one picture -----------------------------------------------------------------------------------
+# --- several samples per image -----------------------------------------------------------------------------------
 
 
 class ImportanceWeighted(VAE):
-    """K codes a picture instead of one: a tighter bound on -log p(x), because good codes count for more."""
+    """K samples per image instead of one, weighted by importance: a tighter bound on -log p(x)."""
 
     paper = "Burda, Grosse, Salakhutdinov 2015, eq. 8"
     formula = r"-\log \frac{1}{K} \sum_k \frac{p(x, z_k)}{q(z_k \mid x)}"
+    hyperparameters = ("means", "samples")
     means = 1  # M
     samples = 5  # K
 
     def forward(self, batch: Batch) -> Terms:
         posterior = self.posterior(batch)
-        each = self.means * self.samples
-        repeated = tuple(part.repeat_interleave(each, 0) for part in posterior)  # (B M K, D)
-        z = self.draw(repeated, batch.generator)
-        many = batch._replace(x=batch.x.repeat_interleave(each, 0))
-        error = self.error(self.decode(z, many), many)
+        samples_per_image = self.means * self.samples
+        repeated = tuple(part.repeat_interleave(samples_per_image, 0) for part in posterior)  # (B M K, D)
+        z = self.reparameterize(repeated, batch.generator)
+        repeated_batch = batch._replace(x=batch.x.repeat_interleave(samples_per_image, 0))
+        error = self.error(self.decode(z, repeated_batch), repeated_batch)
         log_weight = -error + (log_gaussian(z) - log_gaussian(z, *repeated)).sum(1)
         bound = (log_weight.reshape(-1, self.means, self.samples).logsumexp(2) - math.log(self.samples)).mean(1)
         error = error.reshape(len(bound), -1).mean(1)
@@ -208,7 +220,7 @@ class ImportanceWeighted(VAE):
 
 
 class MultiplyImportanceWeighted(ImportanceWeighted):
-    """M such bounds, averaged: the encoder's gradient is less noisy."""
+    """The average of M importance-weighted bounds: the encoder's gradient is less noisy."""
 
     paper = "Rainforth et al. 2018, eq. 20"
     formula = r"-\frac{1}{M} \sum_m \log \frac{1}{K} \sum_k \frac{p(x, z_{mk})}{q(z_{mk} \mid x)}"
@@ -220,10 +232,11 @@ class MultiplyImportanceWeighted(ImportanceWeighted):
 
 
 class LogCosh(VAE):
-    """An error that is square when small and absolute when large: edges may be sharp."""
+    """A reconstruction error that is quadratic near 0 and linear beyond: robust at edges."""
 
     paper = "Chen et al. 2019, eq. 10"
     formula = r"w \sum \frac{1}{a} \log \cosh (a (\hat x - x)) + KL"
+    hyperparameters = ("sharpness", "weight")
     sharpness = 10.0
     weight = 5.0
 
@@ -232,38 +245,41 @@ class LogCosh(VAE):
 
 
 class Perceptual(VAE):
-    """Pictures are compared by what another network sees in them as well."""
+    """The reconstruction error also contains the difference of another network's features."""
 
     paper = "Hou et al. 2016, section 3.2"
     formula = r"-\log p(x \mid z) + w \sum_l \text{mean}\, (\phi_l(\hat x) - \phi_l(x))^2 + KL"
+    hyperparameters = ("weight",)
     weight = 2000.0  # then features and pixels weigh about the same
 
     def __init__(self, width: int = WIDTH):
         super().__init__(width)
-        self.seen_by = (
-            AttributeFeatures(),
-        )  # a stand-in for VGG, trained on drawn faces; in a tuple: not to be trained
+        # a substitute for VGG, trained on synthetic faces; in a list, so that it is no submodule and not trained
+        self._perceptual = [AttributeFeatures()]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What the reader's first convolutions see."""
-        return self.seen_by[0](x)
+        """Features of the classifier's first convolutions."""
+        return self._perceptual[0](x)
 
     def error(self, decoded: Tensor, batch: Batch) -> Tensor:
-        pairs = zip(self.features(decoded), self.features(batch.x), strict=True)
-        return super().error(decoded, batch) + self.weight * sum((a - b).square().flatten(1).mean(1) for a, b in pairs)
+        distance = decoded.new_zeros(len(decoded))
+        for a, b in zip(self.features(decoded), self.features(batch.x), strict=True):
+            distance = distance + (a - b).square().flatten(1).mean(1)
+        return super().error(decoded, batch) + self.weight * distance
 
 
 class MSSSIM(VAE):
-    """Pictures are compared by structure at several scales."""
+    """The reconstruction error is structural dissimilarity at several scales."""
 
     paper = "Snell et al. 2015, section 3"
     formula = r"w\,(1 - \text{MS-SSIM}(\hat x, x)) + KL"
+    hyperparameters = ("weight",)
     weight = 600.0
 
     def error(self, decoded: Tensor, batch: Batch) -> Tensor:
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-        similar = multiscale_structural_similarity_index_measure(
+        similarity = multiscale_structural_similarity_index_measure(
             (decoded.clamp(-1, 1) + 1) / 2,
             (batch.x + 1) / 2,
             data_range=1.0,
@@ -273,4 +289,4 @@ class MSSSIM(VAE):
             reduction="none",
             normalize="relu",
         )
-        return self.weight * (1 - similar)
+        return self.weight * (1 - similarity)

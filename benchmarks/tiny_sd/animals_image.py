@@ -13,7 +13,7 @@ from helpers.course import repository_root
 from helpers.data.faces import to_uint8
 from helpers.tiny_sd.model import TinySD
 
-PICTURE = "00_assets/image/real_animals.png"
+IMAGE = "00_assets/image/real_animals.png"
 COLUMNS = 9
 MOST_BYTES = 500_000
 SIDE = 128  # pixels of an image in the picture: smaller ones are enlarged
@@ -47,10 +47,10 @@ def png(image: Image.Image, most: int = MOST_BYTES) -> bytes:
     raise ValueError(f"the image takes {data.tell():,} bytes, more than {most:,}, with 32 levels of each colour")
 
 
-def write_picture(model: TinySD, sampling: Sampling, columns: int = COLUMNS) -> Path:
+def write_image(model: TinySD, sampling: Sampling, columns: int = COLUMNS) -> Path:
     """Generate seeds 0, 1, 2 ... without leaving one out, a row of each class; the file is replaced in one move."""
-    images = model.generate(labels_of(model, columns), seed=0, progress=True, **sampling._asdict())
-    path = repository_root() / PICTURE
+    images = model.generate(labels_of(model, columns), seed=0, progress=True, **sampling.arguments())
+    path = repository_root() / IMAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     unfinished.write_bytes(png(sheet(images, columns)))

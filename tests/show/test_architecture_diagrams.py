@@ -1,4 +1,4 @@
-"""The large diagrams: every number in them is a size that goes through the published networks, or counts them."""
+"""The architecture diagrams: every number in them is a shape in the published networks, or a parameter count."""
 
 import inspect
 import re
@@ -22,23 +22,23 @@ from helpers.vlm.processor import LOCATIONS, SEGMENTS
 from pages.pictures import paligemma, sd1, sd3
 
 NUMBER = re.compile(r"(?<![\w.])(\d+(?:,\d{3})*(?:\.\d+)?)( M| billion)?")
-COUNTED = 12  # numbers of sections, and of things that are drawn one by one
+COUNTED = 12  # numbers of sections, and counts of things that the diagram shows one by one
 
 
 def sizes(module: nn.Module, *inputs: torch.Tensor) -> set[int]:
     """Every side of every tensor that goes in or out of any part or is its weight, and the lengths of its lists."""
-    seen = {side for weight in module.parameters() for side in weight.shape}
+    sizes_seen = {side for weight in module.parameters() for side in weight.shape}
 
-    def note(part: nn.Module, given: tuple, answer: object) -> None:
-        for tensor in (*given, answer):
-            seen.update(tensor.shape if isinstance(tensor, torch.Tensor) else ())
+    def record(part: nn.Module, args: tuple, output: object) -> None:
+        for tensor in (*args, output):
+            sizes_seen.update(tensor.shape if isinstance(tensor, torch.Tensor) else ())
 
-    hooks = [part.register_forward_hook(note) for part in module.modules()]
+    hooks = [part.register_forward_hook(record) for part in module.modules()]
     with torch.no_grad():
         module(*inputs)
     for hook in hooks:
         hook.remove()
-    return seen | {len(part) for part in module.modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
+    return sizes_seen | {len(part) for part in module.modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
 
 
 def counts(*modules: nn.Module) -> set[int]:
@@ -47,16 +47,16 @@ def counts(*modules: nn.Module) -> set[int]:
 
 
 def unexplained(canvas: Canvas, known: set[int], parameters: set[int]) -> list[str]:
-    """The numbers in a diagram's words that are neither a size nor a rounded count of parameters."""
+    """The numbers in a diagram's text that are neither a size nor a rounded count of parameters."""
     wrong = []
-    for words in (text.get_text() for text in canvas.axes.texts):
-        for number, unit in NUMBER.findall(words):
+    for text in (artist.get_text() for artist in canvas.axes.texts):
+        for number, unit in NUMBER.findall(text):
             value = float(number.replace(",", ""))
             digits = len(number.partition(".")[2])
             scale = {" M": 1e6, " billion": 1e9}.get(unit)
             near = any(abs(count / scale - value) <= 0.5 * 10**-digits for count in parameters) if scale else False
             if not (near or value in known or (value <= COUNTED and not scale)):
-                wrong.append(f"{number}{unit} in {words!r}")
+                wrong.append(f"{number}{unit} in {text!r}")
     return wrong
 
 
@@ -99,8 +99,8 @@ def test_stable_diffusion_3() -> None:
         known = sizes(clip_l, ids) | sizes(clip_g, ids) | sizes(t5, torch.zeros(1, 256, dtype=torch.long))
         known |= sizes(autoencoder.decoder, latent)
         known |= sizes(transformer, latent, torch.zeros(1), torch.zeros(1, 77 + 256, 4096), torch.zeros(1, 2048))
-    known |= {77 + 256 + (128 // 2) ** 2, default(StableDiffusion3.generate, "steps")}  # tokens of text and picture
-    known |= set(tiny.encoders(["a cat"]).text.shape)  # what the small picture shows
+    known |= {77 + 256 + (128 // 2) ** 2, default(StableDiffusion3.generate, "steps")}  # tokens of text and image
+    known |= set(tiny.encoders(["a cat"]).text.shape)  # the shape of the heat map
     block = transformer.blocks[0]
     for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.picture))):
         known.add(round(100 * size(*parts) / size(block)))  # per cent of a block
@@ -117,8 +117,8 @@ def test_paligemma() -> None:
     assert unexplained(canvas, known, counts(model)) == []
 
 
-@pytest.mark.parametrize(("words", "wrong"), [("64 × 65", ["65 in '64 × 65'"]), ("3.5 M", ["3.5 M in '3.5 M'"])])
-def test_a_wrong_number_is_noticed(words: str, wrong: list[str]) -> None:
-    canvas = Canvas(100, 100, "words")
-    canvas.words(0, 0, words)
+@pytest.mark.parametrize(("text", "wrong"), [("64 × 65", ["65 in '64 × 65'"]), ("3.5 M", ["3.5 M in '3.5 M'"])])
+def test_a_wrong_number_is_noticed(text: str, wrong: list[str]) -> None:
+    canvas = Canvas(100, 100, "a number")
+    canvas.text(0, 0, text)
     assert unexplained(canvas, {64}, {3_600_000}) == wrong

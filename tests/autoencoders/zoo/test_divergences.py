@@ -16,8 +16,8 @@ def generator():
 
 def test_gaussian_kl(generator):
     mean, logvar, prior_mean, prior_logvar = torch.randn(4, 5, 3, generator=generator)
-    wanted = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(prior_mean, (0.5 * prior_logvar).exp()))
-    torch.testing.assert_close(d.gaussian_kl(mean, logvar, prior_mean, prior_logvar), wanted)
+    expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(prior_mean, (0.5 * prior_logvar).exp()))
+    torch.testing.assert_close(d.gaussian_kl(mean, logvar, prior_mean, prior_logvar), expected)
     z = mean + (0.5 * logvar).exp() * torch.randn(200_000, 5, 3, generator=generator)
     sampled = (d.log_gaussian(z, mean, logvar) - d.log_gaussian(z)).mean(0)
     torch.testing.assert_close(d.gaussian_kl(mean, logvar), sampled, atol=0.05, rtol=0.02)
@@ -25,7 +25,7 @@ def test_gaussian_kl(generator):
 
 def test_total_correlation_of_independent_codes_is_nothing(generator):
     z = torch.randn(256, 6, generator=generator)
-    together, apart = d.aggregate_posterior_log_density(z, torch.zeros(256, 6), torch.zeros(256, 6), count=5000)
+    together, apart = d.aggregate_posterior_log_density(z, torch.zeros(256, 6), torch.zeros(256, 6), dataset_size=5000)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together, d.log_gaussian(z).sum(1), atol=1e-4, rtol=1e-4)
 
@@ -37,7 +37,7 @@ def test_total_correlation_of_correlated_codes(generator):
     centres = torch.randn(N, 2, generator=generator) @ torch.linalg.cholesky(torch.tensor([[1, r], [r, 1]])).T
     narrow = torch.full((N, 2), 2 * math.log(0.3))
     z = centres + 0.3 * torch.randn(N, 2, generator=generator)
-    together, apart = d.aggregate_posterior_log_density(z, centres, narrow, count=N)
+    together, apart = d.aggregate_posterior_log_density(z, centres, narrow, dataset_size=N)
     rho = r / (1 + 0.3**2)
     assert (together - apart).mean().item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.06)
 
@@ -54,9 +54,9 @@ def test_weights_of_the_aggregate_sum_to_one():
         d.aggregate_posterior_log_density(z, zero, zero, 7)
 
 
-def test_permuted_keeps_columns_and_breaks_rows(generator):
+def test_permute_dims_keeps_columns_and_breaks_rows(generator):
     z = torch.arange(100.0)[:, None].expand(100, 2)
-    shuffled = d.permuted(z, generator)
+    shuffled = d.permute_dims(z, generator)
     assert (shuffled.sort(0).values == z).all() and (shuffled[:, 0] != shuffled[:, 1]).any()
 
 
@@ -65,8 +65,8 @@ def test_mmd_against_its_closed_form(generator):
     D = 3
     moved = torch.tensor([1.0, 0.5, 0.0])
     x, y = torch.randn(2, 3000, D, generator=generator)
-    wanted = 2 * (D / (D + 2)) ** (D / 2) * (1 - math.exp(-moved.square().sum().item() / (2 * (D + 2))))
-    assert d.mmd(x, y + moved).item() == pytest.approx(wanted, rel=0.1)
+    expected = 2 * (D / (D + 2)) ** (D / 2) * (1 - math.exp(-moved.square().sum().item() / (2 * (D + 2))))
+    assert d.mmd(x, y + moved).item() == pytest.approx(expected, rel=0.1)
     assert abs(d.mmd(x, y).item()) < 2e-3
     assert d.mmd(x, y + moved, d.inverse_multiquadratic).item() > 0.05
     assert abs(d.mmd(x, y, d.inverse_multiquadratic).item()) < 2e-3
@@ -78,7 +78,7 @@ def test_mmd_has_no_bias(generator):
 
 
 def test_sliced_wasserstein_of_a_moved_set_is_the_way(generator):
-    """|m|^2 / D: what a random direction sees of it."""
+    """|m|^2 / D: the mean squared projection of the shift on a random direction."""
     x = torch.randn(500, 4, generator=generator)
     moved = torch.tensor([3.0, 0, 0, 4.0])
     assert d.sliced_wasserstein(x, x, generator=generator).item() == 0
@@ -101,8 +101,8 @@ def test_gumbel_softmax_chooses_as_often_as_it_should(generator):
 
 def test_gamma_kl(generator):
     shape, rate = torch.rand(2, 10, generator=generator) * 5 + 0.1
-    wanted = kl_divergence(Gamma(shape, rate), Gamma(torch.tensor(2.0), torch.tensor(1.0)))
-    torch.testing.assert_close(d.gamma_kl(shape, rate, 2.0, 1.0), wanted, atol=1e-4, rtol=1e-4)
+    expected = kl_divergence(Gamma(shape, rate), Gamma(torch.tensor(2.0), torch.tensor(1.0)))
+    torch.testing.assert_close(d.gamma_kl(shape, rate, 2.0, 1.0), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_log_cosh():

@@ -1,0 +1,73 @@
+"""The files of one training: its lock, its log, its checkpoints and the weights that it ends with."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from helpers.training.arguments import make_folder
+from helpers.training.log import read_log
+
+
+class RunFolder:
+    """The folder of a training run; only the main process writes into it."""
+
+    def __init__(self, path: Path):
+        """Create the folder. Raises SystemExit if it cannot be created or written."""
+        make_folder(path, "--out")
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.log = path / "log.jsonl"
+        self.weights = path / "weights.safetensors"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def samples(self, step: int) -> Path:
+        """The image file for samples of this step."""
+        return self.path / f"samples-{step:06d}.png"
+
+    def refuse_if_used(self) -> None:
+        """Raise SystemExit if a training was begun here: without --resume it would be overwritten."""
+        if self.checkpoint.exists() or self.log.exists():
+            raise SystemExit(
+                f"{self.path} holds a training already: add --resume to go on with it, or --out another folder"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock: two trainings would overwrite each other's checkpoints.
+
+        Raises:
+            SystemExit: if another process holds it.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SystemExit(
+                f"another training is running in {self.path}: wait for it, or choose another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def append_to_log(self, row: dict) -> None:
+        """Write one line of JSON."""
+        with open(self.log, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate_log(self, step: int) -> None:
+        """Drop the rows after a checkpoint's step, which will be logged anew, and half-written rows and files."""
+        for unfinished in self.path.glob(".*.safetensors.*"):
+            unfinished.unlink(missing_ok=True)
+        if not self.log.exists():
+            return
+        rows = [row for row in read_log(self.log) if row["step"] <= step]
+        fresh = self.log.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(fresh, self.log)

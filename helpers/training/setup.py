@@ -1,0 +1,239 @@
+"""A training as it is configured: what is learned (`Task`), and with which options, processes and precision (`Run`)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from helpers.course import course_home
+from helpers.training.arguments import NOT_RECORDED, command_line, make_folder
+from helpers.training.checkpoint import load_checkpoint, save_checkpoint
+from helpers.training.clock import TrainingClock
+from helpers.training.ema import EMA
+from helpers.training.folder import RunFolder
+from helpers.training.interrupt import ignoring_broken_pipe
+from helpers.training.loop import LossFunction, TrainConfig
+from helpers.training.precision import Precision, choose_precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Task:
+    """What a training command trains."""
+
+    name: str  # of the run's folder
+    model: nn.Module
+    loss_fn: LossFunction  # for helpers.training.train
+    save: Callable[[Any, Path, dict[str, str]], None]  # write the averaged model's weights with metadata
+    sample: Callable[[Any, Path], None] | None = None  # write an image of what the averaged model can do by now
+    description: Any = None  # plain JSON values, kept in checkpoints
+    compile_target: nn.Module | None = None  # the part that --compile compiles; None: the model
+    extra_metadata: dict[str, str] = field(default_factory=dict)  # added to the weights' metadata
+
+
+MakeTask = Callable[[argparse.Namespace, "Accelerator"], Task]
+
+
+def make_accelerator() -> Accelerator:
+    """An Accelerator for the GPU or CPU at hand, whatever accelerate's own configuration says about the arithmetic.
+
+    Precision and the size of a batch are the training command's options. Settings in accelerate's environment variables
+    would come on top of them: a second cast, or gradients divided by a number of accumulation steps.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import GradientAccumulationPlugin
+
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the main process may encode images for hours
+    return Accelerator(
+        mixed_precision="no",
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[patience],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+
+
+class Run:
+    """A task with all that its training needs: accelerator, optimiser, average, folder, clock and precision."""
+
+    def __init__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, make_task: MakeTask):
+        """
+        Args:
+            parser: of the command, whose name and defaults the weights' metadata record.
+            options: of `add_run_arguments`, and those of the task.
+            make_task: called with the options and the accelerator, in one process at a time, the main one first.
+
+        Raises:
+            SystemExit: for folders that cannot be written, and for a batch that cannot be shared by the processes.
+        """
+        self.parser = parser
+        self.options = options
+        check_folders(options)
+        self.accelerator = make_accelerator()
+        self.main = self.accelerator.is_main_process
+        if options.batch_size % self.accelerator.num_processes:
+            raise SystemExit(
+                f"--batch-size {options.batch_size} cannot be shared evenly by "
+                f"{self.accelerator.num_processes} processes: choose a multiple"
+            )
+        with self.accelerator.main_process_first():  # one process builds the cache, the others read it
+            self.task = make_task(options, self.accelerator)
+        self.folder = RunFolder(options.out or course_home() / "runs" / self.task.name)
+        self.model = self.task.model.to(self.accelerator.device)
+        if self.accelerator.device.type == "cuda":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.config = train_config(options)
+        self.ema = EMA(self.model, options.ema)
+        self.optimizer = self.config.optimizer(self.model)
+        if options.compile:
+            (self.task.compile_target or self.model).compile()
+        self.clock = TrainingClock()
+        self.saved_step = 0  # of the last checkpoint
+        self._precision: Precision | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """What the training computes in. Raises RuntimeError before `start`, which chooses it."""
+        if self._precision is None:
+            raise RuntimeError("the precision is chosen when the training starts: call start() first")
+        return self._precision
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that affect the trained weights."""
+        return {name: value for name, value in vars(self.options).items() if name not in NOT_RECORDED}
+
+    def start(self) -> int:
+        """Restore the checkpoint with --resume, and choose the precision.
+
+        Returns:
+            The number of updates so far: 0, or the checkpoint's.
+
+        Raises:
+            SystemExit: if the folder holds a training and --resume is absent, or if its training is a different one.
+        """
+        if not self.options.resume:
+            if self.main:
+                self.folder.refuse_if_used()
+            self._precision = self._choose_precision()
+            return 0
+        step = self._restore()
+        if self._precision is None:
+            self._precision = self._choose_precision()
+        if self.main:
+            self.folder.truncate_log(step)
+        return step
+
+    def _restore(self) -> int:
+        """Load the newest good checkpoint, if there is one; returns its step, or 0."""
+        try:
+            checkpoint = load_checkpoint(self.folder.checkpoint, self.model, self.ema.module, self.optimizer)
+        except ValueError as unusable:
+            raise SystemExit(str(unusable)) from unusable
+        if checkpoint is None:
+            return 0
+        self._check_same_training(checkpoint.description)
+        self.clock.seconds = checkpoint.description["seconds"]
+        self.clock.core_seconds = checkpoint.description["core_seconds"]
+        if self.options.precision == "auto":  # the numbers must not change with the machine that goes on
+            self._precision = Precision.stored(checkpoint.description)
+        self.saved_step = checkpoint.step
+        return checkpoint.step
+
+    def _check_same_training(self, description: dict[str, Any]) -> None:
+        """Raise SystemExit for other settings: that would be a different training under the same name."""
+        if description["model"] != json.loads(json.dumps(self.task.description)):
+            raise SystemExit(
+                f"{self.folder} holds a training of another model, or of one with other parts: "
+                "choose --out another folder"
+            )
+        settings = self.settings
+        defaults = {name: self.parser.get_default(name) for name in settings}  # for options newer than the checkpoint
+        stored = defaults | description["settings"]
+        changed = {name: old for name, old in stored.items() if settings.get(name) != old}
+        if settings["schedule"] == "inverse-sqrt":  # no number depends on how long it will go on
+            changed.pop("steps", None)
+        if changed:
+            listed = ", ".join(
+                f"--{name.replace('_', '-')} was {old}, is {settings.get(name)}" for name, old in changed.items()
+            )
+            raise SystemExit(f"{self.folder} holds another training ({listed}): same options, or --out another folder")
+
+    def _choose_precision(self) -> Precision:
+        """The precision that --precision names, if the machine has it; the main process decides for all."""
+        from accelerate.utils import broadcast_object_list
+
+        chosen = choose_precision(self.options.precision, self.model, self.task.loss_fn, self.options.seed)
+        if self.main:
+            ignoring_broken_pipe(print, chosen.reason, file=sys.stderr, flush=True)
+        return Precision(*broadcast_object_list(list(chosen)))
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint; raises OSError."""
+        if self.main:
+            description = {
+                "settings": self.settings,
+                "seconds": self.clock.seconds,
+                "core_seconds": self.clock.core_seconds,
+                "model": self.task.description,
+                "precision": self.precision,
+            }
+            save_checkpoint(self.folder.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
+        self.saved_step = step
+
+    def save_weights(self) -> None:
+        """Write the averaged weights, fp16, into the folder and to --export, with their origin as metadata."""
+        metadata = {
+            "command": command_line(self.parser, self.settings),
+            "seed": str(self.options.seed),
+            "steps": str(self.config.steps),
+            "minutes": f"{self.clock.seconds / 60:.1f}",
+            "core_minutes": f"{self.clock.core_seconds / 60:.1f}",
+            "threads": str(torch.get_num_threads()),
+            "processes": str(self.accelerator.num_processes),
+            "torch": torch.__version__,
+            "precision": self.precision.name,
+            "precision_reason": self.precision.reason,
+        }
+        if hasattr(self.options, "source"):
+            metadata["source"] = self.options.source
+        metadata |= self.task.extra_metadata
+        self.task.save(self.ema.module, self.folder.weights, metadata)
+        if self.options.export:
+            self.task.save(self.ema.module, self.options.export, metadata)
+
+
+def check_folders(options: argparse.Namespace) -> None:
+    """Raise SystemExit if --out or --export cannot be written: now, and not after hours of training."""
+    if options.out:
+        make_folder(options.out, "--out")
+    if options.export:
+        make_folder(options.export.parent, "--export")
+
+
+def train_config(options: argparse.Namespace) -> TrainConfig:
+    """The training's configuration from the command's options.
+
+    The warm-up takes a tenth of the steps, at most 200. A training that may be prolonged always takes 200, since
+    nothing in it may depend on its length.
+    """
+    open_ended = options.schedule == "inverse-sqrt"
+    return TrainConfig(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        ema_decay=options.ema,
+        warmup=200 if open_ended else min(200, options.steps // 10),
+        seed=options.seed,
+        schedule=options.schedule,
+        optimizer_name=options.optimizer,
+    )
