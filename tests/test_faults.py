@@ -16,7 +16,7 @@ HOSTILE = (
     hostile.zips,
     hostile.headers,
     hostile.configurations,
-    hostile.pictures,
+    hostile.images,
 )
 
 

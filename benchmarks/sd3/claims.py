@@ -47,7 +47,14 @@ FILES = ("autoencoder_16", NAME)  # what the tiny system is made of, beside Stab
 PROMPT = "a striped orange cat"
 NEGATIVE = "a grey dog"
 NETWORKS = {
-    "tiny": (MMDiTConfig(width=144, layers=6, heads=6, text_width=224, pooled_width=128, table=24, base=8), 8, 16, 48),
+    "tiny": (
+        MMDiTConfig(
+            width=144, layers=6, heads=6, text_width=224, pooled_width=128, pos_embed_max_size=24, pos_embed_base_size=8
+        ),
+        8,
+        16,
+        48,
+    ),
     "4 blocks at full width": (MMDiTConfig(layers=4), 1, 64, 154),
 }  # name -> sizes, batch, side of the latent, tokens of the text
 

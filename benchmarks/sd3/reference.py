@@ -23,7 +23,9 @@ from helpers.weights.pretrained import KeyMapping, checkpoint_keys
 
 TOWER = CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(TOKENIZER), length=16, projection=24)
 SMALL = SD3Config(
-    transformer=MMDiTConfig(width=128, layers=3, heads=2, text_width=64, pooled_width=56, table=12, base=64),
+    transformer=MMDiTConfig(
+        width=128, layers=3, heads=2, text_width=64, pooled_width=56, pos_embed_max_size=12, pos_embed_base_size=64
+    ),
     autoencoder=replace(KLConfig.sd3(), width=16, groups=8),
     clip_l=TOWER,
     clip_g=replace(TOWER, width=32, mlp=80, activation="gelu", projection=32),
@@ -31,7 +33,7 @@ SMALL = SD3Config(
     t5_length=24,
     size=64,
 )
-SMALL_3_5 = replace(SMALL, transformer=replace(SMALL.transformer, table=24, qk_norm=True, dual_layers=2))
+SMALL_3_5 = replace(SMALL, transformer=replace(SMALL.transformer, pos_embed_max_size=24, qk_norm=True, dual_layers=2))
 
 
 def t5_tokenizer(folder: Path) -> Path:
@@ -56,7 +58,7 @@ def transformer_reference(sizes: MMDiTConfig, head_width: int = 64) -> nn.Module
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
-        sample_size=sizes.base * sizes.patch,
+        sample_size=sizes.pos_embed_base_size * sizes.patch,
         patch_size=sizes.patch,
         in_channels=sizes.latent_channels,
         num_layers=sizes.layers,
@@ -66,7 +68,7 @@ def transformer_reference(sizes: MMDiTConfig, head_width: int = 64) -> nn.Module
         caption_projection_dim=sizes.width,
         pooled_projection_dim=sizes.pooled_width,
         out_channels=sizes.latent_channels,
-        pos_embed_max_size=sizes.table,
+        pos_embed_max_size=sizes.pos_embed_max_size,
         qk_norm="rms_norm" if sizes.qk_norm else None,
         dual_attention_layers=tuple(range(sizes.dual_layers)),
     )
@@ -174,7 +176,7 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
             for source, piece in zip(sources, tensor.chunk(len(sources)), strict=True):
                 piece = piece[:, :, None, None] if piece.ndim == 2 and "attn_1." in source else piece
                 tensors[checkpoint.PREFIXES[part] + source] = piece.contiguous().clone()
-    table = positions(sizes.table, sizes.table, sizes)[None].clone()
+    table = positions(sizes.pos_embed_max_size, sizes.pos_embed_max_size, sizes)[None].clone()
     return tensors | {checkpoint.PREFIXES["transformer"] + "pos_embed": table}
 
 

@@ -340,7 +340,7 @@ class StableDiffusion1(nn.Module):
         unet = UNet(UNetConfig(**config["unet"]))
         load_weights(unet, name_or_path)
         kl_autoencoder = KLAutoencoder.from_weights(autoencoder)
-        rgb_factors = config["preview"]
+        rgb_factors = config["latent_rgb_factors"]
         model = cls(tokenizer, clip_model.text, unet, kl_autoencoder, config["size"], rgb_factors=rgb_factors)
         return model.to(device).to(memory_format=torch.channels_last).eval()
 
@@ -349,7 +349,7 @@ class StableDiffusion1(nn.Module):
         config = {
             "unet": asdict(self.config.unet),
             "size": self.config.size,
-            "preview": self.rgb_factors.tolist(),
+            "latent_rgb_factors": self.rgb_factors.tolist(),
             "parts": parts,
         }
         save_with_config(self.unet, config, path, metadata)

@@ -246,15 +246,14 @@ def transformer_names(layout: str) -> KeyMapping:
     """
     if layout == "stability":
         return [
-            (r"^words\.", "context_embedder."),
-            (r"^patches\.", "x_embedder.proj."),
+            (r"^patch_embed\.", "x_embedder.proj."),
             (r"^time\.", "t_embedder.mlp."),
-            (r"^summary\.", "y_embedder.mlp."),
+            (r"^pooled_embedder\.", "y_embedder.mlp."),
             (r"^modulation\.", "final_layer.adaLN_modulation.1."),
             (r"^head\.", "final_layer.linear."),
             (r"^blocks\.", "joint_blocks."),
             (r"\.text\.", ".context_block."),
-            (r"\.picture\.", ".x_block."),
+            (r"\.image\.", ".x_block."),
             (r"\.modulation\.", ".adaLN_modulation.1."),
             (r"\.attention\.", ".attn."),
             (r"\.dual\.", ".attn2."),
@@ -265,23 +264,22 @@ def transformer_names(layout: str) -> KeyMapping:
             (r"block\.mlp\.2\.", "block.mlp.fc2."),
         ]
     return [
-        (r"^words\.", "context_embedder."),
-        (r"^patches\.", "pos_embed.proj."),
+        (r"^patch_embed\.", "pos_embed.proj."),
         (r"^time\.(\d)\.", lambda m: f"time_text_embed.timestep_embedder.linear_{1 + int(m[1]) // 2}."),
-        (r"^summary\.(\d)\.", lambda m: f"time_text_embed.text_embedder.linear_{1 + int(m[1]) // 2}."),
+        (r"^pooled_embedder\.(\d)\.", lambda m: f"time_text_embed.text_embedder.linear_{1 + int(m[1]) // 2}."),
         (r"^modulation\.", "norm_out.linear."),
         (r"^head\.", "proj_out."),
         (r"^blocks\.", "transformer_blocks."),
         (r"\.text\.modulation\.", ".norm1_context.linear."),
-        (r"\.picture\.modulation\.", ".norm1.linear."),
+        (r"\.image\.modulation\.", ".norm1.linear."),
         (r"\.text\.attention\.to_qkv\.", ".attn.add_{qkv}_proj."),
         (r"\.text\.attention\.to_out\.", ".attn.to_add_out."),
         (r"\.text\.attention\.norm_", ".attn.norm_added_"),
-        (r"\.picture\.attention\.", ".attn."),
-        (r"\.picture\.dual\.", ".attn2."),
+        (r"\.image\.attention\.", ".attn."),
+        (r"\.image\.dual\.", ".attn2."),
         (r"\.to_qkv\.", ".to_{qkv}."),
         (r"\.to_out\.", ".to_out.0."),
-        (r"\.picture\.mlp\.", ".ff.mlp."),
+        (r"\.image\.mlp\.", ".ff.mlp."),
         (r"\.text\.mlp\.", ".ff_context.mlp."),
         (r"\.mlp\.0\.", ".net.0.proj."),
         (r"\.mlp\.2\.", ".net.2."),
@@ -331,7 +329,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MMDiTConfig:
         heads=max(1, width // HEAD_WIDTH),
         text_width=shapes["words"][1],
         pooled_width=shapes["summary"][1],
-        table=round(shapes["table"][1] ** 0.5),
+        pos_embed_max_size=round(shapes["table"][1] ** 0.5),
         qk_norm=any(re.search(r"\.(ln_q|norm_q)\.", name) for name in tensors),
         dual_layers=len({name.split(".attn2.")[0] for name in tensors if ".attn2." in name}),
     )
@@ -354,7 +352,7 @@ def drop_position_table(tensors: Tensors, config: MMDiTConfig) -> Tensors:
         ValueError: for another one.
     """
     name = "pos_embed" if "pos_embed" in tensors else "pos_embed.pos_embed"
-    expected = positions(config.table, config.table, config)
+    expected = positions(config.pos_embed_max_size, config.pos_embed_max_size, config)
     stored = tensors[name][0].float()
     if expected.shape != stored.shape or not torch.allclose(expected, stored, atol=1e-2):  # fp16, at angles up to 64
         raise ValueError(f"{name} is not the table of positions that Stable Diffusion 3 has")

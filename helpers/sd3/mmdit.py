@@ -28,8 +28,8 @@ class MMDiTConfig:
     heads: int = 24  # of 64 channels each
     text_width: int = 4096  # of T5's hidden states; CLIP's are padded with zeros
     pooled_width: int = 2048  # 768 of CLIP-L and 1280 of CLIP-G
-    table: int = 192  # tokens a side of the largest image; smaller ones take the centre of its position embeddings
-    base: int = 64  # tokens a side of a 1024-pixel image; the table, however large, spans as many units
+    pos_embed_max_size: int = 192  # tokens a side of the largest image; smaller ones take the centre of its table
+    pos_embed_base_size: int = 64  # tokens a side of a 1024-pixel image; the table, however large, spans as many units
     qk_norm: bool = False  # 3.5 normalises queries and keys, which keeps training in half precision stable
     dual_layers: int = 0  # 3.5 medium: so many first layers give the image a second attention, over itself alone
 
@@ -41,7 +41,7 @@ class MMDiTConfig:
     @classmethod
     def sd3_5_medium(cls) -> "MMDiTConfig":
         """Stable Diffusion 3.5 medium: 2,243,171,520 parameters."""
-        return cls(table=384, qk_norm=True, dual_layers=13)
+        return cls(pos_embed_max_size=384, qk_norm=True, dual_layers=13)
 
     @classmethod
     def sd3_5_large(cls) -> "MMDiTConfig":
@@ -65,13 +65,14 @@ def positions(height: int, width: int, config: MMDiTConfig) -> Tensor:
     Raises:
         ValueError: for an image larger than the table.
     """
-    if max(height, width) > config.table:
-        raise ValueError(f"{width}x{height} tokens are more than the {config.table} a side that there are places for")
+    if max(height, width) > config.pos_embed_max_size:
+        largest = config.pos_embed_max_size
+        raise ValueError(f"{width}x{height} tokens are more than the {largest} a side that there are positions for")
     frequencies = 10_000.0 ** -(torch.arange(config.width // 4, dtype=torch.float64) / (config.width // 4))
 
     def sinusoids(count: int) -> Tensor:
-        index = torch.arange(count, dtype=torch.float64) + (config.table - count) // 2
-        angles = (index * config.base / config.table)[:, None] * frequencies
+        index = torch.arange(count, dtype=torch.float64) + (config.pos_embed_max_size - count) // 2
+        angles = (index * config.pos_embed_base_size / config.pos_embed_max_size)[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (count, D / 2)
 
     column = sinusoids(width).expand(height, width, -1)
@@ -195,18 +196,18 @@ class JointBlock(nn.Module):
     def __init__(self, config: MMDiTConfig, dual: bool = False, last: bool = False):
         super().__init__()
         self.text = Stream(config, last=last)
-        self.picture = Stream(config, dual)
+        self.image = Stream(config, dual)
 
     def forward(self, x: Tensor, text: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, N, D), text (B, M, D), condition (B, D) -> x and text."""
         text_modulations = self.text.modulations(condition)
-        image_modulations = self.picture.modulations(condition)
+        image_modulations = self.image.modulations(condition)
         mixed = attend(
             self.text.attention.split(modulate(text, *text_modulations[:2])),
-            self.picture.attention.split(modulate(x, *image_modulations[:2])),
+            self.image.attention.split(modulate(x, *image_modulations[:2])),
         )
         mixed_text, mixed_image = mixed.split([mixed.shape[1] - x.shape[1], x.shape[1]], dim=1)
-        x = self.picture.finish(x, mixed_image, image_modulations)
+        x = self.image.finish(x, mixed_image, image_modulations)
         if not self.text.last:
             text = self.text.finish(text, mixed_text, text_modulations)
         return x, text
@@ -218,10 +219,10 @@ class MMDiT(nn.Module):
     def __init__(self, config: MMDiTConfig):
         super().__init__()
         self.config = config
-        self.patches = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
-        self.words = nn.Linear(config.text_width, config.width)
+        self.patch_embed = nn.Conv2d(config.latent_channels, config.width, config.patch, stride=config.patch)
+        self.context_embedder = nn.Linear(config.text_width, config.width)
         self.time = _embedding_mlp(256, config.width)
-        self.summary = _embedding_mlp(config.pooled_width, config.width)
+        self.pooled_embedder = _embedding_mlp(config.pooled_width, config.width)
         self.blocks = nn.ModuleList(
             JointBlock(config, dual=i < config.dual_layers, last=i == config.layers - 1) for i in range(config.layers)
         )
@@ -249,10 +250,10 @@ class MMDiT(nn.Module):
         if H % patch or W % patch:
             raise ValueError(f"a latent of {H}x{W} is not covered by patches of {patch}x{patch}")
         position_embedding = positions(H // patch, W // patch, self.config).to(x)
-        condition = self.time(timestep_embedding(1000 * t, 256).to(x.dtype)) + self.summary(pooled)  # (B, D)
+        condition = self.time(timestep_embedding(1000 * t, 256).to(x.dtype)) + self.pooled_embedder(pooled)  # (B, D)
         condition = F.silu(condition)
-        x = self.patches(x).flatten(2).transpose(1, 2).contiguous() + position_embedding  # (B, N, D)
-        text = self.words(text)  # (B, M, D)
+        x = self.patch_embed(x).flatten(2).transpose(1, 2).contiguous() + position_embedding  # (B, N, D)
+        text = self.context_embedder(text)  # (B, M, D)
         for i, block in enumerate(self.blocks):
             if i not in skip_layers:
                 x, text = block(x, text, condition)

@@ -91,7 +91,7 @@ class SD3Config:
             downsampling_factor=factor,
             latent_channels=self.transformer.latent_channels,
             text_layers=min(self.clip_l.layers, self.clip_g.layers) - 1,
-            largest=token * self.transformer.table,
+            largest=token * self.transformer.pos_embed_max_size,
         )
 
 
@@ -515,7 +515,7 @@ class StableDiffusion3(nn.Module):
         encoders = TextEncoders(
             clip_model.text, clip_g, t5, tokenizer, t5_tokenizer, config.transformer.text_width, config.t5_length
         )
-        return cls(encoders, transformer, kl_autoencoder, config, stored["preview"]).to(device).eval()
+        return cls(encoders, transformer, kl_autoencoder, config, stored["latent_rgb_factors"]).to(device).eval()
 
     def save(self, path: str | Path, metadata: dict[str, str], parts: dict[str, str]) -> None:
         """Write transformer, second and third encoder (fp16), with the checksums of the files that they go with.
@@ -534,7 +534,7 @@ class StableDiffusion3(nn.Module):
             "size": self.config.size,
             "shift": self.config.shift,
             "parts": parts,
-            "preview": self.rgb_factors.tolist(),
+            "latent_rgb_factors": self.rgb_factors.tolist(),
             "t5_words": encoders.t5_tokenizer.tokenizer.to_str(),
         }
         save_with_config(_trained_parts(self.transformer, encoders.clip_g, encoders.t5), stored, path, metadata)

@@ -58,7 +58,7 @@ def tiny_config(clip: CLIPTowerConfig, t5_vocabulary: int, autoencoder: KLConfig
         length=clip.length,
     )
     t5 = T5Config(
-        vocabulary=t5_vocabulary, width=96, layers=2, heads=4, head_width=24, mlp=256, buckets=16, farthest=24
+        vocabulary=t5_vocabulary, width=96, layers=2, heads=4, head_width=24, mlp=256, num_buckets=16, max_distance=24
     )
     side = size // autoencoder.downsampling_factor // 2
     transformer = MMDiTConfig(
@@ -68,8 +68,8 @@ def tiny_config(clip: CLIPTowerConfig, t5_vocabulary: int, autoencoder: KLConfig
         heads=6,
         text_width=clip.width + clip_g.width,
         pooled_width=(clip.projection or clip.width) + projection,
-        table=3 * side,
-        base=side,
+        pos_embed_max_size=3 * side,
+        pos_embed_base_size=side,
     )
     return SD3Config(transformer, autoencoder, clip, clip_g, t5, t5_length=T5_LENGTH, size=size, shift=1.0)
 

@@ -24,7 +24,7 @@ class ImageTower(nn.Module):
         self.config = config
         tokens = (config.size // config.patch) ** 2 + 1
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
-        self.whole = nn.Parameter(config.width**-0.5 * torch.randn(config.width))
+        self.class_embedding = nn.Parameter(config.width**-0.5 * torch.randn(config.width))
         self.positions = nn.Parameter(0.01 * torch.randn(tokens, config.width))
         self.norm_in = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(Layer(config, causal=False) for _ in range(config.layers))
@@ -34,7 +34,7 @@ class ImageTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, size, size), normalised as in training -> (B, E)."""
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N - 1, D)
-        x = torch.cat([self.whole.expand(len(x), 1, -1), x], dim=1) + self.positions
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positions
         x = self.norm_in(x)
         for layer in self.layers:
             x = layer(x)
@@ -51,13 +51,13 @@ class CLIP(nn.Module):
         self.text = TextTower(text)
         self.image = ImageTower(image)
         self.eos_id = eos_id
-        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def similarity(self, images: Tensor, ids: Tensor) -> Tensor:
         """Logits (B, B'): scaled cosine similarity of every image and every text."""
         image_embeds = F.normalize(self.image(images), dim=-1)  # (B, E)
         text_embeds = F.normalize(self.text.pooled(ids, self.eos_id), dim=-1)  # (B', E)
-        return self.log_scale.clamp(max=4.6052).exp() * image_embeds @ text_embeds.T  # at most 100, as in the paper
+        return self.logit_scale.clamp(max=4.6052).exp() * image_embeds @ text_embeds.T  # at most 100, as in the paper
 
     def losses(self, images: Tensor, ids: Tensor) -> Tensor:
         """The symmetric contrastive loss (B,): classify each image's text in the batch, and vice versa (figure 3)."""

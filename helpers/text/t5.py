@@ -31,8 +31,8 @@ class T5Config:
     heads: int = 64
     head_width: int = 64
     mlp: int = 10_240  # width of the gated MLP's hidden layer
-    buckets: int = 32  # of relative positions, half of them for each direction
-    farthest: int = 128  # tokens; distances beyond share the last bucket
+    num_buckets: int = 32  # of relative positions, half of them for each direction
+    max_distance: int = 128  # tokens; distances beyond share the last bucket
 
     @classmethod
     def xxl(cls) -> "T5Config":
@@ -102,7 +102,7 @@ class T5Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        self.distances = nn.Embedding(config.buckets, config.heads)
+        self.relative_attention_bias = nn.Embedding(config.num_buckets, config.heads)
         self.layers = nn.ModuleList(T5Layer(config) for _ in range(config.layers))
         self.norm = T5Norm(config.width)
 
@@ -110,7 +110,7 @@ class T5Encoder(nn.Module):
         """ids int64 (B, N) -> (B, N, D). Padding is not masked, as in Stable Diffusion 3's training."""
         x = self.tokens(ids)
         buckets = relative_position_buckets(ids.shape[1], self.config).to(ids.device)  # (N, N)
-        bias = self.distances(buckets).permute(2, 0, 1)[None]  # (1, H, N, N)
+        bias = self.relative_attention_bias(buckets).permute(2, 0, 1)[None]  # (1, H, N, N)
         for layer in self.layers:
             x = layer(x, bias)
         return self.norm(x)
@@ -129,17 +129,17 @@ def relative_position_buckets(length: int, config: T5Config) -> Tensor:
     distances 0, 1, 2, ..., and the others grow in width with the logarithm of the distance.
     """
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]  # > 0: the key is after the query
-    half = config.buckets // 2
-    exact = config.buckets // 4
+    half = config.num_buckets // 2
+    exact = config.num_buckets // 4
     far = distance.abs().clamp(min=1).float()
-    growing = exact + (torch.log(far / exact) / math.log(config.farthest / exact) * (half - exact)).long()
+    growing = exact + (torch.log(far / exact) / math.log(config.max_distance / exact) * (half - exact)).long()
     bucket = torch.where(distance.abs() < exact, distance.abs(), growing.clamp(max=half - 1))
     return bucket + half * (distance > 0)
 
 
 T5_NAMES: KeyMapping = [
     (r"^tokens\.", "shared."),
-    (r"^distances\.", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias."),
+    (r"^relative_attention_bias\.", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias."),
     (r"^layers\.", "encoder.block."),
     (r"^norm\.", "encoder.final_layer_norm."),
     (r"\.norm_1\.", ".layer.0.layer_norm."),

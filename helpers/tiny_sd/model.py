@@ -26,7 +26,7 @@ class TinySD(nn.Module):
     def __init__(self, config: UNetConfig, objective: str, class_names: Sequence[str], size: int, codec: Codec):
         """
         Args:
-            config: sizes of the network; `config.words` 0 builds one without captions.
+            config: sizes of the network; `config.vocab_size` 0 builds one without captions.
             objective: "flow" or "epsilon" (see Objective.named).
             class_names: in the order of the labels.
             size: of the images it is trained on, pixels per side.
@@ -243,7 +243,7 @@ class TinySD(nn.Module):
         """Check labels and prompts; returns class numbers int64 (B,) and tokens int64 (B, L) or None."""
         if labels is None and prompts is None:
             raise ValueError("say what to generate: labels=['cat', ...], prompts=['a cat with ...', ...] or both")
-        if prompts is not None and not self.unet.config.words:
+        if prompts is not None and not self.unet.config.vocab_size:
             raise ValueError("this network was trained without captions (photographs have none): give labels only")
         if labels is not None and prompts is not None and len(labels) != len(prompts):
             raise ValueError(f"{len(labels)} labels but {len(prompts)} prompts")

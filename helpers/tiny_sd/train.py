@@ -190,8 +190,8 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
         attention=(coarse,) + (True,) * (len(widths) - 1),
         head_width=math.gcd(*widths[not coarse :], 32),
         classes=len(faces.class_names),
-        words=vocabulary_size() if faces.attributes is not None else 0,
-        fine=UNetConfig.fine if pixels else 0,  # with latents, detail is the decoder's task
+        vocab_size=vocabulary_size() if faces.attributes is not None else 0,
+        detail_channels=UNetConfig.detail_channels if pixels else 0,  # with latents, detail is the decoder's task
         dropout=options.dropout,
         augmentation=PARAMETERS if options.augment else 0,
     )

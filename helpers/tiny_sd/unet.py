@@ -28,22 +28,20 @@ class UNetConfig:
     attention: tuple[bool, ...] = (False, True, True)  # self- and cross-attention at this resolution: cheap from 8x8 on
     head_width: int = 32  # channels per attention head
     classes: int = 3  # cat, dog, wild
-    words: int = 0  # size of the vocabulary; 0: a network without captions, and without cross-attention
+    vocab_size: int = 0  # known words; 0: a network without captions, and without cross-attention
     caption_length: int = 18  # tokens per caption
     text_width: int = 128  # D, of the caption's tokens
     condition_width: int = 192  # of the embedding of time and class that every block receives
-    fine: int = 20  # channels of a narrow level around the patches, for detail that the stem cannot carry; 0: none
-    fine_patch: int = (
-        2  # pixels per side that become channels in that level: with 2, training is a third faster than with 1
-    )
+    detail_channels: int = 20  # of a narrow level around the patches, for detail that the stem cannot carry; 0: none
+    detail_patch: int = 2  # pixels per side that become channels there: with 2, training is a third faster than with 1
     dropout: float = 0.0  # 0.1 where images are few and training is long: small data sets are memorised
     augmentation: int = 0  # parameters of a training image's augmentation, an input; 0: no such input
 
     def __post_init__(self):
         if len(self.attention) != len(self.widths):
             raise ValueError(f"one attention flag per width, got {len(self.attention)} for {len(self.widths)} widths")
-        if self.fine and self.patch > self.fine_patch and self.patch % self.fine_patch:
-            raise ValueError(f"patches of {self.patch} pixels cannot be cut into patches of {self.fine_patch}")
+        if self.detail_channels and self.patch > self.detail_patch and self.patch % self.detail_patch:
+            raise ValueError(f"patches of {self.patch} pixels cannot be cut into patches of {self.detail_patch}")
 
 
 class CaptionEncoder(nn.Module):
@@ -51,7 +49,7 @@ class CaptionEncoder(nn.Module):
 
     def __init__(self, vocab_size: int, length: int, width: int):
         super().__init__()
-        self.words = nn.Embedding(vocab_size, width)
+        self.token_embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
         self.layer = nn.TransformerEncoderLayer(
             width, nhead=4, dim_feedforward=2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -60,7 +58,7 @@ class CaptionEncoder(nn.Module):
 
     def forward(self, captions: Tensor) -> Tensor:
         """int64 (B, L) -> (B, L, D)."""
-        return self.norm(self.layer(self.words(captions) + self.positions))
+        return self.norm(self.layer(self.token_embedding(captions) + self.positions))
 
 
 class Level(nn.Module):
@@ -69,7 +67,7 @@ class Level(nn.Module):
     def __init__(self, config: UNetConfig, inputs: list[int], width: int, attention: bool, condition_width: int):
         super().__init__()
         self.residual = nn.ModuleList(AdaGNResidualBlock(c, width, condition_width, config.dropout) for c in inputs)
-        context = config.text_width if config.words else None
+        context = config.text_width if config.vocab_size else None
         self.transformer = nn.ModuleList(
             TransformerBlock(width, width // config.head_width, context) for _ in inputs if attention
         )
@@ -106,17 +104,19 @@ class TinyUNet(nn.Module):
         patch_channels = config.channels * config.patch**2
         self.time = TimeEmbedding(widths[0], condition)
         self.classes = nn.Embedding(config.classes + 1, condition)  # the last row stands for "any class"
-        self.text = CaptionEncoder(config.words, config.caption_length, config.text_width) if config.words else None
+        self.text = (
+            CaptionEncoder(config.vocab_size, config.caption_length, config.text_width) if config.vocab_size else None
+        )
         self.augmentation = nn.Linear(config.augmentation, condition, bias=False) if config.augmentation else None
         self.stem = nn.Conv2d(patch_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
-        self.shrink = nn.ModuleList()
+        self.downsample = nn.ModuleList()
         self.up = nn.ModuleList()
-        self.grow = nn.ModuleList()
+        self.upsample = nn.ModuleList()
         for i, (width, attention) in enumerate(zip(widths, config.attention, strict=True)):
             if i:
-                self.shrink.append(nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1))
-                self.grow.append(
+                self.downsample.append(nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1))
+                self.upsample.append(
                     nn.Conv2d(width, widths[i - 1], 1)
                 )  # 1x1, and before the upsampling, where it is cheap
             self.down.append(Level(config, [width] * blocks, width, attention, condition))
@@ -124,14 +124,14 @@ class TinyUNet(nn.Module):
         self.middle = Level(config, [widths[-1]] * 2, widths[-1], config.attention[-1], condition)
         self.norm = group_norm(widths[0])
         self.head: nn.Module
-        self.fine: nn.Module | None = None
-        if config.fine and config.patch > config.fine_patch:
-            fine_channels = config.channels * config.fine_patch**2
-            self.head = nn.Conv2d(widths[0], config.fine * (config.patch // config.fine_patch) ** 2, 1)
-            self.fine = nn.Sequential(
-                nn.Conv2d(fine_channels + config.fine, config.fine, 3, padding=1),
+        self.detail: nn.Module | None = None
+        if config.detail_channels and config.patch > config.detail_patch:
+            folded_channels = config.channels * config.detail_patch**2
+            self.head = nn.Conv2d(widths[0], config.detail_channels * (config.patch // config.detail_patch) ** 2, 1)
+            self.detail = nn.Sequential(
+                nn.Conv2d(folded_channels + config.detail_channels, config.detail_channels, 3, padding=1),
                 nn.SiLU(),
-                zero_module(nn.Conv2d(config.fine, fine_channels, 3, padding=1)),
+                zero_module(nn.Conv2d(config.detail_channels, folded_channels, 3, padding=1)),
             )
         else:
             self.head = zero_module(nn.Conv2d(widths[0], patch_channels, 3, padding=1))
@@ -174,22 +174,22 @@ class TinyUNet(nn.Module):
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
             if i > 0:
-                h = self.shrink[i - 1](h)
+                h = self.downsample[i - 1](h)
             skips += level(h, condition, context)
             h = skips[-1]
         h = self.middle(h, condition, context)[-1]
         for i, level in reversed(list(enumerate(self.up))):
             h = level(h, condition, context, skips)[-1]
             if i > 0:
-                h = F.interpolate(self.grow[i - 1](h), scale_factor=2.0, mode="nearest")
+                h = F.interpolate(self.upsample[i - 1](h), scale_factor=2.0, mode="nearest")
         h = self.head(F.silu(self.norm(h)))
-        return F.pixel_shuffle(h, self.config.patch) if self.fine is None else self._with_detail(h, x, self.fine)
+        return F.pixel_shuffle(h, self.config.patch) if self.detail is None else self._with_detail(h, x, self.detail)
 
-    def _with_detail(self, h: Tensor, x: Tensor, fine: nn.Module) -> Tensor:
+    def _with_detail(self, h: Tensor, x: Tensor, detail: nn.Module) -> Tensor:
         """The narrow level at (almost) full resolution: it sees the noisy input beside the head's output h."""
-        patch = self.config.fine_patch
+        patch = self.config.detail_patch
         h = F.pixel_shuffle(h, self.config.patch // patch)
-        return F.pixel_shuffle(fine(torch.cat([F.pixel_unshuffle(x, patch), h], dim=1)), patch)
+        return F.pixel_shuffle(detail(torch.cat([F.pixel_unshuffle(x, patch), h], dim=1)), patch)
 
     def _context(self, captions: Tensor | None, x: Tensor) -> Tensor | None:
         """The caption's embeddings (B, L, D), or None in a network without captions."""

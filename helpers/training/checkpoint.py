@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.weights import read_tensors, write_tensors
+from helpers.weights.names import current_tensors
 
 
 class Checkpoint(NamedTuple):
@@ -86,8 +87,8 @@ def _restore(
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
     try:
-        model.load_state_dict(parts["model"])
-        average.load_state_dict(parts["average"])
+        model.load_state_dict(current_tensors(parts["model"], model.state_dict()))
+        average.load_state_dict(current_tensors(parts["average"], average.state_dict()))
     except RuntimeError as error:
         raise ValueError(f"{path} belongs to another network; use another folder for this one. {error}") from error
     state: dict[int, dict[str, Tensor]] = {}

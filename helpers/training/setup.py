@@ -23,6 +23,7 @@ from helpers.training.folder import RunFolder
 from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.loop import LossFunction, TrainConfig
 from helpers.training.precision import Precision, choose_precision
+from helpers.weights.names import current_config
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -152,7 +153,7 @@ class Run:
 
     def _check_same_training(self, description: dict[str, Any]) -> None:
         """Raise SystemExit for other settings: that would be a different training under the same name."""
-        if description["model"] != json.loads(json.dumps(self.task.description)):
+        if current_config(description["model"]) != json.loads(json.dumps(self.task.description)):
             raise SystemExit(
                 f"{self.folder} holds a training of another model, or of one with other parts: "
                 "choose --out another folder"

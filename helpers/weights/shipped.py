@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from helpers.course import repository_root
 from helpers.files import atomic_write
+from helpers.weights.names import current_config, current_tensors
 
 Config = TypeVar("Config")
 
@@ -149,6 +150,7 @@ def load_weights(module: nn.Module, name_or_path: str | Path, strict: bool = Tru
     path = find_weights(name_or_path)
     tensors, metadata = read_tensors(path)
     state = module.state_dict()
+    tensors = current_tensors(tensors, state)
     problems = [
         f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(state[name].shape)} in the module"
         for name in state.keys() & tensors.keys()
@@ -190,7 +192,7 @@ def read_config(name_or_path: str | Path) -> dict[str, Any]:
             f"the weights {name_or_path} do not say what they belong to: they were written by "
             f"{metadata.get('command', 'another program')}"
         )
-    return _with_tuples(json.loads(metadata["model"]))
+    return _with_tuples(current_config(json.loads(metadata["model"])))
 
 
 def load_config(config: type[Config], name_or_path: str | Path) -> Config:

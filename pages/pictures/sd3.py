@@ -51,9 +51,9 @@ class Shapes:
         assert isinstance(block, JointBlock)
         self.block = block
         parts = {
-            "modulation": (block.text.modulation, block.picture.modulation),
-            "attention": (block.text.attention, block.picture.attention),
-            "MLP": (block.text.mlp, block.picture.mlp),
+            "modulation": (block.text.modulation, block.image.modulation),
+            "attention": (block.text.attention, block.image.attention),
+            "MLP": (block.text.mlp, block.image.mlp),
         }
         self.shares = {name: sum(map(_count, pair)) / _count(block) for name, pair in parts.items()}
 

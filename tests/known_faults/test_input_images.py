@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from helpers.text_to_image.request import image_tensor, mask_tensor
-from helpers.vlm.processor import picture_tensor as vlm_image_tensor
+from helpers.vlm.processor import preprocess_image as vlm_image_tensor
 
 ORIENTATION = 274  # the EXIF tag
 ROTATED = 6  # its value for a phone held upright: the stored pixels are turned by 90 degrees

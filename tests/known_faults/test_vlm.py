@@ -53,6 +53,6 @@ def model() -> PaliGemma:
 )
 @pytest.mark.filterwarnings("ignore")
 def test_bad_answer_about_one_image_keeps_the_others(model, monkeypatch, second_output):
-    monkeypatch.setattr(model, "write", lambda *_, **__: [DOG, second_output, DOG])
+    monkeypatch.setattr(model, "generate", lambda *_, **__: [DOG, second_output, DOG])
     objects = model.detect([torch.zeros(3, 8, 8)] * 3, "dog")
     assert [objects_of_image[0].name for objects_of_image in objects] == ["dog", "dog", "dog"]

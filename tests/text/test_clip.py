@@ -108,7 +108,7 @@ def test_what_the_tower_cannot_do_it_refuses(ids, skip, message):
 def test_the_loss_of_uniform_logits_is_the_logarithm_of_the_batch():
     torch.manual_seed(0)
     model = CLIP(TEXT, IMAGE, eos_id=49)
-    model.log_scale.data.fill_(-20.0)  # every pair looks alike
+    model.logit_scale.data.fill_(-20.0)  # every pair looks alike
     images = torch.randn(6, 3, 16, 16)
     ids = torch.randint(48, (6, 9))
     torch.testing.assert_close(model.losses(images, ids), torch.full((6,), math.log(6)))

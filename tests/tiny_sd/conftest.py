@@ -35,7 +35,7 @@ def one_home(tmp_path_factory):
 def model() -> TinySD:
     """Untrained, but with its zero layers filled, so that every input counts."""
     torch.manual_seed(0)
-    system = TinySD(UNetConfig(words=vocabulary_size(), **SMALL), "flow", SPECIES, SIZE, PixelCodec())
+    system = TinySD(UNetConfig(vocab_size=vocabulary_size(), **SMALL), "flow", SPECIES, SIZE, PixelCodec())
     for parameter in system.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

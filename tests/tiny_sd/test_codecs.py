@@ -45,7 +45,7 @@ def codec(saved, latents):
 @pytest.fixture
 def system(codec, faces):
     torch.manual_seed(0)
-    config = UNetConfig(channels=5, patch=1, fine=0, words=vocabulary_size(), **SMALL)
+    config = UNetConfig(channels=5, patch=1, detail_channels=0, vocab_size=vocabulary_size(), **SMALL)
     return TinySD(config, "flow", faces.class_names, SIZE, codec)
 
 

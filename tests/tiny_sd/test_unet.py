@@ -21,7 +21,7 @@ def test_the_output_has_the_shape_of_the_input(patch, widths, inputs):
 
 @pytest.mark.parametrize("patch,fine", [(4, 20), (4, 0), (2, 20)])
 def test_an_untrained_network_predicts_zero(inputs, patch, fine):
-    config = UNetConfig(widths=(8, 16), attention=(False, True), head_width=8, patch=patch, fine=fine)
+    config = UNetConfig(widths=(8, 16), attention=(False, True), head_width=8, patch=patch, detail_channels=fine)
     assert (TinyUNet(config)(*inputs) == 0).all()
 
 
@@ -96,4 +96,4 @@ def test_bad_sizes_are_refused(inputs):
     with pytest.raises(ValueError, match="one attention flag per width"):
         UNetConfig(widths=(8, 16), attention=(True,))
     with pytest.raises(ValueError, match="patches of 6 pixels cannot be cut into patches of 4"):
-        UNetConfig(patch=6, fine_patch=4)
+        UNetConfig(patch=6, detail_patch=4)

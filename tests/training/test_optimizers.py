@@ -107,7 +107,7 @@ def test_hidden_layers_get_muon_and_everything_else_adamw():
     names = {id(weight): name for name, weight in unet.named_parameters()}
     muon = {names[id(weight)] for weight in hidden_weights(unet)}
     assert {"down.0.residual.0.conv_1.weight", "middle.transformer.0.mlp.0.weight", "shrink.0.weight"} <= muon
-    assert not muon & {"stem.weight", "head.weight", "classes.weight", "text.words.weight", "text.positions"}
+    assert not muon & {"stem.weight", "head.weight", "classes.weight", "text.token_embedding.weight", "text.positions"}
     assert not [name for name in muon if name.endswith("bias") or "norm" in name]
     groups = CONFIG.optimizer(unet).param_groups
     assert {names[id(p)] for p in groups[-1]["params"]} == muon and groups[-1]["muon"]
