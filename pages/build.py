@@ -18,6 +18,7 @@ from pages.execute import NOTEBOOKS, notebooks, write
 from pages.fill import up_to_date
 from pages.lighter import lighten
 from pages.record import ROOT
+from pages.reference import write_reference
 
 HERE = ROOT / "pages"
 SOURCE = HERE / "_build" / "src"
@@ -84,6 +85,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         text = text.replace("<!-- contents -->", contents(paths, source))
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
+    write_reference(source / "pages" / "reference")
     return paths
 
 

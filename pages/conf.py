@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from myst_nb.core.render import NbElementRenderer
+from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pages import launch, vendor
 from pages.record import stamp
+from pages.reference import escape_markup, skip_tuple_fields
 
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
@@ -18,9 +20,15 @@ copyright = (
     "weights trained on photographs: non-commercial use only"
 )
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
+
+default_role = "code"  # docstrings write code between single backticks
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
 
 nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
 nb_merge_streams = True
@@ -78,3 +86,9 @@ def _describe_pictures() -> None:
 
 
 _describe_pictures()
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("autodoc-process-docstring", escape_markup, priority=900)  # after napoleon has read the sections
+    app.connect("autodoc-skip-member", skip_tuple_fields)

@@ -92,7 +92,7 @@ class CLIP(nn.Module):
 
 IMAGE_NAMES: KeyMapping = [  # of the image tower, as `transformers` writes them
     (r"^patches\.", "vision_model.embeddings.patch_embedding."),
-    (r"^whole$", "vision_model.embeddings.class_embedding"),
+    (r"^class_embedding$", "vision_model.embeddings.class_embedding"),
     (r"^positions$", "vision_model.embeddings.position_embedding.weight"),
     (r"^layers\.", "vision_model.encoder.layers."),
     (r"^norm_in\.", "vision_model.pre_layrnorm."),  # published with this spelling

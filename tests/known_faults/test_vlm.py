@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.paligemma.reference import SMALL, WORDS
+from benchmarks.paligemma.reference import SMALL, TOKENIZER
 from helpers.vlm.boxes import parse
 from helpers.vlm.paligemma import PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma
@@ -40,7 +40,7 @@ def test_good_object_before_a_bad_one_is_kept(rest):
 @pytest.fixture
 def model() -> PaliGemma:
     torch.manual_seed(0)
-    return PaliGemma(PaliGemmaModel(SMALL).eval(), WORDS, tasks=TASKS)
+    return PaliGemma(PaliGemmaModel(SMALL).eval(), TOKENIZER, tasks=TASKS)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_scale_is_measured(files):
 def test_parts_that_were_trained_apart_are_refused(files, tmp_path):
     clip_model, tokenizer = CLIP.from_weights(files["clip"])
     other = tmp_path / "other.safetensors"
-    clip_model.log_scale.data += 1
+    clip_model.logit_scale.data += 1
     clip_model.save(tokenizer, other, {})
     with pytest.raises(ValueError, match="trained with other weights of the clip"):
         StableDiffusion1.from_weights(files["sd1"], other, files["autoencoder"])
@@ -78,7 +78,7 @@ def test_resuming_with_other_parts_is_refused(files, tmp_path):
     options = [*QUICK, *out, "--clip", str(clip), "--autoencoder", files["autoencoder"]]
     clip_model.save(tokenizer, clip, {})
     assert train_unet(options) == 0
-    clip_model.log_scale.data += 1
+    clip_model.logit_scale.data += 1
     clip_model.save(tokenizer, clip, {})
     with pytest.raises(SystemExit, match="with other parts"):
         train_unet([*options, "--resume"])

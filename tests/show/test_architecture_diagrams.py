@@ -102,7 +102,7 @@ def test_stable_diffusion_3() -> None:
     known |= {77 + 256 + (128 // 2) ** 2, default(StableDiffusion3.generate, "steps")}  # tokens of text and image
     known |= set(tiny.encoders(["a cat"]).text.shape)  # the shape of the heat map
     block = transformer.blocks[0]
-    for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.picture))):
+    for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.image))):
         known.add(round(100 * size(*parts) / size(block)))  # per cent of a block
     assert unexplained(sd3.draw(tiny), known, counts(clip_l, clip_g, t5, transformer, autoencoder)) == []
 

@@ -24,7 +24,9 @@ def test_activations_grow_with_the_batch_and_weights_do_not():
 
 
 def test_shapes_alone_weigh_as_much_as_numbers_or_a_little_more():
-    config = UNetConfig(channels=4, patch=2, widths=(16, 32), attention=(True, True), fine=0, head_width=8, words=20)
+    config = UNetConfig(
+        channels=4, patch=2, widths=(16, 32), attention=(True, True), detail_channels=0, head_width=8, vocab_size=20
+    )
     counted = []
     for device in ("cpu", "meta"):
         with torch.device(device):

@@ -103,10 +103,10 @@ def test_steps_are_as_long_as_those_of_adamw():
 def test_hidden_layers_get_muon_and_everything_else_adamw():
     from helpers.tiny_sd.unet import TinyUNet, UNetConfig
 
-    unet = TinyUNet(UNetConfig(widths=(8, 16), attention=(False, True), head_width=8, words=9))
+    unet = TinyUNet(UNetConfig(widths=(8, 16), attention=(False, True), head_width=8, vocab_size=9))
     names = {id(weight): name for name, weight in unet.named_parameters()}
     muon = {names[id(weight)] for weight in hidden_weights(unet)}
-    assert {"down.0.residual.0.conv_1.weight", "middle.transformer.0.mlp.0.weight", "shrink.0.weight"} <= muon
+    assert {"down.0.residual.0.conv_1.weight", "middle.transformer.0.mlp.0.weight", "downsample.0.weight"} <= muon
     assert not muon & {"stem.weight", "head.weight", "classes.weight", "text.token_embedding.weight", "text.positions"}
     assert not [name for name in muon if name.endswith("bias") or "norm" in name]
     groups = CONFIG.optimizer(unet).param_groups
