@@ -74,7 +74,9 @@ def pickles(into: Path) -> dict[str, Fault]:
     return cases | {
         "a half of TAESD": Fault(lambda: tiny_from_pair(*halves), message),
         "Stable Diffusion 1": Fault(lambda: read_sd1(into / "evil.ckpt"), message),
-        "an .npz of objects": Fault(lambda: MaskAutoencoder.from_published(into / "evil.npz"), "not an .npz file of plain"),
+        "an .npz of objects": Fault(
+            lambda: MaskAutoencoder.from_published(into / "evil.npz"), "not an .npz file of plain"
+        ),
     }
 
 
