@@ -64,13 +64,13 @@ def _has_public_names(path: Path) -> bool:
     return any(isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") for node in body)
 
 
-def escape_markup(_app: Any, _kind: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+def escape_markup(_app: Any, _object_type: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Handler of autodoc-process-docstring: `*` and `|` outside of code are themselves, not markup."""
     for i, line in enumerate(lines):
         parts = CODE.split(line)
         lines[i] = "".join(part if part.startswith("`") else re.sub(r"([*|])", r"\\\1", part) for part in parts)
 
 
-def skip_tuple_fields(_app: Any, _kind: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
+def skip_tuple_fields(_app: Any, _object_type: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
     """Handler of autodoc-skip-member: the fields of a NamedTuple stand in its signature already."""
     return True if type(member).__name__ == "_tuplegetter" else None

@@ -45,6 +45,8 @@ def test_what_lies_in_the_repository_is_there(name: str) -> None:
             continue
         place, _, part = link.partition("#")
         target = (folder_of(name) / place).resolve() if place else ROOT / name
+        if target == ROOT / "pages" / "reference" / "index.md":  # made with the pages, from the docstrings
+            continue
         assert target.exists() and target.is_relative_to(ROOT), f"{link}: there is no {target}"
         if part and target.suffix == ".md":
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
