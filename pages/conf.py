@@ -54,6 +54,7 @@ html_js_files = [("course.js", {"defer": "defer", "priority": 900})]
 html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
+html_domain_indices = False  # the reference has a contents list of its own
 html_last_updated_fmt = None
 exclude_patterns = ["downloads"]
 html_context = {"default_mode": "auto"}  # as the reader's system has it
