@@ -45,17 +45,14 @@ class Block(nn.Module):
 
         With a cache, N is 1: the newest code attends to all.
         """
-        q, k, v = (self._split_heads(part) for part in self.to_qkv(self.norm_1(x)).chunk(3, dim=-1))
+        qkv = self.to_qkv(self.norm_1(x)).unflatten(-1, (3 * self.heads, -1))  # (B, N, 3 heads, D / heads)
+        q, k, v = qkv.transpose(1, 2).chunk(3, dim=1)  # (B, heads, N, D / heads) each
         if cache is not None:
             k = torch.cat([cache[0], k], dim=2)
             v = torch.cat([cache[1], v], dim=2)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)  # (B, heads, N, D / heads)
         x = x + self.to_out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_2(x)), (k, v)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, heads, N, D / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class CodePrior(nn.Module):
