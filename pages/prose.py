@@ -19,6 +19,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]*(?:\([^()\s]*\
 TAG = re.compile(r"<[^<>]*>")
 TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\d.]*\w)")
+BRACKET = re.compile(r"\([^()]*\)")
 SHOWS = re.compile(r"\b(show|table|image_slider|print|check|assert_close)\(|\bassert\b|\bgrid\(|\bcompare\(")
 
 
@@ -63,6 +64,37 @@ def plain(text: str) -> str:
 def split_words(text: str) -> list[str]:
     """Split the prose of a text into words, as they are written."""
     return TOKEN.findall(plain(text))
+
+
+def bracket_share(text: str) -> float:
+    """The share of the words of a text that stand in brackets."""
+    prose = plain(text)
+    inside = sum(len(TOKEN.findall(bracket)) for bracket in BRACKET.findall(prose))
+    return inside / max(1, len(TOKEN.findall(prose)))
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The heading of every numbered section of a notebook, and the prose before its first cell of code or formula."""
+    openings: dict[str, str] = {}
+    heading = ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            heading = ""
+            continue
+        for line in cell.source.splitlines():
+            if re.match(r"## \d+\. ", line):
+                heading = line.removeprefix("## ")
+                openings[heading] = ""
+            elif line.startswith("$$"):
+                heading = ""
+            elif heading and not line.startswith("#"):
+                openings[heading] += line + "\n"
+    return openings
+
+
+def code_cells(path: Path) -> list[str]:
+    """The source of every cell of code of a notebook, without lines that only IPython understands."""
+    return [re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE) for source in _cells(path, "code")]
 
 
 def numbers(text: str) -> list[str]:

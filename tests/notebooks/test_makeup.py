@@ -31,9 +31,7 @@ def test_cells_are_short_and_prose_is_in_measure(name: str, measured: dict[str, 
     assert proportions.tenth <= 25 and proportions.longest <= 40, (
         "one cell in ten may have more than 25 lines, none more than 40"
     )
-    assert 5 <= proportions.words_per_line <= 14, (
-        "words of prose per line of code: prose needs room for problem, idea and result"
-    )
+    assert proportions.words_per_line >= 5, "words of prose per line of code: problem, idea and result need room"
     assert proportions.silent <= 2, "of three code cells one at least shows something or checks it"
 
 
