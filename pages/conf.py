@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pages import launch, vendor
 from pages.record import stamp
-from pages.reference import escape_markup, skip_tuple_fields
+from pages.reference import escape_markup, shorten_types, skip_tuple_fields
 
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
@@ -93,3 +93,4 @@ def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("autodoc-process-docstring", escape_markup, priority=900)  # after napoleon has read the sections
     app.connect("autodoc-skip-member", skip_tuple_fields)
+    app.connect("autodoc-process-signature", shorten_types)

@@ -28,13 +28,6 @@ Every public class and function of the companion package `helpers`, from its doc
 units or range, errors, and the paper. The names of tensors' axes are explained at the top of each module and under
 [Notation](../notation.md).
 """
-AUTOMODULE = """## {0}
-
-```{{eval-rst}}
-.. automodule:: {0}
-   :members:
-   :ignore-module-all:
-```"""
 CODE = re.compile(r"(`[^`]*`)")
 
 
@@ -74,3 +67,14 @@ def escape_markup(_app: Any, _object_type: str, _name: str, _object: Any, _optio
 def skip_tuple_fields(_app: Any, _object_type: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
     """Handler of autodoc-skip-member: the fields of a NamedTuple stand in its signature already."""
     return True if type(member).__name__ == "_tuplegetter" else None
+
+
+def shorten_types(
+    _app: Any, _object_type: str, _name: str, _object: Any, _options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Handler of autodoc-process-signature: `~collections.abc.Callable[...]` is written as `Callable[...]`."""
+    return _without_modules(signature), _without_modules(returned)
+
+
+def _without_modules(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"~(?:\w+\.)+", "", text)

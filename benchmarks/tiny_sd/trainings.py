@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -211,19 +212,20 @@ def side_by_side(jobs_left: list[Job], workers: int) -> Iterator[tuple[Job, dict
             pool.shutdown(cancel_futures=True)  # where one failed, or Ctrl-C: do not begin the rest
 
 
-_judge: Judge  # of this process
+@cache
+def _judge() -> Judge:
+    """The judge of this process: loaded once."""
+    return Judge()
 
 
 def _start() -> None:
-    global _judge
     torch.set_num_threads(1)
-    _judge = Judge()
 
 
 def _do(job: Job) -> dict | float:
     task, what, number = job
     work = one_run if task == "run" else channel_psnr
-    return work(what, int(number), _judge)
+    return work(what, int(number), _judge())
 
 
 def settings() -> dict:
