@@ -33,6 +33,11 @@ TEXTS = (
     "training.md",
     "recipes.md",
     "evidence.md",
+    "troubleshooting.md",
+    "vocabulary.md",
+    "history.md",
+    "responsibility.md",
+    "next_steps.md",
     "references.md",
 )
 
