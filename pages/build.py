@@ -17,6 +17,7 @@ from pages import launch, vendor
 from pages.execute import NOTEBOOKS, notebooks, write
 from pages.fill import up_to_date
 from pages.lighter import lighten
+from pages.live import package as live
 from pages.record import ROOT
 from pages.reference import write_reference
 
@@ -27,6 +28,7 @@ UNFINISHED = HERE / "_build" / "html.part"  # until it is whole, the pages of be
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
 TEXTS = (
+    "try_it.md",
     "notation.md",
     "glossary.md",
     "time_and_memory.md",
@@ -88,6 +90,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
     for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
         text = up_to_date(ROOT / name if "/" in name else HERE / name)
         text = text.replace("<!-- contents -->", contents(paths, source))
+        text = text.replace("<!-- live -->", live.try_it())
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
     write_reference(source / "pages" / "reference")
@@ -129,6 +132,7 @@ def build(folder: Path = NOTEBOOKS, executed: Path | None = None, *, strict: boo
     if status == 0:
         if not quick:
             lighten(UNFINISHED)
+        live.write(UNFINISHED / "live")
         shutil.rmtree(HTML, ignore_errors=True)
         UNFINISHED.replace(HTML)
         print(f"{len(paths)} notebooks rendered. Open {HTML / 'index.html'}")

@@ -1,0 +1,494 @@
+// The operations that all networks are made of: linear layers, convolutions, norms, attention.
+//
+// A feature map is {data, batch, height, width, channels, rows}: `rows` = batch * height * width rows of `channels`
+// numbers each, so that the channels of a position are neighbours in memory ("channels last"). A row is then what a
+// linear layer takes, whether it is a pixel or a token, and every layer becomes a product of matrices.
+
+const roundUp = (count, multiple) => Math.ceil(count / multiple) * multiple;
+
+// Activation functions.
+const silu = (x) => x / (1 + Math.exp(-x)); // x sigmoid(x)
+const quickGelu = (x) => x / (1 + Math.exp(-1.702 * x)); // OpenAI's approximation of GELU, which CLIP was trained with
+
+// x Phi(x), with Phi the normal distribution's cumulative probability (1 + erf(x / sqrt 2)) / 2; erf to 1.5e-7 after
+// Abramowitz & Stegun 7.1.26.
+function gelu(x) {
+  const z = Math.abs(x) * Math.SQRT1_2;
+  const t = 1 / (1 + 0.3275911 * z);
+  const polynomial = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+  const erf = 1 - polynomial * Math.exp(-z * z);
+  return 0.5 * x * (1 + (x < 0 ? -erf : erf));
+}
+
+const MEGABYTE = 2 ** 20;
+
+// The base of every network here: its weights, its memory, and the operations on them.
+//
+// WebAssembly sees one block of memory, so everything lies in it. Weights are laid down from its end as layers use them
+// for the first time, and stay. Feature maps are laid down from its beginning, and `release` frees all of them at once
+// after each evaluation: nothing is ever allocated or collected inside the loop.
+class Network {
+  constructor({ tensors }, { method = undefined, megabytes = 64 } = {}) {
+    this.tensors = tensors;
+    const weightBytes = Object.values(tensors).reduce((sum, tensor) => sum + 5 * tensor.halves.length, 0);
+    const { numbers, matmul } = createMatmul(megabytes * MEGABYTE + weightBytes, method);
+    this.numbers = numbers;
+    this.matmul = matmul;
+    this.bottom = 16; // where the next feature map goes
+    this.top = numbers.length & ~15; // where the weights begin
+    this.packed = new Map(); // layers whose weights are ready for `matmul`
+    this.vectors = new Map(); // small tensors in single precision
+  }
+
+  // --- memory ------------------------------------------------------------------------------------------------------
+
+  allocate(count) {
+    const start = this.bottom;
+    this.bottom = roundUp(start + count, 16);
+    if (this.bottom > this.top) throw new RangeError("out of memory: give the network more megabytes");
+    return this.numbers.subarray(start, start + count);
+  }
+
+  allocateWeights(count) {
+    this.top -= roundUp(count, 16);
+    if (this.bottom > this.top) throw new RangeError("out of memory: give the network more megabytes");
+    return this.numbers.subarray(this.top, this.top + count).fill(0);
+  }
+
+  release() {
+    this.bottom = 16;
+  }
+
+  // A feature map with arbitrary content; `matmul` works on four rows at a time, so there is room for a multiple of it.
+  map(batch, height, width, channels) {
+    const rows = batch * height * width;
+    const data = this.allocate(roundUp(rows, ROWS) * channels).subarray(0, rows * channels);
+    return { data, batch, height, width, channels, rows };
+  }
+
+  like(x, channels = x.channels) {
+    return this.map(x.batch, x.height, x.width, channels);
+  }
+
+  // Rows of numbers, such as the tokens of a caption.
+  fromRows(values, batch, channels) {
+    const x = this.map(batch, 1, values.length / (batch * channels), channels);
+    x.data.set(values);
+    return x;
+  }
+
+  // --- weights -----------------------------------------------------------------------------------------------------
+
+  has(name) {
+    return name in this.tensors;
+  }
+
+  // A tensor that is used as it is: a bias, a norm's gain, an embedding table.
+  vector(name) {
+    if (!this.vectors.has(name)) {
+      if (!this.has(name)) throw new RangeError(`the file has no tensor ${name}`);
+      this.vectors.set(name, toFloat32(this.tensors[name]));
+    }
+    return this.vectors.get(name);
+  }
+
+  // The weights (outputs, inputs, taps) of a linear layer (one tap) or a 3 x 3 convolution (nine), as matmul's B:
+  // panels of eight outputs, and inside a panel row after row of k, which runs over taps and for each over inputs.
+  layer(name) {
+    if (this.packed.has(name)) return this.packed.get(name);
+    const weightName = this.has(`${name}.weight`) ? `${name}.weight` : `${name}_weight`; // PyTorch has in_proj_weight
+    const { shape } = this.tensors[weightName];
+    const [outputs, inputs] = shape;
+    const taps = (shape[2] ?? 1) * (shape[3] ?? 1);
+    const depth = inputs * taps;
+    const columns = roundUp(outputs, 4);
+    if (depth % 4) throw new RangeError(`${name}: ${depth} inputs are no multiple of 4`);
+
+    const weights = toFloat32(this.tensors[weightName]);
+    const panels = this.allocateWeights(depth * columns);
+    for (let first = 0, at = 0; first < columns; first += PANEL) {
+      const width = Math.min(PANEL, columns - first);
+      for (let tap = 0; tap < taps; tap++) {
+        for (let input = 0; input < inputs; input++, at += width) {
+          for (let j = 0; j < width && first + j < outputs; j++) {
+            panels[at + j] = weights[((first + j) * inputs + input) * taps + tap];
+          }
+        }
+      }
+    }
+    const bias = this.allocateWeights(columns);
+    const biasName = weightName.replace(/weight$/, "bias");
+    if (this.has(biasName)) bias.set(toFloat32(this.tensors[biasName]));
+    const layer = { panels: panels.byteOffset, bias: bias.byteOffset, outputs, columns, depth, taps };
+    this.packed.set(name, layer);
+    return layer;
+  }
+
+  // --- products of matrices ----------------------------------------------------------------------------------------
+
+  // y = x W^T + bias in every row: a linear layer, or a 1 x 1 convolution.
+  linear(x, name) {
+    const layer = this.layer(name);
+    if (layer.depth !== x.channels) throw new RangeError(`${name} takes ${layer.depth} channels, got ${x.channels}`);
+    const y = this.like(x, layer.columns);
+    const rows = roundUp(x.rows, ROWS);
+    this.matmul(x.data.byteOffset, layer.panels, layer.bias, y.data.byteOffset, rows, layer.columns, layer.depth);
+    return layer.outputs === layer.columns ? y : this.channelRange(y, 0, layer.outputs);
+  }
+
+  // A 3 x 3 convolution with a padding of 1. Every output position gathers its nine neighbours in one long row
+  // ("im2col"); the convolution is then a linear layer.
+  conv3x3(x, name, stride = 1) {
+    const layer = this.layer(name);
+    const { batch, channels } = x;
+    if (layer.depth !== 9 * channels) throw new RangeError(`${name} takes ${layer.depth} / 9 channels: ${channels}`);
+    const y = this.map(batch, x.height / stride, x.width / stride, layer.columns);
+    const bottom = this.bottom;
+    const gathered = this.allocate(roundUp(y.rows, ROWS) * layer.depth);
+    this.gatherNeighbours(x, y, stride, gathered.byteOffset / 4);
+    const rows = roundUp(y.rows, ROWS);
+    this.matmul(gathered.byteOffset, layer.panels, layer.bias, y.data.byteOffset, rows, layer.columns, layer.depth);
+    this.bottom = bottom; // the gathered rows are needed no more
+    return layer.outputs === layer.columns ? y : this.channelRange(y, 0, layer.outputs);
+  }
+
+  // The three neighbours of one line lie next to one another in memory, so they are copied together; what lies outside
+  // of the image is zero.
+  gatherNeighbours(x, y, stride, target) {
+    const { numbers } = this;
+    const { height, width, channels } = x;
+    const source = x.data.byteOffset / 4;
+    for (let image = 0; image < x.batch; image++) {
+      for (let row = 0; row < y.height; row++) {
+        for (let column = 0; column < y.width; column++) {
+          const left = column * stride - 1;
+          const first = Math.max(left, 0);
+          const last = Math.min(left + 3, width);
+          for (let line = row * stride - 1; line < row * stride + 2; line++, target += 3 * channels) {
+            if (line < 0 || line >= height) {
+              numbers.fill(0, target, target + 3 * channels);
+              continue;
+            }
+            const from = source + ((image * height + line) * width + first) * channels;
+            const inside = (last - first) * channels;
+            const to = target + (first - left) * channels;
+            if (first > left) numbers.fill(0, target, to);
+            for (let i = 0; i < inside; i++) numbers[to + i] = numbers[from + i];
+            if (last < left + 3) numbers.fill(0, to + inside, target + 3 * channels);
+          }
+        }
+      }
+    }
+  }
+
+  // --- norms -------------------------------------------------------------------------------------------------------
+
+  // Every row to mean 0 and variance 1, then a learned gain and shift for each channel.
+  layerNorm(x, name, epsilon = 1e-5) {
+    const y = this.like(x);
+    const gain = this.vector(`${name}.weight`);
+    const shift = this.vector(`${name}.bias`);
+    const { channels } = x;
+    for (let start = 0; start < x.data.length; start += channels) {
+      let sum = 0;
+      for (let i = start; i < start + channels; i++) sum += x.data[i];
+      const mean = sum / channels;
+      let squares = 0;
+      for (let i = start; i < start + channels; i++) squares += (x.data[i] - mean) ** 2;
+      const factor = 1 / Math.sqrt(squares / channels + epsilon);
+      for (let i = 0; i < channels; i++) {
+        y.data[start + i] = (x.data[start + i] - mean) * factor * gain[i] + shift[i];
+      }
+    }
+    return y;
+  }
+
+  // Each group of channels of an image to mean 0 and variance 1 over all positions, then gain and shift; and, because
+  // most norms are followed by it, SiLU in the same pass.
+  //
+  // `scaleShift` (a row per image: scales of all channels, then shifts) makes it an adaptive group norm: the normalised
+  // map is multiplied by 1 + scale and shifted, which is how time and class steer a network (FiLM).
+  groupNorm(x, name, { groups, epsilon = 1e-5, activate = false, scaleShift = null }) {
+    const y = this.like(x);
+    const { channels } = x;
+    const positions = x.height * x.width;
+    const factors = new Float64Array(channels);
+    const offsets = new Float64Array(channels);
+    for (let image = 0; image < x.batch; image++) {
+      const start = image * positions * channels;
+      const end = start + positions * channels;
+      this.groupStatistics(x, start, end, groups, epsilon, factors, offsets);
+      this.applyGain(name, factors, offsets, scaleShift && scaleShift.data.subarray(2 * image * channels));
+      for (let at = start; at < end; at += channels) {
+        for (let i = 0; i < channels; i++) y.data[at + i] = x.data[at + i] * factors[i] + offsets[i];
+      }
+    }
+    return activate ? this.activate(y, silu) : y;
+  }
+
+  // factor and offset of every channel such that x * factor + offset is normalised.
+  groupStatistics(x, start, end, groups, epsilon, factors, offsets) {
+    const { channels } = x;
+    const sums = new Float64Array(channels);
+    const squares = new Float64Array(channels);
+    for (let at = start; at < end; at += channels) {
+      for (let i = 0; i < channels; i++) {
+        const value = x.data[at + i];
+        sums[i] += value;
+        squares[i] += value * value;
+      }
+    }
+    const size = channels / groups;
+    const count = (end - start) / groups;
+    for (let first = 0; first < channels; first += size) {
+      let sum = 0;
+      let square = 0;
+      for (let i = first; i < first + size; i++) {
+        sum += sums[i];
+        square += squares[i];
+      }
+      const mean = sum / count;
+      const factor = 1 / Math.sqrt(square / count - mean * mean + epsilon);
+      factors.fill(factor, first, first + size);
+      offsets.fill(-mean * factor, first, first + size);
+    }
+  }
+
+  // Multiplies the learned gain, and the adaptive one, into factors and offsets.
+  applyGain(name, factors, offsets, scaleShift) {
+    const gain = this.vector(`${name}.weight`);
+    const shift = this.vector(`${name}.bias`);
+    const channels = factors.length;
+    for (let i = 0; i < channels; i++) {
+      factors[i] *= gain[i];
+      offsets[i] = offsets[i] * gain[i] + shift[i];
+      if (scaleShift) {
+        factors[i] *= 1 + scaleShift[i];
+        offsets[i] = offsets[i] * (1 + scaleShift[i]) + scaleShift[channels + i];
+      }
+    }
+  }
+
+  // --- attention ---------------------------------------------------------------------------------------------------
+
+  // softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1) in every head. Queries, keys and values are ranges of
+  // channels {map, from}, because a layer often computes several of them in one product.
+  //
+  // causal: a token attends to itself and those before it. onWeights(image, head, weights, stride): is shown the map.
+  attend(q, k, v, { width, heads, causal = false, onWeights = null }) {
+    const result = this.like(q.map, width);
+    const bottom = this.bottom;
+    const D = width / heads; // of one head
+    const N = q.map.rows / q.map.batch; // queries
+    const M = k.map.rows / k.map.batch; // keys
+    const depth = roundUp(D, 4);
+    const keys = roundUp(M, 4);
+    const queries = roundUp(N, ROWS);
+    const Q = this.allocate(queries * depth).fill(0);
+    const K = this.allocate(depth * keys).fill(0);
+    const V = this.allocate(keys * depth).fill(0);
+    const noBias = this.allocate(Math.max(depth, keys)).fill(0);
+    const weights = this.allocate(queries * keys);
+    const mixed = this.allocate(queries * depth);
+    for (let image = 0; image < q.map.batch; image++) {
+      for (let head = 0; head < heads; head++) {
+        copyRows(q, image * N, N, head * D, D, Q, depth, 1 / Math.sqrt(D));
+        packTransposed(k, image * M, M, head * D, D, K, keys, depth);
+        packRows(v, image * M, M, head * D, D, V, depth, keys);
+        this.matmul(Q.byteOffset, K.byteOffset, noBias.byteOffset, weights.byteOffset, queries, keys, depth);
+        softmax(weights, N, M, keys, causal);
+        if (onWeights) onWeights(image, head, weights, keys);
+        this.matmul(weights.byteOffset, V.byteOffset, noBias.byteOffset, mixed.byteOffset, queries, depth, keys);
+        for (let i = 0; i < N; i++) {
+          const row = (image * N + i) * width + head * D;
+          for (let d = 0; d < D; d++) result.data[row + d] = mixed[i * depth + d];
+        }
+      }
+    }
+    this.bottom = bottom;
+    return result;
+  }
+
+  // The course's attention layer (helpers/layers/attention.py); `context` is x itself in self-attention.
+  attention(x, context, name, { heads, causal = false, onWeights = null }) {
+    const q = this.linear(x, `${name}.to_q`);
+    const kv = this.linear(context, `${name}.to_kv`);
+    const width = q.channels;
+    const options = { width, heads, causal, onWeights };
+    const mixed = this.attend({ map: q, from: 0 }, { map: kv, from: 0 }, { map: kv, from: width }, options);
+    return this.linear(mixed, `${name}.to_out`);
+  }
+
+  // --- element by element ------------------------------------------------------------------------------------------
+
+  // These change x and return it.
+  activate(x, activation) {
+    const { data } = x;
+    // silu is written out: it runs a million times an image, and a call through a variable is not inlined
+    if (activation === silu) for (let i = 0; i < data.length; i++) data[i] /= 1 + Math.exp(-data[i]);
+    else for (let i = 0; i < data.length; i++) data[i] = activation(data[i]);
+    return x;
+  }
+
+  add(x, y) {
+    const a = x.data;
+    const b = y.data;
+    if (a.length !== b.length) throw new RangeError(`cannot add ${b.length} numbers to ${a.length}`);
+    for (let i = 0; i < a.length; i++) a[i] += b[i];
+    return x;
+  }
+
+  // Adds a row per image to all of its positions.
+  addToPositions(x, perImage) {
+    const { channels } = x;
+    const positions = x.height * x.width;
+    for (let row = 0; row < x.rows; row++) {
+      const image = Math.floor(row / positions) * channels;
+      for (let i = 0; i < channels; i++) x.data[row * channels + i] += perImage.data[image + i];
+    }
+    return x;
+  }
+
+  // --- shapes ------------------------------------------------------------------------------------------------------
+
+  copy(x) {
+    const y = this.like(x);
+    y.data.set(x.data);
+    return y;
+  }
+
+  channelRange(x, from, channels) {
+    const y = this.like(x, channels);
+    for (let row = 0; row < x.rows; row++) {
+      const start = row * x.channels + from;
+      y.data.set(x.data.subarray(start, start + channels), row * channels);
+    }
+    return y;
+  }
+
+  concatenate(x, y) {
+    const z = this.like(x, x.channels + y.channels);
+    for (let row = 0; row < x.rows; row++) {
+      z.data.set(x.data.subarray(row * x.channels, (row + 1) * x.channels), row * z.channels);
+      z.data.set(y.data.subarray(row * y.channels, (row + 1) * y.channels), row * z.channels + x.channels);
+    }
+    return z;
+  }
+
+  // Twice the height and width, every position four times (nearest-neighbour interpolation).
+  upsample(x) {
+    const y = this.map(x.batch, 2 * x.height, 2 * x.width, x.channels);
+    for (let line = 0; line < y.batch * y.height; line++) {
+      for (let column = 0; column < y.width; column++) {
+        const from = ((line >> 1) * x.width + (column >> 1)) * x.channels;
+        y.data.set(x.data.subarray(from, from + x.channels), (line * y.width + column) * x.channels);
+      }
+    }
+    return y;
+  }
+
+  // Images as PyTorch stores them, (batch, channels, size, size), to a feature map; `patch` x `patch` pixels become the
+  // channels of one position (pixel_unshuffle). `copies` puts the same image in the batch several times.
+  fromImage(values, { channels, patch = 1, copies = 1 }) {
+    const size = Math.sqrt(values.length / channels);
+    const x = this.map(copies, size / patch, size / patch, channels * patch * patch);
+    let at = 0;
+    for (let copy = 0; copy < copies; copy++) {
+      for (let row = 0; row < size; row += patch) {
+        for (let column = 0; column < size; column += patch) {
+          for (let channel = 0; channel < channels; channel++) {
+            for (let dy = 0; dy < patch; dy++) {
+              const from = (channel * size + row + dy) * size + column;
+              for (let dx = 0; dx < patch; dx++) x.data[at++] = values[from + dx];
+            }
+          }
+        }
+      }
+    }
+    return x;
+  }
+
+  // Channels of one position become `patch` x `patch` positions (pixel_shuffle).
+  pixelShuffle(x, patch) {
+    const channels = x.channels / (patch * patch);
+    const y = this.map(x.batch, x.height * patch, x.width * patch, channels);
+    for (let line = 0; line < x.batch * x.height; line++) {
+      for (let column = 0; column < x.width; column++) {
+        let from = (line * x.width + column) * x.channels;
+        for (let channel = 0; channel < channels; channel++) {
+          for (let dy = 0; dy < patch; dy++) {
+            for (let dx = 0; dx < patch; dx++) {
+              const position = (line * patch + dy) * y.width + column * patch + dx;
+              y.data[position * channels + channel] = x.data[from++];
+            }
+          }
+        }
+      }
+    }
+    return y;
+  }
+
+  // A feature map as PyTorch stores it, (batch, channels, height, width): a copy that outlives `release`.
+  toImage(x) {
+    const positions = x.height * x.width;
+    const values = new Float32Array(x.data.length);
+    for (let image = 0; image < x.batch; image++) {
+      for (let position = 0; position < positions; position++) {
+        const from = (image * positions + position) * x.channels;
+        for (let channel = 0; channel < x.channels; channel++) {
+          values[(image * x.channels + channel) * positions + position] = x.data[from + channel];
+        }
+      }
+    }
+    return values;
+  }
+}
+
+// --- how attention lays its matrices out ---------------------------------------------------------------------------
+
+// `count` rows of a range of channels, scaled, as matmul's A.
+function copyRows({ map, from }, firstRow, count, offset, D, target, depth, scale) {
+  for (let i = 0; i < count; i++) {
+    const start = (firstRow + i) * map.channels + from + offset;
+    for (let d = 0; d < D; d++) target[i * depth + d] = map.data[start + d] * scale;
+  }
+}
+
+// The same rows as matmul's B, one column each: keys, of which the product needs the transpose.
+function packTransposed({ map, from }, firstRow, count, offset, D, target, columns, depth) {
+  for (let j = 0; j < count; j++) {
+    const start = (firstRow + j) * map.channels + from + offset;
+    const first = j - (j % PANEL);
+    const width = Math.min(PANEL, columns - first);
+    for (let d = 0; d < D; d++) target[first * depth + d * width + (j - first)] = map.data[start + d];
+  }
+}
+
+// The same rows as matmul's B, one row each: values.
+function packRows({ map, from }, firstRow, count, offset, D, target, columns, depth) {
+  for (let j = 0; j < count; j++) {
+    const start = (firstRow + j) * map.channels + from + offset;
+    for (let d = 0; d < D; d++) {
+      const first = d - (d % PANEL);
+      const width = Math.min(PANEL, columns - first);
+      target[first * depth + j * width + (d - first)] = map.data[start + d];
+    }
+  }
+}
+
+// Rows of scores to weights that sum to 1, in place; the padding, and with `causal` the later keys, get 0.
+function softmax(scores, rows, columns, stride, causal) {
+  for (let i = 0; i < rows; i++) {
+    const start = i * stride;
+    const end = start + (causal ? i + 1 : columns);
+    let largest = -Infinity;
+    for (let j = start; j < end; j++) if (scores[j] > largest) largest = scores[j];
+    let total = 0;
+    for (let j = start; j < end; j++) {
+      scores[j] = Math.exp(scores[j] - largest); // subtracting the largest changes nothing and cannot overflow
+      total += scores[j];
+    }
+    for (let j = start; j < end; j++) scores[j] /= total;
+    scores.fill(0, end, start + stride);
+  }
+}
