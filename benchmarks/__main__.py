@@ -27,6 +27,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "startup": "benchmarks.startup",
     "threads": "benchmarks.threads",
     "faults": "benchmarks.faults.claims",
+    "live": "benchmarks.live.claims",
     "house": "benchmarks.house",
 }
 

@@ -28,7 +28,7 @@ from pages.record import ROOT
 LEAST = 50
 LEAST_MISTAKES = 2
 PAGE = 3  # megabytes at most
-SITE = 60  # megabytes at most
+SITE = 90  # megabytes at most, 28 of them the weights of the model in the page
 VISITS = 3
 FIRST_IMAGE = 1000  # milliseconds at most, from asking for a page to its first image
 IMAGE_SOURCE = re.compile(r'src="([^"]+/_images/[^"]+)"')

@@ -161,6 +161,7 @@ async function loadModel(model) {
   const { parts, pipeline } = MANIFEST.models[model];
   const total = Object.values(parts).reduce((sum, name) => sum + MANIFEST.sizes[name], 0);
   let received = 0;
+  state.worker ??= connectWorker(); // first, so that nothing is loaded in vain
   element("progress").hidden = false;
   element("progress").value = 0;
   say(`Loading the weights: ${(total / 1e6).toFixed(1)} MB, once.`);
@@ -174,7 +175,6 @@ async function loadModel(model) {
     received = start + MANIFEST.sizes[name];
     element("progress").value = received / total;
   }
-  state.worker ??= connectWorker();
   await new Promise((resolve, reject) => {
     state.pendingLoad = { resolve, reject };
     const message = { type: "load", model, pipeline, vocabulary: MANIFEST.vocabulary, files };
@@ -185,9 +185,15 @@ async function loadModel(model) {
 }
 
 function connectWorker() {
-  const worker = startWorker();
+  const explain = (reason) => `the model cannot run here, because this browser starts no Web Worker (${reason}).`;
+  let worker;
+  try {
+    worker = startWorker();
+  } catch (error) {
+    throw new Error(explain(error.message));
+  }
   worker.onmessage = ({ data }) => receive(data);
-  worker.onerror = (event) => fail(event.message);
+  worker.onerror = (event) => fail(event.message || explain("it was blocked"));
   return worker;
 }
 
@@ -232,7 +238,9 @@ function finish({ id, t, state: x, image, seconds }) {
   addFrame({ id, t, state: x, estimate: image }, true);
   state.id = 0;
   element("generate").textContent = "Generate";
-  say(`Done: ${state.request.steps} steps in ${seconds.toFixed(1)} seconds, on this computer.`);
+  const isSlow = document.getElementById("live").dataset.method === "javascript";
+  const reason = isSlow ? " This browser has no WebAssembly SIMD, which would be five times as fast." : "";
+  say(`Done: ${state.request.steps} steps in ${seconds.toFixed(1)} seconds, on this computer.${reason}`);
   document.getElementById("live").dispatchEvent(new CustomEvent("generated", { detail: { image, seconds } }));
 }
 

@@ -1,4 +1,4 @@
-"""What is written beside the pages: weights that unpack to the same bytes, scripts that run, and the checked caption."""
+"""What is written beside the pages: weights that unpack to the same bytes, scripts that run, and checked captions."""
 
 import json
 import subprocess
@@ -39,10 +39,8 @@ def test_weights_as_scripts_unpack_to_the_same_bytes(engine: Engine) -> None:
     over_http = engine(f"{unescape} return [...new Uint8Array(unescapeBytes(new Uint8Array(script)))];", script=script)
     assert bytes(over_http) == data
     text = "".join(chr(byte if byte < 128 else 0xF700 + byte) for byte in script)  # the encoding x-user-defined
-    from_file = engine(
-        "globalThis.self = globalThis; (0, eval)(text); return Array.from(self.liveWeights.x, (c) => c.charCodeAt(0) & 255);",
-        text=text,
-    )
+    unpack = "Array.from(self.liveWeights.x, (character) => character.charCodeAt(0) & 255)"
+    from_file = engine(f"globalThis.self = globalThis; (0, eval)(text); return {unpack};", text=text)
     assert bytes(from_file) == data
 
 

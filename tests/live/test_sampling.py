@@ -57,7 +57,7 @@ def test_samplers(sampler: str, ours: str, theirs: FlowPath | DDPMPath, engine: 
         return convertPrediction("x0", x.map((v) => Math.tanh(v * (1 - t / 2)) / 2), x, alpha, sigma);
       }};
       const rows = [];
-      for (const {{ t, x, x0 }} of SAMPLERS["{sampler}"](denoise, x, times, path)) rows.push(t, ...x, ...x0);
+      for (const step of SAMPLERS["{sampler}"](denoise, x, times, path)) rows.push(step.t, ...step.x, ...step.x0);
       return Float32Array.from(rows);"""
     x = torch.randn(16, generator=torch.Generator().manual_seed(0))
     times = time_grid(9)

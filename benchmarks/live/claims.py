@@ -1,0 +1,101 @@
+"""The model in the page, in rows.
+
+python -m benchmarks check live    # minutes: the page in Chromium, and all models beside PyTorch in Node
+python -m benchmarks live          # the same, and writes the record
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.live import browser, parity
+from benchmarks.record import hardware, write_record
+from benchmarks.report import Row, as_table, at_most, claim
+from helpers.course import repository_root
+from pages.browser import find_chromium
+from pages.build import HTML
+from pages.live.models import MODELS, shipped_models
+from pages.live.node import find_node
+from pages.record import ROOT
+
+RECORD = "00_assets/results/live.json"
+PROMPTS = 20  # and seeds, per model and sampler
+STEPS = 12
+DIFFERENCE = 1e-4
+COLD = 1.5  # processor seconds on a quiet core, from the click to the first image
+COLD_SD1 = 2.0
+FURTHER = 0.6
+LOADED = 10  # megabytes for the first image
+MEMORY = 300  # megabytes of the page's process
+SITE = 90  # megabytes
+
+
+def check() -> list[Row]:
+    """Measure everything anew."""
+    return list(_rows(measure()))
+
+
+def run() -> None:
+    """Measure everything anew, and write the record."""
+    record = measure()
+    print(as_table(_rows(record)))
+    write_record(repository_root() / RECORD, record)
+
+
+def measure() -> dict[str, Any]:
+    """What the rows say; what cannot be measured here is left out, with a message."""
+    record: dict[str, Any] = {"hardware": hardware("one thread"), "load": round(os.getloadavg()[0], 1)}
+    if find_chromium() is None:
+        print("not checked here: the page in a browser (no Chromium; CHROMIUM names one)", file=sys.stderr)
+    else:
+        record |= _in_a_browser()
+    if find_node() is None:
+        print("not checked here: the engine beside PyTorch (no Node on the path)", file=sys.stderr)
+    else:
+        count = int(os.environ.get("BENCH_LIVE_STEPS", STEPS))
+        record["steps"] = count
+        record["differences"] = parity.sweep(PROMPTS, count)
+    return record
+
+
+def _in_a_browser() -> dict[str, Any]:
+    if not browser.pages_that_load_it(HTML):
+        subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True)
+    names = list(shipped_models())
+    return {
+        "costs": {name: browser.cost(HTML, name)._asdict() for name in names},
+        "trouble": {
+            place: asdict(browser.trouble_of(HTML, names, from_file))
+            for place, from_file in (("http", False), ("file", True))
+        },
+        "pages": browser.pages_that_load_it(HTML),
+        "site": sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6,
+    }
+
+
+def _rows(record: dict[str, Any]) -> Iterator[Row]:
+    for name, cost in record.get("costs", {}).items():
+        yield from _cost_rows(name, cost)
+    for place, trouble in record.get("trouble", {}).items():
+        problems = [problem for several in trouble.values() for problem in several]
+        yield at_most(f"live, Chromium, from {place}: failed or outside requests and errors", len(problems), 0)
+    if "site" in record:
+        yield at_most("live: the whole site", record["site"], SITE, "MB")
+        others = [page for page in record["pages"] if page != browser.PAGE]
+        yield claim("live: other pages that load it", len(others), "none", not others)
+    for name, differences in record.get("differences", {}).items():
+        for sampler, difference in differences.items():
+            name_of_row = f"live, {name}, {sampler}: difference to PyTorch, {PROMPTS} prompts and seeds"
+            yield at_most(name_of_row, difference, DIFFERENCE)
+
+
+def _cost_rows(name: str, cost: dict[str, float]) -> Iterator[Row]:
+    cold = COLD_SD1 if MODELS[name].pipeline == "sd1" else COLD
+    yield at_most(f"live, {name}: first image, processor time", cost["first"], cold, "s")
+    yield at_most(f"live, {name}: further images, processor time", cost["further"], FURTHER, "s")
+    if name == next(iter(MODELS)):
+        yield at_most(f"live, {name}: loaded for the first image", cost["megabytes_loaded"], LOADED, "MB")
+    yield at_most(f"live, {name}: memory of the page", cost["megabytes_of_memory"], MEMORY, "MB")
