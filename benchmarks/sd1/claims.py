@@ -33,6 +33,7 @@ from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
 from helpers.layers.attention import attention_with_map
 from helpers.sd1 import checkpoint
+from helpers.sd1.export import to_diffusers
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
@@ -89,6 +90,10 @@ def _parity() -> list[Row]:
             worst = torch.tensor(list(small_differences(model, peer).values())).max().item()  # nan counts
             rows.append(at_most(f"parity of parts, small, {layout}", worst, 1e-5))
             rows.append(at_most(f"parity of an image in 10 steps, {layout}", image_difference(model, peer), 1e-4))
+        exported = Path(folder) / "exported"
+        tiny = StableDiffusion1.from_weights()
+        to_diffusers(tiny, exported)
+        rows.append(at_most("exported to diffusers, an image in 10 steps", exported_difference(tiny, exported), 1e-3))
     rows += [at_most(f"parity at full size, {part}", max(full_size_differences(part).values()), 1e-5) for part in SIZES]
     return rows
 
@@ -117,7 +122,9 @@ def small_differences(model: StableDiffusion1, peer: Any) -> dict[str, float]:
 
 def image_difference(model: StableDiffusion1, peer: Any, scale: float = 7.5) -> float:
     """Relative difference of an image in ten steps, from the same noise."""
-    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))[None]
+    config = model.config
+    side = config.size // config.autoencoder.downsampling_factor
+    noise = torch.randn(4, side, side, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
         peer(
             "a striped orange cat",
@@ -125,8 +132,8 @@ def image_difference(model: StableDiffusion1, peer: Any, scale: float = 7.5) -> 
             num_inference_steps=10,
             guidance_scale=scale,
             latents=noise,
-            height=64,
-            width=64,
+            height=config.size,
+            width=config.size,
             output_type="pt",
         ).images
         * 2
@@ -134,6 +141,15 @@ def image_difference(model: StableDiffusion1, peer: Any, scale: float = 7.5) -> 
     )
     ours = model.generate("a striped orange cat", "a grey dog", steps=10, guidance_scale=scale, seed=3, progress=False)
     return difference(ours, theirs)
+
+
+def exported_difference(model: StableDiffusion1, folder: Path) -> float:
+    """Relative difference between ours and diffusers' image in ten steps, from a folder that `to_diffusers` wrote."""
+    from diffusers import StableDiffusionPipeline
+
+    peer = StableDiffusionPipeline.from_pretrained(folder)
+    peer.set_progress_bar_config(disable=True)
+    return image_difference(model, peer)
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.course import repository_root
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import clip_g, clip_l
+from helpers.sd3.export import to_diffusers
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.text.clip import TextTower
@@ -105,6 +106,12 @@ def _parity() -> list[Row]:
                 )
             if edition == "SD3":
                 faults = _faults(model, layouts, tokenizers, Path(folder) / "faults")
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = StableDiffusion3.from_weights()
+        to_diffusers(tiny, folder)
+        rows.append(
+            at_most("exported to diffusers, an image in 10 steps", exported_difference(tiny, Path(folder)), 1e-3)
+        )
     rows.append(at_most("parity of blocks of the published width", full_width_difference(), 1e-5))
     rows.append(at_most("parity of the times, 28 steps, shift 3", times_difference(model), 1e-6))
     return [*rows, faults]
@@ -136,7 +143,9 @@ def differences(model: StableDiffusion3, peer: Any) -> dict[str, float]:
 
 def image_difference(model: StableDiffusion3, peer: Any) -> float:
     """Relative difference of an image in ten steps, from the same noise."""
-    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))[None]
+    config = model.config
+    side = config.size // config.autoencoder.downsampling_factor
+    noise = torch.randn(16, side, side, generator=torch.Generator().manual_seed(3))[None]
     theirs = (
         peer(
             PROMPT,
@@ -144,15 +153,24 @@ def image_difference(model: StableDiffusion3, peer: Any) -> float:
             num_inference_steps=10,
             guidance_scale=5.0,
             latents=noise,
-            height=64,
-            width=64,
+            height=config.size,
+            width=config.size,
             output_type="pt",
-            max_sequence_length=model.config.t5_length,
+            max_sequence_length=config.t5_length,
         ).images
         * 2
         - 1
     )
     return difference(model.generate(PROMPT, NEGATIVE, steps=10, guidance_scale=5.0, seed=3, progress=False), theirs)
+
+
+def exported_difference(model: StableDiffusion3, folder: Path) -> float:
+    """Relative difference between ours and diffusers' image in ten steps, from a folder that `to_diffusers` wrote."""
+    from diffusers import StableDiffusion3Pipeline
+
+    peer = StableDiffusion3Pipeline.from_pretrained(folder)
+    peer.set_progress_bar_config(disable=True)
+    return image_difference(model, peer)
 
 
 @torch.no_grad()
