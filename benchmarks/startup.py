@@ -55,7 +55,7 @@ def comparisons() -> list[Comparison]:
 
 
 def run() -> None:
-    """Import both in processes of their own, in turns; write the record."""
+    """Import both in processes of their own, alternating; write the record."""
     entries = []
     for what, (ours, theirs, peer) in PAIRS.items():
         our_times, their_times = seconds([ours, theirs], ROUNDS)

@@ -142,7 +142,7 @@ def check() -> list[Row]:
 
 
 def run() -> None:
-    """Time every setting in turns, without and with busy loops beside it; write the record."""
+    """Time every setting, alternating, without and with busy loops beside it; write the record."""
     trainees = {name: Trainee(setting) for name, setting in SETTINGS.items()}
     try:
         for trainee in trainees.values():

@@ -43,7 +43,7 @@ def beside(path: Path = BESIDE) -> list[str]:
     return [
         *lines,
         "",
-        "In turns, in one process (imports: each in its own), the course's figure over the other's: "
+        "Alternating in one process (imports: each in its own), the course's figure over the other's: "
         "the median of five rounds, of up to 25 where they are short. "
         f"Measured on {machines}.",
     ]

@@ -43,7 +43,7 @@ def hostile() -> list[Outcome]:
             "zip that writes elsewhere or swells": zips,
             "safetensors header that lies": headers,
             "configuration that brings code, or nonsense": configurations,
-            "picture of 60,000 x 60,000 pixels": images,
+            "image of 60,000 x 60,000 pixels": images,
         }
         outcomes = []
         for name, make in cases.items():

@@ -252,7 +252,7 @@ def run() -> None:
 
 @torch.no_grad()
 def measured(name: str, dtype: torch.dtype) -> dict:
-    """Both implementations in turns, on the same weights and input: seconds and peak memory."""
+    """Both implementations, alternating, on the same weights and input: seconds and peak memory."""
     sizes, *shape = NETWORKS[name]
     ours, theirs = (module.to(dtype) for module in pair(sizes))
     x, t, text, pooled = network_input(sizes, *shape)

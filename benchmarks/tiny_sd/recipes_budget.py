@@ -1,4 +1,4 @@
-"""How many updates a budget of processor time allows: a few are timed, in turns with those of other trainings."""
+"""How many updates a budget of processor time allows: a few are timed, alternating with those of other trainings."""
 
 import argparse
 import copy
@@ -35,7 +35,7 @@ class Trial(NamedTuple):
 
 
 def update_seconds(trials: list[Trial]) -> list[float]:
-    """Processor time of one update of each, medians of a few that are made in turns."""
+    """Processor time of one update of each, medians of a few, alternating."""
     seconds: list[list[float]] = [[] for _ in trials]
     loops = [_timed(trial.begin(), times) for trial, times in zip(trials, seconds, strict=True)]
     for _ in zip(*loops, strict=True):

@@ -2,7 +2,7 @@
 
 One thread. The number of updates follows from the time of a few measured ones, and the cosine of the learning rate
 ends with it. Processor time also depends on what else the computer does, by a factor of two and more. So a change's
-updates are timed in turns with the baseline's, and it gets as many as cost the same as the baseline's training. A
+updates are timed alternating with the baseline's, and it gets as many as cost the same as the baseline's training. A
 peer's learning rate is constant: it simply stops when its time is over.
 
 All methods are judged alike: by a classifier that has seen none of the photographs, and by the kernel distance (KID) of
