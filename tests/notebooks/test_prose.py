@@ -35,7 +35,6 @@ NOT_YET = {
     "08_tiny_sd_pretrained_vae",
     "09_tiny_sd_own_vae",
     "10_three_methods_compared",
-    "11_paligemma",
     "12_multimodal_landscape",
     "02_solutions",
     "03_solutions",
@@ -46,7 +45,6 @@ NOT_YET = {
     "08_solutions",
     "09_solutions",
     "10_solutions",
-    "11_solutions",
     "12_solutions",
     "pages/glossary.md",
 }
