@@ -29,6 +29,7 @@ PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no par
 IMAGES = ROOT / "00_assets" / "image"
 TEXTS = (
     "try_it.md",
+    "javascript.md",
     "notation.md",
     "glossary.md",
     "time_and_memory.md",
@@ -93,6 +94,9 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         text = text.replace("<!-- live -->", live.try_it())
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
+    (source / "pages" / "live").mkdir(exist_ok=True)
+    for path in live.HERE.glob("*.js"):  # a chapter shows parts of them
+        shutil.copy(path, source / "pages" / "live" / path.name)
     write_reference(source / "pages" / "reference")
     return paths
 

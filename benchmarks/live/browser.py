@@ -88,7 +88,7 @@ def _processes(browser: "Browser") -> list[dict[str, Any]]:
 
 
 def _renderer(browser: "Browser") -> int:
-    """The process of the page: of the renderers, the one that has computed most."""
+    """The process of the page: of those that show one, the one that has computed most."""
     renderers = [process for process in _processes(browser) if process["type"] == "renderer"]
     return max(renderers, key=lambda process: process["cpuTime"])["id"]
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.live import browser, parity
-from benchmarks.record import hardware, write_record
+from benchmarks.record import hardware, read_record, write_record
 from benchmarks.report import Row, as_table, at_most, claim
 from helpers.course import repository_root
 from pages.browser import find_chromium
@@ -35,37 +35,39 @@ SITE = 90  # megabytes
 
 def check() -> list[Row]:
     """Measure everything anew."""
-    return list(_rows(measure()))
+    record: dict[str, Any] = {}
+    for part in (_beside_pytorch, _in_a_browser):
+        record |= part()
+    return list(_rows(record))
 
 
 def run() -> None:
-    """Measure everything anew, and write the record."""
-    record = measure()
-    print(as_table(_rows(record)))
-    write_record(repository_root() / RECORD, record)
+    """Measure everything anew, and write the record; each half is written when it is complete."""
+    path = repository_root() / RECORD
+    for part in (_beside_pytorch, _in_a_browser):
+        write_record(path, read_record(path) | {"hardware": hardware("one thread")} | part())
+    print(as_table(_rows(read_record(path))))
 
 
-def measure() -> dict[str, Any]:
-    """What the rows say; what cannot be measured here is left out, with a message."""
-    record: dict[str, Any] = {"hardware": hardware("one thread"), "load": round(os.getloadavg()[0], 1)}
-    if find_chromium() is None:
-        print("not checked here: the page in a browser (no Chromium; CHROMIUM names one)", file=sys.stderr)
-    else:
-        record |= _in_a_browser()
+def _beside_pytorch() -> dict[str, Any]:
+    """The largest differences to PyTorch's images; nothing, with a message, where there is no Node."""
     if find_node() is None:
         print("not checked here: the engine beside PyTorch (no Node on the path)", file=sys.stderr)
-    else:
-        count = int(os.environ.get("BENCH_LIVE_STEPS", STEPS))
-        record["steps"] = count
-        record["differences"] = parity.sweep(PROMPTS, count)
-    return record
+        return {}
+    steps = int(os.environ.get("BENCH_LIVE_STEPS", STEPS))  # fewer are enough on a busy machine
+    return {"steps": steps, "differences": parity.sweep(PROMPTS, steps)}
 
 
 def _in_a_browser() -> dict[str, Any]:
+    """Costs, troubles and sizes of the page in Chromium; nothing, with a message, where there is none."""
+    if find_chromium() is None:
+        print("not checked here: the page in a browser (no Chromium; CHROMIUM names one)", file=sys.stderr)
+        return {}
     if not browser.pages_that_load_it(HTML):
         subprocess.run([sys.executable, "-m", "pages.build"], cwd=ROOT, check=True)
     names = list(shipped_models())
     return {
+        "load": round(os.getloadavg()[0], 1),  # processes that wanted a core: with more than there are, times grow
         "costs": {name: browser.cost(HTML, name)._asdict() for name in names},
         "trouble": {
             place: asdict(browser.trouble_of(HTML, names, from_file))

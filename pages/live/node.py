@@ -26,8 +26,8 @@ def find_node() -> str | None:
 class Engine:
     """The engine in a Node process: `engine("silu(x)", x=1.5)` evaluates JavaScript where all its names are known.
 
-    Tensors become Float32Arrays and arrays come back as tensors, both flat; bytes become ArrayBuffers; everything else
-    goes through JSON.
+    A tensor becomes a `Float32Array`, and such an array comes back as a tensor, both flat; bytes become an
+    `ArrayBuffer`; everything else goes through JSON.
     """
 
     def __init__(self, process: subprocess.Popen):
@@ -54,7 +54,7 @@ class Engine:
 
         Args:
             name: in MODELS.
-            method: of matrix products: "fused", "simd" or "javascript"; "": the best there is.
+            method: of matrix products, a result of `bestMatmul`; "": the best there is.
         """
         variable = f"globalThis.pipeline_{name}_{method}"
         if (name, method) not in self.loaded:
@@ -75,10 +75,12 @@ class Engine:
     def generate(self, name: str, method: str = "", **request: Any) -> Tensor:
         """An image of a model, (3, size, size) in [-1, 1]; `request` as for `sampleSteps` in pipelines.js."""
         pipeline = self.load(name, method)
-        image = self(
-            f"let x; for (const step of sampleSteps({pipeline}, request)) x = step.x; return {pipeline}.decode(x);",
-            request=request,
-        )
+        code = """
+            const chosen = withFault(pipeline, request.fault);
+            let x;
+            for (const step of sampleSteps(chosen, request)) x = step.x;
+            return chosen.decode(x);"""
+        image = self(f"const pipeline = {pipeline}; {code}", request=request)
         size = round((image.numel() / 3) ** 0.5)
         return image.view(3, size, size)
 

@@ -30,7 +30,9 @@ ENGINE = (
     "autoencoder.js",
     "text_encoder.js",
     "sd1_unet.js",
+    "attention_maps.js",
     "pipelines.js",
+    "faults.js",
 )
 PAGE = ("load.js", "canvas.js", "caption.js", "try_it.js")
 WEIGHTS = "weights"  # the folder of the weights, beside the scripts

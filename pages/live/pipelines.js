@@ -24,6 +24,7 @@ class TinyStableDiffusion {
     }
     const factor = this.decoder ? downsamplingFactor(this.decoder.config) : 1;
     this.shape = [config.channels, size / factor, size / factor];
+    this.clipped = !this.decoder; // pixels cannot leave [-1, 1], latents can
   }
 
   prepare({ prompt = "", negativePrompt = "", label = -1, scale, seed, steps }) {
@@ -31,7 +32,7 @@ class TinyStableDiffusion {
     const both = [label, -1]; // the unconditional prediction is for any class
     const evaluate = (x, t, count) =>
       this.unet.forward(x, t, both.slice(0, count), text && text.subarray(0, (text.length / 2) * count));
-    const denoise = guidedDenoiser({ evaluate, path: this.path, prediction: "x0", scale, clipped: !this.decoder });
+    const denoise = guidedDenoiser({ evaluate, path: this.path, prediction: "x0", scale, clipped: this.clipped });
     return { noise: noiseOf(this.shape, seed), denoise, times: this.path.times(steps), path: this.path };
   }
 
@@ -39,8 +40,7 @@ class TinyStableDiffusion {
   decode(x) {
     if (!this.decoder) return clip(x);
     const { mean, std } = this.codec;
-    const positions = this.shape[1] * this.shape[2];
-    const channel = (i) => Math.floor(i / positions);
+    const channel = (i) => Math.floor(i / (this.shape[1] * this.shape[2]));
     return this.decoder.forward(x.map((value, i) => value * std[channel(i)] + mean[channel(i)]));
   }
 
@@ -69,6 +69,17 @@ class StableDiffusion1 {
     this.path = new ScaledLinearPath();
     const factor = downsamplingFactor(this.decoder.config);
     this.shape = [unet.latent_channels, size / factor, size / factor];
+    this.attention = { recorder: null };
+    this.unet.onAttention = (...weights) => this.attention.recorder?.add(...weights);
+  }
+
+  // Records cross-attention from now on, in the finest feature maps that have it.
+  recordAttention(prompt) {
+    const { length } = this.tokenizer;
+    const tokens = this.tokenizer.split(prompt).slice(0, length - 2);
+    const finest = this.unet.config.attention.indexOf(true);
+    this.attention.recorder = new AttentionRecorder(tokens, this.shape[1] / 2 ** finest);
+    return this.attention.recorder;
   }
 
   prepare({ prompt = "", negativePrompt = "", scale, seed, steps }) {

@@ -4,7 +4,7 @@ class SD1UNet extends Network {
   constructor(file, config, options) {
     super(file, options);
     this.config = config;
-    this.onAttention = null; // (layer's name, image, head, weights, stride, map): is shown cross-attention's weights
+    this.onAttention = null; // (image, weights, stride, map): is shown the weights of every cross-attention head
   }
 
   // The noise in a latent x, (channels, size, size), for several prompts at once.
@@ -66,7 +66,7 @@ class SD1UNet extends Network {
 
     const queries = this.layerNorm(y, `${block}.norm_1`);
     this.add(y, this.attention(queries, queries, `${block}.self_attention`, { heads }));
-    const onWeights = this.onAttention && ((...args) => this.onAttention(name, ...args, y));
+    const onWeights = (image, head, weights, stride) => this.onAttention?.(image, weights, stride, y);
     const cross = { heads, onWeights };
     this.add(y, this.attention(this.layerNorm(y, `${block}.norm_2`), context, `${block}.cross_attention`, cross));
     this.add(y, this.gatedMLP(this.layerNorm(y, `${block}.norm_3`), `${block}.mlp`));

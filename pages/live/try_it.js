@@ -4,6 +4,18 @@ const element = (id) => document.getElementById(`live-${id}`);
 const state = { worker: null, loaded: new Set(), nextId: 1, id: 0, frames: [], request: null, pendingLoad: null };
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // show the result, and not each step as it comes
 
+// Mistakes to try, of faults.js: what the reader chooses, what to look for, and which models have it.
+const MISTAKES = {
+  swapped: ["Guidance: the two captions swapped", "guidance leads away from your caption. Compare scales 1, 2 and 4."],
+  time: ["Time: 0 to 1 where the network expects 0 to 1000", "the network takes noise for a nearly clean image."],
+  noise: ["Noise: uniform instead of normal", "its mean is 0.5, and colours of the whole image shift."],
+  unclipped: ["Clipping: estimates may leave [-1, 1]", "glaring colours, once the guidance scale is raised to 6."],
+  scaling: ["Latents: scaling not undone before decoding", "the right shapes in washed-out colours."],
+  range: ["Range: [-1, 1] shown as [0, 1]", "whatever is darker than middle grey becomes black."],
+};
+// Only pixels are clipped, and only latents are scaled.
+const isPossible = (fault, { parts }) => fault !== (parts.autoencoder ? "unclipped" : "scaling");
+
 // --- the controls --------------------------------------------------------------------------------------------------
 
 const currentModel = () => MANIFEST.models[element("model").value];
@@ -12,6 +24,7 @@ function fillControls() {
   for (const [name, { title }] of Object.entries(MANIFEST.models)) element("model").append(new Option(title, name));
   for (const [group, phrases] of Object.entries(MANIFEST.suggestions)) addWords(group, phrases);
   element("model").addEventListener("change", chooseModel);
+  element("fault").addEventListener("change", showSymptom);
   for (const name of ["prompt", "negative"]) {
     element(name).addEventListener("input", checkCaptions);
     element(name).addEventListener("keydown", (event) => {
@@ -58,8 +71,19 @@ function chooseModel() {
   element("label").replaceChildren(...options);
   element("scale").value = guidance_scale;
   element("steps").value = steps;
+  const faults = Object.keys(MISTAKES).filter((fault) => isPossible(fault, currentModel()));
+  element("fault").replaceChildren(
+    new Option("nothing is broken", ""),
+    ...faults.map((fault) => new Option(MISTAKES[fault][0], fault)),
+  );
+  showSymptom();
   showNumbers();
   checkCaptions();
+}
+
+function showSymptom() {
+  const fault = element("fault").value;
+  element("symptom").textContent = fault ? `What to look for: ${MISTAKES[fault][1]}` : "";
 }
 
 function showNumbers() {
@@ -115,6 +139,7 @@ function readRequest() {
     steps: Number(element("steps").value),
     scale: Number(element("scale").value),
     sampler: element("sampler").value,
+    fault: element("fault").value,
     seed: Math.min(Math.max(Math.floor(Number(element("seed").value)) || 0, 0), 4294967295),
   };
 }
@@ -135,6 +160,7 @@ async function generate() {
     if (state.id !== id) return; // stopped while the weights were loading
     state.frames = [];
     element("strip").replaceChildren();
+    element("attention").hidden = true;
     say(`Generating: ${state.request.steps} steps.`);
     state.worker.postMessage({ type: "generate", id, model, request: state.request });
   } catch (error) {
@@ -207,6 +233,7 @@ function receive(message) {
   }
   if (message.type === "error") fail(message.message);
   else if (message.type === "estimate") sharpenFrame(message);
+  else if (message.type === "attention") offerAttention(message);
   else if (message.id !== state.id) return; // of a request that was stopped
   else if (message.type === "step") addFrame(message);
   else if (message.type === "image") finish(message);
@@ -248,6 +275,7 @@ function showFrame(index) {
   const frame = state.frames[index];
   if (!frame) return;
   const { steps, prompt } = state.request;
+  for (const toggle of element("attention").querySelectorAll("button")) toggle.setAttribute("aria-pressed", "false");
   const time = `t = ${frame.t.toFixed(2)}`;
   const subject = prompt ? `“${prompt}”` : "the class";
   paint(element("state"), frame.x);
@@ -259,6 +287,31 @@ function showFrame(index) {
   const progress = frame.isImage ? `${steps} of ${steps} done` : `${index + 1} of ${steps}`;
   element("scrub-value").textContent = `${progress}, ${time}`;
   state.frames.forEach((other, i) => other.canvas.classList.toggle("live-current", i === index));
+}
+
+// A button for every token: pressed, it lights up the part of the image that attends to the token.
+function offerAttention({ id, tokens, maps, size }) {
+  const image = state.frames[state.frames.length - 1];
+  if (!image?.isImage || image.id !== id) return;
+  const row = element("attention");
+  const label = document.createElement("span");
+  label.textContent = "attention to";
+  row.replaceChildren(label);
+  row.hidden = false;
+  tokens.forEach((token, i) => {
+    const map = maps.subarray(i * size * size, (i + 1) * size * size);
+    const toggle = button(token, () => {
+      const isOn = toggle.getAttribute("aria-pressed") === "true";
+      showFrame(state.frames.length - 1);
+      if (isOn) return;
+      toggle.setAttribute("aria-pressed", "true");
+      paint(element("estimate"), highlight(image.estimate, map, size));
+      const text = `The generated image, bright where cross-attention to “${token}” is strong`;
+      element("estimate").setAttribute("aria-label", text);
+    });
+    toggle.setAttribute("aria-pressed", "false");
+    row.append(toggle);
+  });
 }
 
 function describeNoise(t) {

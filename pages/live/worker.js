@@ -4,6 +4,7 @@
 //                   {type: "generate", id, model, request}     {type: "cancel"}
 // Messages from it: {type: "loaded", model}      {type: "step", id, step, t, state, estimate}
 //                   {type: "image", id, t, state, image, seconds}
+//                   {type: "attention", id, tokens, maps, size}
 //                   {type: "estimate", id, step, estimate}    instead of that of an earlier step
 //                   {type: "cancelled", id}                   {type: "error", id, message}
 
@@ -31,8 +32,9 @@ const readMessages = () => new Promise((resolve) => setTimeout(resolve));
 
 async function generate({ id, model, request }) {
   currentId = id;
-  const pipeline = loadedPipelines.get(model);
+  const pipeline = withFault(loadedPipelines.get(model), request.fault);
   const start = performance.now();
+  const recorder = pipeline.recordAttention?.(request.prompt);
   const { noise, denoise, times, path } = pipeline.prepare(request);
   let state = { t: times[0], x: noise };
   const estimates = [];
@@ -51,6 +53,10 @@ async function generate({ id, model, request }) {
   const image = pipeline.decode(state.x);
   const seconds = (performance.now() - start) / 1000;
   self.postMessage({ type: "image", id, t: state.t, state: pipeline.stateToRGB(state.x), image, seconds });
+  if (recorder) {
+    const tokens = recorder.tokens.map((token) => token.replace(WORD_END, ""));
+    self.postMessage({ type: "attention", id, tokens, maps: recorder.maps(), size: recorder.size });
+  }
   await sharpen(id, pipeline, estimates);
 }
 

@@ -99,3 +99,21 @@ def test_captions_are_checked(text: str, expected: dict, engine: Engine) -> None
         f"{_page_file('caption.js')}; return checkCaption(text, vocabulary, 6);", text=text, vocabulary=VOCABULARY
     )
     assert checked == json.loads(json.dumps(expected))
+
+
+def _code_lines(*names: str) -> int:
+    """Lines of JavaScript that hold code: neither blank nor a comment."""
+    lines = [line.strip() for name in names for line in _page_file(f"{name}.js").splitlines()]
+    return sum(bool(line) and not line.startswith("//") for line in lines)
+
+
+def test_the_chapter_counts_lines_right() -> None:
+    text = " ".join((package.HERE.parent / "javascript.md").read_text(encoding="utf-8").split())
+    model = _code_lines("safetensors", "random", "schedules", "samplers", "guidance", "embeddings", "tiny_unet")
+    for stated, lines in (
+        ("takes about 320 lines of code", model),
+        ("Another 390 lines are the operations", _code_lines("operations")),
+        ("and 130 multiply matrices", _code_lines("matmul")),
+    ):
+        number = int("".join(character for character in stated if character.isdigit()))
+        assert stated in text and abs(lines - number) <= 10, f"{stated}: {lines}"
