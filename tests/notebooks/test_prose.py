@@ -34,7 +34,6 @@ NOT_YET = {
     "07_tiny_sd_pixels",
     "08_tiny_sd_pretrained_vae",
     "09_tiny_sd_own_vae",
-    "10_three_methods_compared",
     "12_multimodal_landscape",
     "02_solutions",
     "03_solutions",
@@ -44,7 +43,6 @@ NOT_YET = {
     "07_solutions",
     "08_solutions",
     "09_solutions",
-    "10_solutions",
     "12_solutions",
     "pages/glossary.md",
 }
