@@ -34,7 +34,6 @@ NOT_YET = {
     "07_tiny_sd_pixels",
     "08_tiny_sd_pretrained_vae",
     "09_tiny_sd_own_vae",
-    "12_multimodal_landscape",
     "02_solutions",
     "03_solutions",
     "04_solutions",
@@ -43,7 +42,6 @@ NOT_YET = {
     "07_solutions",
     "08_solutions",
     "09_solutions",
-    "12_solutions",
     "pages/glossary.md",
 }
 REWRITTEN = [name for name in TEXTS if name not in NOT_YET]
