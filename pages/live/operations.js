@@ -173,7 +173,7 @@ class Network {
             const inside = (last - first) * channels;
             const to = target + (first - left) * channels;
             if (first > left) numbers.fill(0, target, to);
-            for (let i = 0; i < inside; i++) numbers[to + i] = numbers[from + i];
+            numbers.copyWithin(to, from, from + inside); // several times as fast as a loop
             if (last < left + 3) numbers.fill(0, to + inside, target + 3 * channels);
           }
         }

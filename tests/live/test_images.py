@@ -1,6 +1,7 @@
 """Whole images: every model of the page generates what PyTorch generates, with every sampler."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from helpers.data.captions import tokenize
 from helpers.diffusion import guided_denoiser
 from helpers.diffusion.samplers import initial_noise, run_sampler, time_grid
 from helpers.sd1.pipeline import StableDiffusion1
+from helpers.tiny_sd.codecs import PixelCodec
 from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.unet import UNetConfig
+from pages.live import models
 from pages.live.models import MODELS, shipped_models
 from pages.live.node import Engine
 
@@ -24,7 +28,7 @@ def load(name: str) -> TinySD | StableDiffusion1:
     return parity.load(MODELS[name])
 
 
-@pytest.mark.parametrize(("i", "sampler"), enumerate(parity.SAMPLERS))
+@pytest.mark.parametrize(("i", "sampler"), list(enumerate(parity.SAMPLERS)))
 @pytest.mark.parametrize("name", shipped_models())
 def test_images_equal_pytorchs(name: str, i: int, sampler: str, engine: Engine) -> None:
     share = PROMPTS // len(parity.SAMPLERS)
@@ -69,3 +73,24 @@ def test_negative_prompt_of_stable_diffusion(engine: Engine) -> None:
     expected = model.generate("a cat", "a blue background", **options)[0]
     request = {"prompt": "a cat", "negativePrompt": "a blue background", "scale": 4, "seed": 3, "steps": 2}
     assert (engine.generate("sd1", sampler="ddim", **request) - expected).abs().max() <= TOLERANCE
+
+
+def test_a_network_of_classes_and_another_size(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the models of photographs will be: no captions, two blocks per level, no narrow level, another size."""
+    torch.manual_seed(0)
+    config = UNetConfig(
+        widths=(16, 32), attention=(True, True), head_width=8, blocks=2, condition_width=24, detail_channels=0
+    )
+    model = TinySD(config, "flow", ("cat", "dog", "wild"), 32, PixelCodec())
+    for parameter in model.unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save(tmp_path / "classes.safetensors", {})
+    monkeypatch.setattr(models, "weights_path", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setitem(models.MODELS, "classes", models.LiveModel("By class", "classes", 2.0))
+    for label in (1, -1):
+        ours = engine.generate("classes", label=label, scale=2, seed=3, steps=3, sampler="heun")
+        expected = TinySD.from_weights(tmp_path / "classes.safetensors").generate(
+            labels=[label], steps=3, guidance_scale=2.0, seed=3, sampler="heun"
+        )[0]
+        assert ours.shape == expected.shape == (3, 32, 32)
+        assert (ours - expected).abs().max() <= TOLERANCE
