@@ -90,8 +90,8 @@ def _rows(record: dict[str, Any]) -> Iterator[Row]:
         yield claim("live: other pages that load it", len(others), "none", not others)
     for name, differences in record.get("differences", {}).items():
         for sampler, difference in differences.items():
-            name_of_row = f"live, {name}, {sampler}: difference to PyTorch, {PROMPTS} prompts and seeds"
-            yield at_most(name_of_row, difference, DIFFERENCE)
+            compared = f"difference to PyTorch, {PROMPTS} prompts and seeds, {record['steps']} steps"
+            yield at_most(f"live, {name}, {sampler}: {compared}", difference, DIFFERENCE)
 
 
 def _cost_rows(name: str, cost: dict[str, float]) -> Iterator[Row]:

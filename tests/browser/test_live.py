@@ -124,6 +124,32 @@ def test_generating_can_be_stopped(opened: tuple[Any, Trouble]) -> None:
     assert not trouble, trouble
 
 
+def test_a_mistake_can_be_chosen_and_its_symptom_is_named(opened: tuple[Any, Trouble]) -> None:
+    page, trouble = opened
+    page.select_option("#live-fault", "range")
+    assert "becomes black" in page.inner_text("#live-symptom")
+    assert (_generate(page) >= -1).all()
+    black = page.evaluate("self.generated.filter((value) => value === -1).length")
+    assert black > 1000
+    page.select_option("#live-fault", "")
+    assert not page.inner_text("#live-symptom") and not trouble, trouble
+
+
+def test_words_of_stable_diffusion_light_up_their_places(opened: tuple[Any, Trouble]) -> None:
+    page, trouble = opened
+    page.select_option("#live-model", "sd1")
+    page.fill("#live-prompt", "a cat with green eyes")
+    _set(page, "steps", 1)
+    _generate(page)
+    word = page.locator("#live-attention button", has_text="eyes")
+    word.click(timeout=WAIT)
+    assert word.get_attribute("aria-pressed") == "true"
+    assert "“eyes”" in page.get_attribute("#live-estimate", "aria-label")
+    word.click()
+    assert word.get_attribute("aria-pressed") == "false"
+    assert not trouble, trouble
+
+
 def test_it_is_legible_on_a_dark_phone(opened: tuple[Any, Trouble]) -> None:
     page, _ = opened
     assert not (texts := faint(page)), texts
