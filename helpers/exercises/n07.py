@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: the cost of guidance, velocities, EMA with warm-up, padding masks, Fréchet distance."""
+"""Exercises of notebook 07: the cost of guidance, loss weights, EMA with warm-up, padding masks, Fréchet distance."""
 
 import torch
 
@@ -33,67 +33,71 @@ def num_function_evaluations(answer):
 @exercise(
     "07.2",
     mistakes={
-        "opposite direction": lambda x, x0, t: (x0 - x) / t[:, None],
-        "far off": lambda x, x0, t: (x - x0) / (1 - t[:, None]),
-        "noise": lambda x, x0, t: (x - (1 - t[:, None]) * x0) / t[:, None],
+        "velocity": lambda t: 1 / t**2,
+        "not squared": lambda t: (1 - t) / t,
+        "upside down": lambda t: (t / (1 - t)) ** 2,
     },
 )
-def velocity(answer):
-    """The velocity that follows from a predicted image."""
-    generator = torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 5, 3, generator=generator)
-    t = torch.tensor([0.1, 0.3, 0.5, 0.8, 1.0])
-    x = (1 - t[:, None]) * x0 + t[:, None] * eps
-    result = as_tensor(call(answer, x, x0, t), x)
-    expected = eps - x0
-    if close(result, -expected):
-        raise Wrong("Yours points in the opposite direction. Velocity is noise minus data: noise grows with t.")
-    if close(result, eps):
-        raise Wrong("That is the noise. The velocity is the noise minus the image.")
-    if not torch.isfinite(result).all() or (result - expected)[-1].abs().max() > 1e-3:
+def noise_loss_weight(answer):
+    """The weight that the loss of the noise puts on an error of the predicted image."""
+    t = torch.tensor([0.1, 0.3, 0.5, 0.8, 0.95])
+    result = as_tensor(call(answer, t), t)
+    expected = ((1 - t) / t) ** 2
+    if close(result, 1 / t**2):
+        raise Wrong("That is the weight of the velocity loss. The noise is not the velocity: solve the path for it.")
+    if close(result, expected.sqrt()):
+        raise Wrong("That is the factor of the error itself, not squared. The loss is a squared error.")
+    if close(result, 1 / expected):
         raise Wrong(
-            "At t = 1, pure noise, yours is far off. The path starts at the image and reaches x_t after a time of t: "
-            "divide by t, not by 1 - t."
+            "Yours is upside down: it is 0 at the image and unlimited at pure noise. Which error of the image belongs "
+            "to a given error of the noise, and which one the other way round?"
         )
     if not close(result, expected):
-        raise Wrong("x_t = x0 + t u: the path is straight and begins at the image.")
-    return "u = (x_t - x0) / t. So an error of the predicted image is weighted by 1 / t^2 in the velocity loss."
+        raise Wrong(
+            "From x_t = (1 - t) x0 + t eps follows eps = (x_t - (1 - t) x0) / t. At fixed x_t, how much does eps "
+            "change when x0 does?"
+        )
+    return (
+        "((1 - t) / t)^2, the signal-to-noise ratio. At t = 1 it is 0: there the loss of the noise hardly counts an "
+        "error of the image, although sampling starts there. The velocity loss still has weight 1."
+    )
 
 
-def _mix(average, weights, decay):
-    return decay * average + (1 - decay) * weights
+def _initial_share(steps, decay):
+    share = 1.0
+    for step in range(steps):
+        share *= decay(step)
+    return share
 
 
 @exercise(
     "07.3",
     mistakes={
-        "swapped": lambda average, weights, step: _mix(weights, average, min(0.999, (1 + step) / (10 + step))),
-        "random initial": lambda average, weights, step: _mix(average, weights, 0.999),
-        "without a limit": lambda average, weights, step: _mix(average, weights, (1 + step) / (10 + step)),
+        "fixed decay": lambda n: 0.999**n,
+        "other share": lambda n: 1 - _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))),
+        "counted from 0": lambda n: _initial_share(n, lambda k: min(0.999, (2 + k) / (11 + k))),
+        "last step alone": lambda n: min(0.999, n / (9 + n)) if n else 1.0,
     },
 )
-def averaged(answer):
-    """An EMA update with warm-up of the decay."""
-    average = torch.zeros(3)
-    weights = torch.ones(3)
-    first = as_tensor(call(answer, average, weights, 0), average)[0].item()
-    if close(first, 0.1) and not close(first, 0.9):
-        raise Wrong("The two are swapped: in step 0, d = 1/10 is the factor of the old average, 9/10 of the weights.")
-    if close(first, 0.001):
-        raise Wrong(
-            "In step 0 your average hardly changes, so hundreds of steps later it still contains the random initial "
-            "weights. The warm-up (1 + k) / (10 + k) begins at 1/10."
-        )
-    if not close(first, 0.9):
-        raise Wrong(f"From average 0 and weights 1, step 0 should give 0.9; you get {first:.3f}.")
-    if not close(call(answer, average, weights, 20_000)[0].item(), 0.001, 1e-6):
-        raise Wrong(
-            "After 20,000 steps your d is above 0.999: without a limit the average becomes ever slower. Take the "
-            "smaller of the warm-up and 0.999."
-        )
-    if not close(call(answer, 2 * weights, weights, 8)[0].item(), 1.5):
-        raise Wrong("In step 8, d is 9/18: the result is the mean of average and weights.")
-    return "a short memory at first, so that the initial weights are forgotten; later one of about a thousand steps."
+def initial_share(answer):
+    """How much of an EMA with warm-up is still the initial weights."""
+    expected = {n: _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))) for n in (0, 1, 2, 10)}
+    values = {n: as_number(call(answer, n)) for n in expected}
+    if all(close(values[n], 0.999**n) for n in values):
+        raise Wrong("That is the share with a fixed decay of 0.999. With the warm-up, d is much smaller at first.")
+    if all(close(values[n], 1 - expected[n]) for n in values):
+        raise Wrong("That is the other share: what the steps have contributed. What is left of the initial weights?")
+    if close(values[1], 2 / 11):
+        raise Wrong("After one step the share should be 1/10: steps are counted from 0, so the first d is 1/10.")
+    if close(values[1], 0.1) and close(values[2], 2 / 11):
+        raise Wrong("After two steps yours is the d of the last step alone. Every step multiplies the share by its d.")
+    for n, share in expected.items():
+        if abs(values[n] - share) > 1e-3 * share:
+            raise Wrong(f"After {n} steps the share should be {share:.3g}; yours is {values[n]:.3g}.")
+    return (
+        f"a product of all d. With the warm-up, {expected[10]:.0e} of the initial weights is left after ten steps; "
+        "with a fixed d of 0.999 it would be 99 %."
+    )
 
 
 def _attention(q, k, v, mask, padding_score=-torch.inf):
