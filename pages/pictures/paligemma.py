@@ -1,6 +1,6 @@
-"""The architecture of PaliGemma in one picture: shapes and sizes are read off the published sizes' modules.
+"""The architecture of PaliGemma in one diagram: shapes and sizes are read off the published sizes' modules.
 
-Small pictures and answers in it are the tiny edition's, which has the same architecture.
+The images and answers in it are the tiny model's, which has the same architecture.
 """
 
 import torch
@@ -16,9 +16,9 @@ HEIGHT = 930
 PROMPT = "detect nose"
 FACE = 7  # of the held-out ones
 ALT = (
-    "How PaliGemma answers: a picture is cut into patches, a vision tower of 27 layers and one linear layer make them "
-    "256 tokens; they stand in one row before the question's; a decoder of 18 layers writes the answer token by token. "
-    "Below: a layer of the decoder in detail, who may see whom, and answers that are boxes and outlines."
+    "How PaliGemma answers: an image is split into patches, which a vision tower of 27 layers and one linear layer "
+    "turn into 256 tokens; the question's tokens follow them; 18 decoder layers generate the answer token by token. "
+    "Below: a layer of the decoder in detail, the attention mask, and answers that are boxes and masks."
 )
 
 
@@ -60,7 +60,7 @@ def draw(assistant: PaliGemma) -> Canvas:
 
 def _image_tokens(canvas: Canvas, shapes: Shapes, face: Tensor) -> None:
     vision = shapes.vision
-    canvas.frame(15, 12, 1070, 168, "1  The picture becomes tokens")
+    canvas.frame(15, 12, 1070, 168, "1  The image becomes tokens")
     canvas.image(38, 48, 96, 96, face)
     for i in range(1, 16):
         canvas.axes.plot([38 + 6 * i, 38 + 6 * i], [48, 144], color="white", lw=0.5, alpha=0.6, zorder=5)
@@ -69,9 +69,9 @@ def _image_tokens(canvas: Canvas, shapes: Shapes, face: Tensor) -> None:
     canvas.text(38, 157, f"3 × {vision.size} × {vision.size}: {side} × {side} patches", 7.5, align="left")
     canvas.arrow((136, 96), (158, 96))
     canvas.box(160, 72, 96, 48, f"patches of\n{vision.patch} × {vision.patch}: linear\n→ {vision.width:,}", "data", 7.5)
-    canvas.text(208, 134, "+ their places", 7.5, colour=LINE)
+    canvas.text(208, 134, "+ positions", 7.5, colour=LINE)
     canvas.arrow((256, 96), (276, 96))
-    text = f"vision tower (SigLIP): {vision.layers} layers, every patch sees every other, "
+    text = f"vision tower (SigLIP): {vision.layers} layers, every patch attends to every other, "
     canvas.text(278, 52, text + _size_text(shapes.parameters["vision"]), 8, align="left", bold=True)
     step = 500 / vision.layers
     for i in range(vision.layers):
@@ -81,14 +81,14 @@ def _image_tokens(canvas: Canvas, shapes: Shapes, face: Tensor) -> None:
     canvas.text(857, 134, _size_text(shapes.parameters["projector"]), 7.5, colour=LINE)
     canvas.arrow((916, 96), (938, 96))
     canvas.box(940, 72, 118, 48, f"{vision.tokens} tokens\nof {shapes.states[0]:,}", "convolution", bold=True)
-    canvas.text(999, 134, "as they are", 7.5, colour=LINE)
+    canvas.text(999, 134, "not scaled", 7.5, colour=LINE)
 
 
 def _row(canvas: Canvas, shapes: Shapes, reply: str) -> None:
     """Prompt and answer in one row, the decoder above it, the next word above that."""
     language = shapes.language
     top = 192
-    canvas.frame(15, top, 1070, 262, "2  One row of tokens, read by the decoder; the answer grows at its end")
+    canvas.frame(15, top, 1070, 262, "2  One row of tokens, processed by the decoder; the answer is appended")
     tokens = ["<bos>", *PROMPT.split(), "\\n", *reply.replace("><", "> <").split(), "<eos>"]
     count = len(PROMPT.split()) + 2
     x = 38
@@ -96,12 +96,12 @@ def _row(canvas: Canvas, shapes: Shapes, reply: str) -> None:
     for i in range(6):
         canvas.box(x + 30 * i, y, 26, 26, "" if i == 4 else "patch", "convolution", 6)
     canvas.text(x + 133, y + 13, "...", 9)
-    canvas.text(x + 88, y + 38, f"{shapes.vision.tokens} of the picture", 7.5, colour=LINE)
+    canvas.text(x + 88, y + 38, f"{shapes.vision.tokens} of the image", 7.5, colour=LINE)
     step = 60
     places = [x + 186 + 28 + 60 * i for i in range(len(tokens))]
     for i, (place, token) in enumerate(zip(places, tokens, strict=True)):
         canvas.box(place - 28, y, 56, 26, token, "text" if i < count else "resample", 7)
-    text = f"prompt: words from a table, times √{language.width:,}"
+    text = f"prompt: embeddings times √{language.width:,}"
     canvas.text((places[0] + places[count - 1]) / 2, y + 38, text, 7.5, colour=LINE)
     canvas.text((places[count] + places[-1]) / 2, y + 38, "answer", 7.5, colour=LINE)
     wide = places[-1] + step / 2 - x
@@ -110,7 +110,7 @@ def _row(canvas: Canvas, shapes: Shapes, reply: str) -> None:
         canvas.box(x, top + 100 + tall * i, wide, tall - 1.2, fill="attention")
     text = (
         f"decoder (Gemma): {language.layers} layers,\n{_size_text(shapes.parameters['language'])},\n"
-        f"{shapes.table / 1e6:.0f} M of them the table\nof {language.vocabulary:,} words"
+        f"{shapes.table / 1e6:.0f} M of them to embed\n{language.vocabulary:,} tokens"
     )
     canvas.text(x + wide + 14, top + 142, text, 8, align="left", bold=True)
     for place in (*(x + 30 * i + 13 for i in range(6)), *places):
@@ -118,7 +118,7 @@ def _row(canvas: Canvas, shapes: Shapes, reply: str) -> None:
     for place, token in zip(places[count - 1 :], tokens[count:], strict=False):
         canvas.arrow((place, top + 98), (place, top + 82))
         canvas.box(place - 28, top + 54, 56, 26, token, "resample", 7)
-    text = "state × the same table: the likeliest word, which is read next"
+    text = "times the embedding table: the most likely token"
     canvas.text(places[count - 1] - 40, top + 67, text, 7.5, align="right", colour=LINE)
 
 
@@ -138,10 +138,10 @@ def _layer(canvas: Canvas, shapes: Shapes) -> None:
         canvas.box(left, top + 98, 96, 24, text, "convolution")
     for left in (x, x + 112):
         canvas.arrow((left + 48, top + 122), (left + 48, top + 136))
-        canvas.box(left, top + 136, 96, 24, "turn by place", "other")
+        canvas.box(left, top + 136, 96, 24, "RoPE: rotate", "other")
         canvas.arrow((left + 48, top + 160), (left + 48, top + 176))
     canvas.arrow((x + 272, top + 122), (x + 272, top + 176))
-    canvas.box(x, top + 176, 320, 26, f"attention: {config.heads} heads ask one set of keys and values", "attention")
+    canvas.box(x, top + 176, 320, 26, f"attention: {config.heads} query heads, one of keys and values", "attention")
     canvas.arrow((middle, top + 202), (middle, top + 216))
     canvas.box(x, top + 216, 320, 22, f"linear → {config.width:,}", "convolution")
     canvas.arrow((middle, top + 238), (middle, top + 250))
@@ -165,7 +165,7 @@ def _layer(canvas: Canvas, shapes: Shapes) -> None:
 def _mask(canvas: Canvas) -> None:
     top = 466
     left = 458
-    canvas.frame(left, top, 300, 452, "Who may see whom")
+    canvas.frame(left, top, 300, 452, "The attention mask")
     tokens = ["patch", "patch", "patch", "what", "animal", "?", "\\n", "a", "dog", "<eos>"]
     suffix = torch.tensor([[i > 6 for i in range(len(tokens))]])
     mask = prefix_lm_mask(suffix, torch.ones_like(suffix))[0]
@@ -180,9 +180,9 @@ def _mask(canvas: Canvas) -> None:
         canvas.text(x - 6, y + side * (i + 0.5), tokens[i], 7.5, align="right")
         canvas.text(x + side * (i + 0.5), y - 22, tokens[i], 7.5, rotation=60)
     text = (
-        "Rows look, columns are seen. Picture and question\nsee each other whole; the answer sees them, and\n"
-        "what was answered before. So nothing that was\nread ever changes: its keys and values are kept,\n"
-        "and each new word costs one word."
+        "Rows are queries, columns are keys. Image and\nquestion attend to each other; the answer attends\n"
+        "to them and to its own earlier tokens. So no\nearlier state ever changes: keys and values are\n"
+        "cached, and a new token costs one token."
     )
     canvas.text(left + 20, top + 372, text, 7.5, align="left", colour=LINE)
 
@@ -190,7 +190,7 @@ def _mask(canvas: Canvas) -> None:
 def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
     top = 466
     left = 771
-    canvas.frame(left, top, 314, 452, "Answers that are places")
+    canvas.frame(left, top, 314, 452, "Answers that are locations")
     parts = assistant.detect(face, "left eye ; right eye ; nose")
     (outline,) = assistant.segment(face, "face")
     canvas.image(left + 28, top + 40, 120, 120, face)
@@ -209,7 +209,7 @@ def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
     canvas.text(left + 228, top + 172, "segment face", 7.5, colour=LINE)
     said = assistant.generate([face], ["segment face"])[0]
     tokens = said.removesuffix(" face").replace("><", "> <").split()
-    canvas.text(left + 20, top + 204, "What the tiny edition wrote for the outline: a box,", 8, align="left")
+    canvas.text(left + 20, top + 204, "What the tiny model generated for the mask: a box,", 8, align="left")
     for i, token in enumerate(tokens[:4]):
         canvas.box(left + 20 + 70 * i, top + 218, 64, 20, token, "resample", 6.5)
         canvas.text(left + 52 + 70 * i, top + 248, ("top", "left", "bottom", "right")[i], 7.5, colour=LINE)
@@ -219,7 +219,7 @@ def _places(canvas: Canvas, assistant: PaliGemma, face: Tensor) -> None:
     canvas.text(
         left + 20,
         top + 414,
-        "There are 1,024 words for places and 128 for codes,\nin the published edition as in this one.",
+        "There are 1,024 location tokens and 128 for codes,\nin the published model as in this one.",
         8,
         align="left",
         colour=LINE,

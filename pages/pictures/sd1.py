@@ -1,6 +1,6 @@
-"""The architecture of Stable Diffusion 1 in one picture: shapes and sizes are read off the published sizes' modules.
+"""The architecture of Stable Diffusion 1 in one diagram: shapes and sizes are read off the published sizes' modules.
 
-Small pictures in it are the tiny system's, which has the same architecture.
+The images in it are the tiny system's, which has the same architecture.
 """
 
 import torch
@@ -16,9 +16,10 @@ WIDTH = 1100
 HEIGHT = 872
 PROMPT = "a striped orange cat with green eyes on a blue background"
 ALT = (
-    "How Stable Diffusion 1 turns a prompt into a picture: the prompt becomes 77 tokens and, in the text encoder, "
-    "77 states; a U-Net with skip connections looks at noise, time and states and predicts the noise, fifty times; "
-    "a decoder turns the clean latent into a picture. Below, residual block and transformer block in detail."
+    "How Stable Diffusion 1 turns a prompt into an image: the prompt becomes 77 tokens and, in the text encoder, "
+    "77 hidden states; a U-Net with skip connections takes the noisy latent, the timestep and the hidden states, and "
+    "predicts the noise, fifty times; a decoder turns the clean latent into an image. Below, residual block and "
+    "transformer block in detail."
 )
 
 
@@ -63,7 +64,7 @@ def _millions(count: int) -> str:
 
 
 def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
-    canvas.frame(15, 12, 1070, 112, "1  The prompt becomes states")
+    canvas.frame(15, 12, 1070, 112, "1  The prompt becomes hidden states")
     prompt_words = PROMPT.split()
     canvas.box(35, 45, 195, 52, f"“{' '.join(prompt_words[:6])}\n{' '.join(prompt_words[6:])}”", "text", 8)
     canvas.arrow((230, 71), (252, 71))
@@ -80,11 +81,13 @@ def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
     canvas.box(end + 30, 47, 62, 48, "final\nnorm", "other", 8)
     canvas.arrow((end + 92, 71), (end + 120, 71))
     canvas.heatmap(end + 122, 42, 150, 56, states.clamp(-2, 2).numpy())
-    canvas.text(end + 197, 106, f"states: {shape_text(shapes.text[-1].output)}", 8)
+    canvas.text(end + 197, 106, f"hidden states: {shape_text(shapes.text[-1].output)}", 8)
 
 
 def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, seed: int, latent: Tensor) -> None:
-    canvas.frame(15, 136, 1070, 400, "2  The U-Net finds the noise, fifty times over; the decoder paints")
+    canvas.frame(
+        15, 136, 1070, 400, "2  The U-Net predicts the noise in fifty steps; the decoder turns the latent into an image"
+    )
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     side = shapes.unet.stem.inputs[0]
     _channels(canvas, 38, 206, noise, f"noise: {shape_text(side)}")
@@ -106,7 +109,7 @@ def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, seed: int
         8,
     )
     canvas.arrow((out + 62, leave[1] + 34), (out + 62, leave[1] + 62))
-    canvas.box(out, leave[1] + 64, 124, 50, "sampler: takes\nsome noise off", "other", 8)
+    canvas.box(out, leave[1] + 64, 124, 50, "sampler: removes\nsome noise", "other", 8)
     canvas.arrow((out + 62, leave[1] + 114), (out + 62, 524), (24, 524), (24, 243), (36, 243), dashed=True)
     canvas.text(480, 516, "50 steps, each with less noise", 8, colour=LINE)
     _channels(canvas, 934, 206, latent, f"clean latent: {shape_text(side)}")
@@ -121,7 +124,7 @@ def _conditions(canvas: Canvas, shapes: Shapes) -> None:
     text = shapes.config.text
     canvas.box(36, 350, 118, 42, f"time: sinusoids,\nMLP → {low:,}", "text")
     canvas.text(36, 402, "to every residual block", 7.5, align="left", colour=LINE)
-    canvas.box(36, 424, 118, 42, f"text states\n{text.length} × {text.width}", "text")
+    canvas.box(36, 424, 118, 42, f"hidden states\n{text.length} × {text.width}", "text")
     canvas.text(36, 476, "to every transformer block", 7.5, align="left", colour=LINE)
     canvas.arrow((154, 371), (225, 371), (225, 300), dashed=True)
     canvas.arrow((154, 445), (275, 445), (275, 370), dashed=True)
@@ -138,7 +141,7 @@ def _legend(canvas: Canvas, x: float, y: float) -> None:
     entries = {
         "convolution": "residual block",
         "attention": "transformer block",
-        "resample": "half or double size",
+        "resample": "down- or upsampling",
         "data": "convolution in, out",
     }
     for i, (role, text) in enumerate(entries.items()):
@@ -154,7 +157,7 @@ def _decoder(canvas: Canvas, shapes: Shapes, system: StableDiffusion1, x: float,
     low = y + 16 + 15 * len(shapes.decoder)
     canvas.arrow((x + 62, low), (x + 62, low + 10))
     canvas.image(x + 21, low + 12, 82, 82, system.decode(latent)[0])
-    canvas.text(x + 109, low + 55, "the tiny\nsystem's\npicture", 7, align="left", colour=LINE)
+    canvas.text(x + 109, low + 55, "the tiny\nmodel's\nimage", 7, align="left", colour=LINE)
 
 
 def _residual_block(canvas: Canvas, shapes: Shapes) -> None:
@@ -170,7 +173,7 @@ def _residual_block(canvas: Canvas, shapes: Shapes) -> None:
     canvas.dot(120, 705, "+")
     canvas.box(262, 693, 150, 24, f"linear {time:,} → {call.output[1]}", "text")
     canvas.arrow((262, 705), (130, 705))
-    canvas.text(337, 680, f"time: {time:,} numbers", 8)
+    canvas.text(337, 680, f"timestep: {time:,} channels", 8)
     canvas.arrow((120, 816), (120, 850), head=False)
     canvas.dot(120, 838, "+")
     canvas.arrow((170, 577), (225, 577), (225, 838), (130, 838), dashed=True)
@@ -184,7 +187,7 @@ def _transformer_block(canvas: Canvas, shapes: Shapes) -> None:
     channels, height, width = call.output[1:]
     tokens = height * width
     text = shapes.config.text
-    description = f"{shape_text(call.inputs[0])} as {tokens:,} positions of {channels} numbers"
+    description = f"{shape_text(call.inputs[0])} as {tokens:,} positions of {channels} channels"
     canvas.text(660, 604, description, 8, align="left")
     steps = {
         "group norm, linear": "other",
@@ -203,13 +206,13 @@ def _transformer_block(canvas: Canvas, shapes: Shapes) -> None:
             canvas.dot(565, y + 35, "+")
     heads = shapes.config.unet.heads
     description = (
-        f"every position asks every other: {tokens:,} × {tokens:,} weights,\n{heads} heads of {channels // heads}"
+        f"every position attends to every other: {tokens:,} × {tokens:,} weights,\n{heads} heads of {channels // heads}"
     )
     canvas.text(660, 656, description, 8, align="left")
-    canvas.box(900, 696, 165, 25, f"text states {text.length} × {text.width}", "text")
+    canvas.box(900, 696, 165, 25, f"hidden states {text.length} × {text.width}", "text")
     canvas.arrow((900, 708), (640, 708))
     canvas.text(770, 699, "keys, values", 7.5, colour=LINE)
-    canvas.text(660, 730, f"every position asks the prompt: {tokens:,} × {text.length} weights", 8, align="left")
+    canvas.text(660, 730, f"every position attends to the prompt: {tokens:,} × {text.length} weights", 8, align="left")
     description = f"{channels} → 2 × {4 * channels:,}, one half gates the other, → {channels}"
     canvas.text(660, 760, description, 8, align="left")
-    canvas.text(660, 812, "and what came in is added", 8, align="left")
+    canvas.text(660, 812, "and the input is added", 8, align="left")

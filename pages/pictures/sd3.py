@@ -1,6 +1,6 @@
-"""The architecture of Stable Diffusion 3 in one picture: shapes and sizes are read off the published sizes' modules.
+"""The architecture of Stable Diffusion 3 in one diagram: shapes and sizes are read off the published sizes' modules.
 
-Small pictures in it are the tiny system's, which has the same architecture.
+The images in it are the tiny system's, which has the same architecture.
 """
 
 import torch
@@ -17,9 +17,9 @@ from pages.pictures.sd1 import PROMPT
 WIDTH = 1100
 HEIGHT = 1010
 ALT = (
-    "How Stable Diffusion 3 turns a prompt into a picture: three text encoders read the prompt, their states are laid "
-    "into one matrix and their summaries into one vector; a transformer of joint blocks, one stream for text and one "
-    "for the picture, says where the noisy latent should move; a decoder turns the clean latent into a picture. "
+    "How Stable Diffusion 3 turns a prompt into an image: three text encoders encode the prompt, their hidden states "
+    "form one sequence and their pooled embeddings one vector; a transformer of joint blocks, one stream for text and "
+    "one for the image, predicts the velocity of the noisy latent; a decoder turns the clean latent into an image. "
     "Below, a joint block in detail, and where its parameters are."
 )
 
@@ -81,7 +81,7 @@ def draw(system: StableDiffusion3, seed: int = 3) -> Canvas:
 
 def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
     config = shapes.config
-    canvas.frame(15, 12, 1070, 236, "1  Three encoders read the prompt")
+    canvas.frame(15, 12, 1070, 236, "1  Three text encoders encode the prompt")
     prompt_words = PROMPT.split()
     canvas.box(35, 104, 150, 70, "“" + "\n".join(" ".join(prompt_words[i : i + 4]) for i in (0, 4, 8)) + "”", "text", 8)
     encoders = {
@@ -106,9 +106,9 @@ def _prompt(canvas: Canvas, shapes: Shapes, states: Tensor) -> None:
         canvas.text(552, y + 20, f"{length} × {width:,}", 8, align="left")
     _matrix(canvas, shapes)
     canvas.heatmap(944, 60, 118, 118, states.clamp(-2, 2).numpy())
-    canvas.text(1003, 192, "the tiny system's:", 7.5, colour=LINE)
+    canvas.text(1003, 192, "the tiny model's:", 7.5, colour=LINE)
     canvas.text(1003, 206, f"{len(states)} × {states.shape[1]}", 7.5, colour=LINE)
-    summary = f"summaries: {config.clip_l.projection} + {config.clip_g.projection:,} numbers"
+    summary = f"pooled: {config.clip_l.projection} + {config.clip_g.projection:,} channels"
     canvas.box(640, 212, 230, 24, summary, "text", 8)
     canvas.text(880, 224, "to every block, with the time", 7.5, align="left", colour=LINE)
 
@@ -132,13 +132,19 @@ def _matrix(canvas: Canvas, shapes: Shapes) -> None:
     canvas.box(x + first, y, second, top, "CLIP-G", "attention", 6.5)
     canvas.text(x + first + second + 70, y + top / 2, "zeros", 7, colour=LINE)
     canvas.box(x, y + top, w, h - top, "T5-XXL", "resample", 8)
-    canvas.text(x + w / 2, y + h + 12, f"text: {rows} tokens of {total:,} numbers", 8)
+    canvas.text(x + w / 2, y + h + 12, f"text: {rows} tokens of {total:,} channels", 8)
     canvas.arrow((610, 119), (636, 119))
 
 
 def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion3, seed: int, latent: Tensor) -> None:
     sizes = shapes.config.transformer
-    canvas.frame(15, 260, 1070, 330, "2  The transformer says where to move, again and again; the decoder paints")
+    canvas.frame(
+        15,
+        260,
+        1070,
+        330,
+        "2  The transformer predicts the velocity at every step; the decoder turns the latent into an image",
+    )
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     _channels(canvas, 38, 440, noise, "noise", shapes)
     canvas.box(38, 318, 112, 40, f"text\n{shapes.text_tokens} × {sizes.text_width:,}", "text")
@@ -147,14 +153,14 @@ def _latents(canvas: Canvas, shapes: Shapes, system: StableDiffusion3, seed: int
     canvas.arrow((118, 478), (172, 478))
     canvas.box(174, 456, 74, 44, f"patches\n{sizes.patch} × {sizes.patch}", "data")
     canvas.text(211, 512, f"{shapes.tokens:,} tokens", 7.5, colour=LINE)
-    canvas.text(211, 525, "+ their places", 7.5, colour=LINE)
+    canvas.text(211, 525, "+ positions", 7.5, colour=LINE)
     _blocks(canvas, shapes, 272, 306)
     canvas.arrow((700, 478), (722, 478))
-    canvas.box(724, 452, 74, 52, "norm, linear,\npatches back", "data", 7.5)
+    canvas.box(724, 452, 74, 52, "norm, linear,\nunpatchify", "data", 7.5)
     canvas.arrow((761, 452), (761, 418))
     canvas.box(716, 366, 92, 50, "velocity,\nguidance", "other")
     canvas.arrow((761, 366), (761, 350))
-    canvas.box(716, 308, 92, 40, "sampler: one\nstep along it", "other", 7.5)
+    canvas.box(716, 308, 92, 40, "sampler: one\nEuler step", "other", 7.5)
     canvas.arrow((808, 338), (832, 338), (832, 572), (26, 572), (26, 478), (36, 478), dashed=True)
     canvas.text(430, 564, "28 steps, each with less noise", 8, colour=LINE)
     canvas.arrow((808, 318), (862, 318))
@@ -185,9 +191,9 @@ def _blocks(canvas: Canvas, shapes: Shapes, x: float, y: float) -> None:
         align="left",
         bold=True,
     )
-    description = "violet: text   ·   orange: one attention over both   ·   blue: picture"
+    description = "violet: text   ·   orange: one attention over both   ·   blue: image"
     canvas.text(x + 213, y + 218, description, 8, colour=LINE)
-    canvas.box(x + 82, y + 226, 266, 22, "time and summaries: one vector, to every block", "text", 7.5)
+    canvas.box(x + 82, y + 226, 266, 22, "time and pooled text: one vector, to every block", "text", 7.5)
 
 
 def _channels(canvas: Canvas, x: float, y: float, latent: Tensor, text: str, shapes: Shapes) -> None:
@@ -206,13 +212,13 @@ def _decoder(canvas: Canvas, shapes: Shapes, system: StableDiffusion3, x: float,
     low = y + 4 + 18 * len(shapes.decoder)
     canvas.arrow((x + 58, low), (x + 58, low + 12))
     canvas.image(x + 12, low + 14, 92, 92, system.decode(latent)[0])
-    canvas.text(x + 58, low + 118, "the tiny system's picture", 7, colour=LINE)
+    canvas.text(x + 58, low + 118, "the tiny model's image", 7, colour=LINE)
 
 
 def _joint_block(canvas: Canvas, shapes: Shapes) -> None:
     sizes = shapes.config.transformer
     canvas.frame(15, 602, 720, 396, "Joint block")
-    streams = (70, "text", shapes.text_tokens, "text"), (430, "picture", shapes.tokens, "convolution")
+    streams = (70, "text", shapes.text_tokens, "text"), (430, "image", shapes.tokens, "convolution")
     for x, name, tokens, role in streams:
         canvas.text(x + 80, 634, f"{name}: {tokens:,} × {sizes.width:,}", 8)
         canvas.arrow((x + 80, 642), (x + 80, 656))
@@ -242,14 +248,14 @@ def _joint_block(canvas: Canvas, shapes: Shapes) -> None:
         f"attention over all {both:,} tokens, {sizes.heads} heads of {sizes.width // sizes.heads}",
         "attention",
     )
-    canvas.box(248, 868, 144, 40, "time + summaries:\nSiLU, linear", "other", 7.5)
+    canvas.box(248, 868, 144, 40, "time + pooled text:\nSiLU, linear", "other", 7.5)
     canvas.arrow((248, 876), (232, 870))
     canvas.arrow((392, 876), (404, 870), (428, 870))
     canvas.text(320, 920, "6 vectors for each stream: two", 7, colour=LINE)
     canvas.text(320, 932, "scales, two shifts, two gates", 7, colour=LINE)
     description = (
         "Each stream has\nweights of its own;\nonly the attention\nis common.\n\n"
-        "In the last block\nnothing reads the\ntext any more: it\nends at q, k, v."
+        "After the last block\nthe text is not used\nany more: it ends\nat q, k, v."
     )
     canvas.text(612, 870, description, 7.5, align="left", colour=LINE)
 
@@ -266,4 +272,4 @@ def _shares(canvas: Canvas, shapes: Shapes) -> None:
     canvas.text(
         790, 952, f"{_size_text(_count(shapes.block))} in all: a third of them only", 8, align="left", colour=LINE
     )
-    canvas.text(790, 968, "turns time and summaries into scales and shifts", 8, align="left", colour=LINE)
+    canvas.text(790, 968, "turns time and pooled text into scales and shifts", 8, align="left", colour=LINE)
