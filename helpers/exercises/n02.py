@@ -172,7 +172,7 @@ def unshift(answer):
     shifted = 3 * t / (1 + 2 * t)
     result = as_tensor(call(answer, shifted, 3.0), t)
     if close(result, 3 * shifted / (1 + 2 * shifted)):
-        raise Wrong("That shifts the same times once more. Solve t' = s t / (1 + (s - 1) t) for t.")
+        raise Wrong("That shifts the same times once more. Solve t' = m t / (1 + (m - 1) t) for t.")
     if not close(result[-1], 1.0) and close(result[0], 0.0):
         raise Wrong(f"The ends must stay: t = 1 is pure noise before and after, and yours becomes {result[-1]:.3g}.")
     if not close(result, t):
@@ -182,7 +182,7 @@ def unshift(answer):
         )
     if not close(call(answer, 5 * t / (1 + 4 * t), 5.0), t):
         raise Wrong("It works for a shift of 3 but not for 5: does your formula still contain a 3?")
-    return "t = t' / (s - (s - 1) t'), a shift by 1/s. So two shifts by 3 are a single shift by 9, not by 6."
+    return "t = t' / (m - (m - 1) t'), a shift by 1/m. So two shifts by 3 are a single shift by 9, not by 6."
 
 
 @exercise(
