@@ -5,29 +5,33 @@ const BASE = document.currentScript.src.replace(/[^/]*$/, ""); // the folder of 
 // The bytes of a file of weights. onProgress(bytes) is called as they arrive.
 async function loadWeights(name, onProgress) {
   const url = `${BASE}weights/${name}.js`;
-  return location.protocol === "file:" ? loadAsScript(name, url) : fetchWeights(url, onProgress);
+  return location.protocol === "file:" ? loadAsScript(name, url) : fetchWeights(url, MANIFEST.sizes[name], onProgress);
 }
 
-async function fetchWeights(url, onProgress) {
+async function fetchWeights(url, size, onProgress) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`could not load ${url} (status ${response.status})`);
   const reader = response.body.getReader();
-  const parts = [];
+  const script = new Uint8Array(size);
+  let received = 0;
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
-    parts.push(value);
+    if (received + value.length > size) throw new Error(`${url} is not the file that belongs to this page`);
+    script.set(value, received);
+    received += value.length;
     onProgress(value.length);
   }
-  return unescapeBytes(new Uint8Array(await new Blob(parts).arrayBuffer()));
+  if (received < size) throw new Error(`${url} ended after ${received} of ${size} bytes`);
+  return unescapeBytes(script);
 }
 
-// The content of the string in a script of weights, byte by byte: see `as_script` in package.py.
+// The content of the string in a script of weights, byte by byte: see `as_script` in package.py. It becomes shorter, so
+// it is written over the script itself.
 function unescapeBytes(script) {
   const quote = 0x22;
   const backslash = 0x5c;
   const lineEnds = { 0x6e: 0x0a, 0x72: 0x0d }; // \n and \r
-  const bytes = new Uint8Array(script.length);
   let length = 0;
   for (let i = script.indexOf(quote) + 1; script[i] !== quote; i++) {
     let byte = script[i];
@@ -35,9 +39,9 @@ function unescapeBytes(script) {
       i += 1;
       byte = lineEnds[script[i]] ?? script[i];
     }
-    bytes[length++] = byte;
+    script[length++] = byte;
   }
-  return bytes.buffer.slice(0, length);
+  return script.buffer.slice(0, length);
 }
 
 // A page from a file:// may not fetch, but it may run scripts. With this encoding every byte becomes one character,

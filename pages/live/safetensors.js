@@ -41,5 +41,8 @@ function halfToFloat() {
 // The numbers of a tensor in single precision, in which everything is computed.
 function toFloat32(tensor) {
   const table = halfToFloat();
-  return Float32Array.from(tensor.halves, (half) => table[half]);
+  const { halves } = tensor;
+  const values = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) values[i] = table[halves[i]]; // Float32Array.from is ten times as slow
+  return values;
 }
