@@ -28,12 +28,10 @@ ANSWERS = ("answer", "answers")  # to an exercise, or to a question about an ima
 NOT_YET = {
     "03_stable_diffusion_1",
     "04_stable_diffusion_3",
-    "05_vae_variants",
     "06_vqvae",
     "08_tiny_sd_pretrained_vae",
     "03_solutions",
     "04_solutions",
-    "05_solutions",
     "06_solutions",
     "08_solutions",
     "pages/glossary.md",
