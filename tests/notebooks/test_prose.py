@@ -29,11 +29,9 @@ NOT_YET = {
     "03_stable_diffusion_1",
     "04_stable_diffusion_3",
     "06_vqvae",
-    "08_tiny_sd_pretrained_vae",
     "03_solutions",
     "04_solutions",
     "06_solutions",
-    "08_solutions",
     "pages/glossary.md",
 }
 REWRITTEN = [name for name in TEXTS if name not in NOT_YET]
