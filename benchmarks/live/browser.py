@@ -29,22 +29,23 @@ def cost(html: Path, model: str) -> Cost:
         page = browser.new_page()
         page.goto(f"{url}/{PAGE}", wait_until="networkidle")
         page.select_option("#live-model", model)
-        process = _renderer(browser)
-        before = _memory(process)
-        start = _processor_seconds(browser, process)
+        resident = {process: _memory(process) for process in _renderers(browser)}
+        start = _processor_seconds(browser)
         _generate(page)
-        first = _processor_seconds(browser, process) - start
+        first = _processor_seconds(browser) - start
         further = []
         for seed in range(FURTHER):
             page.fill("#live-seed", str(seed))
-            start = _processor_seconds(browser, process)
+            start = _processor_seconds(browser)
             _generate(page)
-            further.append(_processor_seconds(browser, process) - start)
+            further.append(_processor_seconds(browser) - start)
         loaded = page.evaluate(
             "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/live/'))"
             ".reduce((sum, { transferSize }) => sum + transferSize, 0)"
         )
-        return Cost(first, min(further), loaded / 1e6, _memory(process, "VmHWM"), before)
+        seconds = _renderers(browser)
+        process = max(seconds, key=seconds.__getitem__)  # after the images it is plain which one it is
+        return Cost(first, min(further), loaded / 1e6, _memory(process, "VmHWM"), resident[process])
 
 
 def trouble_of(html: Path, models: list[str], from_file: bool) -> Trouble:
@@ -87,14 +88,13 @@ def _processes(browser: "Browser") -> list[dict[str, Any]]:
     return processes
 
 
-def _renderer(browser: "Browser") -> int:
-    """The process of the page: of those that show one, the one that has computed most."""
-    renderers = [process for process in _processes(browser) if process["type"] == "renderer"]
-    return max(renderers, key=lambda process: process["cpuTime"])["id"]
+def _renderers(browser: "Browser") -> dict[int, float]:
+    """Processor seconds of every process that shows a page; Chromium keeps a spare one, which does nothing."""
+    return {entry["id"]: entry["cpuTime"] for entry in _processes(browser) if entry["type"] == "renderer"}
 
 
-def _processor_seconds(browser: "Browser", process: int) -> float:
-    return next(entry["cpuTime"] for entry in _processes(browser) if entry["id"] == process)
+def _processor_seconds(browser: "Browser") -> float:
+    return sum(_renderers(browser).values())
 
 
 def _memory(process: int, entry: str = "VmRSS") -> float:
