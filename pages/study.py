@@ -18,18 +18,18 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "01": Plan("Data exploration", (), "easy", 2),
-    "02": Plan("DDPM from scratch", (), "hard", 3),
-    "03": Plan("Stable Diffusion 1", ("02",), "medium", 2),
-    "04": Plan("Stable Diffusion 3", ("02", "03"), "hard", 2),
-    "05": Plan("VAE variants", ("01", "02"), "hard", 1.5),
-    "06": Plan("VQ-VAE", ("05",), "medium", 1.5),
-    "07": Plan("Tiny SD, Method 1: pixels", ("01", "02", "03"), "medium", 2.5),
+    "01": Plan("Data exploration", (), "easy", 3),
+    "02": Plan("DDPM from scratch", (), "hard", 4),
+    "03": Plan("Stable Diffusion 1", ("02",), "medium", 3),
+    "04": Plan("Stable Diffusion 3", ("02", "03"), "hard", 2.5),
+    "05": Plan("VAE variants", ("01", "02"), "hard", 2.5),
+    "06": Plan("VQ-VAE", ("05",), "medium", 2),
+    "07": Plan("Tiny SD, Method 1: pixels", ("01", "02", "03"), "medium", 3.5),
     "08": Plan("Tiny SD, Method 2: pretrained latents", ("03", "05", "07"), "medium", 1.5),
-    "09": Plan("Tiny SD, Method 3: our own latents", ("05", "06", "08"), "medium", 1),
+    "09": Plan("Tiny SD, Method 3: our own latents", ("05", "06", "08"), "medium", 1.5),
     "10": Plan("Three methods compared", ("07", "08", "09"), "easy", 1.5),
-    "11": Plan("PaliGemma", ("03", "06"), "hard", 2),
-    "12": Plan("The multimodal landscape", ("11",), "medium", 1.5),
+    "11": Plan("PaliGemma", ("03", "06"), "hard", 3),
+    "12": Plan("The multimodal landscape", ("11",), "medium", 2),
 }
 
 ROUTES = {
