@@ -24,11 +24,6 @@ MOST_PICTURES = 1 / 5
 EMPTY_NAMES = (*FORBIDDEN, "some", "dice")
 ANSWERS = ("answer", "answers")  # to an exercise, or to a question about an image
 
-# Still in the old language; each leaves this set when it has been rewritten.
-NOT_YET = {
-}
-REWRITTEN = [name for name in TEXTS if name not in NOT_YET]
-
 
 def phrases() -> list[tuple[re.Pattern[str], str]]:
     """The phrases that are not used, each with the reason."""
@@ -61,22 +56,22 @@ def pictures_for_images(text: str) -> float:
     return pictures / max(1, pictures + words.count("image"))
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
+@pytest.mark.parametrize("name", TEXTS)
 def test_no_phrase_of_a_private_language(name: str) -> None:
     assert banned(TEXTS[name]) == []
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
+@pytest.mark.parametrize("name", TEXTS)
 def test_little_stands_in_brackets(name: str) -> None:
     assert bracket_share(TEXTS[name]) <= MOST_IN_BRACKETS
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
+@pytest.mark.parametrize("name", TEXTS)
 def test_the_field_says_image(name: str) -> None:
     assert pictures_for_images(TEXTS[name]) <= MOST_PICTURES
 
 
-@pytest.mark.parametrize("name", [name for name in LESSONS if name not in NOT_YET])
+@pytest.mark.parametrize("name", LESSONS)
 def test_every_section_begins_with_a_reason(name: str) -> None:
     openings = sections(NOTEBOOK_PATHS[name])
     assert len(openings) >= 4
@@ -84,19 +79,15 @@ def test_every_section_begins_with_a_reason(name: str) -> None:
     assert not short, "say why before the first cell or formula"
 
 
-@pytest.mark.parametrize("name", [name for name in NOTEBOOK_PATHS if name not in NOT_YET])
+@pytest.mark.parametrize("name", NOTEBOOK_PATHS)
 def test_names_in_cells_say_what_they_hold(name: str) -> None:
     assert [names for source in code_cells(NOTEBOOK_PATHS[name]) if (names := empty_names(source))] == []
 
 
-@pytest.mark.parametrize("name", [name for name in NOTEBOOK_PATHS if name not in NOT_YET])
+@pytest.mark.parametrize("name", NOTEBOOK_PATHS)
 def test_a_page_cuts_no_line_of_code(name: str) -> None:
     lines = [line for source in code_cells(NOTEBOOK_PATHS[name]) for line in source.splitlines()]
     assert [line for line in lines if len(line) > LONGEST_LINE] == []
-
-
-def test_what_is_not_yet_rewritten_exists() -> None:
-    assert set(TEXTS) >= NOT_YET
 
 
 # --- each measure notices a fault -------------------------------------------------------------------------------------
