@@ -77,4 +77,4 @@ def shorten_types(
 
 
 def _without_modules(text: str | None) -> str | None:
-    return None if text is None else re.sub(r"~(?:\w+\.)+", "", text)
+    return None if text is None else re.sub(r"~(?:collections\.abc|typing)\.", "", text)
