@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pages.browser import chromium, find_chromium
+from pages.browser import find_chromium
 from pages.execute import NOTEBOOKS, notebooks
 from pages.record import ROOT
 
@@ -75,12 +75,6 @@ def _address(server: subprocess.Popen, home: Path) -> str:
         assert server.poll() is None, (home / "log").read_text()
         time.sleep(0.1)
     raise TimeoutError((home / "log").read_text())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

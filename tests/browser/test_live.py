@@ -9,7 +9,7 @@ import torch
 from sphinx.cmd.build import build_main
 
 from helpers.tiny_sd.model import TinySD
-from pages.browser import Trouble, chromium, faint, find_chromium, serve, watch
+from pages.browser import Trouble, faint, serve, watch
 from pages.live import package
 from pages.record import ROOT
 
@@ -31,14 +31,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build_main(["-q", "-b", "html", "-E", "-c", str(ROOT / "pages"), str(source), str(html)]) == 0
     package.write(html / "live")
     return html
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if find_chromium() is None:
-        pytest.skip("no Chromium on the path (CHROMIUM names one)")
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module", params=["http", "file"])

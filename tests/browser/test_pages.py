@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from pages import vendor
-from pages.browser import addresses, chromium, faint, find_chromium, first_image, serve, watch
+from pages.browser import addresses, faint, first_image, serve, watch
 from pages.build import HTML, TEXTS
 from pages.execute import NOTEBOOKS, WIDGETS, notebooks
 from pages.record import ROOT
@@ -36,14 +36,6 @@ def rendered() -> Path:
 
 def test_every_page_is_rendered_without_a_warning(rendered: Path) -> None:
     assert addresses(rendered) == sorted(PAGES)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if find_chromium() is None:
-        pytest.skip("no Chromium on the path (CHROMIUM names one)")
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
