@@ -3,7 +3,6 @@
 What the course's own implementation is measured against, by tests and by `python -m benchmarks check sd1`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from helpers.sd1.pipeline import SD1Config, StableDiffusion1
 from helpers.sd1.unet import UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig
+from helpers.text.export import write_clip_tokenizer
 from helpers.text.train import learn_merges
-from helpers.weights.pretrained import checkpoint_keys
+from helpers.weights.export import published_tensors
 
 CORPUS = ["a striped orange cat with green eyes", "a plain grey dog with blue eyes", "a photo of a cat and a dog"] * 3
 MERGES = list(learn_merges(CORPUS, 60))
@@ -106,10 +106,7 @@ def reference(config: SD1Config):
 
 def write_merges(folder: Path) -> Path:
     """Write CLIP's tokenizer files, merges.txt and vocab.json, into a folder and return it."""
-    folder.mkdir(exist_ok=True)
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "vocab.json").write_text(json.dumps(TOKENIZER.ids), encoding="utf-8")
+    write_clip_tokenizer(TOKENIZER, folder)
     return folder
 
 
@@ -122,12 +119,9 @@ def compvis_tensors(model: StableDiffusion1) -> dict[str, Tensor]:
     ]
     tensors = {}
     for prefix, module, renaming in parts:
-        for name, tensor in module.state_dict().items():
-            sources = checkpoint_keys(name, renaming)
-            for source, part in zip(sources, tensor.chunk(len(sources)), strict=True):
-                convolution = part.ndim == 2 and any(layer in source for layer in ("attn_1.", "proj_in", "proj_out"))
-                part = part[:, :, None, None] if convolution else part
-                tensors[prefix + source] = part.contiguous().clone()
+        for name, tensor in published_tensors(module, renaming).items():
+            convolution = tensor.ndim == 2 and any(layer in name for layer in ("attn_1.", "proj_in", "proj_out"))
+            tensors[prefix + name] = tensor[:, :, None, None] if convolution else tensor
     positions = torch.arange(model.config.text.length)[None]
     tensors[checkpoint.CLIP + "text_model.embeddings.position_ids"] = positions
     return tensors | {"betas": torch.zeros(3), "sqrt_alphas_cumprod": torch.zeros(3)}

@@ -19,7 +19,8 @@ from helpers.sd3.mmdit import MMDiTConfig, positions
 from helpers.sd3.pipeline import SD3Config, StableDiffusion3
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig
 from helpers.text.t5 import T5_NAMES, T5Config
-from helpers.weights.pretrained import KeyMapping, checkpoint_keys
+from helpers.weights.export import published_tensors
+from helpers.weights.pretrained import KeyMapping
 
 TOWER = CLIPTowerConfig(width=24, layers=3, heads=4, mlp=96, vocabulary=len(TOKENIZER), length=16, projection=24)
 SMALL = SD3Config(
@@ -171,11 +172,9 @@ def stability_tensors(model: StableDiffusion3, encoders: bool = True) -> dict[st
         if model.encoders.t5 is not None:
             parts.append(("t5", model.encoders.t5, T5_NAMES))
     for part, module, renaming in parts:
-        for name, tensor in module.state_dict().items():
-            sources = checkpoint_keys(name, renaming)
-            for source, piece in zip(sources, tensor.chunk(len(sources)), strict=True):
-                piece = piece[:, :, None, None] if piece.ndim == 2 and "attn_1." in source else piece
-                tensors[checkpoint.PREFIXES[part] + source] = piece.contiguous().clone()
+        for name, tensor in published_tensors(module, renaming).items():
+            convolution = tensor.ndim == 2 and "attn_1." in name
+            tensors[checkpoint.PREFIXES[part] + name] = tensor[:, :, None, None] if convolution else tensor
     table = positions(sizes.pos_embed_max_size, sizes.pos_embed_max_size, sizes)[None].clone()
     return tensors | {checkpoint.PREFIXES["transformer"] + "pos_embed": table}
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from helpers.autoencoders import export as autoencoder_export
-from helpers.sd1.checkpoint import unet_names
+from helpers.sd1.checkpoint import PREDICTION_TYPES, unet_names
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet
 from helpers.text.export import write_clip, write_clip_tokenizer
 from helpers.weights.export import DIFFUSERS_WEIGHTS, published_tensors, write_json, write_part
 
-PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction"}  # the course's name -> diffusers'
+DIFFUSERS_PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTION_TYPES.items()}
 
 
 def to_diffusers(model: StableDiffusion1, folder: str | Path) -> None:
@@ -37,7 +37,7 @@ def to_diffusers(model: StableDiffusion1, folder: str | Path) -> None:
         "set_alpha_to_one": False,
         "steps_offset": 1,
         "timestep_spacing": "leading",
-        "prediction_type": PREDICTION_TYPES[model.prediction],
+        "prediction_type": DIFFUSERS_PREDICTION_TYPES[model.prediction],
     }
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
