@@ -4,6 +4,8 @@ import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from helpers.allocator import keep_freed_memory
+
 try:
     __version__ = version("ddpm-to-stable-diffusion")  # pyproject.toml holds it
 except PackageNotFoundError:  # a copy that was not installed
@@ -16,3 +18,5 @@ SPIN_COUNT = ("GOMP_SPINCOUNT", "1000")
 
 if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ[SPIN_COUNT[0]] = SPIN_COUNT[1]
+
+keep_freed_memory()
