@@ -1,7 +1,7 @@
 """Makes the images of the landing page's parts: `python -m pages.pictures`.
 
-One image for each part of the course, and the diagrams of the notebooks, written to 00_assets/image; generated or
-synthetic, never a photograph.
+One image for each part of the course, the map and the diagrams of the notebooks, written to 00_assets/image; generated
+or synthetic, never a photograph.
 """
 
 from textwrap import fill
@@ -9,6 +9,7 @@ from textwrap import fill
 import numpy as np
 import torch
 
+from helpers.autoencoders.kl import KLAutoencoder
 from helpers.autoencoders.vq import VQAutoencoder, codes_to_rgb, reconstruct
 from helpers.data import load_faces
 from helpers.data.captions import caption
@@ -21,9 +22,11 @@ from helpers.tiny_sd.model import TinySD
 from helpers.vlm.examples import PARTS as PARTS_OF_A_FACE
 from helpers.vlm.pipeline import PaliGemma
 from pages.build import IMAGES, PARTS
+from pages.pictures import autoencoders, course_map, diffusion, latent_diffusion, neighbours, vision_language
 from pages.pictures import paligemma as paligemma_diagram
 from pages.pictures import sd1 as sd1_diagram
 from pages.pictures import sd3 as sd3_diagram
+from pages.pictures.drawing import save_diagram
 
 
 def synthetic_faces() -> None:
@@ -101,6 +104,44 @@ def questions_about_faces() -> None:
     save_png(canvas.figure, IMAGES / PARTS["Multimodal"].image)
 
 
+def course_maps() -> None:
+    """The map of the course, once for each notebook."""
+    images = course_map.thumbnails(StableDiffusion1.from_weights())
+    for notebook in course_map.SUBJECTS:
+        save_diagram(course_map.draw(notebook, images), IMAGES / f"map_{notebook}.png")
+
+
+def diffusion_diagrams() -> None:
+    """Markov chain, guidance and solver steps, for notebook 02."""
+    save_diagram(diffusion.markov_chain(), IMAGES / "diagram_markov_chain.png")
+    save_diagram(diffusion.guidance(), IMAGES / "diagram_guidance.png")
+    save_diagram(diffusion.solvers(), IMAGES / "diagram_solver_steps.png")
+
+
+def autoencoder_diagrams() -> None:
+    """VAE and VQ-VAE, for notebooks 05 and 06."""
+    save_diagram(autoencoders.vae(KLAutoencoder.from_weights("faces_autoencoder")), IMAGES / "diagram_vae.png")
+    save_diagram(autoencoders.vq_vae(VQAutoencoder.from_weights("vq")), IMAGES / "diagram_vq_vae.png")
+
+
+def latent_diffusion_diagrams() -> None:
+    """The stages of Methods 2 and 3, for notebooks 08 and 09."""
+    for method in latent_diffusion.FIRST_STAGE:
+        images = latent_diffusion.examples(TinySD.from_weights(f"tiny_sd_{method}"))
+        save_diagram(latent_diffusion.draw(method, images), IMAGES / f"diagram_latent_diffusion_{method}.png")
+
+
+def precision_and_recall() -> None:
+    """The balls of precision and recall, for notebook 10."""
+    save_diagram(neighbours.draw(), IMAGES / "diagram_precision_recall.png")
+
+
+def vision_language_diagrams() -> None:
+    """CLIP's loss beside SigLIP's, and a resampler, for notebooks 11 and 12."""
+    save_diagram(vision_language.losses(), IMAGES / "diagram_contrastive_losses.png")
+    save_diagram(vision_language.resampler(), IMAGES / "diagram_resampler.png")
+
+
 if __name__ == "__main__":
     for make in (
         synthetic_faces,
@@ -111,5 +152,11 @@ if __name__ == "__main__":
         generated_faces,
         paligemma,
         questions_about_faces,
+        course_maps,
+        diffusion_diagrams,
+        autoencoder_diagrams,
+        latent_diffusion_diagrams,
+        precision_and_recall,
+        vision_language_diagrams,
     ):
         make()
