@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: bits, nearest neighbours, the straight-through gradient, perplexity, FSQ."""
+"""Exercises of notebook 06: bits, k-means with a dead code, a straight-through switch, perplexity, FSQ."""
 
 import math
 
@@ -10,122 +10,141 @@ from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close,
 @exercise(
     "06.1",
     mistakes={
-        "each index": 256,
-        "bytes": 320,
-        "which entry": 256 * 1024,
+        "one bit more": 2048,
+        "bits of an index": 20,
+        "bits of the whole map": 5120,
+        "Four times": 4096,
     },
 )
-def bits(answer):
-    """The size of a map of 16 x 16 indices into a codebook of 1,024."""
+def codebook_size(answer):
+    """The codebook that takes twice the bits of 1,024 codes on the same grid: its square."""
     value = as_number(answer)
-    if close(value, 256.0):
-        raise Wrong("There are 256 indices, and each index takes more than a bit: how many for one of 1,024?")
-    if close(value, 320.0):
-        raise Wrong("Right, but in bytes. The answer should be in bits.")
-    if close(value, 256.0 * 1024):
-        raise Wrong(
-            "Saying which entry of 1,024 it is does not take 1,024 bits: each yes-or-no question halves the codebook."
-        )
-    if not close(value, 2560.0):
-        raise Wrong(f"{value:g} is not right: 16 times 16 positions, log2(1024) bits each.")
-    return "320 bytes for an image of 12,288. If some indices are rare, a good prior needs even fewer."
+    if close(value, 2048.0):
+        raise Wrong("Twice the codes are only one bit more for each index: 11 instead of 10. You may spend 20.")
+    if close(value, 20.0):
+        raise Wrong("Those are the bits of an index. How many codes can 20 bits tell apart?")
+    if close(value, 5120.0):
+        raise Wrong("Those are the bits of the whole map. What is left for each of its 256 indices?")
+    if close(value, 4096.0):
+        raise Wrong("Four times the codes are two bits more for each index: 12 instead of 10. You may spend 20.")
+    if not close(value, 2.0**20):
+        raise Wrong(f"{value:g} is not right: an index of 1,024 codes takes 10 bits. It may take 20 now.")
+    return "1,048,576 codes. Two residual codebooks of 1,024 give the same bits with 2,048 vectors to learn."
+
+
+def _k_means_step(points: torch.Tensor, codes: torch.Tensor, fallback: torch.Tensor | None = None) -> torch.Tensor:
+    """One step of k-means; a code without points moves to `fallback`, by default to the worst quantised point."""
+    distances, indices = torch.cdist(points, codes).min(1)
+    fallback = points[distances.argmax()].expand_as(codes) if fallback is None else fallback
+    chosen = [indices == k for k in range(len(codes))]
+    return torch.stack([points[rows].mean(0) if rows.any() else fallback[k] for k, rows in enumerate(chosen)])
+
+
+def _least_distant_fallback(points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    distances = torch.cdist(points, codes).min(1).values
+    return _k_means_step(points, codes, points[distances.argmin()].expand_as(codes))
 
 
 @exercise(
     "06.2",
     mistakes={
-        "farthest": lambda z, book: torch.cdist(z, book).argmax(1),
-        "long code vector": lambda z, book: (z @ book.T).argmax(1),
-        "return the indices": lambda z, book: book[torch.cdist(z, book).argmin(1)],
+        "`nan`": lambda points, codes: _k_means_step(points, codes, torch.full_like(codes, math.nan)),
+        "where it was": lambda points, codes: _k_means_step(points, codes, codes),
+        "not the mean": lambda points, codes: codes,
+        "smallest distance": _least_distant_fallback,
+        "at the origin": lambda points, codes: _k_means_step(points, codes, torch.zeros_like(codes)),
     },
 )
-def nearest(answer):
-    """The index of the nearest codebook vector."""
+def k_means_step(answer):
+    """A step of k-means in which a code without points moves to the worst quantised point."""
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(40, 3, generator=generator)
-    codebook = torch.randn(8, 3, generator=generator)
-    codebook[0] *= 6
-    indices = call(answer, z, codebook)
-    expected = torch.cdist(z, codebook).argmin(1)
-    if getattr(indices, "shape", None) == z.shape:
-        raise Wrong("You return the code vectors; return the indices, (N,), from which they can be looked up.")
-    indices = as_tensor(indices, expected)
-    if torch.equal(indices, torch.cdist(z, codebook).argmax(1)):
-        raise Wrong("You return the farthest code vector: use argmin, not argmax.")
-    if torch.equal(indices, (z @ codebook.T).argmax(1)):
+    points = torch.randn(60, 2, generator=generator)
+    codes = torch.cat([points[:5], torch.tensor([[9.0, 9.0]])])
+    distances, indices = torch.cdist(points, codes).min(1)
+    expected = _k_means_step(points, codes)
+    result = as_tensor(call(answer, points, codes), expected)
+    if result.isnan().any():
+        raise Wrong("Your result contains `nan`: the last of our six codes has no points, and they have no mean.")
+    if not close(result[:5], expected[:5]):
+        k = int((result[:5] - expected[:5]).abs().sum(1).argmax())
+        raise Wrong(f"Code {k} is chosen by {int((indices == k).sum())} points, but it is not the mean of them.")
+    if close(result[5], codes[5]):
+        raise Wrong("The code that no point chose stayed where it was, so it is still nobody's nearest code.")
+    if close(result[5], torch.zeros(2)):
+        raise Wrong("The code that no point chose is at the origin. It should move to a point of the data.")
+    if close(result[5], points[distances.argmin()]):
+        raise Wrong("You take the point with the smallest distance to its nearest code; the largest is needed.")
+    if not close(result[5], expected[5]):
         raise Wrong(
-            "You take the largest inner product, which favours a long code vector even if it is far away. Use "
-            "distances: |z - c|^2 also contains |c|^2."
+            "The code that no point chose should move to the point whose distance to its *nearest* code is largest: "
+            "first the minimum over codes, then the argmax over points."
         )
-    if not torch.equal(indices, expected):
-        raise Wrong(f"{int((indices != expected).sum())} of 40 vectors are not assigned to the nearest code vector.")
-    return "an argmin is piecewise constant, so it has no gradient. That is the problem of section 2."
+    return "the code moves to where it is needed most. EMAQuantizer resets to a random vector, which avoids outliers."
 
 
 @exercise(
     "06.3",
     mistakes={
-        "does not learn": lambda z, code: code,
-        "not the code": lambda z, code: z,
-        "gradient of the code": lambda z, code: z + code - z,
+        "no gradient": lambda logits: (logits > 0).float(),
+        "0 or 1": torch.sigmoid,
+        "gradient of the logit itself": lambda logits: logits + ((logits > 0).float() - logits).detach(),
+        "0 and not 1": lambda logits: logits.sigmoid() + ((logits >= 0).float() - logits.sigmoid()).detach(),
     },
 )
-def straight_through(answer):
-    """The straight-through estimator: the code in the forward pass, the identity in the backward pass."""
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(5, 3, generator=generator, requires_grad=True)
-    code = torch.randn(5, 3, generator=generator, requires_grad=True)
-    slope = torch.randn(5, 3, generator=generator)
-    result = as_tensor(call(answer, z, code), z)
-    if not close(result, code):
-        raise Wrong("In the forward pass the decoder should get the code; your result is not the code.")
+def switch(answer):
+    """A hard decision in the forward pass, with the gradient of a sigmoid."""
+    logits = torch.tensor([[-3.0, -0.4, 0.2], [0.0, 1.0, 2.5]], requires_grad=True)
+    slope = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.5, -1.0]])
+    hard = (logits > 0).float()
+    smooth = logits.sigmoid()
+    result = as_tensor(call(answer, logits), logits)
+    if close(result, smooth):
+        raise Wrong("In the forward pass the result should be 0 or 1; yours is the sigmoid itself.")
+    if close(result, (logits >= 0).float()):
+        raise Wrong("Nearly: a logit of exactly 0 is not positive, so the decision is 0 and not 1.")
+    if not close(result, hard):
+        raise Wrong("In the forward pass the result should be 1.0 where the logit is positive, and 0.0 elsewhere.")
     if not result.requires_grad:
-        raise Wrong("No gradient flows at all: detach only the difference, not the whole.")
-    z_gradient, code_gradient = torch.autograd.grad((result * slope).sum(), [z, code], allow_unused=True)
-    if z_gradient is None:
-        raise Wrong("Your result does not depend on the encoder's z, so the encoder does not learn.")
-    if not close(z_gradient, slope):
         raise Wrong(
-            "In the backward pass z should get the decoder's gradient unchanged; yours gets another. In z + (code - z) "
-            "the z cancel, and only the gradient of the code remains: detach the difference."
+            "A comparison has no gradient, so the network would not learn. Add what has one, and detach the rest."
         )
-    if code_gradient is not None and code_gradient.abs().max() > 0:
-        raise Wrong("The code gets the decoder's gradient as well. The codebook has its own loss, so detach it here.")
-    return "z + (code - z).detach(): the gradient is wrong, but only slightly as long as z is close to its code."
-
-
-def _entropy(indices: torch.Tensor, K: int) -> torch.Tensor:
-    p = torch.bincount(indices, minlength=K) / len(indices)
-    return -torch.special.xlogy(p, p).sum()
+    (gradient,) = torch.autograd.grad((result * slope).sum(), logits, allow_unused=True)
+    if gradient is None:
+        raise Wrong("Your result does not depend on the logits, so the network would not learn when to switch.")
+    if close(gradient, slope):
+        raise Wrong("That is the gradient of the logit itself. Let it pass through the sigmoid of the logit instead.")
+    if not close(gradient, slope * smooth * (1 - smooth)):
+        raise Wrong("The gradient is not that of the sigmoid: detach only the difference between hard and smooth.")
+    return "smooth + (hard - smooth).detach(). FSQ does the same with a tanh, and with more than two levels."
 
 
 @exercise(
     "06.4",
     mistakes={
-        "in use": lambda indices, K: torch.tensor(float(len(indices.unique()))),
-        "entropy itself": _entropy,
-        "same base": lambda indices, K: 2 ** _entropy(indices, K),
+        "all codes were chosen equally often": 1024,
+        "half of the codes": 512,
+        "entropy itself": math.log(2 * math.sqrt(1023)),
+        "entropy in bits": math.log2(2 * math.sqrt(1023)),
+        "as if the others did not occur": 2,
     },
 )
 def perplexity(answer):
-    """Perplexity: the number of equally frequent codes with the same entropy."""
-    for indices, expected in [([0, 0, 1, 1], 2.0), ([0, 0, 0, 1], 1.7548), ([3] * 5, 1.0), (list(range(8)), 8.0)]:
-        result = call(answer, torch.tensor(indices), 8)
-        if not math.isfinite(as_number(result)):
-            raise Wrong(
-                "Unused codes have p = 0, and 0 log 0 counts as 0, not as infinity: `torch.special.xlogy(p, p)` "
-                "handles that."
-            )
-        value = as_number(result)
-        if expected == 1.7548 and close(value, 2.0):
-            raise Wrong("Two codes are in use, but one of them is rare: fewer than two. Weight them by frequency.")
-        if close(value, math.log(expected), 1e-3):
-            raise Wrong("That is the entropy itself. The perplexity is its exponential.")
-        if close(value, 2 ** math.log(expected), 1e-3) and expected != 1:
-            raise Wrong("Entropy and exponential need the same base: exp with ln, 2** with log2.")
-        if not close(value, expected, 1e-3):
-            raise Wrong(f"For the indices {indices} it should be {expected:.2f}; yours is {value:.2f}.")
-    return "exp of the entropy of the code frequencies: at most K, and 1 for a collapsed codebook."
+    """Perplexity of 1,024 codes, one of which is chosen half of the time: 2 sqrt(1023)."""
+    value = as_number(answer)
+    expected = 2 * math.sqrt(1023)
+    if close(value, 1024.0, 2e-3):
+        raise Wrong("That would be right if all codes were chosen equally often. One is chosen every second time.")
+    if close(value, 512.0, 2e-3):
+        raise Wrong("Half of the positions are not half of the codes. Add up the entropy first.")
+    if close(value, 2.0):
+        raise Wrong("That is as if the others did not occur one by one: each of the 1,023 has its own small frequency.")
+    if close(value, math.log(expected), 1e-2):
+        raise Wrong("That is the entropy itself. The perplexity is its exponential.")
+    if close(value, math.log2(expected), 1e-2):
+        raise Wrong("That is the entropy in bits. The perplexity is 2 to that power.")
+    if not close(value, expected, 2e-3):
+        raise Wrong(f"{value:g} is not right: p is 1/2 once and 1/2046 for 1,023 codes. Sum -p ln p, then take exp.")
+    return "about 64, although all 1,024 codes are in use: 6 bits instead of 10. Utilisation alone would not show it."
 
 
 def _fsq(z, levels):
