@@ -78,7 +78,7 @@ GUIDANCE_ALT = (
     "conditional prediction, on the upper leaf. Guidance continues in the same direction: at scale 2 the point is "
     "still on the leaf, at scale 4 it lies beyond the tip."
 )
-NOISY_POINT = (0.35, 0.25)
+NOISY_POINT = (0.42, 0.2)
 NOISY_PATH = (0.6, 0.8)  # alpha and sigma of the noisy point
 LEAF = 0
 SCALES = (0, 1, 2, 4)
@@ -101,7 +101,7 @@ def guided_predictions(cloud: Points) -> dict[int, np.ndarray]:
 
 def guidance() -> Canvas:
     """Classifier-free guidance in the plane of the clover."""
-    canvas = Canvas(WIDTH, 380, GUIDANCE_ALT)
+    canvas = Canvas(WIDTH, 364, GUIDANCE_ALT)
     cloud = clover(1500)
     axes = canvas.figure.add_axes((0.0, 0.0, 0.53, 1.0))
     axes.set_aspect("equal")
@@ -125,9 +125,9 @@ def guidance() -> Canvas:
 
 
 def _vector(axes: Axes, start: np.ndarray, end: np.ndarray, colour: str, dashed: bool = False) -> None:
-    style = {"arrowstyle": "-|>", "lw": 2.4, "color": colour, "shrinkA": 0, "shrinkB": 5, "mutation_scale": 16}
-    if dashed:
-        style["linestyle"] = (0, (4, 2))
+    """An arrow from one prediction to another."""
+    axes.plot(*np.stack([start, end]).T, color=colour, lw=2.4, ls=(0, (3, 1.5)) if dashed else "solid", zorder=4)
+    style = {"arrowstyle": "-|>", "lw": 0, "color": colour, "shrinkA": 0, "shrinkB": 4, "mutation_scale": 18}
     axes.annotate("", xy=end, xytext=start, arrowprops=style, zorder=5)
 
 
@@ -228,7 +228,7 @@ def solvers() -> Canvas:
         middle = (0.02 + 0.328 * i + 0.1525) * WIDTH
         write(canvas, middle, 20, step.title, 11, bold=True)
         write(canvas, middle, 42, step.cost, 9, LINE)
-    write(canvas, WIDTH / 2, 258, "time runs to the right:  more noise → less noise", 9, LINE)
+    write(canvas, WIDTH / 2, 258, "sampling runs to the right:  more noise → less noise", 9, LINE)
     return canvas
 
 

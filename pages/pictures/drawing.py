@@ -20,22 +20,24 @@ PURPLE = "#a3308f"
 PALE = {BLUE: "#d6e8f6", ORANGE: "#fbe0d2", GREEN: "#d3ece3", PURPLE: "#f3dcef"}  # the same colours as a ground
 GREY = "#eceff2"
 EXACT = 96  # colours that a stored diagram keeps as they are, the most frequent ones
-OTHERS = 160  # colours that stand for all the rest
+OTHERS = 160  # colours that stand for all the rest, where there are small images
+FEW_OTHERS = 32  # and where there are only lines and letters
 
 
 def save_diagram(canvas: Canvas, path: Path) -> None:
-    """Write a diagram as a PNG file of 256 colours: flat areas keep theirs, small images in it share the others."""
+    """Write a diagram as a PNG file of at most 256 colours; flat areas keep theirs, small images share the others."""
     raw = BytesIO()
     packed = BytesIO()
     canvas.figure.savefig(raw, format="rgba", dpi=100 * SHARPNESS)
     width, height = (round(100 * SHARPNESS * inches) for inches in canvas.figure.get_size_inches())
     image = Image.frombytes("RGBA", (width, height), raw.getvalue()).convert("RGB")
-    _reduced(np.asarray(image)).save(packed, format="PNG", optimize=True)
+    others = OTHERS if any(axes.images for axes in canvas.figure.axes) else FEW_OTHERS
+    _reduced(np.asarray(image), others).save(packed, format="PNG", optimize=True)
     path.write_bytes(packed.getvalue())
 
 
-def _reduced(pixels: np.ndarray) -> Image.Image:
-    """An image (H, W, 3) in 256 colours: the most frequent ones as they are, the nearest of a few for all others."""
+def _reduced(pixels: np.ndarray, others: int) -> Image.Image:
+    """An image (H, W, 3) in few colours: the most frequent ones as they are, and the nearest of `others` more."""
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     colours, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
     frequent = np.argsort(-counts, kind="stable")[:EXACT]
@@ -45,10 +47,10 @@ def _reduced(pixels: np.ndarray) -> Image.Image:
     palette = [byte for colour in colours[frequent].tolist() for byte in colour.to_bytes(3, "big")]
     other = indices == EXACT
     if other.any():
-        few = Image.fromarray(pixels[other][None]).quantize(OTHERS, method=Image.Quantize.MEDIANCUT)
+        few = Image.fromarray(pixels[other][None]).quantize(others, method=Image.Quantize.MAXCOVERAGE)
         indices[other] = EXACT + np.asarray(few)[0]
-        palette += few.getpalette()[: 3 * OTHERS]
-    reduced = Image.fromarray(indices, mode="P")
+        palette += few.getpalette()[: 3 * others]
+    reduced = Image.fromarray(indices)
     reduced.putpalette(palette)
     return reduced
 

@@ -72,7 +72,7 @@ def _panel(axes: Axes, centres: Tensor, points: Tensor, disc: str, dot: str) -> 
     axes.plot(*points[hit].T, "o", ms=8, color=dot, mec="white", mew=1, zorder=5)
     axes.plot(*points[~hit].T, "X", ms=9, mfc="white", mec=dot, mew=1.8, zorder=5)
     axes.set_aspect("equal")
-    axes.set(xlim=(-1.75, 2.05), ylim=(-1.42, 1.42))
+    axes.set(xlim=(-1.95, 2.35), ylim=(-1.75, 1.4))
     axes.set_axis_off()
 
 
