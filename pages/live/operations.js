@@ -74,13 +74,18 @@ class Network extends FeatureMaps {
   conv3x3(x, name, stride = 1) {
     const layer = this.layer(name);
     const { batch, channels } = x;
-    if (layer.depth !== 9 * channels) throw new RangeError(`${name} takes ${layer.depth} / 9 channels: ${channels}`);
+    if (layer.depth !== 9 * channels) {
+      throw new RangeError(`${name} takes ${layer.depth} / 9 channels: ${channels}`);
+    }
     const y = this.map(batch, x.height / stride, x.width / stride, layer.columns);
     const bottom = this.bottom;
     const gathered = this.allocate(roundUp(y.rows, ROWS) * layer.depth);
     this.gatherNeighbours(x, y, stride, gathered.byteOffset / 4);
     const rows = roundUp(y.rows, ROWS);
-    this.matmul(gathered.byteOffset, layer.panels, layer.bias, y.data.byteOffset, rows, layer.columns, layer.depth);
+    this.matmul(
+      gathered.byteOffset, layer.panels, layer.bias, y.data.byteOffset,
+      rows, layer.columns, layer.depth,
+    );
     this.bottom = bottom; // the gathered rows are needed no more
     return layer.outputs === layer.columns ? y : this.channelRange(y, 0, layer.outputs);
   }
@@ -228,10 +233,16 @@ class Network extends FeatureMaps {
         copyRows(q, image * N, N, head * D, D, Q, depth, 1 / Math.sqrt(D));
         packTransposed(k, image * M, M, head * D, D, K, keys, depth);
         packRows(v, image * M, M, head * D, D, V, depth, keys);
-        this.matmul(Q.byteOffset, K.byteOffset, noBias.byteOffset, weights.byteOffset, queries, keys, depth);
+        this.matmul(
+          Q.byteOffset, K.byteOffset, noBias.byteOffset, weights.byteOffset,
+          queries, keys, depth,
+        );
         softmax(weights, N, M, keys, causal);
         if (onWeights) onWeights(image, head, weights, keys);
-        this.matmul(weights.byteOffset, V.byteOffset, noBias.byteOffset, mixed.byteOffset, queries, depth, keys);
+        this.matmul(
+          weights.byteOffset, V.byteOffset, noBias.byteOffset, mixed.byteOffset,
+          queries, depth, keys,
+        );
         for (let i = 0; i < N; i++) {
           const row = (image * N + i) * width + head * D;
           for (let d = 0; d < D; d++) result.data[row + d] = mixed[i * depth + d];

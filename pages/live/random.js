@@ -39,10 +39,14 @@ function mersenneTwister(seed) {
 // Box and Muller (1958): for uniform u and v, sqrt(-2 log u) cos(2 pi v) and sqrt(-2 log u) sin(2 pi v) are two
 // independent normal numbers. PyTorch takes blocks of 16: the first eight numbers are the u, the last eight the v.
 function standardNormal(seed, count) {
-  if (count % 16) throw new RangeError(`the count must be a multiple of 16, as PyTorch's blocks are: got ${count}`);
+  if (count % 16) { // PyTorch's blocks
+    throw new RangeError(`the count must be a multiple of 16: got ${count}`);
+  }
   const next = mersenneTwister(seed);
   const values = new Float32Array(count);
-  for (let i = 0; i < count; i++) values[i] = (next() & 0xffffff) / 0x1000000; // 24 bits: what float32 can hold
+  for (let i = 0; i < count; i++) {
+    values[i] = (next() & 0xffffff) / 0x1000000; // 24 bits: what float32 can hold
+  }
   for (let block = 0; block < count; block += 16) {
     for (let i = block; i < block + 8; i++) {
       const radius = Math.sqrt(-2 * Math.log(1 - values[i])); // 1 - u is never 0

@@ -11,13 +11,18 @@
 // needs them, so that a network takes no more memory than its file before it is used.
 function readSafetensors(buffer) {
   const headerLength = Number(new DataView(buffer).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, headerLength)));
+  const text = new TextDecoder().decode(new Uint8Array(buffer, 8, headerLength));
+  const header = JSON.parse(text);
   const metadata = header.__metadata__ ?? {};
   delete header.__metadata__;
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [start, end] }] of Object.entries(header)) {
-    if (dtype !== "F16") throw new Error(`${name} is ${dtype}: the course ships half precision (F16)`);
-    tensors[name] = { shape, halves: new Uint16Array(buffer, 8 + headerLength + start, (end - start) / 2) };
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
+    if (dtype !== "F16") {
+      throw new Error(`${name} is ${dtype}: the course ships half precision (F16)`);
+    }
+    const [start, end] = data_offsets;
+    const halves = new Uint16Array(buffer, 8 + headerLength + start, (end - start) / 2);
+    tensors[name] = { shape, halves };
   }
   return { tensors, metadata };
 }

@@ -36,7 +36,8 @@ function* ddim(denoise, x, times, path) {
 
 // Euler's method: hold both estimates over the step. On a flow path it is x' = x + (t' - t) v.
 function* euler(denoise, x, times, path) {
-  for (const { t, alpha, sigma, tNext, alphaNext, sigmaNext } of intervals(times, path)) {
+  for (const interval of intervals(times, path)) {
+    const { t, alpha, sigma, tNext, alphaNext, sigmaNext } = interval;
     const { x0, eps } = denoise(x, t);
     x = linearCombination([1, x], [alphaNext - alpha, x0], [sigmaNext - sigma, eps]);
     yield { t: tNext, x, x0 };
@@ -69,7 +70,8 @@ function* heun(denoise, x, times, path) {
 function* dpmSolverPP2M(denoise, x, times, path) {
   let previous = null;
   let hPrevious = Infinity;
-  for (const { t, alpha, sigma, tNext, alphaNext, sigmaNext } of intervals(times, path)) {
+  for (const interval of intervals(times, path)) {
+    const { t, alpha, sigma, tNext, alphaNext, sigmaNext } = interval;
     const { x0 } = denoise(x, t);
     const finite = alpha > 0 && sigmaNext > 0;
     const h = finite ? Math.log((alphaNext * sigma) / (sigmaNext * alpha)) : Infinity;

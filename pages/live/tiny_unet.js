@@ -51,12 +51,14 @@ class TinyUNet extends Network {
     for (let i = 0; i < 2; i++) h = this.block(h, "middle", i, condition, context);
     for (let level = widths.length - 1; level >= 0; level--) {
       for (let i = 0; i < blocks; i++) {
-        h = this.block(this.concatenate(h, skips.pop()), `up.${level}`, i, condition, context);
+        const joined = this.concatenate(h, skips.pop());
+        h = this.block(joined, `up.${level}`, i, condition, context);
       }
       if (level > 0) h = this.upsample(this.linear(h, `upsample.${level - 1}`));
     }
     h = this.groupNorm(h, "norm", { groups: groupCount(h.channels), activate: true });
-    const image = this.toImage(this.has("detail.0.weight") ? this.withDetail(h, x) : this.withoutDetail(h));
+    const detailed = this.has("detail.0.weight");
+    const image = this.toImage(detailed ? this.withDetail(h, x) : this.withoutDetail(h));
     this.release();
     return image;
   }
@@ -100,11 +102,14 @@ class TinyUNet extends Network {
   // Norm, SiLU, convolution, twice; the second norm is scaled and shifted by the condition.
   residualBlock(x, name, condition) {
     const scaleShift = this.linear(condition, `${name}.scale_shift`);
-    let h = this.groupNorm(x, `${name}.norm_1`, { groups: groupCount(x.channels), activate: true });
+    const groups = groupCount(x.channels);
+    let h = this.groupNorm(x, `${name}.norm_1`, { groups, activate: true });
     h = this.conv3x3(h, `${name}.conv_1`);
-    h = this.groupNorm(h, `${name}.norm_2`, { groups: groupCount(h.channels), activate: true, scaleShift });
+    const options = { groups: groupCount(h.channels), activate: true, scaleShift };
+    h = this.groupNorm(h, `${name}.norm_2`, options);
     h = this.conv3x3(h, `${name}.conv_2`);
-    return this.add(h, this.has(`${name}.skip.weight`) ? this.linear(x, `${name}.skip`) : x);
+    const skip = this.has(`${name}.skip.weight`) ? this.linear(x, `${name}.skip`) : x;
+    return this.add(h, skip);
   }
 
   // Self-attention over the positions, cross-attention to the caption where there is one, and an MLP; each adds to x.
