@@ -58,7 +58,8 @@ class TinyUNet extends Network {
     }
     h = this.groupNorm(h, "norm", { groups: groupCount(h.channels), activate: true });
     const detailed = this.has("detail.0.weight");
-    const image = this.toImage(detailed ? this.withDetail(h, x) : this.withoutDetail(h));
+    const output = detailed ? this.withDetail(h, x) : this.withoutDetail(h);
+    const image = this.toImage(output);
     this.release();
     return image;
   }
