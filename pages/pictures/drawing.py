@@ -47,12 +47,24 @@ def _reduced(pixels: np.ndarray, others: int) -> Image.Image:
     palette = [byte for colour in colours[frequent].tolist() for byte in colour.to_bytes(3, "big")]
     other = indices == EXACT
     if other.any():
-        few = Image.fromarray(pixels[other][None]).quantize(others, method=Image.Quantize.MAXCOVERAGE)
-        indices[other] = EXACT + np.asarray(few)[0]
-        palette += few.getpalette()[: 3 * others]
+        nearest, few = _nearest_of_few(Image.fromarray(pixels[other][None]), others)
+        indices[other] = EXACT + nearest
+        palette += few
     reduced = Image.fromarray(indices)
     reduced.putpalette(palette)
     return reduced
+
+
+def _nearest_of_few(image: Image.Image, count: int) -> tuple[np.ndarray, list[int]]:
+    """For each pixel of an image of one row a place in a palette, and the palette: common colours and rare ones."""
+    palette: list[int] = []
+    for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE):
+        palette += image.quantize(count // 2, method=method).getpalette()[: 3 * (count // 2)]
+    known = len(palette) // 3
+    holder = Image.new("P", (1, 1))
+    holder.putpalette(palette + palette[:3] * (256 - known))
+    nearest = np.asarray(image.quantize(palette=holder, dither=Image.Dither.NONE))[0]
+    return np.where(nearest < known, nearest, 0), palette
 
 
 def synthetic_face(size: int, seed: int, **fixed: str | bool) -> np.ndarray:

@@ -28,7 +28,7 @@ PROMPT = "a striped grey cat with green eyes on a pink background"
 TRAINED = {"ground": PALE[ORANGE], "edge": ORANGE, "bold": True}
 FROZEN = {"ground": GREY, "edge": SOFT}
 FIRST_STAGE = {
-    "pretrained": "1  The autoencoder: trained by others, on other images; we load its weights",
+    "pretrained": "1  The autoencoder: trained earlier, on other images; we load its weights",
     "own": "1  Train the autoencoder on our images; then freeze it",
 }
 ALT = (
