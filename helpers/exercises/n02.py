@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: the end of a schedule, sampler steps, v-prediction, shifted times, guidance."""
+"""Exercises of notebook 02: noise and image size, Heun's method, the score, two variances, shifted times, guidance."""
 
 import math
 
@@ -16,103 +16,140 @@ def _data_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
 @exercise(
     "02.1",
     mistakes={
-        "square root": 4.0358e-05,
-        "of the noise": 0.99998,
-        "Stable Diffusion": 0.0683,
+        "standard deviation": -math.log(4),
+        "sign": math.log(16),
+        "logarithm of it": 1 / 16,
+        "natural": -math.log10(16),
     },
 )
-def left_at_the_end(answer):
-    """The share of the data that is left at the end of DDPM's schedule."""
+def change_of_log_snr(answer):
+    """How much noisier a larger image has to be, so that its means over blocks are as noisy as the small image was."""
     value = as_number(answer)
-    if close(value, 4.0358e-05, 1e-2 * 4e-5):
+    expected = -math.log(16)
+    if close(value, -math.log(4), 1e-3):
         raise Wrong(
-            "That is abar, the factor of the *variance* of the data. The data themselves are multiplied by alpha, its "
-            "square root."
+            "4 is the factor of the *standard deviation* of the noise. The SNR compares variances, so square it before "
+            "you take the logarithm."
         )
-    if abs(value - 1) < 1e-3:
-        raise Wrong("That is sigma, the coefficient of the noise. The one of the data is alpha.")
-    if abs(value - 0.0683) < 1e-3:
+    if close(value, -expected, 1e-3):
         raise Wrong(
-            "That is the end of Stable Diffusion's schedule, `DDPMPath.scaled_linear()`. DDPM's schedule is `linear`."
+            "Check the sign: averaging removes noise, so the large image needs more of it, and more noise is a lower "
+            "SNR."
         )
-    if not abs(value - 0.00635) <= 5e-5:
-        raise Wrong(f"{value:.4g} is not right: alpha, _ = DDPMPath.linear().alpha_sigma(1.0).")
+    if any(close(value, factor, 1e-3) for factor in (16.0, 1 / 16, -16.0, 4.0, 1 / 4)):
+        raise Wrong("That is a factor of the SNR. The question is what to add to log SNR: take the logarithm of it.")
+    if any(close(value, expected / math.log(base), 1e-3) for base in (2, 10)):
+        raise Wrong("The logarithm in log SNR is the natural one: `math.log`.")
+    if not close(value, expected, 1e-3):
+        raise Wrong(
+            f"{value:.4g} is not right. By which factor does a mean of 4 x 4 pixels divide the variance of the noise, "
+            "and what does it do to the signal?"
+        )
     return (
-        "0.6 % of the data is left, so hardly any of the average brightness leaks through. In Stable Diffusion's "
-        "schedule it is 7 %."
+        "log SNR has to be 2.77 lower at every t. On the straight path a shift of the times by m divides the SNR by "
+        "m^2, so m = 4 does the same: the factor by which the side of the image has grown."
     )
+
+
+def _step(velocity, x, t, s, *, second_at=None, from_trial=False, half=False):
+    """Heun's step, or one of its variants that are not Heun's."""
+    first = velocity(x, t)
+    if half:
+        return x + (s - t) * velocity(x + (s - t) / 2 * first, (t + s) / 2)
+    trial = x + (s - t) * first
+    second = velocity(trial, s) if second_at is None else velocity(*second_at(x, trial, t, s))
+    return (trial if from_trial else x) + (s - t) * (first + second) / 2
 
 
 @exercise(
     "02.2",
     mistakes={
-        "divide": lambda x, eps, here, there: there[0] * (x - here[1] * eps) + there[1] * eps,
-        "fresh noise": lambda x, eps, here, there: (
-            there[0] * (x - here[1] * eps) / here[0]
-            + there[1] * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
-        ),
-        "next noise level": lambda x, eps, here, there: here[0] * (x - here[1] * eps) / here[0] + here[1] * eps,
+        "Euler": lambda velocity, x, t, s: x + (s - t) * velocity(x, t),
+        "the old time": lambda *args: _step(*args, second_at=lambda x, trial, t, s: (trial, t)),
+        "the old place": lambda *args: _step(*args, second_at=lambda x, trial, t, s: (x, s)),
+        "from the start": lambda *args: _step(*args, from_trial=True),
+        "midpoint": lambda *args: _step(*args, half=True),
+        "only the second": lambda velocity, x, t, s: x + (s - t) * velocity(x + (s - t) * velocity(x, t), s),
     },
 )
-def ddim_step(answer):
-    """A step of DDIM, from the predicted noise."""
-    x0, eps = _data_and_noise()
-    here = (0.6, 0.8)
-    there = (0.8, 0.6)
-    x = here[0] * x0 + here[1] * eps
-    result = as_tensor(call(answer, x, eps, here, there), x)
-    expected = there[0] * x0 + there[1] * eps
-    if close(result, x):
-        raise Wrong("Your step does not move: mix data and noise with the coefficients of the next noise level.")
-    if close(result, there[0] * (x - here[1] * eps) + there[1] * eps):
-        raise Wrong("x - sigma eps is alpha x0, not x0: divide by alpha before you add noise.")
-    if not close(call(answer, here[0] * x0, 0 * eps, here, there), there[0] * x0):
+def heun_step(answer):
+    """A step of Heun's method on the straight path."""
+    x, _ = _data_and_noise()
+    t = 0.8
+    s = 0.5
+
+    def velocity(x, t):
+        return t * x
+
+    result = as_tensor(call(answer, velocity, x, t, s), x)
+    wrong = {
+        "That is a step of Euler's method, with one evaluation. Use it as a trial, and evaluate the velocity once more "
+        "where it ends.": x + (s - t) * velocity(x, t),
+        "You evaluate the second velocity at the old time t. The trial step ends at time s.": _step(
+            velocity, x, t, s, second_at=lambda x, trial, t, s: (trial, t)
+        ),
+        "You evaluate the second velocity at the old place x. Evaluate it where the trial step ends.": _step(
+            velocity, x, t, s, second_at=lambda x, trial, t, s: (x, s)
+        ),
+        "The trial step is only a trial: with the mean velocity, step from the start x again.": _step(
+            velocity, x, t, s, from_trial=True
+        ),
+        "That is the midpoint method, which evaluates the velocity halfway. It has order 2 as well, but Heun's method "
+        "takes the mean of the velocities at both ends.": _step(velocity, x, t, s, half=True),
+        "You use only the second velocity. Step along the mean of both.": x
+        + (s - t) * velocity(x + (s - t) * velocity(x, t), s),
+    }
+    for message, other in wrong.items():
+        if close(result, other):
+            raise Wrong(message)
+    if not close(result, _step(velocity, x, t, s)):
         raise Wrong(
-            "Where the predicted noise is zero, your step adds some. DDIM adds the *same* eps; fresh noise is what "
-            "DDPM adds."
-        )
-    if not close(result, expected):
-        raise Wrong(
-            "First compute the clean estimate, (x - sigma eps) / alpha with the coefficients of here; then alpha x0 + "
-            "sigma eps with those of there."
+            "First trial = x + (s - t) * velocity(x, t). Then the mean of velocity(x, t) and velocity(trial, s), and "
+            "one step along it from x. Mind the sign of the step: s - t is negative."
         )
     return (
-        "estimate the data, then mix them with the same noise at the next level. Even a perfect network predicts only "
-        "the mean of all possible noises, so the sampler evaluates it again after each small step."
+        "two evaluations per step, and order 2: the trial shows how the velocity changes during the step. If the steps "
+        "are so long that the trial ends far from the trajectory, it shows little, as with 5 evaluations in section 5."
     )
 
 
 @exercise(
     "02.3",
     mistakes={
-        "sign": lambda x, v, alpha, sigma: alpha * x + sigma * v,
-        "swapped": lambda x, v, alpha, sigma: sigma * x - alpha * v,
-        "is the noise": lambda x, v, alpha, sigma: sigma * x + alpha * v,
+        "the noise itself": lambda x, u, t: x + (1 - t) * u,
+        "sign": lambda x, u, t: (x + (1 - t) * u) / t,
+        "clean data": lambda x, u, t: -(x - t * u) / t,
+        "by t once": lambda x, u, t: -(x + (1 - t) * u) / t**2,
+        "whole velocity": lambda x, u, t: -(x + u) / t,
     },
 )
-def data_from_v(answer):
-    """From v to the data, derived by hand."""
+def score_from_velocity(answer):
+    """From the velocity to the score function, derived by hand."""
     x0, eps = _data_and_noise()
-    alpha = 0.6
-    sigma = 0.8
-    x = alpha * x0 + sigma * eps
-    v = alpha * eps - sigma * x0
-    result = as_tensor(call(answer, x, v, alpha, sigma), x0)
-    if close(result, eps):
-        raise Wrong("Your result is the noise: sigma x + alpha v. The data are the other, orthogonal combination.")
-    if close(result, alpha * x + sigma * v):
+    for t in (0.7, 0.2):
+        x = (1 - t) * x0 + t * eps
+        u = eps - x0
+        result = as_tensor(call(answer, x, u, t), x0)
+        if close(result, -eps / t):
+            continue
+        if close(result, eps) or close(result, -eps):
+            raise Wrong("That is the noise itself, up to its sign. The score is minus the noise, divided by sigma = t.")
+        if close(result, eps / t):
+            raise Wrong("Almost: check the sign. The score points towards the data, and the noise away from them.")
+        if close(result, -x0 / t):
+            raise Wrong("x - t u is the clean data. You need the noise: x0 + u, because u = eps - x0.")
+        if close(result, -eps / t**2):
+            raise Wrong("Divide by t once only: sigma, not its square, stands in the denominator.")
+        if close(result, -(x + u) / t):
+            raise Wrong("You add the whole velocity, which goes too far: from time t to the noise it is 1 - t away.")
         raise Wrong(
-            "Almost: check the sign. Insert x = alpha x0 + sigma eps and v = alpha eps - sigma x0 into your formula; "
-            "eps has to cancel."
+            "First find the noise: from x follow the straight line with velocity u for the remaining time 1 - t. Then "
+            "the score is -eps / t."
         )
-    if close(result, sigma * x - alpha * v):
-        raise Wrong("The two coefficients are swapped: the coefficient of x0 is alpha in x, and -sigma in v.")
-    if not close(result, x0):
-        raise Wrong(
-            "Multiply x by alpha and v by sigma, and combine them so that eps cancels; alpha^2 + sigma^2 = 1 does the "
-            "rest."
-        )
-    return "(x, v) is a rotation of (x0, eps). Rotating back needs no division, so v is numerically stable at every t."
+    return (
+        "-(x + (1 - t) u) / t. A velocity network, an eps network and a score network are one thing in three "
+        "notations, but near t = 0 the division by t magnifies the errors of the score."
+    )
 
 
 def _standard_deviations(here, there):
@@ -185,30 +222,55 @@ def unshift(answer):
     return "t = t' / (m - (m - 1) t'), a shift by 1/m. So two shifts by 3 are a single shift by 9, not by 6."
 
 
+def _predictions() -> tuple[torch.Tensor, torch.Tensor]:
+    """A conditional and an unconditional prediction for three images, (3, 4, 8, 8), each on a scale of its own."""
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.tensor([0.5, 1.0, 2.0])[:, None, None, None] * torch.tensor([1.0, 0.5, 2.0, 1.5])[:, None, None]
+    conditional = scales * torch.randn(3, 4, 8, 8, generator=generator)
+    return conditional, conditional + 0.3 * torch.randn(3, 4, 8, 8, generator=generator)
+
+
+def _rescaled(conditional, unconditional, scale, *, over=(1, 2, 3), like=None, inverse=False):
+    """Guidance, rescaled: over these dimensions, to the standard deviation of `like`, by default the conditional."""
+    guided = unconditional + scale * (conditional - unconditional)
+    target = conditional if like is None else like
+    factor = target.std(dim=over, keepdim=True) / guided.std(dim=over, keepdim=True)
+    return guided / factor if inverse else guided * factor
+
+
 @exercise(
     "02.6",
     mistakes={
-        "twice": lambda with_label, without, w: without + w * (with_label - without),
-        "towards": lambda with_label, without, w: with_label - w * (with_label - without),
-        "w = 0": lambda with_label, without, w: without + (2 + w) * (with_label - without),
+        "plain guidance": lambda with_label, without, scale: without + scale * (with_label - without),
+        "whole batch": lambda *args: _rescaled(*args, over=(0, 1, 2, 3)),
+        "each channel": lambda *args: _rescaled(*args, over=(2, 3)),
+        "upside down": lambda *args: _rescaled(*args, inverse=True),
+        "unconditional": lambda with_label, without, scale: _rescaled(with_label, without, scale, like=without),
     },
 )
-def guidance_of_the_paper(answer):
-    """Classifier-free guidance in the convention of its paper, where w = 0 means no guidance."""
-    with_label, without = _data_and_noise()
-    result = as_tensor(call(answer, with_label, without, 0.0), with_label)
-    if close(result, without):
-        raise Wrong(
-            "With w = 0 you ignore the label. In the paper's convention, 0 is the plain conditional prediction, and 1 "
-            "is what others call a scale of 2: it goes twice as far from the unconditional prediction."
+def rescaled_guidance(answer):
+    """Classifier-free guidance that keeps the standard deviation of the conditional prediction (Lin et al. 2023)."""
+    conditional, unconditional = _predictions()
+    both = (conditional, unconditional)
+    result = as_tensor(call(answer, conditional, unconditional, 7.5), conditional)
+    if close(result, _rescaled(*both, 7.5)):
+        return (
+            "guidance still changes what an image shows, but no longer its contrast. `guidance_rescale` in diffusers "
+            "mixes this result with plain guidance, because alone it makes images a little too plain."
         )
-    if not close(result, with_label):
-        raise Wrong("With w = 0 the result should be the plain conditional prediction.")
-    result = call(answer, with_label, without, 1.0)
-    if close(result, without):
+    if close(result, unconditional + 7.5 * (conditional - unconditional)):
+        raise Wrong("That is plain guidance. Multiply it by the factor that restores the standard deviation.")
+    if close(result, _rescaled(*both, 7.5, over=(0, 1, 2, 3))):
         raise Wrong(
-            "With w = 1 you get the unconditional prediction: you move towards it. Guidance moves away from it."
+            "You use one standard deviation for the whole batch, so that an image depends on its neighbours in it. "
+            "Compute one per image."
         )
-    if not close(result, 2 * with_label - without):
-        raise Wrong("With w = 1 the result should lie twice as far from `without` as `with_label` does.")
-    return "scale = 1 + w. Before you copy a guidance scale from elsewhere, check which convention it uses."
+    if close(result, _rescaled(*both, 7.5, over=(2, 3))):
+        raise Wrong("You rescale each channel separately, which also changes colours. Compute one factor per image.")
+    if close(result, _rescaled(*both, 7.5, inverse=True)):
+        raise Wrong("The factor is upside down: it is the conditional std divided by the guided one, here below 1.")
+    if close(result, _rescaled(*both, 7.5, like=unconditional)):
+        raise Wrong("You restore the std of the unconditional prediction. The target is that of the conditional one.")
+    if not close(result.std(dim=(1, 2, 3)), conditional.std(dim=(1, 2, 3))):
+        raise Wrong("The std of each image in your result should be that of its conditional prediction, and is not.")
+    raise Wrong("The std of each image is right, but something else is not: rescale the guided prediction, only that.")
