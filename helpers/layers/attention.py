@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
         Raises:
             ValueError: for cross-attention over a single token: a softmax over one number is 1, so the queries
-                and keys would never learn (1.4 million dead parameters in this course's predecessor).
+                and keys would never learn.
         """
         if self.cross and (context is None or context.shape[1] < 2):
             raise ValueError(

@@ -25,7 +25,7 @@ EOS = "<eos>"
 BOS = "<bos>"
 IMAGE = "<image>"
 UNKNOWN = "<unk>"
-LOCATIONS = tuple(f"<loc{i:04}>" for i in range(1024))  # a coordinate, in 1024ths of the image
+LOCATIONS = tuple(f"<loc{i:04}>" for i in range(1024))  # a coordinate: 0 is one edge, 1023 the opposite one
 SEGMENTS = tuple(f"<seg{i:03}>" for i in range(128))  # a code of the mask autoencoder
 
 
