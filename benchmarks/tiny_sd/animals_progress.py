@@ -2,8 +2,9 @@
 
     python -m benchmarks.tiny_sd.animals_progress RUN_FOLDER STEP [STEP ...]
 
-The grids of these steps (`samples-001000.png` and so on, see `--sample-every`) become 00_assets/image/animals_training/
-1000.webp. The trainer starts every grid from the same noise, so image i is always the same attempt.
+The grids of these steps (`samples-001000.png` and so on, see `--sample-every`) become
+`00_assets/image/animals_training/1000.webp` and so on. The trainer starts every grid from the same noise, so image i is
+always the same attempt.
 """
 
 import argparse
