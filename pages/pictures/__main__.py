@@ -22,7 +22,15 @@ from helpers.tiny_sd.model import TinySD
 from helpers.vlm.examples import PARTS as PARTS_OF_A_FACE
 from helpers.vlm.pipeline import PaliGemma
 from pages.build import IMAGES, PARTS
-from pages.pictures import autoencoders, course_map, diffusion, latent_diffusion, neighbours, vision_language
+from pages.pictures import (
+    autoencoders,
+    course_map,
+    diffusion,
+    latent_diffusion,
+    neighbours,
+    tiny_unet,
+    vision_language,
+)
 from pages.pictures import paligemma as paligemma_diagram
 from pages.pictures import sd1 as sd1_diagram
 from pages.pictures import sd3 as sd3_diagram
@@ -131,6 +139,11 @@ def latent_diffusion_diagrams() -> None:
         save_diagram(latent_diffusion.draw(method, images), IMAGES / f"diagram_latent_diffusion_{method}.png")
 
 
+def unet_of_method_1() -> None:
+    """The network of Method 1, for notebook 07."""
+    save_diagram(tiny_unet.draw(TinySD.from_weights("tiny_sd_pixels")), IMAGES / "diagram_tiny_unet.png")
+
+
 def precision_and_recall() -> None:
     """The balls of precision and recall, for notebook 10."""
     save_diagram(neighbours.draw(), IMAGES / "diagram_precision_recall.png")
@@ -156,6 +169,7 @@ if __name__ == "__main__":
         diffusion_diagrams,
         autoencoder_diagrams,
         latent_diffusion_diagrams,
+        unet_of_method_1,
         precision_and_recall,
         vision_language_diagrams,
     ):

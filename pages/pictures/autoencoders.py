@@ -1,5 +1,7 @@
 """Diagrams of notebooks 05 and 06: the VAE and the VQ-VAE, with their losses where they attach."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.patches import FancyBboxPatch
@@ -204,7 +206,14 @@ def _vq_losses(canvas: Canvas) -> None:
     write(canvas, code + 18, y, "$e$", 13, PURPLE)
     for start, end, colour in ((code, code - length, PURPLE), (vector, vector + BETA * length, BLUE)):
         shift = 9 if end > start else -9
-        style = {"arrowstyle": "-|>", "lw": 2.6, "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 15}
+        style: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "lw": 2.6,
+            "color": colour,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "mutation_scale": 15,
+        }
         canvas.axes.annotate("", xy=(end + shift, y), xytext=(start + shift, y), arrowprops=style, zorder=4)
     write(canvas, code + 36, y - 8, "codebook loss: moves", 9, PURPLE, align="left")
     write(canvas, code + 36, y + 8, "the code, weight 1", 9, PURPLE, align="left")

@@ -1,7 +1,7 @@
 """The map of the course: latent diffusion as one strip, with the parts in colour that a notebook is about."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ def draw(notebook: str, images: Thumbnails) -> Canvas:
     return canvas
 
 
-def _paint(name: str, coloured: Collection[str]) -> dict:
+def _paint(name: str, coloured: Collection[str]) -> dict[str, Any]:
     """How a box looks: blue with white letters if it is a subject, else grey."""
     if name in coloured:
         return {"ground": BLUE, "edge": BLUE, "ink": "white", "bold": True}

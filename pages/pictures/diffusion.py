@@ -1,6 +1,6 @@
 """Diagrams of notebook 02: the two Markov chains, guidance as vectors, one step of three solvers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,12 @@ NOISY_POINT = (0.42, 0.2)
 NOISY_PATH = (0.6, 0.8)  # alpha and sigma of the noisy point
 LEAF = 0
 SCALES = (0, 1, 2, 4)
-CARD = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}  # behind a label that lies on points
+CARD: dict[str, Any] = {
+    "facecolor": "white",
+    "alpha": 0.75,
+    "edgecolor": "none",
+    "pad": 1.5,
+}  # behind a label that lies on points
 
 
 def posterior_mean(points: Tensor, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -127,7 +132,14 @@ def guidance() -> Canvas:
 def _vector(axes: Axes, start: np.ndarray, end: np.ndarray, colour: str, dashed: bool = False) -> None:
     """An arrow from one prediction to another."""
     axes.plot(*np.stack([start, end]).T, color=colour, lw=2.4, ls=(0, (3, 1.5)) if dashed else "solid", zorder=4)
-    style = {"arrowstyle": "-|>", "lw": 0, "color": colour, "shrinkA": 0, "shrinkB": 4, "mutation_scale": 18}
+    style: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "lw": 0,
+        "color": colour,
+        "shrinkA": 0,
+        "shrinkB": 4,
+        "mutation_scale": 18,
+    }
     axes.annotate("", xy=end, xytext=start, arrowprops=style, zorder=5)
 
 

@@ -59,7 +59,8 @@ def _nearest_of_few(image: Image.Image, count: int) -> tuple[np.ndarray, list[in
     """For each pixel of an image of one row a place in a palette, and the palette: common colours and rare ones."""
     palette: list[int] = []
     for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE):
-        palette += image.quantize(count // 2, method=method).getpalette()[: 3 * (count // 2)]
+        part = image.quantize(count // 2, method=method).getpalette() or []
+        palette += part[: 3 * (count // 2)]
     known = len(palette) // 3
     holder = Image.new("P", (1, 1))
     holder.putpalette(palette + palette[:3] * (256 - known))

@@ -1,6 +1,6 @@
 """Diagrams of notebooks 08 and 09: the three stages of latent diffusion, and what is trained or frozen in each."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ HEIGHT = 430
 SIDE = 64  # of the images, in page pixels
 STAGE = 122  # height of a stage
 PROMPT = "a striped grey cat with green eyes on a pink background"
-TRAINED = {"ground": PALE[ORANGE], "edge": ORANGE, "bold": True}
-FROZEN = {"ground": GREY, "edge": SOFT}
+TRAINED: dict[str, Any] = {"ground": PALE[ORANGE], "edge": ORANGE, "bold": True}
+FROZEN: dict[str, Any] = {"ground": GREY, "edge": SOFT}
 FIRST_STAGE = {
     "pretrained": "1  The autoencoder: trained earlier, on other images; we load its weights",
     "own": "1  Train the autoencoder on our images; then freeze it",
