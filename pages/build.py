@@ -49,11 +49,12 @@ class Part(NamedTuple):
     """One part of the course: the numbers of its notebooks; an image under 00_assets/image, and its description."""
 
     numbers: tuple[str, ...]
-    image: str
-    alt: str
+    image: str = ""
+    alt: str = ""
 
 
 PARTS = {
+    "Start here": Part(("00",)),
     "Data": Part(("01",), "toy_faces.png", "Drawn faces of cats, dogs and wild animals in many colours"),
     "DDPM": Part(("02",), "ddpm.png", "Noise that becomes a picture, step by step"),
     "Inference": Part(("03", "04"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),

@@ -14,8 +14,9 @@ from pages.record import ROOT, routes, table
 
 def fillings(folder: str) -> dict[str, list[str]]:
     """The lines of every table; `folder` is where the notebooks lie, seen from the text."""
+    lessons = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
     return {
-        "times": table(folder=folder),
+        "times": table(folder=folder, lessons=lessons),
         "routes": routes(folder=folder),
         "beside": evidence.beside(),
         "cuda": evidence.cuda(),

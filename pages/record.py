@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,17 +57,23 @@ def keep(known: dict[str, Any], path: Path = RECORD) -> None:
     path.write_text(json.dumps(known, indent=2) + "\n")
 
 
-def table(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
-    """The study plan and what was measured, as lines of Markdown; links start with `folder`. None without a record."""
+def table(path: Path = RECORD, folder: str = "notebooks", lessons: Iterable[str] = ()) -> list[str]:
+    """The study plan and what was measured, as lines of Markdown; none without a record.
+
+    Args:
+        path: of the record.
+        folder: how links to the notebooks start.
+        lessons: names of notebooks that get a line even if they have not been measured yet.
+    """
     known = read(path)
     if not known:
         return []
-    names = [name for name in known["seconds"] if not name.endswith("_solutions")]
+    names = sorted({name for name in known["seconds"] if not name.endswith("_solutions")} | set(lessons))
     rows = [_row(name, known, folder) for name in names]
     machine = known["measured_with"]
     total = sum(PLANS[name[:2]].hours for name in names if name[:2] in PLANS)
     foot = [
-        f"Study time, about {total:g} hours in all, is an estimate for reading, running the cells and solving the "
+        f"Study time, about {total:.0f} hours in all, is an estimate for reading, running the cells and solving the "
         "exercises. Run time is machine time, from the first cell to the last, and memory is the most that was used: "
         f"both measured in the `{machine['profile']}` profile on {machine['cores']} CPU cores, "
         f"torch {machine['torch']}."
@@ -77,7 +84,12 @@ def table(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
 
 def routes(path: Path = RECORD, folder: str = "notebooks") -> list[str]:
     """The routes through the course as lines of a Markdown table; none without a record."""
-    files = {name[:2]: name for name in read(path).get("seconds", {}) if not name.endswith("_solutions")}
+    return route_lines(read(path), folder)
+
+
+def route_lines(known: dict[str, Any], folder: str) -> list[str]:
+    """The same for the contents of a record."""
+    files = {name[:2]: name for name in known.get("seconds", {}) if not name.endswith("_solutions")}
     lines = ["| you want to | read | study time (estimate) |", "|---|---|---:|"]
     for goal, numbers in ROUTES.items():
         links = ", ".join(f"[{number}]({folder}/{files[number]}.ipynb)" for number in numbers if number in files)
@@ -91,7 +103,8 @@ def _row(name: str, known: dict[str, Any], folder: str) -> str:
     plan = PLANS.get(number)
     title = f"{number} {plan.title}" if plan else name
     planned = [", ".join(plan.before), plan.difficulty, hours(plan.hours)] if plan else ["", "", ""]
-    measured = [f"{known['seconds'][name]:.0f} s", _gigabytes(known, name)]
+    seconds = known["seconds"].get(name)
+    measured = ["not measured yet" if seconds is None else f"{seconds:.0f} s", _gigabytes(known, name)]
     return f"| {' | '.join([f'[{title}]({folder}/{name}.ipynb)', *planned, *measured])} |"
 
 

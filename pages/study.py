@@ -18,6 +18,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
+    "00": Plan("A first success", (), "easy", 0.5),
     "01": Plan("Data exploration", (), "easy", 3),
     "02": Plan("DDPM from scratch", (), "hard", 4),
     "03": Plan("Stable Diffusion 1", ("02",), "medium", 3),
@@ -32,7 +33,7 @@ PLANS = {
     "12": Plan("The multimodal landscape", ("11",), "medium", 2),
 }
 
-ROUTES = {
+ROUTES = {  # each after notebook 00
     "understand Stable Diffusion": ("02", "03", "04"),
     "train your own model": ("01", "02", "05", "07", "08", "09", "10"),
     "work with vision-language models": ("03", "06", "11", "12"),

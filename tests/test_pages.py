@@ -192,14 +192,18 @@ def test_what_sliders_show_comes_after_what_is_read() -> None:
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "results" / "course.json"
     record.record({"03_b": record.Run(3.21, 0.5)}, path)
-    record.record({"00_a": record.Run(1.0), "00_solutions": record.Run(2.0)}, path)
+    record.record({"99_a": record.Run(1.0), "99_solutions": record.Run(2.0)}, path)
     known = json.loads(path.read_text())
-    assert known["seconds"] == {"00_a": 1.0, "00_solutions": 2.0, "03_b": 3.2} and known["memory"] == {"03_b": 0.5}
+    assert known["seconds"] == {"03_b": 3.2, "99_a": 1.0, "99_solutions": 2.0} and known["memory"] == {"03_b": 0.5}
+    assert list(known["seconds"]) == ["03_b", "99_a", "99_solutions"]
     lines = record.table(path)
-    assert lines[2] == "| [00_a](notebooks/00_a.ipynb) |  |  |  | 1 s |  |"  # without a plan
-    assert lines[3] == "| [03 Stable Diffusion 1](notebooks/03_b.ipynb) | 02 | medium | 3 h | 3 s | 0.5 GB |"
+    assert lines[3] == "| [99_a](notebooks/99_a.ipynb) |  |  |  | 1 s |  |"  # without a plan
+    assert lines[2] == "| [03 Stable Diffusion 1](notebooks/03_b.ipynb) | 02 | medium | 3 h | 3 s | 0.5 GB |"
     assert "about 3 hours in all" in lines[-1]
     assert "| understand Stable Diffusion | [03](notebooks/03_b.ipynb) | 9½ h |" in record.routes(path)
+    unmeasured = record.table(path, lessons=["03_b", "02_c"])
+    assert unmeasured[2] == "| [02 DDPM from scratch](notebooks/02_c.ipynb) |  | hard | 4 h | not measured yet |  |"
+    assert unmeasured[3] == lines[2] and len(unmeasured) == len(lines) + 1
     assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
     assert record.stamp(tmp_path / "nothing.json") == "" and record.table(tmp_path / "nothing.json") == []
     assert record.routes(tmp_path / "nothing.json") == []
@@ -215,6 +219,18 @@ def test_the_study_plan_knows_every_notebook_and_what_it_builds_on() -> None:
         assert all(before < number for before in plan.before)
     assert all(set(numbers) <= set(study.PLANS) for numbers in study.ROUTES.values())
     assert [study.hours(count) for count in (2, 1.5, 0.5)] == ["2 h", "1½ h", "½ h"]
+
+
+def test_the_first_notebook_shows_the_routes_of_the_study_plan() -> None:
+    text = prose.texts()["00_first_success"]
+    known = {"seconds": {path.stem: 1.0 for path in execute.notebooks()}}
+    lines = record.route_lines(known, folder=".")
+    assert len(lines) == 2 + len(study.ROUTES)
+    for line in lines[2:]:
+        assert line.replace("(./", "(") in text, line
+    for number, plan in list(study.PLANS.items())[1:]:
+        (link,) = re.findall(rf"^\| \[{number} [^]]+\]\(({number}_\w+)\.ipynb\) \| .+\? \|$", text, re.MULTILINE)
+        assert (execute.NOTEBOOKS / f"{link}.ipynb").is_file(), plan.title
 
 
 def test_what_was_measured_and_tried_becomes_tables(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ MIDDLE = 84  # of the strip
 THUMB = 48
 PROMPT = "a striped orange cat with green eyes on a blue background"
 SUBJECTS = {  # notebook -> the parts that it is about
+    "00": ("denoiser", "condition", "sampler", "decoder"),
     "01": ("dataset",),
     "02": ("add noise", "denoiser", "condition", "sampler"),
     "03": ("encoder", "latent", "denoiser", "condition", "sampler", "decoder"),
