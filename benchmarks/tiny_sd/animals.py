@@ -3,7 +3,8 @@
     python -m benchmarks.tiny_sd.animals                     # every network whose weights are there: minutes each
     python -m benchmarks.tiny_sd.animals tiny_sd_animals     # one of them
     python -m benchmarks.tiny_sd.animals --fid [NAME ...]    # FID, five seeds: hours; goes on where it was stopped
-    python -m benchmarks.tiny_sd.animals --images            # the README's image of unchosen samples
+    python -m benchmarks.tiny_sd.animals --images            # the README's image of unchosen samples; with
+                                     # --autoencoder taef2 they are decoded by the teacher of the shipped autoencoder
     python -m benchmarks check tiny_sd               # recomputes what can be recomputed from the shipped weights
 
 Measuring needs the photographs (ANIMAL_FACES_DIR) and the judge's packages; FID needs Inception as well
@@ -288,15 +289,15 @@ def training_of(model: TinySD, metadata: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def shown_network() -> tuple[TinySD, Sampling]:
-    """The network for the picture, and how it samples.
+def shown_network(autoencoder: str | None = None) -> tuple[TinySD, Sampling]:
+    """The network for the picture, and how it samples; `autoencoder` takes the place of the one that ships.
 
     Raises:
         FileNotFoundError: where none of the networks is there; it says how to train one.
     """
     name = next((name for name in SHOWN if weights_path(name).is_file()), SHOWN[0])
     entry = recorded()["networks"].get(name)
-    return TinySD.from_weights(name), sampling_of(entry) if entry else DEFAULT
+    return TinySD.from_weights(name, autoencoder=autoencoder), sampling_of(entry) if entry else DEFAULT
 
 
 def measure_fid(name: str, photographs: Photographs) -> dict[str, Any]:
@@ -331,6 +332,7 @@ def parser() -> argparse.ArgumentParser:
     add("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}; none: all whose weights are there")
     add("--fid", action="store_true", help="measure FID, five seeds, instead of the other scores")
     add("--images", action="store_true", help=f"write {IMAGE} instead")
+    add("--autoencoder", help="decode with this one, as for load_autoencoder, with --images")
     add("--guidance-scale", type=float, help="none: chosen from a short list, on other noise")
     add(
         "--interval",
@@ -348,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or write the picture; the exit status."""
     options = parser().parse_args(argv)
     if options.images:
-        print(write_image(*shown_network()))
+        print(write_image(*shown_network(options.autoencoder)))
         return 0
     unknown = [name for name in options.names if name not in NETWORKS]
     names = options.names or shipped()

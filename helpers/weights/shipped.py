@@ -46,8 +46,7 @@ TRAINING_COMMANDS = {
     "faces_autoencoder": "python -m helpers.autoencoders.train --patch 4 "
     "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision bf16 "
     "--export 00_assets/weights/faces_autoencoder.safetensors",
-    "distilled_autoencoder": "python -m helpers.autoencoders.distill --teacher taef2 --steps 6000 "
-    "--schedule inverse-sqrt --ema 0.9995 "
+    "distilled_autoencoder": "python -m helpers.autoencoders.distill --steps 7500 --schedule inverse-sqrt --ema 0.9995 "
     "--export 00_assets/weights/distilled_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
@@ -57,7 +56,8 @@ TRAINING_COMMANDS = {
     # real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
     "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces "
     "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
-    "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 --source animal-faces "
+    "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --source animal-faces --autoencoder taef2 "
+    "--widths 128 192 --dropout 0.1 --steps 10000 --learning-rate 0.001 --schedule inverse-sqrt --ema 0.9999 "
     "--export 00_assets/weights/tiny_sd_animals.safetensors",
     "tiny_sd_animals_128": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 "
     "--source animal-faces --size 128 "

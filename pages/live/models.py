@@ -40,7 +40,7 @@ MODELS = {
     "sd1": LiveModel("Stable Diffusion 1, tiny", "sd1", 4.0, pipeline="sd1", clip="clip", autoencoder="autoencoder"),
     # real animals, by class
     "animals_pixels": LiveModel("Real animals, Method 1: pixels", "tiny_sd_animals_pixels", 2.0, 24),
-    "animals": LiveModel("Real animals, Method 2: pretrained latents", "tiny_sd_animals", 2.0, 24),
+    "animals": LiveModel("Real animals, Method 2: pretrained latents", "tiny_sd_animals", 7.0, 16),
     "animals_own": LiveModel("Real animals, Method 3: latents of its own", "tiny_sd_animals_own", 2.0, 24),
 }
 

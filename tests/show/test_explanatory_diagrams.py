@@ -23,13 +23,6 @@ from pages.prose import links
 NOTEBOOK_PATHS = {path.stem[:2]: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
 LESSONS = {number: NOTEBOOK_PATHS[number] for number in course_map.SUBJECTS}
 MOST_BYTES = 60_000
-WITHOUT_A_MAP = {"08", "10"}  # they may be without
-NOT_SHOWN = {  # they may stay unused
-    "map_08.png",
-    "map_10.png",
-    "diagram_latent_diffusion_pretrained.png",
-    "diagram_precision_recall.png",
-}
 BLANK = np.zeros((3, 16, 16), dtype=np.uint8)
 THUMBNAILS = course_map.Thumbnails([BLANK] * 3, BLANK, BLANK, BLANK)
 
@@ -45,7 +38,7 @@ def test_every_notebook_shows_its_own_map(notebook: str) -> None:
     image = f"![{course_map.description(notebook)}](../00_assets/image/map_{notebook}.png)"
     cells = markdown(notebook) if notebook == "00" else markdown(notebook)[:1]  # 00 shows it at its end
     maps = [line for text in cells for line in text.splitlines() if "/map_" in line]
-    assert maps == [image] or (notebook in WITHOUT_A_MAP and not maps)
+    assert maps == [image]
 
 
 @pytest.mark.parametrize("notebook", LESSONS)
@@ -73,7 +66,7 @@ def test_a_diagram_is_as_wide_as_the_page_and_small(name: str) -> None:
 
 def test_every_drawn_diagram_is_shown() -> None:
     stored = {path.name for pattern in ("map_*.png", "diagram_*.png") for path in IMAGES.glob(pattern)}
-    assert stored - NOT_SHOWN == set(diagrams()) - NOT_SHOWN
+    assert stored == set(diagrams())
 
 
 def test_the_chain_leads_from_the_image_to_noise() -> None:
