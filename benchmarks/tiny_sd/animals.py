@@ -4,7 +4,7 @@
     python -m benchmarks.tiny_sd.animals tiny_sd_animals     # one of them
     python -m benchmarks.tiny_sd.animals --fid [NAME ...]    # FID, five seeds: hours; goes on where it was stopped
     python -m benchmarks.tiny_sd.animals --images            # the README's image of unchosen samples; with
-                                     # --autoencoder taef2 they are decoded by the teacher of the shipped autoencoder
+                                     # --autoencoder FOLDER another autoencoder than the shipped one decodes them
     python -m benchmarks check tiny_sd               # recomputes what can be recomputed from the shipped weights
 
 Measuring needs the photographs (ANIMAL_FACES_DIR) and the judge's packages; FID needs Inception as well

@@ -113,8 +113,8 @@ def guidance() -> Canvas:
     axes.set_axis_off()
     axes.set(xlim=(-1.0, 1.0), ylim=(-0.7, 1.56))
     chosen = cloud.labels == LEAF
-    axes.scatter(*cloud.xy[~chosen].T, s=5, color="#c5ccd3", linewidths=0)
-    axes.scatter(*cloud.xy[chosen].T, s=5, color="#9cc6e6", linewidths=0)
+    for part, colour in ((~chosen, "#c5ccd3"), (chosen, "#9cc6e6")):
+        axes.scatter(cloud.xy[part, 0], cloud.xy[part, 1], s=5, color=colour, linewidths=0)
     predictions = guided_predictions(cloud)
     _vector(axes, predictions[0], predictions[1], BLUE)
     _vector(axes, predictions[1], predictions[SCALES[-1]], ORANGE, dashed=True)
@@ -140,7 +140,7 @@ def _vector(axes: Axes, start: np.ndarray, end: np.ndarray, colour: str, dashed:
         "shrinkB": 4,
         "mutation_scale": 18,
     }
-    axes.annotate("", xy=end, xytext=start, arrowprops=style, zorder=5)
+    axes.annotate("", xy=(end[0], end[1]), xytext=(start[0], start[1]), arrowprops=style, zorder=5)
 
 
 def _guidance_text(canvas: Canvas) -> None:

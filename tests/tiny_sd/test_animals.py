@@ -215,7 +215,7 @@ def put(model, name: str, seed: str = "1") -> None:
 def measured(shelf, model, animal_model, photographs, monkeypatch):
     """One network with weights and a record; the weights on the shelf give the coloured samples too."""
     put(model, "tiny_sd_animals")
-    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
+    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name, autoencoder=None: animal_model)
     animals.write(
         "photographs",
         "16",
@@ -372,7 +372,7 @@ def test_the_command_names_what_it_does_not_know(shelf, capsys):
 
 def test_the_command_measures_and_records_the_photographs_too(shelf, animal_model, photographs, monkeypatch, capsys):
     put(animal_model, "tiny_sd_animals_pixels")
-    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
+    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name, autoencoder=None: animal_model)
     monkeypatch.setattr(animals, "load_photographs", lambda size: photographs)
     monkeypatch.setattr(animals, "baseline", lambda judge, photographs: {"n": 3})
     monkeypatch.setattr("helpers.scoring.photographs.PhotographClassifier", ColourJudge)
@@ -390,7 +390,7 @@ def test_the_command_measures_and_records_the_photographs_too(shelf, animal_mode
 
 def test_the_image_is_a_row_of_each_class_from_the_first_seeds(shelf, animal_model, monkeypatch):
     put(animal_model, "tiny_sd_animals")
-    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: animal_model)
+    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name, autoencoder=None: animal_model)
     model, sampling = animals.shown_network()
     path = animals_image.write_image(model, sampling, columns=4)
     assert path == shelf / animals_image.IMAGE
@@ -400,7 +400,7 @@ def test_the_image_is_a_row_of_each_class_from_the_first_seeds(shelf, animal_mod
 
 
 def test_the_larger_network_is_shown_where_it_is_there(shelf, model, monkeypatch):
-    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(animals.TinySD, "from_weights", lambda name, autoencoder=None: SimpleNamespace(name=name))
     for name in ("tiny_sd_animals", "tiny_sd_animals_128"):
         put(model, name)
         assert animals.shown_network()[0].name == name
