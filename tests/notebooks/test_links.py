@@ -53,6 +53,13 @@ def test_what_lies_in_the_repository_is_there(name: str) -> None:
             assert part in map(anchor, headings), f"{link}: {target.name} has no such heading"
 
 
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md"])
+def test_nothing_leads_to_a_file_that_the_pages_lack(name: str) -> None:
+    inside = [link for link in links(TEXTS[name]) if ":" not in link]
+    sources = [link for link in inside if re.match(r"(\.\./)*(helpers|benchmarks|tests)/", link)]
+    assert sources == [], "the pages hold no source files: name the file in code font"
+
+
 def test_every_term_of_the_glossary_is_linked_from_the_notebooks_it_names() -> None:
     entries = re.findall(r"^### (.+)\n\n(.+)$", TEXTS["pages/glossary.md"], flags=re.MULTILINE)
     assert len(entries) >= 60
