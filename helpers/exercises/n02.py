@@ -255,7 +255,7 @@ def rescaled_guidance(answer):
     result = as_tensor(call(answer, conditional, unconditional, 7.5), conditional)
     if close(result, _rescaled(*both, 7.5)):
         return (
-            "guidance still changes what an image shows, but no longer its contrast. `guidance_rescale` in diffusers "
+            "guidance still changes what an image shows, but no longer its contrast. Guidance rescaling in diffusers "
             "mixes this result with plain guidance, because alone it makes images a little too plain."
         )
     if close(result, unconditional + 7.5 * (conditional - unconditional)):
