@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight, hinge
-from helpers.autoencoders.perceptual import PerceptualDistance, load_perceptual
+from helpers.autoencoders.load import load_autoencoder
+from helpers.autoencoders.perceptual import PerceptualDistance, encoder_distance, load_perceptual
 
 PIXEL_LOSSES = ("l1", "mse")
 
@@ -18,8 +19,9 @@ PIXEL_LOSSES = ("l1", "mse")
 class ReconstructionLoss(nn.Module):
     """Reconstruction + perceptual + adversarial loss (Esser et al. 2020, eq. 7).
 
-    The discriminator's own loss is added to the sum, but no gradient flows between it and the autoencoder's: both are
-    trained by one optimiser, and share the limit on the gradient's norm.
+    The discriminator's own loss is added to the sum, but no gradient flows between it and the autoencoder's. Name the
+    discriminator as the training's `adversary` (see `helpers.training.train`): the two are then trained as by two
+    optimisers.
     """
 
     steps: Tensor  # training steps so far: a checkpoint must record whether the discriminator has started
@@ -30,6 +32,7 @@ class ReconstructionLoss(nn.Module):
         perceptual: float = 0.0,
         adversarial: float = 0.0,
         discriminator_start: int = 0,
+        distance: PerceptualDistance | None = None,
     ):
         """
         Args:
@@ -39,6 +42,7 @@ class ReconstructionLoss(nn.Module):
                 without a discriminator.
             discriminator_start: steps before the adversarial loss is added: first the reconstructions must be good
                 enough for a discriminator to help.
+            distance: the perceptual distance; None: that of `load_perceptual`.
 
         Raises:
             ValueError: for an unknown pixel loss or a negative number.
@@ -56,7 +60,7 @@ class ReconstructionLoss(nn.Module):
         self.adversarial_weight = adversarial
         self.discriminator_start = discriminator_start
         # in a list, so that it is no submodule: it is neither trained nor saved with the model
-        self._perceptual: list[PerceptualDistance] = [load_perceptual()] if perceptual else []
+        self._perceptual: list[PerceptualDistance] = [distance or load_perceptual()] if perceptual else []
         self.discriminator = PatchDiscriminator(width=32, layers=2) if adversarial else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
@@ -113,12 +117,26 @@ def add_loss_arguments(parser: argparse.ArgumentParser, pixel_loss: str) -> None
         type=float,
         default=0.0,
         metavar="WEIGHT",
-        help="weight of the perceptual distance: LPIPS where torch's cache has VGG16, else the course's substitute",
+        help="weight of the perceptual distance: --perceptual-encoder; else LPIPS where torch's cache has VGG16; else "
+        "the course's substitute, which knows synthetic faces only",
+    )
+    add(
+        "--perceptual-encoder",
+        metavar="AUTOENCODER",
+        help="compare features of this autoencoder's encoder: a name, file, folder or hub repository",
     )
     add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="weight of the patch discriminator's loss")
     add("--critic-from", type=int, default=0, metavar="STEP", help="start the discriminator after this many steps")
 
 
 def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
-    """The loss that the options of `add_loss_arguments` describe."""
-    return ReconstructionLoss(options.error, options.perceptual, options.adversarial, options.critic_from)
+    """The loss that the options of `add_loss_arguments` describe.
+
+    Raises:
+        SystemExit: for an encoder without a weight, which would do nothing; and what `load_autoencoder` raises.
+    """
+    encoder = options.perceptual_encoder
+    if encoder and not options.perceptual:
+        raise SystemExit("--perceptual-encoder needs --perceptual, the weight of the distance")
+    distance = encoder_distance(load_autoencoder(encoder)) if encoder else None
+    return ReconstructionLoss(options.error, options.perceptual, options.adversarial, options.critic_from, distance)

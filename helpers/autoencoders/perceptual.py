@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from helpers.autoencoders.kl import Encoder
 from helpers.scoring.attributes import load_classifier
 
 # channels of the convolutions in each stage; max pooling between the stages
@@ -61,6 +62,51 @@ class AttributeFeatures(nn.Module):
         return features
 
 
+class EncoderFeatures(nn.Module):
+    """The feature maps of an autoencoder's encoder, one after each resolution."""
+
+    def __init__(self, autoencoder: nn.Module):
+        """
+        Args:
+            autoencoder: of `helpers.autoencoders`: TAESD's architecture, or latent diffusion's with a KL term or a
+                codebook.
+        """
+        super().__init__()
+        encoder = autoencoder.get_submodule("encoder")
+        self.range_01 = not isinstance(encoder, Encoder)  # TAESD's takes images in [0, 1]
+        self.stages = nn.ModuleList(_kl_stages(encoder) if isinstance(encoder, Encoder) else _tiny_stages(encoder))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> float32 (B, C, h, w) of each resolution, the finest first."""
+        x = (images + 1) / 2 if self.range_01 else images
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x.float())
+        return features
+
+
+def _kl_stages(encoder: Encoder) -> list[nn.Module]:
+    """The levels of latent diffusion's encoder; the layer that changes the resolution belongs to the next stage."""
+    stages: list[nn.Module] = []
+    before: list[nn.Module] = [encoder.fold, encoder.stem]
+    for level in encoder.down:
+        parts = dict(level.named_children())
+        stages.append(nn.Sequential(*before, *parts["residual"].children()))
+        before = [parts["resample"]] if "resample" in parts else []
+    return stages
+
+
+def _tiny_stages(encoder: nn.Module) -> list[nn.Module]:
+    """TAESD's encoder, cut before each strided convolution, without the last layer, which outputs the latent."""
+    stages: list[list[nn.Module]] = [[]]
+    for layer in list(encoder.children())[:-1]:
+        if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
+            stages.append([])
+        stages[-1].append(layer)
+    return [nn.Sequential(*stage) for stage in stages]
+
+
 class PerceptualDistance(nn.Module):
     """Squared difference of the features of two images, normalised to length 1 per position, weighted and averaged."""
 
@@ -94,6 +140,11 @@ class PerceptualDistance(nn.Module):
 def _unit(x: Tensor) -> Tensor:
     """(B, C, h, w) with every position's vector of channels scaled to length 1."""
     return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
+
+
+def encoder_distance(autoencoder: nn.Module) -> PerceptualDistance:
+    """The distance of two images in the feature maps of this autoencoder's encoder, see `EncoderFeatures`."""
+    return PerceptualDistance(EncoderFeatures(autoencoder), None, "an autoencoder's encoder")
 
 
 def load_perceptual(download: bool = False) -> PerceptualDistance:

@@ -33,15 +33,16 @@ AnyAutoencoder = TypeVar("AnyAutoencoder", bound=Autoencoder)
 KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the values of an image
 
 
-def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
+def tiny_config(latent_channels: int = 4, patch: int = 1, width: int | None = None) -> KLConfig:
     """Sizes that a laptop trains: 64x64 pixels become 16x16, and most channels are at low resolution.
 
     With 4 channels the architecture is Stable Diffusion 1's, with 16 Stable Diffusion 3's. With a patch of 4 no layer
-    works at more than 16x16 positions, where channels are cheap: it takes a third of the time.
+    works at more than 16x16 positions, where channels are cheap: it takes a third of the time. `width`: channels of the
+    first resolution; None: 64 with patches, 16 without.
     """
     if patch > 1:
         return KLConfig(
-            width=64,
+            width=width or 64,
             multipliers=(1,),
             blocks=1,
             groups=8,
@@ -51,7 +52,7 @@ def tiny_config(latent_channels: int = 4, patch: int = 1) -> KLConfig:
             scale=1.0,
         )
     return KLConfig(
-        width=16,
+        width=width or 16,
         multipliers=(1, 2, 4),
         blocks=1,
         groups=8,
@@ -82,7 +83,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
     load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
     faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    config = tiny_config(options.latent_channels, options.patch)
+    config = tiny_config(options.latent_channels, options.patch, options.width)
     if options.size % config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
     with torch.random.fork_rng():
@@ -116,7 +117,16 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     patch = f"-patch-{options.patch}" if options.patch > 1 else ""
     name = f"autoencoder-{options.latent_channels}{patch}-{options.source}-{options.size}"
     description = asdict(config) | {"compared_by": model.loss.perceptual_name}
-    return Task(name, model, losses, save, sample, description, extra_metadata=weights_metadata(faces))
+    return Task(
+        name,
+        model,
+        losses,
+        save,
+        sample,
+        description,
+        extra_metadata=weights_metadata(faces),
+        adversary=model.loss.discriminator,
+    )
 
 
 def sample_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -184,6 +194,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patch", type=int, default=1, help="pixels per side rearranged into channels first; 4 is three times as fast"
     )
+    parser.add_argument("--width", type=int, help="channels of the first resolution; None: 64 with patches, else 16")
     parser.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
     add_loss_arguments(parser, pixel_loss="l1")
 

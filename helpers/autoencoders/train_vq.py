@@ -87,6 +87,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         sample,
         asdict(config) | {"compared_by": model.loss.perceptual_name},
         extra_metadata=weights_metadata(faces),
+        adversary=model.loss.discriminator,
     )
 
 

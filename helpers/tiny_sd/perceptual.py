@@ -9,53 +9,7 @@ Alphabet: B batch, C channels, H W height and width of the image, h w of a featu
 import torch
 from torch import Tensor, nn
 
-from helpers.autoencoders.kl import Encoder
-from helpers.autoencoders.perceptual import PerceptualDistance
-
-
-class EncoderFeatures(nn.Module):
-    """The feature maps of an autoencoder's encoder, one after each resolution."""
-
-    def __init__(self, autoencoder: nn.Module):
-        """
-        Args:
-            autoencoder: of `helpers.autoencoders`: TAESD's architecture, or latent diffusion's with a KL term or a
-                codebook.
-        """
-        super().__init__()
-        encoder = autoencoder.get_submodule("encoder")
-        self.range_01 = not isinstance(encoder, Encoder)  # TAESD's takes images in [0, 1]
-        self.stages = nn.ModuleList(_kl_stages(encoder) if isinstance(encoder, Encoder) else _tiny_stages(encoder))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> float32 (B, C, h, w) of each resolution, the finest first."""
-        x = (images + 1) / 2 if self.range_01 else images
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x.float())
-        return features
-
-
-def _kl_stages(encoder: Encoder) -> list[nn.Module]:
-    """The levels of latent diffusion's encoder; the layer that changes the resolution belongs to the next stage."""
-    stages: list[nn.Module] = []
-    before: list[nn.Module] = [encoder.fold, encoder.stem]
-    for level in encoder.down:
-        parts = dict(level.named_children())
-        stages.append(nn.Sequential(*before, *parts["residual"].children()))
-        before = [parts["resample"]] if "resample" in parts else []
-    return stages
-
-
-def _tiny_stages(encoder: nn.Module) -> list[nn.Module]:
-    """TAESD's encoder, cut before each strided convolution, without the last layer, which outputs the latent."""
-    stages: list[list[nn.Module]] = [[]]
-    for layer in list(encoder.children())[:-1]:
-        if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
-            stages.append([])
-        stages[-1].append(layer)
-    return [nn.Sequential(*stage) for stage in stages]
+from helpers.autoencoders.perceptual import encoder_distance
 
 
 class PerceptualLoss:
@@ -71,7 +25,7 @@ class PerceptualLoss:
             crop: compare squares of this many pixels per side, at a random position in each step: an encoder that
                 works at full resolution costs several times as much as a small U-Net. None: whole images.
         """
-        self.distance = PerceptualDistance(EncoderFeatures(autoencoder), None, "an autoencoder's encoder")
+        self.distance = encoder_distance(autoencoder)
         self.weight = weight
         self.until = until
         self.crop = crop

@@ -107,9 +107,19 @@ def _dropout_seeded(seed: int, step: int, device_type: str) -> Iterator[None]:
         yield
 
 
-def _gradient_norm(model: nn.Module) -> Tensor:
-    """The L2 norm of all gradients together."""
-    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+def _players(model: nn.Module, adversary: nn.Module | None) -> list[list[nn.Parameter]]:
+    """The model's parameters without the adversary's, and the adversary's, if there is one."""
+    if adversary is None:
+        return [list(model.parameters())]
+    theirs = list(adversary.parameters())
+    ids = {id(parameter) for parameter in theirs}
+    return [[parameter for parameter in model.parameters() if id(parameter) not in ids], theirs]
+
+
+def _gradient_norm(parameters: list[nn.Parameter], device: torch.device) -> Tensor:
+    """The L2 norm of all gradients of these parameters together; 0 if there is none."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
 
 
 def train(
@@ -120,6 +130,7 @@ def train(
     optimizer: torch.optim.Optimizer | None = None,
     ema: EMA | None = None,
     accelerator: Accelerator | SingleProcess | None = None,
+    adversary: nn.Module | None = None,
     first_step: int = 0,
     bf16: bool = False,
 ) -> Iterator[TrainState]:
@@ -133,6 +144,9 @@ def train(
         optimizer: built from `config` if absent; pass the restored one when resuming.
         ema: an average of the weights, updated after every step; None: there is none.
         accelerator: an `accelerate.Accelerator`, which brings several processes; None: there is one.
+        adversary: a part of the model that is trained against the rest, a discriminator. The norm of its gradient is
+            limited on its own, so that the training is that of two optimisers: AdamW and Muon treat every parameter
+            for itself, and nothing else is shared.
         first_step: the number of updates so far, when resuming.
         bf16: compute losses, and Muon's matrix products, under autocast to bfloat16; weights, gradients and the
             optimiser's state stay float32.
@@ -142,7 +156,9 @@ def train(
     """
     processes = accelerator or SingleProcess()
     wrapped, optimizer = processes.prepare(model, optimizer or config.optimizer(model))
-    device_type = next(model.parameters()).device.type
+    device = next(model.parameters()).device
+    device_type = device.type
+    players = _players(model, adversary)
     for step in range(first_step, config.steps):
         learning_rate = config.learning_rate_at(step)
         for group in optimizer.param_groups:
@@ -154,15 +170,17 @@ def train(
             loss = losses.float().mean()
             processes.backward(loss)
         mean_loss = processes.reduce(loss.detach(), "mean")
-        norm = _gradient_norm(model)
-        loss_value, norm_value = torch.stack([mean_loss, norm.to(mean_loss)]).tolist()  # a GPU is waited for once
-        if not math.isfinite(loss_value + norm_value):  # one infinite gradient would make NaN of every weight
+        norms = [_gradient_norm(parameters, device).to(mean_loss) for parameters in players]
+        loss_value, *norm_values = torch.stack([mean_loss, *norms]).tolist()  # a GPU is waited for once
+        if not math.isfinite(loss_value + sum(norm_values)):  # one infinite gradient would make NaN of every weight
             optimizer.zero_grad(set_to_none=True)
+            listed = " and ".join(map(str, norm_values))
             raise FloatingPointError(
-                f"at step {step + 1} the loss is {loss_value} and its gradient {norm_value}: nothing was updated by it"
+                f"at step {step + 1} the loss is {loss_value} and its gradient {listed}: nothing was updated by it"
             )
-        if norm_value > config.max_grad_norm:
-            nn.utils.clip_grads_with_norm_(model.parameters(), config.max_grad_norm, torch.tensor(norm_value))
+        for parameters, norm in zip(players, norm_values, strict=True):
+            if norm > config.max_grad_norm:
+                nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, torch.tensor(norm))
         with torch.autocast(device_type, torch.bfloat16, enabled=bf16):  # for Muon's matrix products; AdamW has none
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)

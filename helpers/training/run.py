@@ -85,6 +85,7 @@ def _train_steps(run: Run, first_step: int) -> int:
         optimizer=run.optimizer,
         ema=run.ema,
         accelerator=run.accelerator,
+        adversary=run.task.adversary,
         first_step=first_step,
         bf16=run.precision.name == "bf16",
     )

@@ -41,6 +41,7 @@ class Task:
     description: Any = None  # plain JSON values, kept in checkpoints
     compile_target: nn.Module | None = None  # the part that --compile compiles; None: the model
     extra_metadata: dict[str, str] = field(default_factory=dict)  # added to the weights' metadata
+    adversary: nn.Module | None = None  # a part of the model that is trained against the rest: a discriminator
 
 
 MakeTask = Callable[[argparse.Namespace, "Accelerator"], Task]

@@ -1,13 +1,22 @@
 """Pixel, perceptual and adversarial loss: which parameters get gradients from each, and when."""
 
+import argparse
 import copy
 
 import pytest
 import torch
 from torch import nn
 
-from helpers.autoencoders.losses import ReconstructionLoss
-from helpers.autoencoders.perceptual import VGG16, PerceptualDistance, load_perceptual, lpips, vgg_path
+from helpers.autoencoders.load import load_autoencoder
+from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
+from helpers.autoencoders.perceptual import (
+    VGG16,
+    PerceptualDistance,
+    encoder_distance,
+    load_perceptual,
+    lpips,
+    vgg_path,
+)
 
 
 class Painter(nn.Module):
@@ -134,3 +143,18 @@ def test_features_of_length_one():
 
 def test_vgg_file_is_looked_for_where_torch_keeps_it():
     assert vgg_path().name.startswith("vgg16-") and vgg_path().parent.name == "checkpoints"
+
+
+def test_an_autoencoders_encoder_compares_images_instead(images):
+    options = argparse.ArgumentParser()
+    add_loss_arguments(options, pixel_loss="l1")
+    chosen = options.parse_args(["--perceptual", "0.5", "--perceptual-encoder", "distilled_autoencoder"])
+    loss = reconstruction_loss(chosen)
+    assert loss.perceptual_name == "an autoencoder's encoder"
+    off = images.flip(-1)
+    expected = (off - images).abs().flatten(1).mean(1) + 0.5 * encoder_distance(
+        load_autoencoder("distilled_autoencoder")
+    )(images, off)
+    torch.testing.assert_close(loss(images, off, None), expected)
+    with pytest.raises(SystemExit, match="needs --perceptual"):
+        reconstruction_loss(options.parse_args(["--perceptual-encoder", "distilled_autoencoder"]))

@@ -8,10 +8,11 @@ import torch
 
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.load import load_autoencoder
+from helpers.autoencoders.perceptual import EncoderFeatures
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.model import TinySD
-from helpers.tiny_sd.perceptual import EncoderFeatures, PerceptualLoss
+from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.train import main
 from helpers.training import step_generator
 from helpers.weights import read_metadata, read_tensors, write_tensors

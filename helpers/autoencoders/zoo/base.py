@@ -81,6 +81,10 @@ class AE(nn.Module):
         self.encoder: Encoder = Encoder(self.params_per_dim * width, self.in_channels)
         self.decoder = Decoder(self.decoder_width())
 
+    def adversary(self) -> nn.Module | None:
+        """The part that is trained against the rest, or None."""
+        return None
+
     def decoder_width(self) -> int:
         """Width of the decoder's input."""
         return self.width

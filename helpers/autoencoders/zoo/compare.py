@@ -79,7 +79,7 @@ def train_variant(model: AE, faces: Faces, config: TrainConfig = CONFIG) -> Iter
         details = {"error": terms.error.mean().item(), "penalty": terms.penalty.mean().item()}
         return (terms.error + terms.penalty) / values, details  # per value: learning rates as for other networks
 
-    for state in train(model, losses, config):
+    for state in train(model, losses, config, adversary=model.adversary()):
         step = state.step
         yield state
     model.eval()

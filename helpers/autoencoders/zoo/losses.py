@@ -134,6 +134,9 @@ class Factor(VAE):
             nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1)
         )
 
+    def adversary(self) -> nn.Module:
+        return self.discriminator
+
     def penalty(self, posterior: Posterior, z: Tensor, batch: Batch) -> Tensor:
         # the discriminator's own loss is added to the encoder's; neither has gradients for the other
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
