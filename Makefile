@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)
 
-# What was executed is kept: after Ctrl-C the next call continues. NOTEBOOKS="01 08" executes only these.
+# What was executed is kept: after Ctrl-C the next call continues. NOTEBOOKS="01 11" executes only these.
 course: $(STAMP)
 	@$(RUN) -m pages.course $(NOTEBOOKS)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nbformat
 from sphinx.cmd.build import build_main
 
-from pages import launch, vendor
+from pages import launch, redirects, vendor
 from pages.execute import NOTEBOOKS, notebooks, write
 from pages.fill import up_to_date
 from pages.lighter import lighten
@@ -57,10 +57,10 @@ PARTS = {
     "Start here": Part(("00",)),
     "Data": Part(("01",), "toy_faces.png", "Drawn faces of cats, dogs and wild animals in many colours"),
     "DDPM": Part(("02",), "ddpm.png", "Noise that becomes a picture, step by step"),
-    "Inference": Part(("03", "04"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
-    "Autoencoders": Part(("05", "06"), "autoencoders.png", "Pictures and what autoencoders make of them"),
-    "Tiny Stable Diffusion": Part(("07", "08", "09", "10"), "tiny_sd_pixels.png", "Faces generated from captions"),
-    "Multimodal": Part(("11", "12"), "multimodal.png", "Drawn faces with boxes, outlines, questions and answers"),
+    "Inference": Part(("05", "06"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
+    "Autoencoders": Part(("07", "08"), "autoencoders.png", "Pictures and what autoencoders make of them"),
+    "Tiny Stable Diffusion": Part(("09", "11", "12", "13"), "tiny_sd_pixels.png", "Faces generated from captions"),
+    "Multimodal": Part(("14", "15"), "multimodal.png", "Drawn faces with boxes, outlines, questions and answers"),
 }
 
 
@@ -138,6 +138,7 @@ def build(folder: Path = NOTEBOOKS, executed: Path | None = None, *, strict: boo
         if not quick:
             lighten(UNFINISHED)
         live.write(UNFINISHED / "live")
+        redirects.write(UNFINISHED)
         shutil.rmtree(HTML, ignore_errors=True)
         UNFINISHED.replace(HTML)
         print(f"{len(paths)} notebooks rendered. Open {HTML / 'index.html'}")

@@ -15,7 +15,7 @@ ROOMS = {  # in the order of the course
     "text_to_image": "What Stable Diffusion 1 and 3 share",
     "sd1": "Stable Diffusion 1",
     "sd3": "Stable Diffusion 3",
-    "autoencoders": "KL and VQ autoencoders, quantisers, losses, and the variants of notebook 05",
+    "autoencoders": "KL and VQ autoencoders, quantisers, losses, and the variants of notebook 07",
     "tiny_sd": "Methods 1 to 3",
     "vlm": "PaliGemma, and the parts of MiniCPM-V",
     "training": "The training loop, checkpoints, optimisers, precision",

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from helpers.tiny_sd.large_images import COMMANDS
-from pages import build, evidence, execute, fill, launch, lighter, prose, record, study, vendor
+from pages import build, evidence, execute, fill, launch, lighter, prose, record, redirects, study, vendor
 
 FIGURE = """import numpy as np
 from matplotlib import pyplot as plt
@@ -114,17 +114,17 @@ def test_notebooks_come_in_reading_order_with_solutions_last(tmp_path: Path) -> 
         "solutions/01_a.ipynb",
     ]
     assert [path.stem for path in execute.notebooks(["02"], tmp_path)] == ["02_b"]
-    with pytest.raises(ValueError, match="no notebook is called 09; there are: 01_a, 02_b"):
-        execute.notebooks(["09"], tmp_path)
+    with pytest.raises(ValueError, match="no notebook is called 12; there are: 01_a, 02_b"):
+        execute.notebooks(["12"], tmp_path)
 
 
 def test_the_map_lists_what_exists_by_part(tmp_path: Path) -> None:
-    for name in ("01_data", "07_tiny", "08_tiny", "solutions/01_data"):
+    for name in ("01_data", "09_tiny", "11_tiny", "solutions/01_data"):
         _notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     build.gather(tmp_path / "notebooks", tmp_path / "src")
     index = (tmp_path / "src" / "index.md").read_text()
     assert index.index("### Data") < index.index("### Tiny Stable Diffusion") < index.index(":caption: Solutions")
-    assert "[A small notebook](notebooks/07_tiny.ipynb)" in index and "### Autoencoders" not in index
+    assert "[A small notebook](notebooks/09_tiny.ipynb)" in index and "### Autoencoders" not in index
     assert (tmp_path / "src" / "notebooks" / "solutions" / "01_data.ipynb").is_file()
 
 
@@ -191,17 +191,17 @@ def test_what_sliders_show_comes_after_what_is_read() -> None:
 
 def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "results" / "course.json"
-    record.record({"03_b": record.Run(3.21, 0.5)}, path)
+    record.record({"05_b": record.Run(3.21, 0.5)}, path)
     record.record({"99_a": record.Run(1.0), "99_solutions": record.Run(2.0)}, path)
     known = json.loads(path.read_text())
-    assert known["seconds"] == {"03_b": 3.2, "99_a": 1.0, "99_solutions": 2.0} and known["memory"] == {"03_b": 0.5}
-    assert list(known["seconds"]) == ["03_b", "99_a", "99_solutions"]
+    assert known["seconds"] == {"05_b": 3.2, "99_a": 1.0, "99_solutions": 2.0} and known["memory"] == {"05_b": 0.5}
+    assert list(known["seconds"]) == ["05_b", "99_a", "99_solutions"]
     lines = record.table(path)
     assert lines[3] == "| [99_a](notebooks/99_a.ipynb) |  |  |  | 1 s |  |"  # without a plan
-    assert lines[2] == "| [03 Stable Diffusion 1](notebooks/03_b.ipynb) | 02 | medium | 3 h | 3 s | 0.5 GB |"
+    assert lines[2] == "| [05 Stable Diffusion 1](notebooks/05_b.ipynb) | 02 | medium | 3 h | 3 s | 0.5 GB |"
     assert "about 3 hours in all" in lines[-1]
-    assert "| understand Stable Diffusion | [03](notebooks/03_b.ipynb) | 9½ h |" in record.routes(path)
-    unmeasured = record.table(path, lessons=["03_b", "02_c"])
+    assert "| understand Stable Diffusion | [05](notebooks/05_b.ipynb) | 9½ h |" in record.routes(path)
+    unmeasured = record.table(path, lessons=["05_b", "02_c"])
     assert unmeasured[2] == "| [02 DDPM from scratch](notebooks/02_c.ipynb) |  | hard | 4 h | not measured yet |  |"
     assert unmeasured[3] == lines[2] and len(unmeasured) == len(lines) + 1
     assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
@@ -379,3 +379,15 @@ def test_an_address_that_is_no_repository_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
     with pytest.raises(ValueError, match="should read like https://github.com/owner/name"):
         launch.repository()
+
+
+def test_addresses_of_before_lead_to_the_notebooks_of_today(tmp_path: Path) -> None:
+    stems = {path.stem for path in execute.NOTEBOOKS.glob("*.ipynb")}
+    assert set(redirects.MOVED.values()) <= stems and not set(redirects.MOVED) & stems
+    (tmp_path / "notebooks").mkdir()
+    for stem in stems:
+        (tmp_path / "notebooks" / f"{stem}.html").write_text("the page")
+    redirects.write(tmp_path)
+    old = (tmp_path / "notebooks" / "08_tiny_sd_pretrained_vae.html").read_text()
+    assert 'url=11_tiny_sd_pretrained_vae.html"' in old
+    assert (tmp_path / "notebooks" / "11_tiny_sd_pretrained_vae.html").read_text() == "the page"

@@ -1,1 +1,1 @@
-"""The autoencoders: reconstruction, quantisation, and the variants of notebook 05."""
+"""The autoencoders: reconstruction, quantisation, and the variants of notebook 07."""

@@ -1,4 +1,4 @@
-"""Every variant of the zoo with three seeds: the table that notebook 05 reads."""
+"""Every variant of the zoo with three seeds: the table that notebook 07 reads."""
 
 import math
 import statistics

@@ -260,7 +260,7 @@ FOREIGN: tuple[FileFault[SD1Files], ...] = (
     Row(
         "Stable Diffusion 3",
         lambda f: f.read("sd3.safetensors", {"joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2)}),
-        "Stable Diffusion 3: see notebook 04",
+        "Stable Diffusion 3: see notebook 06",
     ),
     Row(
         "an autoencoder alone",

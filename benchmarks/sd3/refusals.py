@@ -246,7 +246,7 @@ FOREIGN: tuple[FileFault[SD3Files], ...] = (
     Row(
         "Stable Diffusion 1",
         lambda f: f.read("sd1.safetensors", {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2)}),
-        "no Stable Diffusion 3 checkpoint.*notebook 03",
+        "no Stable Diffusion 3 checkpoint.*notebook 05",
     ),
     Row(
         "Flux",

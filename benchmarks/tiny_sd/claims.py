@@ -33,7 +33,7 @@ from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RECORD = "00_assets/results/tiny_sd.json"
 SHIPPED = {"pixels": "tiny_sd_pixels", "pretrained": "tiny_sd_pretrained", "own": "tiny_sd_own"}
-NOTEBOOKS = ("08_tiny_sd_pretrained_vae", "09_tiny_sd_own_vae", "10_three_methods_compared")
+NOTEBOOKS = ("11_tiny_sd_pretrained_vae", "12_tiny_sd_own_vae", "13_three_methods_compared")
 
 
 def check() -> list[Row]:

@@ -168,7 +168,7 @@ def sampling() -> dict[str, dict[str, list[float]]]:
 
 
 def run() -> None:
-    """Print the ratios of training; record what a picture costs, which notebook 10 draws."""
+    """Print the ratios of training; record what a picture costs, which notebook 13 draws."""
     for method, values in ratios().items():
         print(
             f"{method}: {statistics.median(values):.2f} of Method 1's compute ({min(values):.2f} to {max(values):.2f})"

@@ -1,7 +1,7 @@
 """Captions of synthetic faces: sentences from attributes, and their token ids.
 
 All captions are made of a short list of words, so a tokenizer of a few lines that splits at spaces suffices; the
-byte-pair tokenizer of Stable Diffusion is the subject of notebook 03.
+byte-pair tokenizer of Stable Diffusion is the subject of notebook 05.
 """
 
 from collections.abc import Sequence

@@ -1,176 +1,205 @@
-"""Exercises of notebook 05: the KL term, the reparameterisation trick, the IWAE bound, the KL of a discrete latent."""
+"""Exercises of notebook 05: latent size, byte-pair merges, causal attention, mixed noise, ancestral steps."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 
-from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
-
-
-def _gaussians() -> tuple[torch.Tensor, torch.Tensor]:
-    """Means and log variances of six latents with four dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+from helpers.exercises.checking import Wrong, as_number, as_pair, as_tensor, call, close, exercise
 
 
 @exercise(
     "05.1",
     mistakes={
-        "half": 9.0,
-        "bits": 6.492,
-        "But the mean": 0.0,
+        "channels": 64,
+        "each side": 8,
+        "inverse": 1 / 48,
     },
 )
-def a_shifted_mean(answer):
-    """The rate of a latent dimension with mean 3 and the standard deviation of the prior."""
+def compression(answer):
+    """The compression factor of Stable Diffusion's latents."""
     value = as_number(answer)
-    if close(value, 9.0):
-        raise Wrong("That is the squared mean. The rate is half of it: a Gaussian has a half in its exponent.")
-    if close(value, 6.492, 1e-3):
-        raise Wrong("Right, but in bits. Nats use the natural logarithm: 1 nat is 1.44 bits.")
-    if close(value, 0.0):
-        raise Wrong("The variance is the prior's, and that part of the rate is 0. But the mean is not.")
-    if not close(value, 4.5):
+    if close(value, 64.0):
+        raise Wrong("There are 64 times fewer positions, but count the channels too: 3 before, 4 after.")
+    if close(value, 8.0):
+        raise Wrong("It is 8 times fewer along each side. An image has two sides, and channels.")
+    if close(value, 1 / 48):
+        raise Wrong("That is the inverse: divide the size of the image by the size of the latent.")
+    if not close(value, 48.0):
         raise Wrong(
-            f"{value:g} is not right: insert mean 3 and variance 1 into (mean^2 + variance - log variance - 1) / 2."
+            f"{value:g} is not right. The image has 3 x 512 x 768 values; the latent has 4 channels, and an eighth of "
+            "each side."
         )
-    return (
-        "3^2 / 2. The rate of an image grows with the distance of its latent from the prior's mean, and with the "
-        "precision at which it is encoded."
-    )
+    return "48 times fewer values, for images of any size: the factor does not depend on it."
 
 
-def _kl(mean, logvar):
-    return ((mean**2 + logvar.exp() - logvar - 1) / 2).sum(1)
+def _merge(tokens, pair, only_first=False):
+    merged = []
+    for token in tokens:
+        is_pair = bool(merged) and (merged[-1], token) == pair
+        if is_pair and not (only_first and "".join(pair) in merged):
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
 
 
 @exercise(
     "05.2",
     mistakes={
-        "never": lambda mean, logvar: -_kl(mean, logvar),
-        "averaged": lambda mean, logvar: ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(1),
-        "already": lambda mean, logvar: _kl(mean, 2 * logvar),
+        "every occurrence": lambda pieces, pair: _merge(pieces, pair, only_first=True),
+        "whole tokens": lambda pieces, pair: " ".join(pieces).replace(" ".join(pair), "".join(pair)).split(),
+        "order of the two": lambda pieces, pair: _merge(_merge(pieces, pair), pair[::-1]),
+        "exactly once": lambda pieces, pair: (
+            [a + b for a, b in zip(pieces, pieces[1:]) if (a, b) == pair] + [p for p in pieces if p not in pair]
+        ),
     },
 )
-def rate(answer):
-    """The KL divergence of a Gaussian posterior from the prior."""
-    mean, logvar = _gaussians()
-    kl = as_tensor(call(answer, mean, logvar), torch.zeros(6))
-    if not close(call(answer, torch.zeros(1, 4), torch.zeros(1, 4)), torch.zeros(1)):
-        raise Wrong("A posterior that equals the prior has rate 0; yours has not. Is the -1 there?")
-    if (kl < 0).any():
+def merge(answer):
+    """A merge of byte-pair encoding."""
+    tokens = call(answer, ["b", "a", "n", "a", "n", "a"], ("a", "n"))
+    if not isinstance(tokens, list | tuple):
+        raise Wrong(f"Return a list of tokens, not a {type(tokens).__name__}.")
+    if list(tokens) == ["b", "an", "a", "n", "a"]:
+        raise Wrong("`banana` became b an a n a: merge every occurrence of the pair, not only the first.")
+    if "na" in call(answer, ["n", "a", "t"], ("a", "n")):
+        raise Wrong("You also merged n a: the order of the two matters.")
+    if "".join(map(str, tokens)) != "banana":
         raise Wrong(
-            f"Yours is {kl.min():.2f} for some image, but a rate is never negative: check the overall sign, and the "
-            "sign of the logarithm."
+            f"banana became {' '.join(map(str, tokens))}: use each token exactly once, and keep the order and all "
+            "tokens outside the pair."
         )
-    if close(kl, ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(1)):
-        raise Wrong("You averaged over the latent dimensions. All of them have to be sent: sum over them.")
-    if close(kl, _kl(mean, 2 * logvar)):
-        raise Wrong(
-            "You treat the second argument as the logarithm of a standard deviation; it is that of a variance already."
-        )
-    if not close(kl, _kl(mean, logvar)):
-        raise Wrong("For each dimension: (mean^2 + variance - log variance - 1) / 2; then sum over the dimensions.")
-    return "exact, and cheaper than sampling. Where a posterior has no such formula, the KL has to be estimated."
+    for word, expected in [("banana", ["b", "an", "an", "a"]), ("cat", list("cat")), ("an", ["an"])]:
+        tokens = list(call(answer, list(word), ("a", "n")))
+        if tokens != expected:
+            raise Wrong(f"{word} should become {' '.join(expected)}; you get {' '.join(map(str, tokens))}.")
+    for before, pair in [(["ba", "n", "a", "nd"], ("a", "n")), (["an", "d"], ("a", "nd"))]:
+        tokens = list(call(answer, before, pair))
+        if tokens != before:
+            raise Wrong(
+                f"{' '.join(before)} does not contain the pair {' '.join(pair)}, only the same letters; you get "
+                f"{' '.join(map(str, tokens))}. Compare whole tokens."
+            )
+    if list(call(answer, list("aaa"), ("a", "a"))) != ["aa", "a"]:
+        raise Wrong("aaa contains the pair a a once: a token that is part of a merge cannot be used a second time.")
+    return "CLIP's tokenizer consists of 48,894 such merges, applied in the order in which they were learned."
 
 
 @exercise(
     "05.3",
     mistakes={
-        "variance": lambda mean, logvar, noise: mean + logvar.exp() * noise,
-        "no gradient": lambda mean, logvar, noise: (mean + (logvar / 2).exp() * noise).detach(),
-        "noise itself": lambda mean, logvar, noise: mean + noise,
+        "root": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0),
+        "later tokens": lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+        "itself": lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.ones(6, 6).tril(-1).bool() | (torch.arange(6) == 0)
+        ),
     },
 )
-def reparameterized_sample(answer):
-    """The reparameterisation trick: a sample through which gradients can flow."""
-    mean, logvar = (part.requires_grad_() for part in _gaussians())
-    noise = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
-    sample = as_tensor(call(answer, mean, logvar, noise), mean)
-    if close(sample, mean + logvar.exp() * noise):
+def causal_attention(answer):
+    """The attention of CLIP's text encoder: every token attends to the tokens before it and to itself."""
+    q, k, v = torch.randn(3, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    result = as_tensor(call(answer, q, k, v), q)
+    scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    if not torch.isfinite(result).all():
         raise Wrong(
-            "You multiply the noise by the variance. The standard deviation is its square root, exp(logvar / 2)."
+            "Your result contains NaN, from a softmax over minus infinity only. Can every token attend to itself, or "
+            "is your mask strict? And does the softmax run over the last axis?"
         )
-    if close(sample, mean + noise):
-        raise Wrong("You add the noise itself: every latent would have the standard deviation of the prior.")
-    if not close(sample, mean + (logvar / 2).exp() * noise):
-        raise Wrong("The sample is mean + std * noise, with the standard deviation std = exp(logvar / 2).")
-    if not sample.requires_grad:
+    if close(result, scores.softmax(1) @ v):
         raise Wrong(
-            "The values are right, but no gradient can flow, so the encoder would never learn. Do not detach anything."
+            "The mask is right, but the softmax runs over the wrong axis: it belongs over the keys, the last one."
         )
-    sample.sum().backward()
-    if mean.grad is None or logvar.grad is None:
-        raise Wrong("The gradient reaches only one of mean and log variance; both come from the encoder.")
-    return "the randomness is in the noise, which is fixed; mean and std are computed, so the encoder gets gradients."
+    if close(result, (q @ k.mT / 8**0.5).softmax(-1).tril() @ v):
+        raise Wrong(
+            "Later tokens have weight 0, but the remaining weights no longer sum to 1: mask *before* the softmax, with "
+            "minus infinity."
+        )
+    if not close(result[:, 0], v[:, 0]):
+        raise Wrong(
+            "The first token can only attend to itself, so its result should be its value. Does yours also attend to "
+            "later tokens?"
+        )
+    if close(result, F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)):
+        raise Wrong("The mask is right, but the scores are too large: divide by the square root of the head width.")
+    if not close(result[:, 1], F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 1]):
+        raise Wrong(
+            "The second token should mix the first value and its own, with the softmax of q k^T / sqrt(d). A token "
+            "also attends to itself: is your mask strict?"
+        )
+    if not close(result, F.scaled_dot_product_attention(q, k, v, is_causal=True)):
+        raise Wrong("The first tokens are right, the last are not: the softmax runs over the keys, the last axis.")
+    return "no token attends to a later one. So the end token, which attends to all, can represent the sentence."
 
 
 @exercise(
     "05.4",
     mistakes={
-        "bound of a VAE": lambda logw: logw.mean(1),
-        "published": lambda logw: (logw.softmax(1) * logw).sum(1),
-        "log K": lambda logw: logw.logsumexp(1),
+        "too small": lambda a, b, share: (1 - share) * a + share * b,
+        "ends": lambda a, b, share: (a + b) / math.sqrt(2),
+        "swapped": lambda a, b, share: math.sqrt(share) * a + math.sqrt(1 - share) * b,
     },
 )
-def tighter_bound(answer):
-    """IWAE's bound on log p(x) from K importance weights."""
-    logw = 5 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0)) - 1000
-    bound = as_tensor(call(answer, logw), torch.zeros(4))
-    expected = logw.logsumexp(1) - math.log(8)
-    if not torch.isfinite(bound).all():
-        raise Wrong(
-            "exp(-1000) underflows to 0, and its logarithm is infinite. `torch.logsumexp` subtracts the maximum first."
-        )
-    if close(bound, logw.mean(1)):
-        raise Wrong(
-            "That is the mean of the logarithms, the bound of a VAE with K samples. IWAE takes the logarithm of the "
-            "mean, which is larger."
-        )
-    if close(bound, (logw.softmax(1) * logw).sum(1)):
-        raise Wrong(
-            "You average the logarithms with softmax weights. This has been published, but it is not a bound: it can "
-            "exceed log p(x)."
-        )
-    if close(bound, logw.logsumexp(1)):
-        raise Wrong("That is the logarithm of the sum. For the mean over K, divide by K: subtract log K.")
-    if not close(bound, expected):
-        raise Wrong("It is the log of the mean of exp(logw): logsumexp over the K samples, minus log K.")
-    return "the best of the K samples dominates. For K = 1 it is the VAE's bound, and it grows with K towards log p(x)."
+def mixed_noise(answer):
+    """A mixture of two noises that has the statistics of noise."""
+    a, b = torch.randn(2, 40_000, generator=torch.Generator().manual_seed(0))
+    first = as_tensor(call(answer, a, b, 0.0), a)
+    last = as_tensor(call(answer, a, b, 1.0), a)
+    if close(first, b) and close(last, a):
+        raise Wrong("The two are swapped: share 0 should be a, share 1 should be b.")
+    if not close(first, a) or not close(last, b):
+        raise Wrong("At its ends the mixture should be exactly a (share 0) and b (share 1).")
+    for share in (0.25, 0.5, 0.9):
+        std = as_tensor(call(answer, a, b, share), a).std().item()
+        if std < 0.97:
+            raise Wrong(
+                f"At share {share} the standard deviation of the mixture is {std:.2f}: too small for noise. Variances "
+                "of independent noises add up, so the squares of the weights must sum to 1."
+            )
+        if not std <= 1.03:
+            raise Wrong(f"At share {share} the standard deviation of the mixture is {std:.2f}: too large for noise.")
+    return (
+        "the network was trained on noise of variance 1. It would take a linear mixture, whose variance is smaller, "
+        "for a partly denoised image."
+    )
+
+
+def _ancestral(sigma, after):
+    up = after * math.sqrt(1 - (after / sigma) ** 2)
+    return math.sqrt(after**2 - up**2), up
 
 
 @exercise(
     "05.5",
     mistakes={
-        "uniform choice costs": lambda logits: -(logits.softmax(1) * logits.log_softmax(1)).sum(1),
-        "negative": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
-        "probabilities": lambda logits: math.log(logits.shape[1]) + (logits * logits.exp().log()).sum(1),
+        "must equal": lambda sigma, after: (after, after * math.sqrt(1 - (after / sigma) ** 2)),
+        "other order": lambda sigma, after: _ancestral(sigma, after)[::-1],
+        "squares": lambda sigma, after: tuple(std**2 for std in _ancestral(sigma, after)),
     },
 )
-def rate_of_a_choice(answer):
-    """The KL divergence of a categorical distribution over K choices from the uniform prior."""
-    logits = 3 * torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    kl = as_tensor(call(answer, logits), torch.zeros(5))
-    expected = math.log(6) + (logits.softmax(1) * logits.log_softmax(1)).sum(1)
-    if (kl < -1e-4).any() and close(kl, expected - math.log(6)):
-        raise Wrong(
-            "Yours is negative: it is minus the entropy. Add the constant that makes the rate of a uniform choice 0."
+def ancestral(answer):
+    """The noise level that an ancestral step goes down to, and the fresh noise that it adds."""
+    for sigma, after in [(2.0, 1.0), (14.6, 9.7), (0.5, 0.1)]:
+        down, up = as_pair(
+            call(answer, sigma, after),
+            "Return two numbers: the noise level to step down to, and the amount of fresh noise to add.",
         )
-    if close(kl, math.log(6) - expected):
+        expected = _ancestral(sigma, after)
+        if close((down, up), expected):
+            continue
+        if close((up, down), expected):
+            raise Wrong("Both are right, but in the other order: first down, then up.")
+        if close((down, up), [std**2 for std in expected]):
+            raise Wrong("Those are the squares; return standard deviations.")
+        if not close(down**2 + up**2, after**2):
+            raise Wrong(
+                f"From {sigma} to {after}: down^2 + up^2 is {down**2 + up**2:.3f} and must equal {after**2:.3f}; "
+                "otherwise the noise level differs from the one that the network is conditioned on."
+            )
         raise Wrong(
-            "That is the entropy, which is largest for a uniform distribution. A uniform choice costs nothing, a "
-            "certain one log K."
+            f"From {sigma} to {after} they are {expected[0]:.3f} and {expected[1]:.3f}; you get {down:.3f} and "
+            f"{up:.3f}. The fresh noise is that of the posterior: up = after sqrt(1 - (after / sigma)^2)."
         )
-    if close(kl, expected / math.log(2)):
-        raise Wrong("Right, but in bits. Nats use the natural logarithm.")
-    if close(kl, -math.log(6) - logits.log_softmax(1).mean(1)):
-        raise Wrong(
-            "That is the KL of the uniform distribution from the categorical one. It should be that of the categorical "
-            "from the uniform one: weight with p."
-        )
-    if not close(kl, expected):
-        raise Wrong(
-            "Convert the logits to probabilities first (softmax, and log_softmax for their logarithms): the KL is the "
-            "sum of p log(p K)."
-        )
-    return "between 0 for a uniform choice and log K for a certain one. Sixteen choices among 8 carry at most 48 bits."
+    return (
+        "step down further than the target, then add the missing noise: the squares of the remaining and of the fresh "
+        "noise sum to the square of the target."
+    )

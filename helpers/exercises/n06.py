@@ -1,8 +1,10 @@
-"""Exercises of notebook 06: bits, k-means with a dead code, a straight-through switch, perplexity, FSQ."""
+"""Exercises of notebook 06: the timestep shift, logit-normal times, patchify, adaLN-Zero, joint attention."""
 
 import math
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
 from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
 
@@ -10,176 +12,195 @@ from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close,
 @exercise(
     "06.1",
     mistakes={
-        "one bit more": 2048,
-        "bits of an index": 20,
-        "bits of the whole map": 5120,
-        "Four times": 4096,
+        "pixels": 4,
+        "fourth root": math.sqrt(2),
+        "less noise": 0.5,
     },
 )
-def codebook_size(answer):
-    """The codebook that takes twice the bits of 1,024 codes on the same grid: its square."""
+def shift_for_size(answer):
+    """The shift for an image of twice the side."""
     value = as_number(answer)
-    if close(value, 2048.0):
-        raise Wrong("Twice the codes are only one bit more for each index: 11 instead of 10. You may spend 20.")
-    if close(value, 20.0):
-        raise Wrong("Those are the bits of an index. How many codes can 20 bits tell apart?")
-    if close(value, 5120.0):
-        raise Wrong("Those are the bits of the whole map. What is left for each of its 256 indices?")
-    if close(value, 4096.0):
-        raise Wrong("Four times the codes are two bits more for each index: 12 instead of 10. You may spend 20.")
-    if not close(value, 2.0**20):
-        raise Wrong(f"{value:g} is not right: an index of 1,024 codes takes 10 bits. It may take 20 now.")
-    return "1,048,576 codes. Two residual codebooks of 1,024 give the same bits with 2,048 vectors to learn."
+    if close(value, 4.0):
+        raise Wrong("It is four times as many pixels, but averaging n of them reduces noise by the *root* of n.")
+    if close(value, math.sqrt(2), 1e-2):
+        raise Wrong(
+            "That is the fourth root: twice the side is four times the pixels, and the shift is its square root."
+        )
+    if close(value, 0.5):
+        raise Wrong(
+            "In a larger image noise hides less, so its times should move towards the noise: a shift above 1. Yours "
+            "would give it less noise."
+        )
+    if not close(value, 2.0):
+        raise Wrong(f"{value:g} is not right: it is the root of the ratio of pixel counts, 1024^2 / 512^2.")
+    return "the root of 4. From 256 to 1024 pixels a side it would be 4; people who compared images preferred 3."
 
 
-def _k_means_step(points: torch.Tensor, codes: torch.Tensor, fallback: torch.Tensor | None = None) -> torch.Tensor:
-    """One step of k-means; a code without points moves to `fallback`, by default to the worst quantised point."""
-    distances, indices = torch.cdist(points, codes).min(1)
-    fallback = points[distances.argmax()].expand_as(codes) if fallback is None else fallback
-    chosen = [indices == k for k in range(len(codes))]
-    return torch.stack([points[rows].mean(0) if rows.any() else fallback[k] for k, rows in enumerate(chosen)])
-
-
-def _least_distant_fallback(points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    distances = torch.cdist(points, codes).min(1).values
-    return _k_means_step(points, codes, points[distances.argmin()].expand_as(codes))
+def _density(t, m, s):
+    return torch.exp(-0.5 * ((torch.logit(t) - m) / s) ** 2) / (s * math.sqrt(2 * math.pi) * t * (1 - t))
 
 
 @exercise(
     "06.2",
     mistakes={
-        "`nan`": lambda points, codes: _k_means_step(points, codes, torch.full_like(codes, math.nan)),
-        "where it was": lambda points, codes: _k_means_step(points, codes, codes),
-        "not the mean": lambda points, codes: codes,
-        "smallest distance": _least_distant_fallback,
-        "at the origin": lambda points, codes: _k_means_step(points, codes, torch.zeros_like(codes)),
+        "stretches": lambda t, m, s: _density(t, m, s) * t * (1 - t),
+        "area": lambda t, m, s: _density(t, m, s) * s,
+        "negative": lambda t, m, s: _density(t, -m, s),
     },
 )
-def k_means_step(answer):
-    """A step of k-means in which a code without points moves to the worst quantised point."""
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(60, 2, generator=generator)
-    codes = torch.cat([points[:5], torch.tensor([[9.0, 9.0]])])
-    distances, indices = torch.cdist(points, codes).min(1)
-    expected = _k_means_step(points, codes)
-    result = as_tensor(call(answer, points, codes), expected)
-    if result.isnan().any():
-        raise Wrong("Your result contains `nan`: the last of our six codes has no points, and they have no mean.")
-    if not close(result[:5], expected[:5]):
-        k = int((result[:5] - expected[:5]).abs().sum(1).argmax())
-        raise Wrong(f"Code {k} is chosen by {int((indices == k).sum())} points, but it is not the mean of them.")
-    if close(result[5], codes[5]):
-        raise Wrong("The code that no point chose stayed where it was, so it is still nobody's nearest code.")
-    if close(result[5], torch.zeros(2)):
-        raise Wrong("The code that no point chose is at the origin. It should move to a point of the data.")
-    if close(result[5], points[distances.argmin()]):
-        raise Wrong("You take the point with the smallest distance to its nearest code; the largest is needed.")
-    if not close(result[5], expected[5]):
-        raise Wrong(
-            "The code that no point chose should move to the point whose distance to its *nearest* code is largest: "
-            "first the minimum over codes, then the argmax over points."
-        )
-    return "the code moves to where it is needed most. EMAQuantizer resets to a random vector, which avoids outliers."
+def logit_normal(answer):
+    """The density of SD3's training timesteps."""
+    t = torch.linspace(0.0005, 0.9995, 2000)
+    for m, s in [(0.0, 1.0), (0.5, 0.6)]:
+        density = as_tensor(call(answer, t, m, s), t)
+        expected = _density(t, m, s)
+        if close(density, _density(t, -m, s)) and m:
+            raise Wrong(
+                "Your curve is the mirror image: a positive m moves the times towards the noise, t = 1; you use the "
+                "negative of m."
+            )
+        if close(density, expected * t * (1 - t)):
+            raise Wrong(
+                "That is the normal density of logit(t). The logit stretches the axis: multiply by its derivative, "
+                "1 / (t (1 - t))."
+            )
+        area = torch.trapezoid(density, t).item()
+        if abs(area - 1) > 0.01:
+            raise Wrong(
+                f"For m = {m}, s = {s} the area under your curve is {area:.2f}; that of a density is 1. Look at the "
+                "factor in front of the exponential."
+            )
+        if not close(density, expected, 1e-3):
+            raise Wrong("The area is 1, but the shape differs: the exponent is -((logit(t) - m) / s)^2 / 2.")
+    return "SD3, equation 19. With m = 0 and s = 1, 73 % of the examples lie in the middle half of the path."
 
 
 @exercise(
     "06.3",
     mistakes={
-        "no gradient": lambda logits: (logits > 0).float(),
-        "0 or 1": torch.sigmoid,
-        "gradient of the logit itself": lambda logits: logits + ((logits > 0).float() - logits).detach(),
-        "0 and not 1": lambda logits: logits.sigmoid() + ((logits >= 0).float() - logits.sigmoid()).detach(),
+        "channel after channel": lambda x: rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2),
+        "rows and columns": lambda x: rearrange(x, "b c (h p) (w q) -> b (w h) (p q c)", p=2, q=2),
+        "neighbours": lambda x: rearrange(x, "b c h w -> b (h w c)").unflatten(1, (-1, 4 * x.shape[1])),
     },
 )
-def switch(answer):
-    """A hard decision in the forward pass, with the gradient of a sigmoid."""
-    logits = torch.tensor([[-3.0, -0.4, 0.2], [0.0, 1.0, 2.5]], requires_grad=True)
-    slope = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.5, -1.0]])
-    hard = (logits > 0).float()
-    smooth = logits.sigmoid()
-    result = as_tensor(call(answer, logits), logits)
-    if close(result, smooth):
-        raise Wrong("In the forward pass the result should be 0 or 1; yours is the sigmoid itself.")
-    if close(result, (logits >= 0).float()):
-        raise Wrong("Nearly: a logit of exactly 0 is not positive, so the decision is 0 and not 1.")
-    if not close(result, hard):
-        raise Wrong("In the forward pass the result should be 1.0 where the logit is positive, and 0.0 elsewhere.")
-    if not result.requires_grad:
+def patches(answer):
+    """Patchify: an image as tokens of 2 x 2 pixels."""
+    x = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
+    expected = rearrange(x, "b c (h p) (w q) -> b (h w) (p q c)", p=2, q=2)
+    tokens = as_tensor(call(answer, x), expected)
+    if close(tokens, rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)):
         raise Wrong(
-            "A comparison has no gradient, so the network would not learn. Add what has one, and detach the rest."
+            "The right pixels, but ordered channel after channel. It should be pixel after pixel, each with all its "
+            "channels."
         )
-    (gradient,) = torch.autograd.grad((result * slope).sum(), logits, allow_unused=True)
-    if gradient is None:
-        raise Wrong("Your result does not depend on the logits, so the network would not learn when to switch.")
-    if close(gradient, slope):
-        raise Wrong("That is the gradient of the logit itself. Let it pass through the sigmoid of the logit instead.")
-    if not close(gradient, slope * smooth * (1 - smooth)):
-        raise Wrong("The gradient is not that of the sigmoid: detach only the difference between hard and smooth.")
-    return "smooth + (hard - smooth).detach(). FSQ does the same with a tanh, and with more than two levels."
+    if close(tokens, rearrange(x, "b c (h p) (w q) -> b (w h) (p q c)", p=2, q=2)):
+        raise Wrong("The tokens run down the image: rows and columns are swapped. Go row by row.")
+    if close(tokens, x.permute(0, 2, 3, 1).reshape(2, -1, 12)):
+        raise Wrong("Your token is four pixels of a row. Its pixels should be neighbours in both directions, 2 x 2.")
+    if not close(tokens, expected):
+        raise Wrong(
+            f"The first token should be {expected[0, 0].int().tolist()}; yours is {tokens[0, 0].int().tolist()}."
+        )
+    return (
+        "nothing is lost and nothing is computed: a quarter of the tokens, each four times as wide. Attention costs "
+        "a sixteenth."
+    )
+
+
+def _block(x, layer, scale, shift, gate):
+    return x + gate[:, None] * layer(F.layer_norm(x, x.shape[-1:]) * (1 + scale[:, None]) + shift[:, None])
 
 
 @exercise(
     "06.4",
     mistakes={
-        "all codes were chosen equally often": 1024,
-        "half of the codes": 512,
-        "entropy itself": math.log(2 * math.sqrt(1023)),
-        "entropy in bits": math.log2(2 * math.sqrt(1023)),
-        "as if the others did not occur": 2,
+        "1 + scale": lambda x, layer, scale, shift, gate: (
+            x + gate[:, None] * layer(F.layer_norm(x, x.shape[-1:]) * scale[:, None] + shift[:, None])
+        ),
+        "unchanged": lambda x, layer, scale, shift, gate: gate[:, None] * (_block(x, layer, scale, shift, gate)),
+        "norm": lambda x, layer, scale, shift, gate: (
+            x + gate[:, None] * layer(x * (1 + scale[:, None]) + shift[:, None])
+        ),
     },
 )
-def perplexity(answer):
-    """Perplexity of 1,024 codes, one of which is chosen half of the time: 2 sqrt(1023)."""
-    value = as_number(answer)
-    expected = 2 * math.sqrt(1023)
-    if close(value, 1024.0, 2e-3):
-        raise Wrong("That would be right if all codes were chosen equally often. One is chosen every second time.")
-    if close(value, 512.0, 2e-3):
-        raise Wrong("Half of the positions are not half of the codes. Add up the entropy first.")
-    if close(value, 2.0):
-        raise Wrong("That is as if the others did not occur one by one: each of the 1,023 has its own small frequency.")
-    if close(value, math.log(expected), 1e-2):
-        raise Wrong("That is the entropy itself. The perplexity is its exponential.")
-    if close(value, math.log2(expected), 1e-2):
-        raise Wrong("That is the entropy in bits. The perplexity is 2 to that power.")
-    if not close(value, expected, 2e-3):
-        raise Wrong(f"{value:g} is not right: p is 1/2 once and 1/2046 for 1,023 codes. Sum -p ln p, then take exp.")
-    return "about 64, although all 1,024 codes are in use: 6 bits instead of 10. Utilisation alone would not show it."
+def adaln_zero(answer):
+    """One half of a block with adaptive layer norm."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(2, 5, 8, generator=generator) + 1
+    weight = torch.randn(8, 8, generator=generator)
+    scale, shift, gate = torch.randn(3, 2, 8, generator=generator)
+
+    def layer(h):
+        return torch.tanh(h @ weight)
+
+    result = as_tensor(call(answer, x, layer, scale, shift, gate), x)
+    zero = torch.zeros(2, 8)
+    if not close(as_tensor(call(answer, x, layer, scale, shift, zero), x), x):
+        raise Wrong(
+            "With a gate of 0 the block should return x unchanged: the gate multiplies what the layer adds, and "
+            "nothing else."
+        )
+    plain = x + layer(F.layer_norm(x, (8,)))
+    if close(call(answer, x, layer, zero, zero, zero + 1), x + layer(torch.zeros_like(x))):
+        raise Wrong(
+            "With a scale of 0 the input of the layer is zero. Multiply by 1 + scale: 0 should mean 'no change'."
+        )
+    if not close(call(answer, x, layer, zero, zero, zero + 1), plain):
+        raise Wrong(
+            "With scale and shift 0 and gate 1 it should be x + layer(norm(x)). Is the norm missing? "
+            "(`F.layer_norm(x, x.shape[-1:])`)"
+        )
+    if not close(result, _block(x, layer, scale, shift, gate)):
+        raise Wrong(
+            "The input of the layer is norm(x) times (1 + scale), plus shift. `scale[:, None]` gives every token the "
+            "same scale."
+        )
+    return "all three start at 0, so a new block is the identity: training starts there and learns to deviate from it."
 
 
-def _fsq(z, levels):
-    return torch.round(torch.tanh(z) * (levels - 1) / 2) / ((levels - 1) / 2)
+def _joint_attention(q, k, v, text_length):
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    return mixed[:, :text_length], mixed[:, text_length:]
+
+
+def _swapped(text, image):
+    q, k, v = (torch.cat(pair, 1) for pair in zip(text, image))
+    return _joint_attention(q, k, v, 5)[::-1]
 
 
 @exercise(
     "06.5",
     mistakes={
-        "outside": lambda z, levels: torch.round(z * (levels - 1) / 2) / ((levels - 1) / 2),
-        "values": lambda z, levels: torch.round(torch.tanh(z) * levels) / levels,
-        "from -1 to 1": lambda z, levels: torch.round(torch.tanh(z) * (levels - 1) / 2),
+        "only to its own": lambda *streams: tuple(F.scaled_dot_product_attention(*stream) for stream in streams),
+        "swapped": _swapped,
+        "the other's": lambda text, image: (
+            F.scaled_dot_product_attention(text[0], *image[1:]),
+            F.scaled_dot_product_attention(image[0], *text[1:]),
+        ),
     },
 )
-def fsq(answer):
-    """Finite scalar quantisation: bound, then round; no codebook has to be learned."""
-    z = torch.linspace(-6, 6, 4001)[:, None]
-    result = as_tensor(call(answer, z, 5), z)
-    values = result.unique()
-    if not close(call(answer, 10 * z[-1:], 5), result[-1:]):
-        raise Wrong("Large inputs give values outside [-1, 1]: bound them first, with tanh.")
-    if not close(values[[0, -1]], [-1.0, 1.0]):
+def joint_attention(answer):
+    """Two streams that attend to each other and to themselves in the same attention."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(3, 2, 5, 8, generator=generator)
+    image = torch.randn(3, 2, 7, 8, generator=generator)
+    results = call(answer, tuple(text), tuple(image))
+    if not isinstance(results, tuple | list) or len(results) != 2:
+        raise Wrong("Return two results: for the text's tokens, and for the image's.")
+    q, k, v = torch.cat([text, image], dim=2)
+    expected = _joint_attention(q, k, v, 5)
+    if all(close(*pair) for pair in zip(results, expected[::-1], strict=True)):
+        raise Wrong("The two results are swapped: first the text's, then the image's.")
+    of_text, of_image = (as_tensor(result, like) for result, like in zip(results, expected, strict=True))
+    if close(of_text, F.scaled_dot_product_attention(*text)):
+        raise Wrong("Each stream attends only to its own tokens. Concatenate keys and values of both first.")
+    if close(of_text, F.scaled_dot_product_attention(text[0], image[1], image[2])):
         raise Wrong(
-            f"Your values run from {values[0]:.2g} to {values[-1]:.2g}; they should run from -1 to 1. Multiply by "
-            "(levels - 1) / 2, round, and divide by the same factor."
+            "Each stream attends only to the other's tokens: that is cross-attention, twice. Here all tokens attend to "
+            "all tokens."
         )
-    if len(values) != 5:
+    if not close(of_text, expected[0]) or not close(of_image, expected[1]):
         raise Wrong(
-            f"With 5 levels there should be 5 values; you have {len(values)}. There are five integers from -2 to 2: "
-            "multiply by (levels - 1) / 2."
+            "Concatenate q, k and v of both along the tokens, attend once, and split the result where the text ends."
         )
-    if not close(result, _fsq(z, 5)):
-        raise Wrong(
-            "Five values, but the boundaries differ: tanh, times (levels - 1) / 2, round, divide by the same factor."
-        )
-    if not close(call(answer, z, 7), _fsq(z, 7)):
-        raise Wrong("It works for 5 levels but not for 7.")
-    return "four dimensions of 5 levels are 625 codes, without a learned codebook, a codebook loss or a collapse."
+    return "a single softmax over both: a word competes with a patch for attention. Only the projections are separate."

@@ -1,167 +1,176 @@
-"""Exercises of notebook 07: the cost of guidance, loss weights, EMA with warm-up, padding masks, Fréchet distance."""
+"""Exercises of notebook 07: the KL term, the reparameterisation trick, the IWAE bound, the KL of a discrete latent."""
+
+import math
 
 import torch
 
 from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
 
 
+def _gaussians() -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and log variances of six latents with four dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+
+
 @exercise(
     "07.1",
     mistakes={
-        "all steps": 24,
-        "no guidance": 12,
-        "once each": 14,
+        "half": 9.0,
+        "bits": 6.492,
+        "But the mean": 0.0,
     },
 )
-def num_function_evaluations(answer):
-    """The cost of twelve steps with guidance in an interval."""
+def a_shifted_mean(answer):
+    """The rate of a latent dimension with mean 3 and the standard deviation of the prior."""
     value = as_number(answer)
-    if close(value, 24.0):
-        raise Wrong("That is guidance in all steps. Outside the interval a step evaluates the network once.")
-    if close(value, 12.0):
-        raise Wrong("That is no guidance: inside the interval a step evaluates the network twice.")
-    if close(value, 14.0):
-        raise Wrong("Those are the seven guided steps. The other five evaluate the network once each.")
-    if not close(value, 19.0):
+    if close(value, 9.0):
+        raise Wrong("That is the squared mean. The rate is half of it: a Gaussian has a half in its exponent.")
+    if close(value, 6.492, 1e-3):
+        raise Wrong("Right, but in bits. Nats use the natural logarithm: 1 nat is 1.44 bits.")
+    if close(value, 0.0):
+        raise Wrong("The variance is the prior's, and that part of the rate is 0. But the mean is not.")
+    if not close(value, 4.5):
         raise Wrong(
-            f"{value:g} is not right. The steps begin at 12/12, 11/12, ..., 1/12: how many of them lie between 0.2 and "
-            "0.8?"
+            f"{value:g} is not right: insert mean 3 and variance 1 into (mean^2 + variance - log variance - 1) / 2."
         )
-    return "seven steps with two evaluations and five with one: 19 instead of 24."
+    return (
+        "3^2 / 2. The rate of an image grows with the distance of its latent from the prior's mean, and with the "
+        "precision at which it is encoded."
+    )
+
+
+def _kl(mean, logvar):
+    return ((mean**2 + logvar.exp() - logvar - 1) / 2).sum(1)
 
 
 @exercise(
     "07.2",
     mistakes={
-        "velocity": lambda t: 1 / t**2,
-        "not squared": lambda t: (1 - t) / t,
-        "upside down": lambda t: (t / (1 - t)) ** 2,
+        "never": lambda mean, logvar: -_kl(mean, logvar),
+        "averaged": lambda mean, logvar: ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(1),
+        "already": lambda mean, logvar: _kl(mean, 2 * logvar),
     },
 )
-def noise_loss_weight(answer):
-    """The weight that the loss of the noise puts on an error of the predicted image."""
-    t = torch.tensor([0.1, 0.3, 0.5, 0.8, 0.95])
-    result = as_tensor(call(answer, t), t)
-    expected = ((1 - t) / t) ** 2
-    if close(result, 1 / t**2):
-        raise Wrong("That is the weight of the velocity loss. The noise is not the velocity: solve the path for it.")
-    if close(result, expected.sqrt()):
-        raise Wrong("That is the factor of the error itself, not squared. The loss is a squared error.")
-    if close(result, 1 / expected):
+def rate(answer):
+    """The KL divergence of a Gaussian posterior from the prior."""
+    mean, logvar = _gaussians()
+    kl = as_tensor(call(answer, mean, logvar), torch.zeros(6))
+    if not close(call(answer, torch.zeros(1, 4), torch.zeros(1, 4)), torch.zeros(1)):
+        raise Wrong("A posterior that equals the prior has rate 0; yours has not. Is the -1 there?")
+    if (kl < 0).any():
         raise Wrong(
-            "Yours is upside down: it is 0 at the image and unlimited at pure noise. Which error of the image belongs "
-            "to a given error of the noise, and which one the other way round?"
+            f"Yours is {kl.min():.2f} for some image, but a rate is never negative: check the overall sign, and the "
+            "sign of the logarithm."
         )
-    if not close(result, expected):
+    if close(kl, ((mean**2 + logvar.exp() - logvar - 1) / 2).mean(1)):
+        raise Wrong("You averaged over the latent dimensions. All of them have to be sent: sum over them.")
+    if close(kl, _kl(mean, 2 * logvar)):
         raise Wrong(
-            "From x_t = (1 - t) x0 + t eps follows eps = (x_t - (1 - t) x0) / t. At fixed x_t, how much does eps "
-            "change when x0 does?"
+            "You treat the second argument as the logarithm of a standard deviation; it is that of a variance already."
         )
-    return (
-        "((1 - t) / t)^2, the signal-to-noise ratio. At t = 1 it is 0: there the loss of the noise hardly counts an "
-        "error of the image, although sampling starts there. The velocity loss still has weight 1."
-    )
-
-
-def _initial_share(steps, decay):
-    share = 1.0
-    for step in range(steps):
-        share *= decay(step)
-    return share
+    if not close(kl, _kl(mean, logvar)):
+        raise Wrong("For each dimension: (mean^2 + variance - log variance - 1) / 2; then sum over the dimensions.")
+    return "exact, and cheaper than sampling. Where a posterior has no such formula, the KL has to be estimated."
 
 
 @exercise(
     "07.3",
     mistakes={
-        "fixed decay": lambda n: 0.999**n,
-        "other share": lambda n: 1 - _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))),
-        "counted from 0": lambda n: _initial_share(n, lambda k: min(0.999, (2 + k) / (11 + k))),
-        "last step alone": lambda n: min(0.999, n / (9 + n)) if n else 1.0,
+        "variance": lambda mean, logvar, noise: mean + logvar.exp() * noise,
+        "no gradient": lambda mean, logvar, noise: (mean + (logvar / 2).exp() * noise).detach(),
+        "noise itself": lambda mean, logvar, noise: mean + noise,
     },
 )
-def initial_share(answer):
-    """How much of an EMA with warm-up is still the initial weights."""
-    expected = {n: _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))) for n in (0, 1, 2, 10)}
-    values = {n: as_number(call(answer, n)) for n in expected}
-    if all(close(values[n], 0.999**n) for n in values):
-        raise Wrong("That is the share with a fixed decay of 0.999. With the warm-up, d is much smaller at first.")
-    if all(close(values[n], 1 - expected[n]) for n in values):
-        raise Wrong("That is the other share: what the steps have contributed. What is left of the initial weights?")
-    if close(values[1], 2 / 11):
-        raise Wrong("After one step the share should be 1/10: steps are counted from 0, so the first d is 1/10.")
-    if close(values[1], 0.1) and close(values[2], 2 / 11):
-        raise Wrong("After two steps yours is the d of the last step alone. Every step multiplies the share by its d.")
-    for n, share in expected.items():
-        if abs(values[n] - share) > 1e-3 * share:
-            raise Wrong(f"After {n} steps the share should be {share:.3g}; yours is {values[n]:.3g}.")
-    return (
-        f"a product of all d. With the warm-up, {expected[10]:.0e} of the initial weights is left after ten steps; "
-        "with a fixed d of 0.999 it would be 99 %."
-    )
-
-
-def _attention(q, k, v, mask, padding_score=-torch.inf):
-    scores = (q @ k.mT / k.shape[-1] ** 0.5).masked_fill(~mask[:, None], padding_score)
-    return scores.softmax(-1) @ v
+def reparameterized_sample(answer):
+    """The reparameterisation trick: a sample through which gradients can flow."""
+    mean, logvar = (part.requires_grad_() for part in _gaussians())
+    noise = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    sample = as_tensor(call(answer, mean, logvar, noise), mean)
+    if close(sample, mean + logvar.exp() * noise):
+        raise Wrong(
+            "You multiply the noise by the variance. The standard deviation is its square root, exp(logvar / 2)."
+        )
+    if close(sample, mean + noise):
+        raise Wrong("You add the noise itself: every latent would have the standard deviation of the prior.")
+    if not close(sample, mean + (logvar / 2).exp() * noise):
+        raise Wrong("The sample is mean + std * noise, with the standard deviation std = exp(logvar / 2).")
+    if not sample.requires_grad:
+        raise Wrong(
+            "The values are right, but no gradient can flow, so the encoder would never learn. Do not detach anything."
+        )
+    sample.sum().backward()
+    if mean.grad is None or logvar.grad is None:
+        raise Wrong("The gradient reaches only one of mean and log variance; both come from the encoder.")
+    return "the randomness is in the noise, which is fixed; mean and std are computed, so the encoder gets gradients."
 
 
 @exercise(
     "07.4",
     mistakes={
-        "Padding has an effect": lambda q, k, v, real: (q @ k.mT / k.shape[-1] ** 0.5).softmax(-1) @ v,
-        "sum to 1": lambda q, k, v, real: ((q @ k.mT / k.shape[-1] ** 0.5).softmax(-1) * real[:, None]) @ v,
-        "not a weight of 0": lambda q, k, v, real: _attention(q, k, v, real, padding_score=0.0),
+        "bound of a VAE": lambda logw: logw.mean(1),
+        "published": lambda logw: (logw.softmax(1) * logw).sum(1),
+        "log K": lambda logw: logw.logsumexp(1),
     },
 )
-def masked_cross_attention(answer):
-    """Cross-attention to the tokens of a caption, without its padding."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, n, 4, generator=generator) for n in (6, 5, 5))
-    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
-    result = as_tensor(call(answer, q, k, v, mask), q)
-    if not close(result[0], _attention(q, k, v, mask)[0]):
+def tighter_bound(answer):
+    """IWAE's bound on log p(x) from K importance weights."""
+    logw = 5 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0)) - 1000
+    bound = as_tensor(call(answer, logw), torch.zeros(4))
+    expected = logw.logsumexp(1) - math.log(8)
+    if not torch.isfinite(bound).all():
         raise Wrong(
-            "For a caption without padding it should be the usual attention: softmax of q k^T / sqrt(d), times v."
+            "exp(-1000) underflows to 0, and its logarithm is infinite. `torch.logsumexp` subtracts the maximum first."
         )
-    changed = torch.where(mask[..., None], v, v + 1000)
-    if not close(call(answer, q, k, changed, mask), result, 1e-2):
-        if close(result, _attention(q, k, v, mask, padding_score=0.0)):
-            reason = "A score of 0 is not a weight of 0, since exp(0) is 1. Fill with minus infinity."
-        else:
-            reason = "Its scores should be minus infinity before the softmax."
-        raise Wrong(f"Padding has an effect: its values change the result. {reason}")
-    if not close(result, _attention(q, k, v, mask)):
-        raise Wrong("Padding has weight 0 now, but the other weights no longer sum to 1: mask *before* the softmax.")
-    return "minus infinity before the softmax: padding has weight 0, and the weights of the real tokens sum to 1."
+    if close(bound, logw.mean(1)):
+        raise Wrong(
+            "That is the mean of the logarithms, the bound of a VAE with K samples. IWAE takes the logarithm of the "
+            "mean, which is larger."
+        )
+    if close(bound, (logw.softmax(1) * logw).sum(1)):
+        raise Wrong(
+            "You average the logarithms with softmax weights. This has been published, but it is not a bound: it can "
+            "exceed log p(x)."
+        )
+    if close(bound, logw.logsumexp(1)):
+        raise Wrong("That is the logarithm of the sum. For the mean over K, divide by K: subtract log K.")
+    if not close(bound, expected):
+        raise Wrong("It is the log of the mean of exp(logw): logsumexp over the K samples, minus log K.")
+    return "the best of the K samples dominates. For K = 1 it is the VAE's bound, and it grows with K towards log p(x)."
 
 
 @exercise(
     "07.5",
     mistakes={
-        "distance of the means": lambda a, b: (a.mean() - b.mean()) ** 2,
-        "variances": lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2,
-        "no root": lambda a, b: ((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2) ** 0.5,
+        "uniform choice costs": lambda logits: -(logits.softmax(1) * logits.log_softmax(1)).sum(1),
+        "negative": lambda logits: (logits.softmax(1) * logits.log_softmax(1)).sum(1),
+        "probabilities": lambda logits: math.log(logits.shape[1]) + (logits * logits.exp().log()).sum(1),
     },
 )
-def frechet(answer):
-    """The Fréchet distance of two sets of numbers."""
-    line = torch.linspace(-1, 1, 2001)
-    moved = as_number(call(answer, line, line + 2))
-    if not close(moved, 4.0):
-        hint = " It is a squared distance: no root at the end." if close(moved, 2.0) else ""
-        raise Wrong(f"For a set that is shifted by 2, the distance should be 2^2; yours is {moved:.2f}.{hint}")
-    stretched = as_number(call(answer, line, 3 * line))
-    expected = (2 * line.std()) ** 2
-    if close(stretched, 0.0):
+def rate_of_a_choice(answer):
+    """The KL divergence of a categorical distribution over K choices from the uniform prior."""
+    logits = 3 * torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    kl = as_tensor(call(answer, logits), torch.zeros(5))
+    expected = math.log(6) + (logits.softmax(1) * logits.log_softmax(1)).sum(1)
+    if (kl < -1e-4).any() and close(kl, expected - math.log(6)):
         raise Wrong(
-            "For a set that is stretched by 3, yours is 0: it is only the distance of the means. Standard deviations "
-            "count as well."
+            "Yours is negative: it is minus the entropy. Add the constant that makes the rate of a uniform choice 0."
         )
-    if not close(stretched, expected, 1e-2):
+    if close(kl, math.log(6) - expected):
         raise Wrong(
-            f"For a set that is stretched by 3, the distance should be {expected:.2f}; yours is {stretched:.2f}. Do "
-            "you compare variances? Subtract the standard deviations, their roots."
+            "That is the entropy, which is largest for a uniform distribution. A uniform choice costs nothing, a "
+            "certain one log K."
         )
-    return (
-        "(m - m')^2 + (s - s')^2. In several dimensions s becomes a covariance matrix: FID is this, on 2,048 features."
-    )
+    if close(kl, expected / math.log(2)):
+        raise Wrong("Right, but in bits. Nats use the natural logarithm.")
+    if close(kl, -math.log(6) - logits.log_softmax(1).mean(1)):
+        raise Wrong(
+            "That is the KL of the uniform distribution from the categorical one. It should be that of the categorical "
+            "from the uniform one: weight with p."
+        )
+    if not close(kl, expected):
+        raise Wrong(
+            "Convert the logits to probabilities first (softmax, and log_softmax for their logarithms): the KL is the "
+            "sum of p log(p K)."
+        )
+    return "between 0 for a uniform choice and log K for a certain one. Sixteen choices among 8 carry at most 48 bits."

@@ -1,4 +1,6 @@
-"""Exercises of notebook 08: the scale of latents, normalisation, the cost of attention, latents stored as bytes."""
+"""Exercises of notebook 08: bits, k-means with a dead code, a straight-through switch, perplexity, FSQ."""
+
+import math
 
 import torch
 
@@ -8,138 +10,176 @@ from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close,
 @exercise(
     "08.1",
     mistakes={
-        "power": 0.13,
-        "decreases": 1 / 0.13**2,
-        "once too often": 0.13**4,
+        "one bit more": 2048,
+        "bits of an index": 20,
+        "bits of the whole map": 5120,
+        "Four times": 4096,
     },
 )
-def quiet_latents(answer):
-    """The signal-to-noise ratio of latents that are too small."""
+def codebook_size(answer):
+    """The codebook that takes twice the bits of 1,024 codes on the same grid: its square."""
     value = as_number(answer)
-    if close(value, 0.13):
-        raise Wrong("The amplitude is multiplied by 0.13. SNR is a ratio of power, which is the amplitude squared.")
-    if close(value, 1 / 0.13**2, 1e-2):
-        raise Wrong("The signal is smaller, so the SNR decreases.")
-    if close(value, 0.13**4, 1e-5):
-        raise Wrong("Squared once too often: SNR is alpha^2 / sigma^2 times the variance of the data.")
-    if not close(value, 0.0169, 1e-3):
-        raise Wrong(f"{value:.4g} is not right: the variance of the data is 0.13^2 instead of 1.")
-    return "the SNR is 59 times lower at every t: on the straight path noise dominates from t = 0.12 on."
+    if close(value, 2048.0):
+        raise Wrong("Twice the codes are only one bit more for each index: 11 instead of 10. You may spend 20.")
+    if close(value, 20.0):
+        raise Wrong("Those are the bits of an index. How many codes can 20 bits tell apart?")
+    if close(value, 5120.0):
+        raise Wrong("Those are the bits of the whole map. What is left for each of its 256 indices?")
+    if close(value, 4096.0):
+        raise Wrong("Four times the codes are two bits more for each index: 12 instead of 10. You may spend 20.")
+    if not close(value, 2.0**20):
+        raise Wrong(f"{value:g} is not right: an index of 1,024 codes takes 10 bits. It may take 20 now.")
+    return "1,048,576 codes. Two residual codebooks of 1,024 give the same bits with 2,048 vectors to learn."
 
 
-def _with_global_statistics(latents):
-    mean = latents.mean()
-    std = latents.std()
-    return (latents - mean) / std, mean, std
+def _k_means_step(points: torch.Tensor, codes: torch.Tensor, fallback: torch.Tensor | None = None) -> torch.Tensor:
+    """One step of k-means; a code without points moves to `fallback`, by default to the worst quantised point."""
+    distances, indices = torch.cdist(points, codes).min(1)
+    fallback = points[distances.argmax()].expand_as(codes) if fallback is None else fallback
+    chosen = [indices == k for k in range(len(codes))]
+    return torch.stack([points[rows].mean(0) if rows.any() else fallback[k] for k, rows in enumerate(chosen)])
 
 
-def _with_statistics_per_position(latents):
-    mean = latents.mean(0)
-    std = latents.std(0)
-    return (latents - mean) / std, mean, std
-
-
-def _divided_by_variance(latents):
-    mean = latents.mean((0, 2, 3), keepdim=True)
-    variance = latents.var((0, 2, 3), keepdim=True)
-    return (latents - mean) / variance, mean.flatten(), variance.flatten()
+def _least_distant_fallback(points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    distances = torch.cdist(points, codes).min(1).values
+    return _k_means_step(points, codes, points[distances.argmin()].expand_as(codes))
 
 
 @exercise(
     "08.2",
     mistakes={
-        "each channel": _with_global_statistics,
-        "position": _with_statistics_per_position,
-        "variance": _divided_by_variance,
+        "`nan`": lambda points, codes: _k_means_step(points, codes, torch.full_like(codes, math.nan)),
+        "where it was": lambda points, codes: _k_means_step(points, codes, codes),
+        "not the mean": lambda points, codes: codes,
+        "smallest distance": _least_distant_fallback,
+        "at the origin": lambda points, codes: _k_means_step(points, codes, torch.zeros_like(codes)),
     },
 )
-def normalised(answer):
-    """Latents normalised to mean 0 and standard deviation 1 per channel."""
+def k_means_step(answer):
+    """A step of k-means in which a code without points moves to the worst quantised point."""
     generator = torch.Generator().manual_seed(0)
-    scale = torch.tensor([0.5, 2.0, 10.0])
-    offset = torch.tensor([0.0, 3.0, -20.0])
-    latents = torch.randn(50, 3, 4, 4, generator=generator) * scale[:, None, None] + offset[:, None, None]
-    result = call(answer, latents)
-    if not isinstance(result, tuple | list) or len(result) != 3:
-        raise Wrong("Return three things: the latents, and the mean and standard deviation that undo it.")
-    normalized, mean, std = result
-    normalized = as_tensor(normalized, latents)
-    stds = normalized.std((0, 2, 3))
-    if not close(stds, torch.ones(3), 1e-2):
-        values = ", ".join(f"{value:.2f}" for value in stds.tolist())
-        if close(std.flatten()[:3] if hasattr(std, "flatten") else std, latents.var((0, 2, 3)), 1e-2):
-            raise Wrong(
-                f"The standard deviations of the channels are {values}: you divided by the variance, not by its root."
-            )
+    points = torch.randn(60, 2, generator=generator)
+    codes = torch.cat([points[:5], torch.tensor([[9.0, 9.0]])])
+    distances, indices = torch.cdist(points, codes).min(1)
+    expected = _k_means_step(points, codes)
+    result = as_tensor(call(answer, points, codes), expected)
+    if result.isnan().any():
+        raise Wrong("Your result contains `nan`: the last of our six codes has no points, and they have no mean.")
+    if not close(result[:5], expected[:5]):
+        k = int((result[:5] - expected[:5]).abs().sum(1).argmax())
+        raise Wrong(f"Code {k} is chosen by {int((indices == k).sum())} points, but it is not the mean of them.")
+    if close(result[5], codes[5]):
+        raise Wrong("The code that no point chose stayed where it was, so it is still nobody's nearest code.")
+    if close(result[5], torch.zeros(2)):
+        raise Wrong("The code that no point chose is at the origin. It should move to a point of the data.")
+    if close(result[5], points[distances.argmin()]):
+        raise Wrong("You take the point with the smallest distance to its nearest code; the largest is needed.")
+    if not close(result[5], expected[5]):
         raise Wrong(
-            f"The standard deviations of the channels are {values}; all should be 1. Use the mean and the standard "
-            "deviation of each channel."
+            "The code that no point chose should move to the point whose distance to its *nearest* code is largest: "
+            "first the minimum over codes, then the argmax over points."
         )
-    if tuple(getattr(mean, "shape", ())) != (3,) or tuple(getattr(std, "shape", ())) != (3,):
-        raise Wrong(
-            "Return one mean and one standard deviation per channel, tensors of shape (C,): without axes of size 1, "
-            "and not one for every position, because a face may be anywhere."
-        )
-    if not close(normalized.mean((0, 2, 3)), torch.zeros(3), 1e-2):
-        raise Wrong("The standard deviations are 1, but the means are not 0: subtract the mean of each channel first.")
-    if not close(normalized * std[:, None, None] + mean[:, None, None], latents, 1e-3):
-        raise Wrong("Times the standard deviation, plus the mean, the result should be the original latents.")
-    return "measured once, over images and positions, and stored with the weights: decoding needs the inverse."
+    return "the code moves to where it is needed most. EMAQuantizer resets to a random vector, which avoids outliers."
 
 
 @exercise(
     "08.3",
     mistakes={
-        "each of them": 4,
-        "side": 2,
-        "square": 256,
+        "no gradient": lambda logits: (logits > 0).float(),
+        "0 or 1": torch.sigmoid,
+        "gradient of the logit itself": lambda logits: logits + ((logits > 0).float() - logits).detach(),
+        "0 and not 1": lambda logits: logits.sigmoid() + ((logits >= 0).float() - logits.sigmoid()).detach(),
     },
 )
-def pairs(answer):
-    """The reduction in attention pairs from patches of 2 x 2 positions."""
-    value = as_number(answer)
-    if close(value, 4.0):
-        raise Wrong("There are four times fewer positions, and each of them attends to four times fewer.")
-    if close(value, 2.0):
+def switch(answer):
+    """A hard decision in the forward pass, with the gradient of a sigmoid."""
+    logits = torch.tensor([[-3.0, -0.4, 0.2], [0.0, 1.0, 2.5]], requires_grad=True)
+    slope = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.5, -1.0]])
+    hard = (logits > 0).float()
+    smooth = logits.sigmoid()
+    result = as_tensor(call(answer, logits), logits)
+    if close(result, smooth):
+        raise Wrong("In the forward pass the result should be 0 or 1; yours is the sigmoid itself.")
+    if close(result, (logits >= 0).float()):
+        raise Wrong("Nearly: a logit of exactly 0 is not positive, so the decision is 0 and not 1.")
+    if not close(result, hard):
+        raise Wrong("In the forward pass the result should be 1.0 where the logit is positive, and 0.0 elsewhere.")
+    if not result.requires_grad:
         raise Wrong(
-            "Half as many along each side. There are two sides, and attention compares every position with every other."
+            "A comparison has no gradient, so the network would not learn. Add what has one, and detach the rest."
         )
-    if close(value, 256.0):
-        raise Wrong("The number of pairs is the square of the number of positions; you squared twice.")
-    if not close(value, 16.0):
-        raise Wrong(f"{value:g} is not right: N positions have N^2 pairs; now there are (N / 4)^2.")
-    return "16 times fewer pairs. Linear layers, whose cost is proportional to N, save a factor of 4 at equal width."
-
-
-def _levels(latents):
-    return (latents + 4) * 255 / 8
+    (gradient,) = torch.autograd.grad((result * slope).sum(), logits, allow_unused=True)
+    if gradient is None:
+        raise Wrong("Your result does not depend on the logits, so the network would not learn when to switch.")
+    if close(gradient, slope):
+        raise Wrong("That is the gradient of the logit itself. Let it pass through the sigmoid of the logit instead.")
+    if not close(gradient, slope * smooth * (1 - smooth)):
+        raise Wrong("The gradient is not that of the sigmoid: detach only the difference between hard and smooth.")
+    return "smooth + (hard - smooth).detach(). FSQ does the same with a tanh, and with more than two levels."
 
 
 @exercise(
     "08.4",
     mistakes={
-        "same sign": lambda latents: _levels(latents).to(torch.uint8).float() * 8 / 255 - 4,
-        "wrap around": lambda latents: _levels(latents).round().to(torch.int32).to(torch.uint8).float() * 8 / 255 - 4,
-        "first half": lambda latents: _levels(latents).round().clamp(0, 255),
+        "all codes were chosen equally often": 1024,
+        "half of the codes": 512,
+        "entropy itself": math.log(2 * math.sqrt(1023)),
+        "entropy in bits": math.log2(2 * math.sqrt(1023)),
+        "as if the others did not occur": 2,
     },
 )
-def through_bytes(answer):
-    """Latents stored as bytes and restored."""
-    latents = torch.linspace(-4, 4, 3000)
-    restored = as_tensor(call(answer, latents), latents)
-    if restored.max() > 100:
-        raise Wrong("Those are the bytes, the first half of the way. Convert them back to latents.")
-    error = restored - latents
-    if error.abs().max() > 8:
-        raise Wrong("Some values come back completely different.")
-    if abs(error.mean().item()) > 2e-3:
+def perplexity(answer):
+    """Perplexity of 1,024 codes, one of which is chosen half of the time: 2 sqrt(1023)."""
+    value = as_number(answer)
+    expected = 2 * math.sqrt(1023)
+    if close(value, 1024.0, 2e-3):
+        raise Wrong("That would be right if all codes were chosen equally often. One is chosen every second time.")
+    if close(value, 512.0, 2e-3):
+        raise Wrong("Half of the positions are not half of the codes. Add up the entropy first.")
+    if close(value, 2.0):
+        raise Wrong("That is as if the others did not occur one by one: each of the 1,023 has its own small frequency.")
+    if close(value, math.log(expected), 1e-2):
+        raise Wrong("That is the entropy itself. The perplexity is its exponential.")
+    if close(value, math.log2(expected), 1e-2):
+        raise Wrong("That is the entropy in bits. The perplexity is 2 to that power.")
+    if not close(value, expected, 2e-3):
+        raise Wrong(f"{value:g} is not right: p is 1/2 once and 1/2046 for 1,023 codes. Sum -p ln p, then take exp.")
+    return "about 64, although all 1,024 codes are in use: 6 bits instead of 10. Utilisation alone would not show it."
+
+
+def _fsq(z, levels):
+    return torch.round(torch.tanh(z) * (levels - 1) / 2) / ((levels - 1) / 2)
+
+
+@exercise(
+    "08.5",
+    mistakes={
+        "outside": lambda z, levels: torch.round(z * (levels - 1) / 2) / ((levels - 1) / 2),
+        "values": lambda z, levels: torch.round(torch.tanh(z) * levels) / levels,
+        "from -1 to 1": lambda z, levels: torch.round(torch.tanh(z) * (levels - 1) / 2),
+    },
+)
+def fsq(answer):
+    """Finite scalar quantisation: bound, then round; no codebook has to be learned."""
+    z = torch.linspace(-6, 6, 4001)[:, None]
+    result = as_tensor(call(answer, z, 5), z)
+    values = result.unique()
+    if not close(call(answer, 10 * z[-1:], 5), result[-1:]):
+        raise Wrong("Large inputs give values outside [-1, 1]: bound them first, with tanh.")
+    if not close(values[[0, -1]], [-1.0, 1.0]):
         raise Wrong(
-            f"The errors all have the same sign, {error.mean():.3f} on average: converting floats to integers drops "
-            "the fraction. Round first."
+            f"Your values run from {values[0]:.2g} to {values[-1]:.2g}; they should run from -1 to 1. Multiply by "
+            "(levels - 1) / 2, round, and divide by the same factor."
         )
-    if error.abs().max() > 4 / 255 + 1e-3:
-        raise Wrong(f"The largest error is {error.abs().max():.3f}; half a step of 8 / 255 is {4 / 255:.3f}.")
-    beyond = call(answer, torch.tensor([-5.0, 4.5])).tolist()
-    if not close(beyond, [-4.0, 4.0], 1e-2):
-        raise Wrong(f"-5 and 4.5 became {beyond[0]:.2f} and {beyond[1]:.2f}: bytes wrap around. Clamp first.")
-    return "an error of 0.008 on average, at a quarter of the memory. Is that below what the decoder notices? Try it."
+    if len(values) != 5:
+        raise Wrong(
+            f"With 5 levels there should be 5 values; you have {len(values)}. There are five integers from -2 to 2: "
+            "multiply by (levels - 1) / 2."
+        )
+    if not close(result, _fsq(z, 5)):
+        raise Wrong(
+            "Five values, but the boundaries differ: tanh, times (levels - 1) / 2, round, divide by the same factor."
+        )
+    if not close(call(answer, z, 7), _fsq(z, 7)):
+        raise Wrong("It works for 5 levels but not for 7.")
+    return "four dimensions of 5 levels are 625 codes, without a learned codebook, a codebook loss or a collapse."

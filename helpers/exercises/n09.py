@@ -1,117 +1,167 @@
-"""Exercises of notebook 09: compression by four channels, the loss of a VAE, noise in latents, when a VAE pays off."""
+"""Exercises of notebook 09: the cost of guidance, loss weights, EMA with warm-up, padding masks, Fréchet distance."""
 
 import torch
 
-from helpers.exercises.checking import Wrong, as_number, call, close, exercise
+from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
 
 
 @exercise(
     "09.1",
     mistakes={
-        "channels": 16,
-        "each side": 4,
-        "inverse": 1 / 12,
+        "all steps": 24,
+        "no guidance": 12,
+        "once each": 14,
     },
 )
-def compression(answer):
-    """The compression factor of the course's own latents."""
+def num_function_evaluations(answer):
+    """The cost of twelve steps with guidance in an interval."""
     value = as_number(answer)
-    if close(value, 16.0):
-        raise Wrong("There are 16 times fewer positions, but count the channels too: 3 before, 4 after.")
-    if close(value, 4.0):
-        raise Wrong("It is 4 times fewer along each side; an image has two sides, and channels.")
-    if close(value, 1 / 12):
-        raise Wrong("That is the inverse: divide the size of the image by the size of the latent.")
-    if not close(value, 12.0):
-        raise Wrong(f"{value:g} is not right: 3 x 64 x 64 values become 4 x 16 x 16.")
-    return "a factor of 12. Stable Diffusion's is 48: its images are larger, and so are the objects in them."
-
-
-def _kl(mean, logvar):
-    return (mean**2 + logvar.exp() - logvar - 1) / 2
+    if close(value, 24.0):
+        raise Wrong("That is guidance in all steps. Outside the interval a step evaluates the network once.")
+    if close(value, 12.0):
+        raise Wrong("That is no guidance: inside the interval a step evaluates the network twice.")
+    if close(value, 14.0):
+        raise Wrong("Those are the seven guided steps. The other five evaluate the network once each.")
+    if not close(value, 19.0):
+        raise Wrong(
+            f"{value:g} is not right. The steps begin at 12/12, 11/12, ..., 1/12: how many of them lie between 0.2 and "
+            "0.8?"
+        )
+    return "seven steps with two evaluations and five with one: 19 instead of 24."
 
 
 @exercise(
     "09.2",
     mistakes={
-        "weight applies": lambda x, decoded, mean, logvar, weight: (
-            weight * (x - decoded).square().mean() + _kl(mean, logvar).mean()
-        ),
-        "increasing": lambda x, decoded, mean, logvar, weight: (
-            (x - decoded).square().mean() - weight * _kl(mean, logvar).mean()
-        ),
-        "number of values": lambda x, decoded, mean, logvar, weight: (
-            (x - decoded).square().sum() + weight * _kl(mean, logvar).sum()
-        ),
+        "velocity": lambda t: 1 / t**2,
+        "not squared": lambda t: (1 - t) / t,
+        "upside down": lambda t: (t / (1 - t)) ** 2,
     },
 )
-def loss(answer):
-    """Reconstruction error plus a small weight times the KL."""
-    generator = torch.Generator().manual_seed(0)
-    image, reconstruction = torch.randn(2, 2, 3, 8, 8, generator=generator)
-    mean, logvar = torch.randn(2, 2, 4, 2, 2, generator=generator)
-    error = (image - reconstruction).square().mean()
-    kl = _kl(mean, logvar).mean()
-    without_kl = as_number(call(answer, image, reconstruction, mean, logvar, 0.0))
-    value = as_number(call(answer, image, reconstruction, mean, logvar, 0.01))
-    if close(without_kl, kl):
-        raise Wrong("With weight 0 only the KL is left: the weight applies to the KL, not to the error.")
-    if close(without_kl, (image - reconstruction).square().sum(), 1e-2):
-        raise Wrong("You take sums, so the balance of the terms depends on the number of values in each. Take means.")
-    if not close(without_kl, error):
-        raise Wrong(f"With weight 0 it should be the mean squared error, {error:.3f}; yours is {without_kl:.3f}.")
-    if close(value, error - 0.01 * kl):
-        raise Wrong("You subtract the KL, so the loss rewards increasing the rate.")
-    if not close(value, error + 0.01 * kl):
-        raise Wrong("The KL per dimension is the mean of (mean^2 + variance - log variance - 1) / 2.")
+def noise_loss_weight(answer):
+    """The weight that the loss of the noise puts on an error of the predicted image."""
+    t = torch.tensor([0.1, 0.3, 0.5, 0.8, 0.95])
+    result = as_tensor(call(answer, t), t)
+    expected = ((1 - t) / t) ** 2
+    if close(result, 1 / t**2):
+        raise Wrong("That is the weight of the velocity loss. The noise is not the velocity: solve the path for it.")
+    if close(result, expected.sqrt()):
+        raise Wrong("That is the factor of the error itself, not squared. The loss is a squared error.")
+    if close(result, 1 / expected):
+        raise Wrong(
+            "Yours is upside down: it is 0 at the image and unlimited at pure noise. Which error of the image belongs "
+            "to a given error of the noise, and which one the other way round?"
+        )
+    if not close(result, expected):
+        raise Wrong(
+            "From x_t = (1 - t) x0 + t eps follows eps = (x_t - (1 - t) x0) / t. At fixed x_t, how much does eps "
+            "change when x0 does?"
+        )
     return (
-        "with a tiny weight it is an autoencoder with a little noise. Stable Diffusion's is a millionth, of sums "
-        "instead of means."
+        "((1 - t) / t)^2, the signal-to-noise ratio. At t = 1 it is 0: there the loss of the noise hardly counts an "
+        "error of the image, although sampling starts there. The velocity loss still has weight 1."
     )
+
+
+def _initial_share(steps, decay):
+    share = 1.0
+    for step in range(steps):
+        share *= decay(step)
+    return share
 
 
 @exercise(
     "09.3",
     mistakes={
-        "standard deviation of the signal": 0.02 / 1.02,
-        "ends": 1 / 1.01,
-        "inverted": 100.0,
+        "fixed decay": lambda n: 0.999**n,
+        "other share": lambda n: 1 - _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))),
+        "counted from 0": lambda n: _initial_share(n, lambda k: min(0.999, (2 + k) / (11 + k))),
+        "last step alone": lambda n: min(0.999, n / (9 + n)) if n else 1.0,
     },
 )
-def as_loud(answer):
-    """The time at which the path's noise is as large as the encoder's."""
-    value = as_number(answer)
-    if close(value, 0.02 / 1.02, 2e-4) or close(value, 0.02, 2e-4):
-        raise Wrong("0.02 is the noise; divide it by the standard deviation of the signal, which is 2, not 1.")
-    if close(value, 1 / 1.01, 1e-3):
-        raise Wrong("The two ends are swapped: t = 0 is the data.")
-    if close(value, 100.0):
-        raise Wrong("The ratio is inverted, and it is not a time yet: solve t / (1 - t) = noise / signal.")
-    if not close(value, 0.01 / 1.01, 2e-4):
-        raise Wrong(f"{value:.4g} is not right: solve t / (1 - t) = 0.02 / 2.")
+def initial_share(answer):
+    """How much of an EMA with warm-up is still the initial weights."""
+    expected = {n: _initial_share(n, lambda k: min(0.999, (1 + k) / (10 + k))) for n in (0, 1, 2, 10)}
+    values = {n: as_number(call(answer, n)) for n in expected}
+    if all(close(values[n], 0.999**n) for n in values):
+        raise Wrong("That is the share with a fixed decay of 0.999. With the warm-up, d is much smaller at first.")
+    if all(close(values[n], 1 - expected[n]) for n in values):
+        raise Wrong("That is the other share: what the steps have contributed. What is left of the initial weights?")
+    if close(values[1], 2 / 11):
+        raise Wrong("After one step the share should be 1/10: steps are counted from 0, so the first d is 1/10.")
+    if close(values[1], 0.1) and close(values[2], 2 / 11):
+        raise Wrong("After two steps yours is the d of the last step alone. Every step multiplies the share by its d.")
+    for n, share in expected.items():
+        if abs(values[n] - share) > 1e-3 * share:
+            raise Wrong(f"After {n} steps the share should be {share:.3g}; yours is {values[n]:.3g}.")
     return (
-        "t = 0.01: what the sampler does in the last hundredth is smaller than the noise that the decoder was trained "
-        "with."
+        f"a product of all d. With the warm-up, {expected[10]:.0e} of the initial weights is left after ten steps; "
+        "with a fixed d of 0.999 it would be 99 %."
     )
+
+
+def _attention(q, k, v, mask, padding_score=-torch.inf):
+    scores = (q @ k.mT / k.shape[-1] ** 0.5).masked_fill(~mask[:, None], padding_score)
+    return scores.softmax(-1) @ v
 
 
 @exercise(
     "09.4",
     mistakes={
-        "units": 36.0,
-        "less than an image": 18 / 60 / 0.5,
-        "multiplied": 18 * 60 * 0.5,
+        "Padding has an effect": lambda q, k, v, real: (q @ k.mT / k.shape[-1] ** 0.5).softmax(-1) @ v,
+        "sum to 1": lambda q, k, v, real: ((q @ k.mT / k.shape[-1] ** 0.5).softmax(-1) * real[:, None]) @ v,
+        "not a weight of 0": lambda q, k, v, real: _attention(q, k, v, real, padding_score=0.0),
     },
 )
-def pays_after(answer):
-    """The number of images after which an autoencoder has paid off."""
-    value = as_number(answer)
-    if close(value, 36.0):
-        raise Wrong("The units differ: 18 minutes are 18 times 60 seconds.")
-    if close(value, 0.6):
-        raise Wrong("That is less than an image. 18 minutes are 18 times 60 seconds.")
-    if close(value, 540.0):
-        raise Wrong("You multiplied by the half second saved per image; divide the cost by it.")
-    if not close(value, 2160.0):
-        raise Wrong(f"{value:g} is not right: the cost in seconds, divided by the seconds saved per image.")
-    return "2,160 images. It also pays off in training, where every update is cheaper."
+def masked_cross_attention(answer):
+    """Cross-attention to the tokens of a caption, without its padding."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 4, generator=generator) for n in (6, 5, 5))
+    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    result = as_tensor(call(answer, q, k, v, mask), q)
+    if not close(result[0], _attention(q, k, v, mask)[0]):
+        raise Wrong(
+            "For a caption without padding it should be the usual attention: softmax of q k^T / sqrt(d), times v."
+        )
+    changed = torch.where(mask[..., None], v, v + 1000)
+    if not close(call(answer, q, k, changed, mask), result, 1e-2):
+        if close(result, _attention(q, k, v, mask, padding_score=0.0)):
+            reason = "A score of 0 is not a weight of 0, since exp(0) is 1. Fill with minus infinity."
+        else:
+            reason = "Its scores should be minus infinity before the softmax."
+        raise Wrong(f"Padding has an effect: its values change the result. {reason}")
+    if not close(result, _attention(q, k, v, mask)):
+        raise Wrong("Padding has weight 0 now, but the other weights no longer sum to 1: mask *before* the softmax.")
+    return "minus infinity before the softmax: padding has weight 0, and the weights of the real tokens sum to 1."
+
+
+@exercise(
+    "09.5",
+    mistakes={
+        "distance of the means": lambda a, b: (a.mean() - b.mean()) ** 2,
+        "variances": lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2,
+        "no root": lambda a, b: ((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2) ** 0.5,
+    },
+)
+def frechet(answer):
+    """The Fréchet distance of two sets of numbers."""
+    line = torch.linspace(-1, 1, 2001)
+    moved = as_number(call(answer, line, line + 2))
+    if not close(moved, 4.0):
+        hint = " It is a squared distance: no root at the end." if close(moved, 2.0) else ""
+        raise Wrong(f"For a set that is shifted by 2, the distance should be 2^2; yours is {moved:.2f}.{hint}")
+    stretched = as_number(call(answer, line, 3 * line))
+    expected = (2 * line.std()) ** 2
+    if close(stretched, 0.0):
+        raise Wrong(
+            "For a set that is stretched by 3, yours is 0: it is only the distance of the means. Standard deviations "
+            "count as well."
+        )
+    if not close(stretched, expected, 1e-2):
+        raise Wrong(
+            f"For a set that is stretched by 3, the distance should be {expected:.2f}; yours is {stretched:.2f}. Do "
+            "you compare variances? Subtract the standard deviations, their roots."
+        )
+    return (
+        "(m - m')^2 + (s - s')^2. In several dimensions s becomes a covariance matrix: FID is this, on 2,048 features."
+    )

@@ -1,7 +1,6 @@
-"""Exercises of notebook 11: KV cache, SigLIP's loss, the prefix-LM mask, rotary embeddings, RMSNorm, boxes."""
+"""Exercises of notebook 11: the scale of latents, normalisation, the cost of attention, latents stored as bytes."""
 
 import torch
-import torch.nn.functional as F
 
 from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close, exercise
 
@@ -9,219 +8,138 @@ from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close,
 @exercise(
     "11.1",
     mistakes={
-        "values": 9.437184,
-        "all eight": 8 * 18.874368,
-        "two bytes": 2 * 18.874368,
+        "power": 0.13,
+        "decreases": 1 / 0.13**2,
+        "once too often": 0.13**4,
     },
 )
-def cache_size(answer):
-    """The size of PaliGemma's KV cache after 1,024 tokens, in megabytes."""
+def quiet_latents(answer):
+    """The signal-to-noise ratio of latents that are too small."""
     value = as_number(answer)
-    if close(value, 9.437, 1e-2):
-        raise Wrong("Those are only the keys, or only the values: the cache stores both.")
-    if close(value, 8 * 18.874, 1e-2):
-        raise Wrong(
-            "That is a cache for all eight query heads. Keys and values have a single head: that is the point of "
-            "multi-query attention."
-        )
-    if close(value, 2 * 18.874, 1e-2):
-        raise Wrong("A bfloat16 value takes two bytes, not four.")
-    if not close(value, 18.874, 1e-2):
-        raise Wrong(
-            f"{value:g} is not right: 18 layers, keys and values, 1 head of width 256, 1,024 tokens, two bytes each; "
-            "in millions of bytes."
-        )
-    return "19 MB, compared with 5,800 MB of weights. With eight key/value heads it would be 151."
+    if close(value, 0.13):
+        raise Wrong("The amplitude is multiplied by 0.13. SNR is a ratio of power, which is the amplitude squared.")
+    if close(value, 1 / 0.13**2, 1e-2):
+        raise Wrong("The signal is smaller, so the SNR decreases.")
+    if close(value, 0.13**4, 1e-5):
+        raise Wrong("Squared once too often: SNR is alpha^2 / sigma^2 times the variance of the data.")
+    if not close(value, 0.0169, 1e-3):
+        raise Wrong(f"{value:.4g} is not right: the variance of the data is 0.13^2 instead of 1.")
+    return "the SNR is 59 times lower at every t: on the straight path noise dominates from t = 0.12 on."
 
 
-def _sigmoid_loss(logits):
-    sign = 2 * torch.eye(len(logits)) - 1
-    return -F.logsigmoid(sign * logits).sum(1).mean()
+def _with_global_statistics(latents):
+    mean = latents.mean()
+    std = latents.std()
+    return (latents - mean) / std, mean, std
+
+
+def _with_statistics_per_position(latents):
+    mean = latents.mean(0)
+    std = latents.std(0)
+    return (latents - mean) / std, mean, std
+
+
+def _divided_by_variance(latents):
+    mean = latents.mean((0, 2, 3), keepdim=True)
+    variance = latents.var((0, 2, 3), keepdim=True)
+    return (latents - mean) / variance, mean.flatten(), variance.flatten()
 
 
 @exercise(
     "11.2",
     mistakes={
-        "only the matching": lambda logits: -F.logsigmoid(logits.diag()).mean(),
-        "every pair": lambda logits: -F.logsigmoid(logits).sum(1).mean(),
-        "compete": lambda logits: F.cross_entropy(logits, torch.arange(len(logits))),
+        "each channel": _with_global_statistics,
+        "position": _with_statistics_per_position,
+        "variance": _divided_by_variance,
     },
 )
-def sigmoid_loss(answer):
-    """SigLIP's loss, independent for every pair."""
-    logits = 2 * torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    value = as_number(call(answer, logits))
-    if close(value, -F.logsigmoid(logits.diag()).mean()):
+def normalised(answer):
+    """Latents normalised to mean 0 and standard deviation 1 per channel."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([0.5, 2.0, 10.0])
+    offset = torch.tensor([0.0, 3.0, -20.0])
+    latents = torch.randn(50, 3, 4, 4, generator=generator) * scale[:, None, None] + offset[:, None, None]
+    result = call(answer, latents)
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        raise Wrong("Return three things: the latents, and the mean and standard deviation that undo it.")
+    normalized, mean, std = result
+    normalized = as_tensor(normalized, latents)
+    stds = normalized.std((0, 2, 3))
+    if not close(stds, torch.ones(3), 1e-2):
+        values = ", ".join(f"{value:.2f}" for value in stds.tolist())
+        if close(std.flatten()[:3] if hasattr(std, "flatten") else std, latents.var((0, 2, 3)), 1e-2):
+            raise Wrong(
+                f"The standard deviations of the channels are {values}: you divided by the variance, not by its root."
+            )
         raise Wrong(
-            "You use only the matching pairs. An encoder that says yes to everything would be perfect: the other pairs "
-            "need the label no."
+            f"The standard deviations of the channels are {values}; all should be 1. Use the mean and the standard "
+            "deviation of each channel."
         )
-    if close(value, -F.logsigmoid(logits).sum(1).mean()):
+    if tuple(getattr(mean, "shape", ())) != (3,) or tuple(getattr(std, "shape", ())) != (3,):
         raise Wrong(
-            "You use the label yes for every pair. Off the diagonal the label is no: change the sign of those logits."
+            "Return one mean and one standard deviation per channel, tensors of shape (C,): without axes of size 1, "
+            "and not one for every position, because a face may be anywhere."
         )
-    if close(value, F.cross_entropy(logits, torch.arange(5))):
-        raise Wrong(
-            "That is the softmax loss, in which captions compete. Here each pair is a separate yes-or-no label."
-        )
-    if close(value, _sigmoid_loss(logits) / 5):
-        raise Wrong("Right, except for the scale: the paper sums over the pairs of an image, and averages over images.")
-    if not close(value, _sigmoid_loss(logits)):
-        raise Wrong("-log sigmoid(+-logit), + on the diagonal and - elsewhere: the sum over a row, the mean over rows.")
-    return "the pairs are independent. So a batch can be spread over machines without a softmax over all of it."
-
-
-def _mask(prefix, suffix):
-    position = torch.arange(prefix + suffix)
-    return position[None] < torch.maximum(position[:, None] + 1, torch.tensor(prefix))
+    if not close(normalized.mean((0, 2, 3)), torch.zeros(3), 1e-2):
+        raise Wrong("The standard deviations are 1, but the means are not 0: subtract the mean of each channel first.")
+    if not close(normalized * std[:, None, None] + mean[:, None, None], latents, 1e-3):
+        raise Wrong("Times the standard deviation, plus the mean, the result should be the original latents.")
+    return "measured once, over images and positions, and stored with the weights: decoding needs the inverse."
 
 
 @exercise(
     "11.3",
     mistakes={
-        "all of itself": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).tril().bool(),
-        "later tokens": lambda prefix, suffix: torch.ones(prefix + suffix, prefix + suffix).bool(),
-        "ignores": lambda prefix, suffix: torch.block_diag(
-            torch.ones(prefix, prefix), torch.ones(suffix, suffix).tril()
-        ).bool(),
+        "each of them": 4,
+        "side": 2,
+        "square": 256,
     },
 )
-def prefix_lm_mask(answer):
-    """The prefix-LM attention mask over image, question and answer."""
-    expected = _mask(4, 3)
-    mask = as_tensor(call(answer, 4, 3), expected)
-    if mask[4, 5:].any() or mask[:4, 4:].any():
+def pairs(answer):
+    """The reduction in attention pairs from patches of 2 x 2 positions."""
+    value = as_number(answer)
+    if close(value, 4.0):
+        raise Wrong("There are four times fewer positions, and each of them attends to four times fewer.")
+    if close(value, 2.0):
         raise Wrong(
-            "Some token attends to what is not generated yet: the answer to its later tokens, or the question to the "
-            "answer. The model would only learn to copy."
+            "Half as many along each side. There are two sides, and attention compares every position with every other."
         )
-    if not mask[:4, :4].all():
-        raise Wrong(
-            "The prefix should attend to all of itself: a patch also to the patches after it, and to the question."
-        )
-    if not mask[4:, :4].all():
-        raise Wrong("The answer ignores image and question: it should attend to all of them.")
-    if not torch.equal(mask, expected):
-        raise Wrong("The answer is causal: each token attends to itself and to those before it.")
-    if not torch.equal(call(answer, 2, 5), _mask(2, 5)):
-        raise Wrong("It works for a prefix of 4 and an answer of 3, but not for 2 and 5.")
-    return "a single comparison: a token attends to all tokens up to itself, and at least to the whole prefix."
+    if close(value, 256.0):
+        raise Wrong("The number of pairs is the square of the number of positions; you squared twice.")
+    if not close(value, 16.0):
+        raise Wrong(f"{value:g} is not right: N positions have N^2 pairs; now there are (N / 4)^2.")
+    return "16 times fewer pairs. Linear layers, whose cost is proportional to N, save a factor of 4 at equal width."
 
 
-def _angles(x, position, theta=10_000.0):
-    return position * theta ** (-torch.arange(0, x.shape[-1], 2).float() / x.shape[-1])
-
-
-def _rotate(x, position, sign=1):
-    a, b = x.chunk(2, dim=-1)
-    cos = _angles(x, position).cos()
-    sin = sign * _angles(x, position).sin()
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
-def _rotate_neighbours(x, position):
-    cos = _angles(x, position).cos()
-    sin = _angles(x, position).sin()
-    even = x[..., ::2]
-    odd = x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-
-
-def _scale_only(x, position):
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * _angles(x, position).cos(), b * _angles(x, position).sin()], dim=-1)
+def _levels(latents):
+    return (latents + 4) * 255 / 8
 
 
 @exercise(
     "11.4",
     mistakes={
-        "wrong direction": lambda x, position: _rotate(x, position, sign=-1),
-        "halves": _rotate_neighbours,
-        "length": _scale_only,
+        "same sign": lambda latents: _levels(latents).to(torch.uint8).float() * 8 / 255 - 4,
+        "wrap around": lambda latents: _levels(latents).round().to(torch.int32).to(torch.uint8).float() * 8 / 255 - 4,
+        "first half": lambda latents: _levels(latents).round().clamp(0, 255),
     },
 )
-def rotary_embedding(answer):
-    """A rotary position embedding."""
-    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    result = as_tensor(call(answer, x, 5), x)
-    if not close(call(answer, x, 0), x):
+def through_bytes(answer):
+    """Latents stored as bytes and restored."""
+    latents = torch.linspace(-4, 4, 3000)
+    restored = as_tensor(call(answer, latents), latents)
+    if restored.max() > 100:
+        raise Wrong("Those are the bytes, the first half of the way. Convert them back to latents.")
+    error = restored - latents
+    if error.abs().max() > 8:
+        raise Wrong("Some values come back completely different.")
+    if abs(error.mean().item()) > 2e-3:
         raise Wrong(
-            "At position 0 nothing should be rotated, and every vector should keep its length: cos 0 is 1, sin 0 is 0."
+            f"The errors all have the same sign, {error.mean():.3f} on average: converting floats to integers drops "
+            "the fraction. Round first."
         )
-    if not close(result.norm(dim=1), x.norm(dim=1)):
-        raise Wrong("A rotation preserves length; yours does not. (a, b) becomes (a cos - b sin, b cos + a sin).")
-    if close(result, _rotate(x, 5, sign=-1)):
-        raise Wrong("Yours rotates in the wrong direction: a cos - b sin for the first, b cos + a sin for the second.")
-    if not close(result, _rotate(x, 5)):
-        raise Wrong(
-            "The length is right, but the pairs or the frequencies differ. Pairs are taken from the two halves, "
-            "channel i with i + d/2; the frequency of pair i is 10000^(-2i/d)."
-        )
-    return "afterwards q . k depends on the distance between two tokens, not on their positions."
-
-
-@exercise(
-    "11.5",
-    mistakes={
-        "no mean": lambda x, w: F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + w),
-        "zero": lambda x, w: F.rms_norm(x, x.shape[-1:], eps=1e-6) * w,
-        "sum": lambda x, w: x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() * (1 + w),
-    },
-)
-def rms_norm(answer):
-    """Gemma's RMSNorm."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 16, generator=generator) * 3 + 1
-    w = torch.randn(16, generator=generator)
-    result = as_tensor(call(answer, x, w), x)
-    unscaled = call(answer, x, 0 * w)
-    if close(unscaled, 0 * x):
-        raise Wrong("With weights of zero, their initial value, your result is zero. Gemma multiplies by 1 + w.")
-    if close(unscaled, F.layer_norm(x, (16,), eps=1e-6)):
-        raise Wrong("That is layer norm. RMSNorm subtracts no mean: it only divides by the root mean square.")
-    if close(unscaled.norm(dim=1), torch.ones(4), 1e-3):
-        raise Wrong("You divide by the root of the sum of squares; divide by the root of their *mean*.")
-    if not close(result, F.rms_norm(x, (16,), eps=1e-6) * (1 + w)):
-        raise Wrong("x / sqrt(mean(x^2) + 1e-6), over the last axis, times (1 + w).")
-    return "cheaper than layer norm, and as good. Weights that start at zero are pulled by weight decay to 'no change'."
-
-
-@exercise(
-    "11.6",
-    mistakes={
-        "y before x": lambda places, width, height: (
-            places[0] / 1023 * width,
-            places[1] / 1023 * height,
-            places[2] / 1023 * width,
-            places[3] / 1023 * height,
-        ),
-        "size": lambda places, width, height: tuple(places[i] / 1023 for i in (1, 0, 3, 2)),
-        "last": lambda places, width, height: tuple(
-            places[i] / 1000 * side for i, side in zip((1, 0, 3, 2), (width, height) * 2)
-        ),
-    },
-)
-def box_of(answer):
-    """From four location tokens to a box in pixels."""
-    box = call(answer, [0, 1023, 1023, 1023], 640, 480)
-    box = box.tolist() if hasattr(box, "tolist") else box
-    if not isinstance(box, tuple | list) or len(box) != 4:
-        raise Wrong("Return four numbers: left, top, right, bottom.")
-    box = [as_number(side) for side in box]
-    if close(box, [0, 480, 640, 480]):
-        raise Wrong("A box is written y before x: the first token is the top, the second the left side.")
-    if max(box) <= 1.5:
-        raise Wrong("Those are fractions of the sides. Multiply by the image's size.")
-    if not close(box, [640, 0, 640, 480], 1e-2):
-        sides = ", ".join(f"{side:.0f}" for side in box)
-        raise Wrong(
-            "The tokens 0, 1023, 1023, 1023 in an image of 640 x 480 are left 640, top 0, right 640, bottom 480; you "
-            f"get {sides}. The last token, 1023, is the far edge."
-        )
-    second = [as_number(side) for side in call(answer, [100, 200, 600, 1000], 1023, 2046)]
-    if not close(second, [200, 200, 1000, 1200], 1e-2):
-        raise Wrong(
-            "The edges are right, but not what lies between: the token's index divided by 1023 is the fraction of the "
-            "side."
-        )
-    return "1,024 tokens resolve a thousandth of a side. They are tokens like any other, predicted with a probability."
+    if error.abs().max() > 4 / 255 + 1e-3:
+        raise Wrong(f"The largest error is {error.abs().max():.3f}; half a step of 8 / 255 is {4 / 255:.3f}.")
+    beyond = call(answer, torch.tensor([-5.0, 4.5])).tolist()
+    if not close(beyond, [-4.0, 4.0], 1e-2):
+        raise Wrong(f"-5 and 4.5 became {beyond[0]:.2f} and {beyond[1]:.2f}: bytes wrap around. Clamp first.")
+    return "an error of 0.008 on average, at a quarter of the memory. Is that below what the decoder notices? Try it."

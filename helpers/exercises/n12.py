@@ -1,136 +1,117 @@
-"""Exercises of notebook 12: image tokens, the resampler, confidence intervals of a share, overconfidence."""
-
-import math
+"""Exercises of notebook 12: compression by four channels, the loss of a VAE, noise in latents, when a VAE pays off."""
 
 import torch
 
-from helpers.exercises.checking import Wrong, as_number, as_pair, as_tensor, call, close, exercise
+from helpers.exercises.checking import Wrong, as_number, call, close, exercise
 
 
 @exercise(
     "12.1",
     mistakes={
-        "whole": 512,
-        "queries": 9 * 1024,
-        "Nine": 9,
+        "channels": 16,
+        "each side": 4,
+        "inverse": 1 / 12,
     },
 )
-def tokens(answer):
-    """The number of tokens of a photograph of 1920 x 1080 in MiniCPM-V 2.6."""
+def compression(answer):
+    """The compression factor of the course's own latents."""
     value = as_number(answer)
-    if close(value, 512.0):
-        raise Wrong("You count the eight slices; the whole image, resized, is encoded as well.")
-    if close(value, 9.0 * 1024):
-        raise Wrong("A slice has 1,024 patches, but the resampler has 64 queries: only their outputs are passed on.")
-    if close(value, 9.0):
-        raise Wrong("Nine images are encoded. Each becomes as many tokens as the resampler has queries.")
-    if not close(value, 576.0):
-        raise Wrong(f"{value:g} is not right: eight slices and the whole image, 64 queries each.")
-    return "576. PaliGemma at 896 pixels needs 4,096 tokens, and it sees the photograph distorted to a square."
+    if close(value, 16.0):
+        raise Wrong("There are 16 times fewer positions, but count the channels too: 3 before, 4 after.")
+    if close(value, 4.0):
+        raise Wrong("It is 4 times fewer along each side; an image has two sides, and channels.")
+    if close(value, 1 / 12):
+        raise Wrong("That is the inverse: divide the size of the image by the size of the latent.")
+    if not close(value, 12.0):
+        raise Wrong(f"{value:g} is not right: 3 x 64 x 64 values become 4 x 16 x 16.")
+    return "a factor of 12. Stable Diffusion's is 48: its images are larger, and so are the objects in them."
+
+
+def _kl(mean, logvar):
+    return (mean**2 + logvar.exp() - logvar - 1) / 2
 
 
 @exercise(
     "12.2",
     mistakes={
-        "each query": lambda queries, keys, values: (queries @ keys.T / keys.shape[1] ** 0.5).softmax(0) @ values,
-        "root": lambda queries, keys, values: (queries @ keys.T).softmax(1) @ values,
-        "as many outputs": lambda queries, keys, values: (keys @ queries.T / keys.shape[1] ** 0.5).softmax(1) @ queries,
+        "weight applies": lambda x, decoded, mean, logvar, weight: (
+            weight * (x - decoded).square().mean() + _kl(mean, logvar).mean()
+        ),
+        "increasing": lambda x, decoded, mean, logvar, weight: (
+            (x - decoded).square().mean() - weight * _kl(mean, logvar).mean()
+        ),
+        "number of values": lambda x, decoded, mean, logvar, weight: (
+            (x - decoded).square().sum() + weight * _kl(mean, logvar).sum()
+        ),
     },
 )
-def resampled(answer):
-    """As many outputs as queries, for any number of patches."""
+def loss(answer):
+    """Reconstruction error plus a small weight times the KL."""
     generator = torch.Generator().manual_seed(0)
-    queries, keys, values = (torch.randn(n, 8, generator=generator) for n in (4, 30, 30))
-    result = call(answer, queries, keys, values)
-    if getattr(result, "shape", None) == (30, 8):
-        raise Wrong(
-            "You have a row for each patch. There should be as many outputs as queries: the queries attend to the keys."
-        )
-    result = as_tensor(result, queries)
-    scores = queries @ keys.T
-    if close(result, (scores / 8**0.5).softmax(0) @ values):
-        raise Wrong("Your weights sum to 1 over the queries. For each query they should sum to 1 over the patches.")
-    if close(result, scores.softmax(1) @ values):
-        raise Wrong("Divide the scores by the root of the width first; otherwise a single patch gets all the weight.")
-    if not close(result, (scores / 8**0.5).softmax(1) @ values):
-        raise Wrong("softmax(queries keys^T / sqrt(d)), over the patches, times the values.")
-    return "four outputs for thirty patches, or for three thousand: the queries are learned."
-
-
-def _interval(right, cases, z=2.0):
-    p = right / cases
-    middle = (p + z**2 / (2 * cases)) / (1 + z**2 / cases)
-    half_width = z * math.sqrt(p * (1 - p) / cases + z**2 / (4 * cases**2)) / (1 + z**2 / cases)
-    return middle - half_width, middle + half_width
-
-
-def _normal_interval(right, cases):
-    p = right / cases
-    half_width = 2 * math.sqrt(p * (1 - p) / cases)
-    return p - half_width, p + half_width
+    image, reconstruction = torch.randn(2, 2, 3, 8, 8, generator=generator)
+    mean, logvar = torch.randn(2, 2, 4, 2, 2, generator=generator)
+    error = (image - reconstruction).square().mean()
+    kl = _kl(mean, logvar).mean()
+    without_kl = as_number(call(answer, image, reconstruction, mean, logvar, 0.0))
+    value = as_number(call(answer, image, reconstruction, mean, logvar, 0.01))
+    if close(without_kl, kl):
+        raise Wrong("With weight 0 only the KL is left: the weight applies to the KL, not to the error.")
+    if close(without_kl, (image - reconstruction).square().sum(), 1e-2):
+        raise Wrong("You take sums, so the balance of the terms depends on the number of values in each. Take means.")
+    if not close(without_kl, error):
+        raise Wrong(f"With weight 0 it should be the mean squared error, {error:.3f}; yours is {without_kl:.3f}.")
+    if close(value, error - 0.01 * kl):
+        raise Wrong("You subtract the KL, so the loss rewards increasing the rate.")
+    if not close(value, error + 0.01 * kl):
+        raise Wrong("The KL per dimension is the mean of (mean^2 + variance - log variance - 1) / 2.")
+    return (
+        "with a tiny weight it is an autoencoder with a little noise. Stable Diffusion's is a millionth, of sums "
+        "instead of means."
+    )
 
 
 @exercise(
     "12.3",
     mistakes={
-        "certain": _normal_interval,
-        "too narrow": lambda right, cases: _interval(right, cases, z=1.0),
-        "shares": lambda right, cases: tuple(cases * end for end in _interval(right, cases)),
+        "standard deviation of the signal": 0.02 / 1.02,
+        "ends": 1 / 1.01,
+        "inverted": 100.0,
     },
 )
-def interval(answer):
-    """Wilson's 95 % confidence interval for a share."""
-    message = "Return two numbers: the lower and the upper end."
-    low, high = as_pair(call(answer, 20, 20), message)
-    if high > 1.5:
-        raise Wrong("Return shares, from 0 to 1; yours are counts.")
-    if close((low, high), (1.0, 1.0), 1e-6):
-        raise Wrong(
-            "Twenty right out of twenty, and your interval says it is certain that the model is never wrong: for p = "
-            "1, sqrt(p (1 - p)) is 0. Wilson's interval has another term, which remains."
-        )
-    for right, cases in [(20, 20), (5, 10), (90, 120)]:
-        result = as_pair(call(answer, right, cases), message)
-        expected = _interval(right, cases)
-        if close(result, _interval(right, cases, z=1.0)):
-            raise Wrong("That is one standard error, which is too narrow: a 95 % interval needs two. z = 2.")
-        if not close(result, expected):
-            raise Wrong(
-                f"{right} of {cases}: from {expected[0]:.3f} to {expected[1]:.3f}; you get {result[0]:.3f} to "
-                f"{result[1]:.3f}. (p + 2/n +- 2 sqrt(p (1 - p) / n + 1/n^2)) / (1 + 4/n)."
-            )
-    return "20 of 20 may be 83 %. Never report a share without the number of cases."
+def as_loud(answer):
+    """The time at which the path's noise is as large as the encoder's."""
+    value = as_number(answer)
+    if close(value, 0.02 / 1.02, 2e-4) or close(value, 0.02, 2e-4):
+        raise Wrong("0.02 is the noise; divide it by the standard deviation of the signal, which is 2, not 1.")
+    if close(value, 1 / 1.01, 1e-3):
+        raise Wrong("The two ends are swapped: t = 0 is the data.")
+    if close(value, 100.0):
+        raise Wrong("The ratio is inverted, and it is not a time yet: solve t / (1 - t) = noise / signal.")
+    if not close(value, 0.01 / 1.01, 2e-4):
+        raise Wrong(f"{value:.4g} is not right: solve t / (1 - t) = 0.02 / 2.")
+    return (
+        "t = 0.01: what the sampler does in the last hundredth is smaller than the noise that the decoder was trained "
+        "with."
+    )
 
 
 @exercise(
     "12.4",
     mistakes={
-        "sign is inverted": lambda chances, right: right.float().mean() - chances.mean(),
-        "wrong ones": lambda chances, right: chances[right].mean() - right.float().mean(),
-        "absolute value": lambda chances, right: (chances.mean() - right.float().mean()).abs(),
+        "units": 36.0,
+        "less than an image": 18 / 60 / 0.5,
+        "multiplied": 18 * 60 * 0.5,
     },
 )
-def over_confidence(answer):
-    """Overconfidence: mean confidence minus accuracy."""
-    confidence = torch.tensor([0.99, 0.95, 0.9, 0.9, 0.6])
-    two_right = torch.tensor([True, True, False, False, False])
-    all_right = torch.tensor([True] * 5)
-    value = as_number(call(answer, confidence, two_right))
-    expected = 0.868 - 0.4
-    if close(value, -expected):
-        raise Wrong("Your sign is inverted: overconfidence should be positive.")
-    if close(value, confidence[two_right].mean() - 0.4):
-        raise Wrong(
-            "You average the probabilities of right answers only. Overconfidence is about wrong answers with a high "
-            "probability: include the wrong ones."
-        )
-    if not close(value, expected):
-        raise Wrong(
-            f"Mean confidence {0.868:.3f}, accuracy 0.4: the difference is {expected:.3f}; you get {value:.3f}."
-        )
-    if not close(as_number(call(answer, confidence, all_right)), 0.868 - 1):
-        raise Wrong(
-            "A model that is more accurate than it is confident should get a negative number: do not take the absolute "
-            "value."
-        )
-    return "0 for a calibrated model. It needs many answers: a single one is right or wrong, whatever its probability."
+def pays_after(answer):
+    """The number of images after which an autoencoder has paid off."""
+    value = as_number(answer)
+    if close(value, 36.0):
+        raise Wrong("The units differ: 18 minutes are 18 times 60 seconds.")
+    if close(value, 0.6):
+        raise Wrong("That is less than an image. 18 minutes are 18 times 60 seconds.")
+    if close(value, 540.0):
+        raise Wrong("You multiplied by the half second saved per image; divide the cost by it.")
+    if not close(value, 2160.0):
+        raise Wrong(f"{value:g} is not right: the cost in seconds, divided by the seconds saved per image.")
+    return "2,160 images. It also pays off in training, where every update is cheaper."

@@ -246,7 +246,7 @@ def unet_names(config: UNetConfig, layout: str) -> KeyMapping:
 OTHER_MODELS = {  # a pattern among the names -> what such a file is
     r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
     r"^control_model\.|controlnet_": "a ControlNet, which steers a model and is none itself",
-    r"joint_blocks|norm1_context": "Stable Diffusion 3: see notebook 04",
+    r"joint_blocks|norm1_context": "Stable Diffusion 3: see notebook 06",
     r"double_blocks|single_transformer_blocks": "Flux, another architecture",
     r"^conditioner\.|label_emb|add_embedding": "SDXL: this is a course on SD 1 and 3",
     r"^cond_stage_model\.model\.": "Stable Diffusion 2, whose text encoder is OpenCLIP's",

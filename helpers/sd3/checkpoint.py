@@ -225,7 +225,7 @@ def _read_encoders(folder: Path, parts: list[str]) -> dict[str, Tensors]:
 
 OTHER_MODELS = {  # a pattern among the names -> what such a file is
     r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
-    r"input_blocks\.": "Stable Diffusion 1, 2 or XL, which have a U-Net: see notebook 03",
+    r"input_blocks\.": "Stable Diffusion 1, 2 or XL, which have a U-Net: see notebook 05",
     r"double_blocks|single_transformer_blocks": "Flux, another architecture",
     r"^transformer_blocks\.": "a diffusers transformer alone: pass its whole folder",
     r"^(text_model|encoder\.block|shared)\.": "a text encoder alone: pass its folder as encoders=",

@@ -1,6 +1,6 @@
 """The commands that train latent diffusion at 256 and 512 pixels on a GPU with 16 GB.
 
-A test builds each network and adds up the memory of a training step; notebook 10 shows the result. They have not been
+A test builds each network and adds up the memory of a training step; notebook 13 shows the result. They have not been
 trained to the end.
 """
 

@@ -1,4 +1,4 @@
-"""The VQ-VAE behind the `<seg>` tokens: a mask of 64x64 pixels as 4x4 indices into a codebook of 128 (see notebook 06).
+"""The VQ-VAE behind the `<seg>` tokens: a mask of 64x64 pixels as 4x4 indices into a codebook of 128 (see notebook 08).
 
 The decoder has the structure of PaliGemma's published one (`vae-oid.npz`), so that it can load those weights.
 Alphabet: B batch, K codebook size, D code width.

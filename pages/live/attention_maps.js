@@ -1,4 +1,4 @@
-// Which word acts where: the cross-attention maps of Stable Diffusion 1 (notebook 03).
+// Which word acts where: the cross-attention maps of Stable Diffusion 1 (notebook 05).
 //
 // In cross-attention every position of the feature map takes a weighted mean of the caption's tokens. These weights,
 // averaged over steps, layers and heads, say which part of the image a word has shaped.

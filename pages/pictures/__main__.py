@@ -57,7 +57,7 @@ def stable_diffusion_1() -> None:
 
 
 def stable_diffusion_3() -> None:
-    """The architecture of Stable Diffusion 3, for notebook 04."""
+    """The architecture of Stable Diffusion 3, for notebook 06."""
     save_png(sd3_diagram.draw(StableDiffusion3.from_weights()).figure, IMAGES / "sd3.png")
 
 
@@ -78,7 +78,7 @@ def generated_faces() -> None:
 
 
 def paligemma() -> None:
-    """The architecture of PaliGemma, for notebook 11."""
+    """The architecture of PaliGemma, for notebook 14."""
     save_png(paligemma_diagram.draw(PaliGemma.from_weights()).figure, IMAGES / "paligemma.png")
 
 
@@ -127,30 +127,30 @@ def diffusion_diagrams() -> None:
 
 
 def autoencoder_diagrams() -> None:
-    """VAE and VQ-VAE, for notebooks 05 and 06."""
+    """VAE and VQ-VAE, for notebooks 07 and 08."""
     save_diagram(autoencoders.vae(KLAutoencoder.from_weights("faces_autoencoder")), IMAGES / "diagram_vae.png")
     save_diagram(autoencoders.vq_vae(VQAutoencoder.from_weights("vq")), IMAGES / "diagram_vq_vae.png")
 
 
 def latent_diffusion_diagrams() -> None:
-    """The stages of Methods 2 and 3, for notebooks 08 and 09."""
+    """The stages of Methods 2 and 3, for notebooks 11 and 12."""
     for method in latent_diffusion.FIRST_STAGE:
         images = latent_diffusion.examples(TinySD.from_weights(f"tiny_sd_{method}"))
         save_diagram(latent_diffusion.draw(method, images), IMAGES / f"diagram_latent_diffusion_{method}.png")
 
 
 def unet_of_method_1() -> None:
-    """The network of Method 1, for notebook 07."""
+    """The network of Method 1, for notebook 09."""
     save_diagram(tiny_unet.draw(TinySD.from_weights("tiny_sd_pixels")), IMAGES / "diagram_tiny_unet.png")
 
 
 def precision_and_recall() -> None:
-    """The balls of precision and recall, for notebook 10."""
+    """The balls of precision and recall, for notebook 13."""
     save_diagram(neighbours.draw(), IMAGES / "diagram_precision_recall.png")
 
 
 def vision_language_diagrams() -> None:
-    """CLIP's loss beside SigLIP's, and a resampler, for notebooks 11 and 12."""
+    """CLIP's loss beside SigLIP's, and a resampler, for notebooks 14 and 15."""
     save_diagram(vision_language.losses(), IMAGES / "diagram_contrastive_losses.png")
     save_diagram(vision_language.resampler(), IMAGES / "diagram_resampler.png")
 

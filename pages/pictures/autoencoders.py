@@ -1,4 +1,4 @@
-"""Diagrams of notebooks 05 and 06: the VAE and the VQ-VAE, with their losses where they attach."""
+"""Diagrams of notebooks 07 and 08: the VAE and the VQ-VAE, with their losses where they attach."""
 
 from typing import Any
 

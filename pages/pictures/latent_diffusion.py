@@ -1,4 +1,4 @@
-"""Diagrams of notebooks 08 and 09: the three stages of latent diffusion, and what is trained or frozen in each."""
+"""Diagrams of notebooks 11 and 12: the three stages of latent diffusion, and what is trained or frozen in each."""
 
 from typing import Any, NamedTuple
 

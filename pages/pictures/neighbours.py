@@ -1,4 +1,4 @@
-"""A diagram of notebook 10: the balls of precision and recall, in the plane."""
+"""A diagram of notebook 13: the balls of precision and recall, in the plane."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""A diagram of notebook 07: the U-Net of Method 1, its shapes read off a forward pass of the trained network."""
+"""A diagram of notebook 09: the U-Net of Method 1, its shapes read off a forward pass of the trained network."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Diagrams of notebooks 11 and 12: CLIP's loss beside SigLIP's, and a resampler."""
+"""Diagrams of notebooks 14 and 15: CLIP's loss beside SigLIP's, and a resampler."""
 
 import numpy as np
 import torch

@@ -1,1 +1,1 @@
-"""The variants of the VAE that notebook 05 compares: small networks, each one change to the loss or the latent."""
+"""The variants of the VAE that notebook 07 compares: small networks, each one change to the loss or the latent."""

@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: precision, the unbiased kernel distance, comparing scores, the memory of training."""
+"""Exercises of notebook 13: precision, the unbiased kernel distance, comparing scores, the memory of training."""
 
 import torch
 
@@ -19,7 +19,7 @@ def _precision(generated, real, k, skip_self=1):
 
 
 @exercise(
-    "10.1",
+    "13.1",
     mistakes={
         "itself": lambda generated, real, k: _precision(generated, real, k, skip_self=0),
         "recall": lambda generated, real, k: _precision(real, generated, k),
@@ -67,7 +67,7 @@ def _kid(a, b):
 
 
 @exercise(
-    "10.2",
+    "13.2",
     mistakes={
         "with itself": lambda a, b: _kernel(a, a).mean() + _kernel(b, b).mean() - 2 * _kernel(a, b).mean(),
         "twice": lambda a, b: _kid(a, b) + _kernel(a, b).mean(),
@@ -100,12 +100,12 @@ def kernel_distance(answer):
 
 
 @exercise(
-    "10.3",
+    "13.3",
     mistakes={
         "both": lambda a, error_a, b, error_b: abs(a - b) > error_a,
         "whichever": lambda a, error_a, b, error_b: a - b > error_a + error_b,
         "enough": lambda a, error_a, b, error_b: abs(a - b) > 0,
-        "10.4": lambda a, error_a, b, error_b: abs(a - b) > (error_a**2 + error_b**2) ** 0.5,
+        "13.4": lambda a, error_a, b, error_b: abs(a - b) > (error_a**2 + error_b**2) ** 0.5,
     },
 )
 def differ(answer):
@@ -144,7 +144,7 @@ def differ(answer):
 
 
 @exercise(
-    "10.4",
+    "13.4",
     mistakes={
         "weights alone": 40.0,
         "average": 160.0,
