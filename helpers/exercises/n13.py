@@ -105,7 +105,7 @@ def kernel_distance(answer):
         "both": lambda a, error_a, b, error_b: abs(a - b) > error_a,
         "whichever": lambda a, error_a, b, error_b: a - b > error_a + error_b,
         "enough": lambda a, error_a, b, error_b: abs(a - b) > 0,
-        "13.4": lambda a, error_a, b, error_b: abs(a - b) > (error_a**2 + error_b**2) ** 0.5,
+        "10.4": lambda a, error_a, b, error_b: abs(a - b) > (error_a**2 + error_b**2) ** 0.5,
     },
 )
 def differ(answer):
