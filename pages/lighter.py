@@ -1,26 +1,25 @@
 """Makes rendered pages light: every PNG that a page shows becomes a WebP, which all browsers of the last years read.
 
 Lossless where that is small (curves, diagrams), else with losses that nobody sees (walls of faces). What sliders show
-goes to the end of a page: a reader sees its beginning before.
+goes to the end of a page: a reader sees its beginning before. Source maps, which serve the developers of the theme, are
+left out.
 """
 
 import base64
-import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
+from helpers.show.webp import webp
 
-SMALL = 50_000  # bytes up to which an image stays as it is, pixel by pixel
-QUALITY = 90  # of WebP, of 100
-HOPELESS = 80_000  # bytes of a PNG that is never as small as that without losses: not worth the attempt
 STATE = re.compile(r'<script type="application/vnd\.jupyter\.widget-state\+json">.*?</script>', re.DOTALL)
 INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders show stands in the page itself
 
 
 def lighten(site: Path) -> None:
-    """Replace the pictures of a rendered site: files in `_images`, and those that stand in its pages."""
+    """Replace the pictures of a rendered site, files in `_images` and those in its pages, and remove source maps."""
+    for source_map in (site / "_static").rglob("*.map"):
+        source_map.unlink()
     images = sorted((site / "_images").glob("*.png"))
     pages = sorted(site.rglob("*.html"))
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
@@ -49,19 +48,6 @@ def sliders_last(page: str) -> str:
     rest = page[: state.start()] + page[state.end() :]
     body, end, after = rest.rpartition("</body>")
     return f"{body}{state[0]}\n{end}{after}"
-
-
-def webp(png: bytes) -> bytes:
-    """A PNG as WebP; nothing where that would be larger."""
-    opened = Image.open(io.BytesIO(png))
-    image = opened.convert("RGBA" if "A" in opened.getbands() or "transparency" in opened.info else "RGB")
-    file = io.BytesIO()
-    if len(png) <= HOPELESS:
-        image.save(file, "WEBP", lossless=True, quality=20, method=0)  # a sixth larger in a third of the time
-    if not 0 < file.tell() <= SMALL:
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=QUALITY, method=2)
-    return file.getvalue() if file.tell() < len(png) else b""
 
 
 def _inside(image: bytes) -> str:

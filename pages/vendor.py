@@ -15,7 +15,11 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / "_static" / "vendor"
 CDN = "https://cdn.jsdelivr.net/npm"
 PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the script a page loads)
-    "mathjax": ("mathjax@3.2.2", r"es5/(tex-mml-chtml\.js|(a11y|input|output|ui)/.+)", "es5/tex-mml-chtml.js"),
+    "mathjax": (
+        "mathjax@3.2.2",
+        r"es5/(tex-mml-chtml\.js|(a11y|input/tex/extensions|output|ui)/.+)",
+        "es5/tex-mml-chtml.js",
+    ),
     "requirejs": ("requirejs@2.3.8", r"require\.js", "require.js"),
     "html-manager": (
         "@jupyter-widgets/html-manager@1.0.15",

@@ -174,7 +174,11 @@ def test_pictures_of_pages_become_smaller_and_are_found(tmp_path: Path) -> None:
     data = base64.b64encode(dot.getvalue()).decode()
     page = tmp_path / "page.html"
     page.write_text(f'<img src="_images/noise.png"><img src="data:image/png;base64,{data}">')
+    source_map = tmp_path / "_static" / "scripts" / "theme.js.map"
+    source_map.parent.mkdir(parents=True)
+    source_map.write_text("{}")
     lighter.lighten(tmp_path)
+    assert not source_map.exists()
     assert [path.name for path in (tmp_path / "_images").iterdir()] == ["noise.webp"]
     first, second = re.findall(r'src="([^"]+)"', page.read_text())
     assert first == "_images/noise.webp" and len(second) < len(data)

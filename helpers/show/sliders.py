@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers.show.figures import SHARPNESS, TILE, page_width, png_bytes, to_rgb_array
+from helpers.show.webp import webp
 
 Frame = Figure | np.ndarray | Any  # a matplotlib figure, or an image (C, H, W) as for `to_rgb_array`
 
@@ -81,9 +82,11 @@ def image_slider(
 
 
 def _tile(png: bytes, alt: str) -> widgets.HTML:
-    """An image with a description: `widgets.Image` has no field for one."""
+    """An image with a description, which `widgets.Image` has no field for; WebP keeps notebooks small."""
     style = "max-width: 100%; height: auto; border-radius: 4px"
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    smaller = webp(png)
+    kind = "webp" if smaller else "png"
+    source = f"data:image/{kind};base64,{base64.b64encode(smaller or png).decode()}"
     return widgets.HTML(f'<img alt="{html.escape(alt)}" width="{page_width(png)}" style="{style}" src="{source}">')
 
 

@@ -35,10 +35,9 @@ class LiveModel:
 
 MODELS = {
     "pixels": LiveModel("Method 1: pixels", "tiny_sd_pixels", 2.0),
-    "pretrained": LiveModel("Method 2: latents of a general autoencoder", "tiny_sd_pretrained", 2.0),
     "own": LiveModel("Method 3: latents of an autoencoder for faces", "tiny_sd_own", 2.0),
     "sd1": LiveModel("Stable Diffusion 1, tiny", "sd1", 4.0, pipeline="sd1", clip="clip", autoencoder="autoencoder"),
-    # real animals, by class
+    # real animals, by class; they show Method 2, so that its network for synthetic faces need not be among the pages
     "animals_pixels": LiveModel("Real animals, Method 1: pixels", "tiny_sd_animals_pixels", 2.0, 24),
     "animals": LiveModel("Real animals, Method 2: pretrained latents", "tiny_sd_animals", 7.0, 16),
     "animals_own": LiveModel("Real animals, Method 3: latents of its own", "tiny_sd_animals_own", 2.0, 24),
