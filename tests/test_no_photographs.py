@@ -26,6 +26,7 @@ from tests.photographs import Album, images_in, photographs_in, reduced, tiles
 PHOTOGRAPHIC = (".jpg", ".jpeg", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 # Tracked files of these formats that show nothing of the data set: what a network generated during its training
 ALLOWED = {f"00_assets/image/animals_training/{step}.webp" for step in (50, 100, 200, 500, 1000, 2000, 5000, 10000)}
+ALLOWED |= {"00_assets/image/noise_to_animals.webp", "00_assets/image/noise_to_animals_still.webp"}
 PLACES = (os.environ.get("ANIMAL_FACES_DIR"), ROOT.parent / "shared" / "animal-faces")
 
 

@@ -27,6 +27,7 @@ from pages.pictures import (
     course_map,
     diffusion,
     latent_diffusion,
+    motion,
     neighbours,
     tiny_unet,
     vision_language,
@@ -49,6 +50,11 @@ def noise_becomes_an_image() -> None:
     walk = list(TinySD.from_weights("tiny_sd_pixels").sample_steps(["cat", "dog", "wild"], steps=24, seed=12))
     shown = [walk[step].x.clamp(-1, 1) for step in (0, 3, 7, 11, 14, 16, 18, 20, 21, 23)]
     save_png(grid(torch.stack(shown, dim=1).flatten(0, 1), columns=10), IMAGES / PARTS["DDPM"].image)
+
+
+def noise_becomes_animals() -> None:
+    """An animation and a film strip of real animals by Method 2."""
+    motion.write(IMAGES, TinySD.from_weights("tiny_sd_animals"))
 
 
 def stable_diffusion_1() -> None:
@@ -159,6 +165,7 @@ if __name__ == "__main__":
     for make in (
         synthetic_faces,
         noise_becomes_an_image,
+        noise_becomes_animals,
         stable_diffusion_1,
         stable_diffusion_3,
         faces_from_codes,
