@@ -59,7 +59,9 @@ PARTS = {
     "DDPM": Part(("02",), "ddpm.png", "Noise that becomes a picture, step by step"),
     "Inference": Part(("05", "06"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
     "Autoencoders": Part(("07", "08"), "autoencoders.png", "Pictures and what autoencoders make of them"),
-    "Tiny Stable Diffusion": Part(("09", "11", "12", "13"), "tiny_sd_pixels.png", "Faces generated from captions"),
+    "Tiny Stable Diffusion": Part(
+        ("09", "10", "11", "12", "13"), "tiny_sd_pixels.png", "Faces generated from captions"
+    ),
     "Multimodal": Part(("14", "15"), "multimodal.png", "Drawn faces with boxes, outlines, questions and answers"),
 }
 

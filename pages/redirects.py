@@ -15,7 +15,7 @@ MOVED = {
     "11_paligemma": "14_paligemma",
     "12_multimodal_landscape": "15_multimodal_landscape",
 }
-# A solution's address names the number alone, and every number but 04 and 10 has a notebook again: nothing to redirect.
+# A solution's address names the number alone, and every number has a notebook again: nothing to redirect.
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -25,17 +25,18 @@ PLANS = {
     "06": Plan("Stable Diffusion 3", ("02", "05"), "hard", 2.5),
     "07": Plan("VAE variants", ("01", "02"), "hard", 2.5),
     "08": Plan("VQ-VAE", ("07",), "medium", 2),
-    "09": Plan("Tiny SD, Method 1: pixels", ("01", "02", "05"), "medium", 3.5),
-    "11": Plan("Tiny SD, Method 2: pretrained latents", ("05", "07", "09"), "medium", 1.5),
-    "12": Plan("Tiny SD, Method 3: our own latents", ("07", "08", "11"), "medium", 1.5),
-    "13": Plan("Three methods compared", ("09", "11", "12"), "easy", 1.5),
+    "09": Plan("Tiny SD, Method 1: pixels", ("01", "02", "05"), "medium", 2.5),
+    "10": Plan("Judging a generator", ("09",), "medium", 2),
+    "11": Plan("Tiny SD, Method 2: pretrained latents", ("05", "07", "09", "10"), "medium", 1.5),
+    "12": Plan("Tiny SD, Method 3: our own latents", ("07", "08", "10", "11"), "medium", 1.5),
+    "13": Plan("Three methods compared", ("09", "10", "11", "12"), "easy", 1.5),
     "14": Plan("PaliGemma", ("05", "08"), "hard", 3),
     "15": Plan("The multimodal landscape", ("14",), "medium", 2),
 }
 
 ROUTES = {  # each after notebook 00
     "understand Stable Diffusion": ("02", "05", "06"),
-    "train your own model": ("01", "02", "07", "09", "11", "12", "13"),
+    "train your own model": ("01", "02", "07", "09", "10", "11", "12", "13"),
     "work with vision-language models": ("05", "08", "14", "15"),
 }
 

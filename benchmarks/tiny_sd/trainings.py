@@ -34,7 +34,7 @@ AUTOENCODER_STEPS = 700  # of method 3, out of that time
 CHANNELS = (1, 2, 4, 8)  # how many channels does an autoencoder of faces need, and a general one?
 CHANNEL_STEPS = 400
 MARKS = (150, 450, 900, 1850)  # steps after which the average is judged; a step is 32 pictures
-SAMPLING_STEPS = 12  # notebook 09 could see no gain from more
+SAMPLING_STEPS = 12  # notebook 10 could see no gain from more
 Job = tuple[str, ...]  # ("run", method, seed) or ("channels", trained on, channels)
 
 

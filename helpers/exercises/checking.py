@@ -62,7 +62,7 @@ def exercise(number: str, mistakes: Mapping[str, Any]) -> Callable[[Judge], Judg
 
 
 def exercises(notebook: str) -> dict[str, Exercise]:
-    """The exercises of a notebook, "00" to "12", by number.
+    """The exercises of a notebook, "00" to "15", by number.
 
     Raises:
         ValueError: if the notebook has none.

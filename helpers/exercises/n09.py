@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: the cost of guidance, loss weights, EMA with warm-up, padding masks, Fréchet distance."""
+"""Exercises of notebook 09: a step with a predicted image, loss weights, EMA with warm-up, padding masks."""
 
 import torch
 
@@ -8,26 +8,32 @@ from helpers.exercises.checking import Wrong, as_number, as_tensor, call, close,
 @exercise(
     "09.1",
     mistakes={
-        "all steps": 24,
-        "no guidance": 12,
-        "once each": 14,
+        "away from the image": lambda x_t, x0_hat, t, s: x_t + (t - s) * (x_t - x0_hat) / t,
+        "The velocity divides by t": lambda x_t, x0_hat, t, s: x_t + (s - t) * (x_t - x0_hat),
+        "as if it were the velocity": lambda x_t, x0_hat, t, s: x_t + (s - t) * x0_hat,
+        "whatever s is": lambda x_t, x0_hat, t, s: x0_hat,
     },
 )
-def num_function_evaluations(answer):
-    """The cost of twelve steps with guidance in an interval."""
-    value = as_number(answer)
-    if close(value, 24.0):
-        raise Wrong("That is guidance in all steps. Outside the interval a step evaluates the network once.")
-    if close(value, 12.0):
-        raise Wrong("That is no guidance: inside the interval a step evaluates the network twice.")
-    if close(value, 14.0):
-        raise Wrong("Those are the seven guided steps. The other five evaluate the network once each.")
-    if not close(value, 19.0):
-        raise Wrong(
-            f"{value:g} is not right. The steps begin at 12/12, 11/12, ..., 1/12: how many of them lie between 0.2 and "
-            "0.8?"
-        )
-    return "seven steps with two evaluations and five with one: 19 instead of 24."
+def step_with_predicted_image(answer):
+    """Euler's step on the straight path, from a prediction of the clean image."""
+    generator = torch.Generator().manual_seed(0)
+    x_t, x0_hat = torch.randn(2, 2, 3, 4, 4, generator=generator)
+    t, s = 0.8, 0.6
+    velocity = (x_t - x0_hat) / t
+    result = as_tensor(call(answer, x_t, x0_hat, t, s), x_t)
+    if close(result, x_t + (t - s) * velocity):
+        raise Wrong("Your step leads away from the image, towards more noise. s is smaller than t: check the sign.")
+    if close(result, x_t + (s - t) * t * velocity):
+        raise Wrong("x_t - x0_hat is not the velocity yet. The velocity divides by t: on the path, x_t = x0 + t u.")
+    if close(result, x_t + (s - t) * x0_hat):
+        raise Wrong("You use the predicted image as if it were the velocity. Turn it into one first.")
+    if close(result, x0_hat):
+        raise Wrong("Yours is the predicted image, whatever s is. A step to s > 0 must leave a part of the noise.")
+    if not close(result, x_t + (s - t) * velocity):
+        raise Wrong("For t = 0.8 and s = 0.6 it should be x_t - 0.2 u, with the velocity u = (x_t - x0_hat) / 0.8.")
+    if not close(as_tensor(call(answer, x_t, x0_hat, t, 0.0), x_t), x0_hat):
+        raise Wrong("At s = 0 no noise is left: the step should end at the predicted image.")
+    return "(s / t) x_t + (1 - s / t) x0_hat, a mixture of both. At s = 0 it is the predicted image itself."
 
 
 @exercise(
@@ -133,35 +139,3 @@ def masked_cross_attention(answer):
     if not close(result, _attention(q, k, v, mask)):
         raise Wrong("Padding has weight 0 now, but the other weights no longer sum to 1: mask *before* the softmax.")
     return "minus infinity before the softmax: padding has weight 0, and the weights of the real tokens sum to 1."
-
-
-@exercise(
-    "09.5",
-    mistakes={
-        "distance of the means": lambda a, b: (a.mean() - b.mean()) ** 2,
-        "variances": lambda a, b: (a.mean() - b.mean()) ** 2 + (a.var() - b.var()) ** 2,
-        "no root": lambda a, b: ((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2) ** 0.5,
-    },
-)
-def frechet(answer):
-    """The Fréchet distance of two sets of numbers."""
-    line = torch.linspace(-1, 1, 2001)
-    moved = as_number(call(answer, line, line + 2))
-    if not close(moved, 4.0):
-        hint = " It is a squared distance: no root at the end." if close(moved, 2.0) else ""
-        raise Wrong(f"For a set that is shifted by 2, the distance should be 2^2; yours is {moved:.2f}.{hint}")
-    stretched = as_number(call(answer, line, 3 * line))
-    expected = (2 * line.std()) ** 2
-    if close(stretched, 0.0):
-        raise Wrong(
-            "For a set that is stretched by 3, yours is 0: it is only the distance of the means. Standard deviations "
-            "count as well."
-        )
-    if not close(stretched, expected, 1e-2):
-        raise Wrong(
-            f"For a set that is stretched by 3, the distance should be {expected:.2f}; yours is {stretched:.2f}. Do "
-            "you compare variances? Subtract the standard deviations, their roots."
-        )
-    return (
-        "(m - m')^2 + (s - s')^2. In several dimensions s becomes a covariance matrix: FID is this, on 2,048 features."
-    )
