@@ -46,9 +46,11 @@ def test_frames_and_strip_of_any_trajectory(tmp_path: Path) -> None:
     assert len(drawn) == 5 and drawn[0].size == (3 * 32, 2 * 32)
     strip = motion.film_strip(frames, shown=4)
     assert strip.size == (4 * 32, 3 * 32)  # the first image of each pair, a row each
-    last = np.asarray(strip.crop((3 * 32, 0, 4 * 32, 32)))[4:-4, 4:-4]  # away from the seams, which Lanczos blurs
-    expected = np.asarray(motion.sheets(frames[-1:, :1], columns=1)[0])[4:-4, 4:-4]
-    assert (last == expected).all()
+    last = np.asarray(strip.crop((3 * 32, 0, 4 * 32, 32)), dtype=int)[
+        8:-8, 8:-8
+    ]  # away from the seams, which Lanczos blurs
+    expected = np.asarray(motion.sheets(frames[-1:, :1], columns=1)[0], dtype=int)[8:-8, 8:-8]
+    assert abs(last - expected).max() <= 1
 
 
 def test_what_does_not_fit_is_refused() -> None:
