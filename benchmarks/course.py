@@ -25,12 +25,14 @@ from pages.execute import NOTEBOOKS, notebooks
 from pages.record import ROOT, keep, outputs_digest, read
 
 NOTEBOOK_SECONDS = 120
+COURSE_SECONDS = 16 * 60
 TEST_SECONDS = 15 * 60
+FIRST_IMAGE_SECONDS = 15
 
 
 def check() -> list[Row]:
     """Recompute what can be recomputed without executing the notebooks; times come from the record of `run`."""
-    return [*_stored_outputs(), *_times(), *_versions(), *_pages()]
+    return [*_stored_outputs(), *_times(), _first_image(), *_versions(), *_pages()]
 
 
 def run() -> None:
@@ -123,7 +125,23 @@ def _times() -> Iterator[Row]:
     if timed:
         slowest = max(timed, key=seconds.__getitem__)
         yield at_most(f"course: slowest notebook ({slowest})", seconds[slowest], NOTEBOOK_SECONDS, "s")
+        yield at_most("course: all notebooks, one after another", sum(map(seconds.get, timed)), COURSE_SECONDS, "s")
     yield test_seconds()
+
+
+def first_image_code() -> str:
+    """The first code cells of notebook 00, up to the one that shows the first generated animals."""
+    cells = [cell for cell in nbformat.read(notebooks(["00"])[0], as_version=4).cells if cell.cell_type == "code"]
+    last = next(i for i, cell in enumerate(cells) if "show(" in cell.source)
+    return "\n".join(cell.source for cell in cells[: last + 1])
+
+
+def _first_image() -> Row:
+    """Start Python and run these cells, as a reader who presses Shift and Enter does."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", first_image_code()], cwd=ROOT, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    return at_most("course: notebook 00, the first generated animals", seconds, FIRST_IMAGE_SECONDS, "s")
 
 
 def test_seconds() -> Row:
