@@ -44,7 +44,8 @@ def bar_table(
     Results of training are drawn rather than printed, because their last digits depend on the processor.
 
     Args:
-        columns: heading -> {name of the row: value}; the same rows in all, values not negative; NaN has no bar.
+        columns: heading -> {name of the row: value}; the same rows in all, values not negative; NaN has no bar and is
+            called "none".
         value_format: of the values written beside the bars.
         full_scale: the value of a bar of full length; None: the largest of each column.
 
@@ -56,7 +57,8 @@ def bar_table(
     for axes, (heading, values) in zip(all_axes[0], columns.items(), strict=True):
         known = [0.0 if math.isnan(value) else value for value in values.values()]
         container = axes.barh(range(len(rows)), known, height=0.75)
-        axes.bar_label(container, [value_format.format(value) for value in values.values()], padding=2, fontsize=8)
+        texts = ["none" if math.isnan(value) else value_format.format(value) for value in values.values()]
+        axes.bar_label(container, texts, padding=2, fontsize=8)
         axes.set(title=heading, xlim=(0, 1.6 * (full_scale or max(known, default=0) or 1)), xticks=[])
         axes.set_ylim(len(rows) - 0.4, -0.6)  # from the top
         axes.set_yticks(range(len(rows)), rows)

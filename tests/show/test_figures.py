@@ -117,7 +117,7 @@ def test_a_table_of_bars_has_every_number_in_its_row() -> None:
     figure = bar_table({"dB": {"VAE": 19.26, "AE": 20.0}, "nats": {"VAE": 57.44, "AE": math.nan}})
     decibels, nats = figure.axes
     assert [bar.get_width() for bar in decibels.patches] == [19.26, 20.0]
-    assert [text.get_text() for text in decibels.texts + nats.texts] == ["19.3", "20", "57.4", "nan"]
+    assert [text.get_text() for text in decibels.texts + nats.texts] == ["19.3", "20", "57.4", "none"]
     assert [bar.get_width() for bar in nats.patches] == [57.44, 0] and decibels.yaxis_inverted()
     assert [label.get_text() for label in decibels.get_yticklabels()] == ["VAE", "AE"]
     assert nats.get_xlim()[1] == pytest.approx(1.6 * 57.44)
