@@ -56,7 +56,7 @@ class Part(NamedTuple):
 PARTS = {
     "Start here": Part(("00",)),
     "Data": Part(("01",), "toy_faces.png", "Drawn faces of cats, dogs and wild animals in many colours"),
-    "DDPM": Part(("02",), "ddpm.png", "Noise that becomes a picture, step by step"),
+    "DDPM": Part(("02", "03", "04"), "ddpm.png", "Noise that becomes a picture, step by step"),
     "Inference": Part(("05", "06"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
     "Autoencoders": Part(("07", "08"), "autoencoders.png", "Pictures and what autoencoders make of them"),
     "Tiny Stable Diffusion": Part(

@@ -20,12 +20,14 @@ class Plan(NamedTuple):
 PLANS = {
     "00": Plan("A first success", (), "easy", 0.5),
     "01": Plan("Data exploration", (), "easy", 3),
-    "02": Plan("DDPM from scratch", (), "hard", 4),
-    "05": Plan("Stable Diffusion 1", ("02",), "medium", 3),
-    "06": Plan("Stable Diffusion 3", ("02", "05"), "hard", 2.5),
+    "02": Plan("DDPM from scratch", (), "hard", 2.5),
+    "03": Plan("Samplers", ("02",), "hard", 2),
+    "04": Plan("Guidance and flow matching", ("02", "03"), "medium", 1.5),
+    "05": Plan("Stable Diffusion 1", ("02", "03", "04"), "medium", 3),
+    "06": Plan("Stable Diffusion 3", ("03", "04", "05"), "hard", 2.5),
     "07": Plan("VAE variants", ("01", "02"), "hard", 2.5),
     "08": Plan("VQ-VAE", ("07",), "medium", 2),
-    "09": Plan("Tiny SD, Method 1: pixels", ("01", "02", "05"), "medium", 2.5),
+    "09": Plan("Tiny SD, Method 1: pixels", ("01", "02", "03", "04", "05"), "medium", 2.5),
     "10": Plan("Judging a generator", ("09",), "medium", 2),
     "11": Plan("Tiny SD, Method 2: pretrained latents", ("05", "07", "09", "10"), "medium", 1.5),
     "12": Plan("Tiny SD, Method 3: our own latents", ("07", "08", "10", "11"), "medium", 1.5),
@@ -35,8 +37,8 @@ PLANS = {
 }
 
 ROUTES = {  # each after notebook 00
-    "understand Stable Diffusion": ("02", "05", "06"),
-    "train your own model": ("01", "02", "07", "09", "10", "11", "12", "13"),
+    "understand Stable Diffusion": ("02", "03", "04", "05", "06"),
+    "train your own model": ("01", "02", "03", "04", "07", "09", "10", "11", "12", "13"),
     "work with vision-language models": ("05", "08", "14", "15"),
 }
 

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": GROUND | {"data"},
     "scoring": GROUND | {"data", "training", "layers"},
     "diffusion": GROUND,
+    "toy_diffusion": {"diffusion"},
     "layers": GROUND,
 }
 MIDDLE = {"text", "autoencoders"}

@@ -1,16 +1,10 @@
-"""Exercises of notebook 02: noise and image size, Heun's method, the score, two variances, shifted times, guidance."""
+"""Exercises of notebook 02: noise and image size, fewer steps, two variances, a weight for the velocity."""
 
 import math
 
 import torch
 
 from helpers.exercises.checking import Wrong, as_number, as_pair, as_tensor, call, close, exercise
-
-
-def _data_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
-    """x0 and eps, (5, 2) each."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(5, 2, generator=generator), torch.randn(5, 2, generator=generator)
 
 
 @exercise(
@@ -51,104 +45,62 @@ def change_of_log_snr(answer):
     )
 
 
-def _step(velocity, x, t, s, *, second_at=None, from_trial=False, half=False):
-    """Heun's step, or one of its variants that are not Heun's."""
-    first = velocity(x, t)
-    if half:
-        return x + (s - t) * velocity(x + (s - t) / 2 * first, (t + s) / 2)
-    trial = x + (s - t) * first
-    second = velocity(trial, s) if second_at is None else velocity(*second_at(x, trial, t, s))
-    return (trial if from_trial else x) + (s - t) * (first + second) / 2
+def _respaced(betas, every, first=None):
+    """Keep the steps first, first + every, ..., counted from 0; by default every - 1 is the first."""
+    alphas_cumprod = torch.cumprod(1 - betas, dim=0)[every - 1 if first is None else first :: every]
+    before = torch.cat([torch.ones(1), alphas_cumprod[:-1]])
+    return 1 - alphas_cumprod / before
 
 
 @exercise(
     "02.2",
     mistakes={
-        "Euler": lambda velocity, x, t, s: x + (s - t) * velocity(x, t),
-        "the old time": lambda *args: _step(*args, second_at=lambda x, trial, t, s: (trial, t)),
-        "the old place": lambda *args: _step(*args, second_at=lambda x, trial, t, s: (x, s)),
-        "from the start": lambda *args: _step(*args, from_trial=True),
-        "midpoint": lambda *args: _step(*args, half=True),
-        "only the second": lambda velocity, x, t, s: x + (s - t) * velocity(x + (s - t) * velocity(x, t), s),
+        "old variances": lambda betas, every: betas[every - 1 :: every],
+        "add up": lambda betas, every: betas.reshape(-1, every).sum(1),
+        "up to here": lambda betas, every: 1 - torch.cumprod(1 - betas, dim=0)[every - 1 :: every],
+        "begins one step": lambda betas, every: _respaced(betas, every, first=0),
     },
 )
-def heun_step(answer):
-    """A step of Heun's method on the straight path."""
-    x, _ = _data_and_noise()
-    t = 0.8
-    s = 0.5
-
-    def velocity(x, t):
-        return t * x
-
-    result = as_tensor(call(answer, velocity, x, t, s), x)
-    wrong = {
-        "That is a step of Euler's method, with one evaluation. Use it as a trial, and evaluate the velocity once more "
-        "where it ends.": x + (s - t) * velocity(x, t),
-        "You evaluate the second velocity at the old time t. The trial step ends at time s.": _step(
-            velocity, x, t, s, second_at=lambda x, trial, t, s: (trial, t)
-        ),
-        "You evaluate the second velocity at the old place x. Evaluate it where the trial step ends.": _step(
-            velocity, x, t, s, second_at=lambda x, trial, t, s: (x, s)
-        ),
-        "The trial step is only a trial: with the mean velocity, step from the start x again.": _step(
-            velocity, x, t, s, from_trial=True
-        ),
-        "That is the midpoint method, which evaluates the velocity halfway. It has order 2 as well, but Heun's method "
-        "takes the mean of the velocities at both ends.": _step(velocity, x, t, s, half=True),
-        "You use only the second velocity. Step along the mean of both.": x
-        + (s - t) * velocity(x + (s - t) * velocity(x, t), s),
-    }
-    for message, other in wrong.items():
-        if close(result, other):
-            raise Wrong(message)
-    if not close(result, _step(velocity, x, t, s)):
-        raise Wrong(
-            "First trial = x + (s - t) * velocity(x, t). Then the mean of velocity(x, t) and velocity(trial, s), and "
-            "one step along it from x. Mind the sign of the step: s - t is negative."
-        )
-    return (
-        "two evaluations per step, and order 2: the trial shows how the velocity changes during the step. If the steps "
-        "are so long that the trial ends far from the trajectory, it shows little, as with 5 evaluations in section 5."
-    )
-
-
-@exercise(
-    "02.3",
-    mistakes={
-        "the noise itself": lambda x, u, t: x + (1 - t) * u,
-        "sign": lambda x, u, t: (x + (1 - t) * u) / t,
-        "clean data": lambda x, u, t: -(x - t * u) / t,
-        "by t once": lambda x, u, t: -(x + (1 - t) * u) / t**2,
-        "whole velocity": lambda x, u, t: -(x + u) / t,
-    },
-)
-def score_from_velocity(answer):
-    """From the velocity to the score function, derived by hand."""
-    x0, eps = _data_and_noise()
-    for t in (0.7, 0.2):
-        x = (1 - t) * x0 + t * eps
-        u = eps - x0
-        result = as_tensor(call(answer, x, u, t), x0)
-        if close(result, -eps / t):
+def respaced_betas(answer):
+    """The betas of a forward process that takes several steps of another one at a time (Improved DDPM, section 4)."""
+    betas = torch.linspace(1e-3, 0.2, 100)
+    for every in (10, 4):
+        expected = _respaced(betas, every)
+        result = call(answer, betas, every)
+        if isinstance(result, torch.Tensor) and result.shape == betas.shape:
+            raise Wrong(
+                f"{len(betas)} steps, {every} at a time, leave {len(expected)}; you return {len(result)} values."
+            )
+        result = as_tensor(result, expected)
+        if close(result, expected):
             continue
-        if close(result, eps) or close(result, -eps):
-            raise Wrong("That is the noise itself, up to its sign. The score is minus the noise, divided by sigma = t.")
-        if close(result, eps / t):
-            raise Wrong("Almost: check the sign. The score points towards the data, and the noise away from them.")
-        if close(result, -x0 / t):
-            raise Wrong("x - t u is the clean data. You need the noise: x0 + u, because u = eps - x0.")
-        if close(result, -eps / t**2):
-            raise Wrong("Divide by t once only: sigma, not its square, stands in the denominator.")
-        if close(result, -(x + u) / t):
-            raise Wrong("You add the whole velocity, which goes too far: from time t to the noise it is 1 - t away.")
+        if close(result, betas[every - 1 :: every]):
+            raise Wrong(
+                "Those are the old variances of the steps that remain. A long step adds the noise of all the short "
+                "ones that it replaces."
+            )
+        if close(result, betas.reshape(-1, every).sum(1)):
+            raise Wrong(
+                "The variances do not simply add up: what an early step added is shrunk by the later ones. What "
+                "multiplies is 1 - beta."
+            )
+        if close(result, 1 - torch.cumprod(1 - betas, dim=0)[every - 1 :: every]):
+            raise Wrong(
+                "That is the variance of all the noise from the data up to here. A step adds only what came since the "
+                "step before: divide by its alpha-bar."
+            )
+        if close(result, _respaced(betas, every, first=0)):
+            raise Wrong(
+                f"Your chain begins one step after the data and ends {every - 1} steps before the noise. The last step "
+                f"must remain, so keep the indices {every - 1}, {2 * every - 1} and so on."
+            )
         raise Wrong(
-            "First find the noise: from x follow the straight line with velocity u for the remaining time 1 - t. Then "
-            "the score is -eps / t."
+            f"The product of your 1 - beta is {float((1 - result).prod()):.4g}; the original ends at "
+            f"{float((1 - betas).prod()):.4g}. Compute alpha-bar at the steps that remain, and the ratio of neighbours."
         )
     return (
-        "-(x + (1 - t) u) / t. A velocity network, an eps network and a score network are one thing in three "
-        "notations, but near t = 0 the division by t magnifies the errors of the score."
+        "the shorter chain passes through the same noise levels, so a network that was trained on 1000 steps can be "
+        "used with 50. Improved DDPM calls this respacing; samplers that work with times do it by themselves."
     )
 
 
@@ -160,7 +112,7 @@ def _standard_deviations(here, there):
 
 
 @exercise(
-    "02.4",
+    "02.3",
     mistakes={
         "variance": lambda here, there: tuple(std**2 for std in _standard_deviations(here, there)),
         "other order": lambda here, there: _standard_deviations(here, there)[::-1],
@@ -196,81 +148,49 @@ def two_widths(answer):
 
 
 @exercise(
-    "02.5",
+    "02.4",
     mistakes={
-        "the same times": lambda t, by: by * t / (1 + (by - 1) * t),
-        "stay": lambda t, by: t / by,
-        "everywhere": lambda t, by: 1 - by * (1 - t) / (1 + by * (1 - t)),
+        "for v": lambda t, gamma: ((1 - t) / t).square().clamp(max=gamma) / (((1 - t) / t).square() + 1),
+        "for eps": lambda t, gamma: ((1 - t) / t).square().clamp(max=gamma) / ((1 - t) / t).square(),
+        "in x0 space": lambda t, gamma: ((1 - t) / t).square().clamp(max=gamma),
+        "square": lambda t, gamma: ((1 - t) / t).square().clamp(max=gamma) * t,
+        "upside down": lambda t, gamma: ((1 - t) / t).square().clamp(max=gamma) / t.square(),
+        "SNR is a ratio of variances": lambda t, gamma: ((1 - t) / t).clamp(max=gamma) * t.square(),
     },
 )
-def unshift(answer):
-    """The inverse of SD3's timestep shift."""
-    t = torch.linspace(0, 1, 11)
-    shifted = 3 * t / (1 + 2 * t)
-    result = as_tensor(call(answer, shifted, 3.0), t)
-    if close(result, 3 * shifted / (1 + 2 * shifted)):
-        raise Wrong("That shifts the same times once more. Solve t' = m t / (1 + (m - 1) t) for t.")
-    if not close(result[-1], 1.0) and close(result[0], 0.0):
-        raise Wrong(f"The ends must stay: t = 1 is pure noise before and after, and yours becomes {result[-1]:.3g}.")
-    if not close(result, t):
+def velocity_weight(answer):
+    """The Min-SNR weight of the velocity loss on the straight path."""
+    t = torch.linspace(0.05, 0.95, 10)
+    snr = ((1 - t) / t).square()
+    for gamma in (5.0, 1.0):
+        capped = snr.clamp(max=gamma)
+        result = as_tensor(call(answer, t, gamma), t)
+        if close(result, capped * t**2):
+            continue
+        wrong = {
+            "That is the weight for v. Its cost is SNR + 1 only where alpha^2 + sigma^2 = 1, and on the straight path "
+            "that sum is not 1.": capped / (snr + 1),
+            "That is the weight for eps. An error of x0 is multiplied by alpha/sigma there, and by 1/t here.": capped
+            / snr,
+            "That is the weight in x0 space. The velocity loss already multiplies an error of x0 by something: divide "
+            "by that.": capped,
+            "Almost: the loss is the square of the error, so the factor between the two losses is a square too.": capped
+            * t,
+            "The conversion is upside down: an error of 1 in x0 is an error of 1/t in the velocity, which makes the "
+            "loss larger, so the weight has to be smaller.": capped / t**2,
+            "SNR is a ratio of variances: square (1 - t)/t before you take the minimum.": ((1 - t) / t).clamp(max=gamma)
+            * t**2,
+        }
+        for message, other in wrong.items():
+            if close(result, other):
+                raise Wrong(message)
+        if gamma != 5.0:
+            raise Wrong(f"It works for gamma = 5 but not for gamma = {gamma:g}: does your formula contain a 5?")
         raise Wrong(
-            f"The middle, 0.5, became 0.75, so your function should return 0.5; it returns {result[5]:.3g}. The "
-            "formula has to hold everywhere: multiply by the denominator and collect the terms with t."
+            "Multiply your weight by the cost of an error of 1 in x0, which is 1/t^2 in the velocity loss: the result "
+            "should be min(SNR, gamma), with SNR = ((1 - t)/t)^2."
         )
-    if not close(call(answer, 5 * t / (1 + 4 * t), 5.0), t):
-        raise Wrong("It works for a shift of 3 but not for 5: does your formula still contain a 3?")
-    return "t = t' / (m - (m - 1) t'), a shift by 1/m. So two shifts by 3 are a single shift by 9, not by 6."
-
-
-def _predictions() -> tuple[torch.Tensor, torch.Tensor]:
-    """A conditional and an unconditional prediction for three images, (3, 4, 8, 8), each on a scale of its own."""
-    generator = torch.Generator().manual_seed(1)
-    scales = torch.tensor([0.5, 1.0, 2.0])[:, None, None, None] * torch.tensor([1.0, 0.5, 2.0, 1.5])[:, None, None]
-    conditional = scales * torch.randn(3, 4, 8, 8, generator=generator)
-    return conditional, conditional + 0.3 * torch.randn(3, 4, 8, 8, generator=generator)
-
-
-def _rescaled(conditional, unconditional, scale, *, over=(1, 2, 3), like=None, inverse=False):
-    """Guidance, rescaled: over these dimensions, to the standard deviation of `like`, by default the conditional."""
-    guided = unconditional + scale * (conditional - unconditional)
-    target = conditional if like is None else like
-    factor = target.std(dim=over, keepdim=True) / guided.std(dim=over, keepdim=True)
-    return guided / factor if inverse else guided * factor
-
-
-@exercise(
-    "02.6",
-    mistakes={
-        "plain guidance": lambda with_label, without, scale: without + scale * (with_label - without),
-        "whole batch": lambda *args: _rescaled(*args, over=(0, 1, 2, 3)),
-        "each channel": lambda *args: _rescaled(*args, over=(2, 3)),
-        "upside down": lambda *args: _rescaled(*args, inverse=True),
-        "unconditional": lambda with_label, without, scale: _rescaled(with_label, without, scale, like=without),
-    },
-)
-def rescaled_guidance(answer):
-    """Classifier-free guidance that keeps the standard deviation of the conditional prediction (Lin et al. 2023)."""
-    conditional, unconditional = _predictions()
-    both = (conditional, unconditional)
-    result = as_tensor(call(answer, conditional, unconditional, 7.5), conditional)
-    if close(result, _rescaled(*both, 7.5)):
-        return (
-            "guidance still changes what an image shows, but no longer its contrast. Guidance rescaling in diffusers "
-            "mixes this result with plain guidance, because alone it makes images a little too plain."
-        )
-    if close(result, unconditional + 7.5 * (conditional - unconditional)):
-        raise Wrong("That is plain guidance. Multiply it by the factor that restores the standard deviation.")
-    if close(result, _rescaled(*both, 7.5, over=(0, 1, 2, 3))):
-        raise Wrong(
-            "You use one standard deviation for the whole batch, so that an image depends on its neighbours in it. "
-            "Compute one per image."
-        )
-    if close(result, _rescaled(*both, 7.5, over=(2, 3))):
-        raise Wrong("You rescale each channel separately, which also changes colours. Compute one factor per image.")
-    if close(result, _rescaled(*both, 7.5, inverse=True)):
-        raise Wrong("The factor is upside down: it is the conditional std divided by the guided one, here below 1.")
-    if close(result, _rescaled(*both, 7.5, like=unconditional)):
-        raise Wrong("You restore the std of the unconditional prediction. The target is that of the conditional one.")
-    if not close(result.std(dim=(1, 2, 3)), conditional.std(dim=(1, 2, 3))):
-        raise Wrong("The std of each image in your result should be that of its conditional prediction, and is not.")
-    raise Wrong("The std of each image is right, but something else is not: rescale the guided prediction, only that.")
+    return (
+        "min((1 - t)^2, gamma t^2). It vanishes at both ends and is largest between them: like logit-normal times, "
+        "which notebook 04 explains, it favours the middle of the path."
+    )

@@ -126,7 +126,7 @@ def course_maps() -> None:
 
 
 def diffusion_diagrams() -> None:
-    """Markov chain, guidance and solver steps, for notebook 02."""
+    """Markov chain, guidance and solver steps, for notebooks 02 to 04."""
     save_diagram(diffusion.markov_chain(), IMAGES / "diagram_markov_chain.png")
     save_diagram(diffusion.guidance(), IMAGES / "diagram_guidance.png")
     save_diagram(diffusion.solvers(), IMAGES / "diagram_solver_steps.png")

@@ -30,7 +30,9 @@ PROMPT = "a striped orange cat with green eyes on a blue background"
 SUBJECTS = {  # notebook -> the parts that it is about
     "00": ("denoiser", "condition", "sampler", "decoder"),
     "01": ("dataset",),
-    "02": ("add noise", "denoiser", "condition", "sampler"),
+    "02": ("add noise", "denoiser"),
+    "03": ("sampler",),
+    "04": ("add noise", "condition", "sampler"),
     "05": ("encoder", "latent", "denoiser", "condition", "sampler", "decoder"),
     "06": ("latent", "add noise", "denoiser", "condition", "sampler"),
     "07": ("encoder", "latent", "decoder"),

@@ -1,4 +1,4 @@
-"""Diagrams of notebook 02: the two Markov chains, guidance as vectors, one step of three solvers."""
+"""Diagrams of notebooks 02 to 04: the two Markov chains, one step of three solvers, guidance as vectors."""
 
 from typing import Any, NamedTuple
 
