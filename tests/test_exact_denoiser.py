@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.diffusion import DDPMPath, FlowPath, sample, time_grid
-from helpers.diffusion.exact import exact_denoiser
+from helpers.toy_diffusion import exact_denoiser
 
 PATHS = [FlowPath(), DDPMPath.cosine()]
 
@@ -42,14 +42,3 @@ def test_sampling_with_it_returns_the_data():
     distances = torch.cdist(end, data)
     assert distances.min(dim=1).values.max() < 1e-2
     assert distances.argmin(dim=1).unique().tolist() == [0, 1, 2]
-
-
-def test_without_noise_it_is_the_nearest_point():
-    data = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    x0 = exact_denoiser(data, FlowPath())(torch.tensor([[0.2, 0.1], [0.9, -0.4]]), 0.0).x0
-    torch.testing.assert_close(x0, data)
-
-
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"points \(N, D\), got shape \(3,\)"):
-        exact_denoiser(torch.zeros(3), FlowPath())
