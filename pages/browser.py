@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pages import redirects
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -108,8 +110,8 @@ def watch(page: "Page") -> Trouble:
 
 
 def addresses(folder: Path) -> list[str]:
-    """Every page of rendered documentation, as a path relative to its folder."""
-    skip = {"genindex.html"}  # Sphinx's empty index, which no page links
+    """Every page of rendered documentation, as a path relative to its folder; pages that only redirect are left out."""
+    skip = {"genindex.html", *(f"{stem}.html" for stem in redirects.MOVED)}  # the first is empty, and no page links it
     return sorted(
         str(p.relative_to(folder)) for p in folder.rglob("*.html") if p.name not in skip and "_static" not in p.parts
     )

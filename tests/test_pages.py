@@ -202,11 +202,11 @@ def test_times_are_kept_beside_earlier_ones(tmp_path: Path) -> None:
     assert list(known["seconds"]) == ["05_b", "99_a", "99_solutions"]
     lines = record.table(path)
     assert lines[3] == "| [99_a](notebooks/99_a.ipynb) |  |  |  | 1 s |  |"  # without a plan
-    assert lines[2] == "| [05 Stable Diffusion 1](notebooks/05_b.ipynb) | 02 | medium | 3 h | 3 s | 0.5 GB |"
+    assert lines[2] == "| [05 Stable Diffusion 1](notebooks/05_b.ipynb) | 02, 03, 04 | medium | 3 h | 3 s | 0.5 GB |"
     assert "about 3 hours in all" in lines[-1]
-    assert "| understand Stable Diffusion | [05](notebooks/05_b.ipynb) | 9½ h |" in record.routes(path)
+    assert "| understand Stable Diffusion | [05](notebooks/05_b.ipynb) | 11½ h |" in record.routes(path)
     unmeasured = record.table(path, lessons=["05_b", "02_c"])
-    assert unmeasured[2] == "| [02 DDPM from scratch](notebooks/02_c.ipynb) |  | hard | 4 h | not measured yet |  |"
+    assert unmeasured[2] == "| [02 DDPM from scratch](notebooks/02_c.ipynb) |  | hard | 2½ h | not measured yet |  |"
     assert unmeasured[3] == lines[2] and len(unmeasured) == len(lines) + 1
     assert f"torch {known['measured_with']['torch']}" in record.stamp(path)
     assert record.stamp(tmp_path / "nothing.json") == "" and record.table(tmp_path / "nothing.json") == []

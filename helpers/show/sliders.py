@@ -85,8 +85,8 @@ def _tile(png: bytes, alt: str) -> widgets.HTML:
     """An image with a description, which `widgets.Image` has no field for; WebP keeps notebooks small."""
     style = "max-width: 100%; height: auto; border-radius: 4px"
     smaller = webp(png)
-    kind = "webp" if smaller else "png"
-    source = f"data:image/{kind};base64,{base64.b64encode(smaller or png).decode()}"
+    subtype = "webp" if smaller else "png"
+    source = f"data:image/{subtype};base64,{base64.b64encode(smaller or png).decode()}"
     return widgets.HTML(f'<img alt="{html.escape(alt)}" width="{page_width(png)}" style="{style}" src="{source}">')
 
 

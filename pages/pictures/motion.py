@@ -34,14 +34,14 @@ def trajectory(model: TinySD, steps: int = 20, guidance_scale: float = 7.0, seed
 
 def sheets(frames: Tensor, columns: int = COLUMNS) -> list[Image.Image]:
     """Frames (T, N, 3, H, W) as images of N tiles in rows of `columns`, enlarged."""
-    drawn = []
+    tiled = []
     for images in frames:
         pixels = to_uint8(images).numpy()
         rows = [np.concatenate(list(pixels[i : i + columns]), axis=2) for i in range(0, len(pixels), columns)]
         image = Image.fromarray(np.concatenate(rows, axis=1).transpose(1, 2, 0))
         size = (image.width * ENLARGED, image.height * ENLARGED)
-        drawn.append(image.resize(size, Image.Resampling.LANCZOS))
-    return drawn
+        tiled.append(image.resize(size, Image.Resampling.LANCZOS))
+    return tiled
 
 
 def animated(images: Sequence[Image.Image], most: int = MOST_BYTES) -> bytes:

@@ -110,7 +110,9 @@ def test_search_finds_classifier_free_guidance(browser: Any, site: str) -> None:
     page.locator("#search-results ul.search li a").first.wait_for(timeout=30_000)
     page.wait_for_timeout(500)
     hits = [link.get_attribute("href").partition("?")[0] for link in page.locator("#search-results li a").all()]
-    assert {"notebooks/02_ddpm_from_scratch.html", "pages/glossary.html"} <= {name.partition("#")[0] for name in hits}
+    assert {"notebooks/04_guidance_and_flow_matching.html", "pages/glossary.html"} <= {
+        name.partition("#")[0] for name in hits
+    }
     page.close()
 
 
