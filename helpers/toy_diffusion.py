@@ -63,16 +63,16 @@ def train(
     labels: Tensor | None = None,
     drop_prob: float = 0.1,
 ) -> Iterator[float]:
-    """Train a network, yielding the loss of every step.
+    """Train a network in place, yielding the loss of every step.
 
     Args:
-        network: trained in place.
+        network: new, or trained before.
         data: (N, 2) points.
         path: from data to noise.
         prediction_type: what the network predicts, one of `PREDICTION_TYPES`.
         steps: how many batches of 256.
         labels: (N,) of the points; None: the null label for all.
-        `drop_prob`: the probability with which a label is replaced by the null label.
+        drop_prob: the probability with which a label is replaced by the null label.
     """
     batch_size = 256
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,6 @@
 """Makes rendered pages light: every PNG that a page shows becomes a WebP, which all browsers of the last years read.
 
-Lossless where that is small (curves, diagrams), else with losses that nobody sees (walls of faces). What sliders show
+Lossless where that is small (curves, diagrams), else with losses that nobody sees (grids of faces). What sliders show
 goes to the end of a page: a reader sees its beginning before. Source maps, which serve the developers of the theme, are
 left out.
 """

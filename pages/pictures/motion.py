@@ -21,10 +21,10 @@ ENLARGED = 2
 
 
 def trajectory(model: TinySD, steps: int = 20, guidance_scale: float = 7.0, seed: int = 0) -> Tensor:
-    """Decode what the sampler holds after every step, for one row of images per two classes.
+    """Decode what the sampler holds after every step, for equally many images of each class with consecutive seeds.
 
     Returns:
-        (steps + 1, N, 3, H, W) in [-1, 1], from noise to the generated images; their seeds are unchosen.
+        (steps, N, 3, H, W) in [-1, 1]: from the state after the first step to the generated images.
     """
     labels = [name for name in model.class_names for _ in range(COLUMNS * 2 // len(model.class_names))]
     walk = model.sample_steps(labels, steps=steps, guidance_scale=guidance_scale, seed=seed)
