@@ -23,7 +23,7 @@ from helpers.course import repository_root
 from helpers.data import load_faces
 from helpers.data.faces import Faces
 from helpers.training.checkpoint import load_checkpoint, previous, save_checkpoint
-from helpers.weights import CHECKSUM_FILE, METADATA_CHECKSUM, pretrained, read_tensors, save_weights, weights_path
+from helpers.weights import METADATA_CHECKSUM, pretrained, read_tensors, save_weights
 
 Damage = Callable[[Path, random.Random], None]
 
@@ -66,7 +66,6 @@ def all_damaged(folder: Path, tries: int) -> list[Outcome]:
     """Damage every sort of file that the course writes and reads back."""
     return [
         _weights(folder, tries),
-        *_shipped(folder, tries),
         _published(folder, tries),
         _checkpoint(folder, tries),
         *_images(folder, tries),
@@ -81,17 +80,7 @@ def _same(first: dict, second: dict) -> bool:
 def _weights(folder: Path, tries: int) -> Outcome:
     path = folder / "mine.safetensors"
     save_weights(nn.Linear(20, 30), path, {"command": "python -m here", "model": '{"width": 20, "heads": 4}'})
-    return _read_back("weights", path, path, tries)
-
-
-def _shipped(folder: Path, tries: int) -> list[Outcome]:
-    for source in (weights_path("masks"), weights_path("masks").with_name(CHECKSUM_FILE)):
-        shutil.copy(source, folder)
-    path = folder / weights_path("masks").name
-    return [
-        _read_back("shipped weights", path, path, tries),
-        _read_back("the list of their checksums", path.with_name(CHECKSUM_FILE), path, tries),
-    ]
+    return _read_back(path, tries)
 
 
 def _published(folder: Path, tries: int) -> Outcome:
@@ -104,8 +93,8 @@ def _published(folder: Path, tries: int) -> Outcome:
     )
 
 
-def _read_back(what: str, spoilt: Path, path: Path, tries: int) -> Outcome:
-    """Read weights while they, or the list of their checksums, are damaged."""
+def _read_back(path: Path, tries: int) -> Outcome:
+    """Read weights while they are damaged."""
     tensors, metadata = read_tensors(path)
 
     def intact() -> bool:
@@ -120,7 +109,7 @@ def _read_back(what: str, spoilt: Path, path: Path, tries: int) -> Outcome:
         only_checksum = {(METADATA_CHECKSUM, metadata.get(METADATA_CHECKSUM))}
         return _same(new_tensors, tensors) and (new_metadata == metadata or (warned and lost_items <= only_checksum))
 
-    return damaged(what, spoilt, intact, tries, "nothing: refused, or the same with a warning")
+    return damaged("weights", path, intact, tries, "nothing: refused, or the same with a warning")
 
 
 def _checkpoint(folder: Path, tries: int) -> Outcome:

@@ -1,7 +1,6 @@
 """Trained weights: `shipped` is the format of our own files, `pretrained` reads checkpoints that others published."""
 
 from helpers.weights.shipped import (
-    CHECKSUM_FILE,
     METADATA_CHECKSUM,
     TRAINING_COMMANDS,
     checksum,
@@ -18,7 +17,6 @@ from helpers.weights.shipped import (
 )
 
 __all__ = [
-    "CHECKSUM_FILE",
     "METADATA_CHECKSUM",
     "TRAINING_COMMANDS",
     "checksum",

@@ -1,4 +1,4 @@
-"""Rewrites weights files of an older version of the course with today's names:
+"""Rewrites weights files of an older version of the course with today's names and a checksum of their metadata:
 
     python -m helpers.weights.migration FILE [FILE ...]
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from torch import Tensor
 
 from helpers.weights.names import current_config, current_name
-from helpers.weights.shipped import checksum, read_tensors, write_tensors
+from helpers.weights.shipped import METADATA_CHECKSUM, checksum, read_tensors, write_tensors
 
 
 def migrate(paths: Sequence[Path]) -> list[Path]:
     """Rewrite weights files with today's names; nothing is written before every file has been read.
 
     Returns:
-        the files that were rewritten; the others have today's names already.
+        the files that were rewritten; the others have today's names and checksums already.
 
     Raises:
         ValueError: for a damaged file, and where two tensors would get the same name.
@@ -38,7 +38,7 @@ def migrate(paths: Sequence[Path]) -> list[Path]:
     changed = []
     for path, (_, metadata) in files.items():
         current = {key: _current_text(key, text, checksums) for key, text in metadata.items()}
-        if current != metadata:
+        if current != metadata or METADATA_CHECKSUM not in metadata:
             write_tensors(path, renamed[path], current)
             changed.append(path)
     return changed
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     changed = migrate(parser.parse_args(arguments).files)
     for path in changed:
-        print(f"{path}: rewritten with today's names")
+        print(f"{path}: rewritten in today's form")
     return 0
 
 

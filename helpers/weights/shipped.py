@@ -24,8 +24,6 @@ from helpers.weights.names import current_config, current_tensors
 Config = TypeVar("Config")
 
 METADATA_CHECKSUM = "sha256_metadata"  # key of the checksum of all other metadata
-# A list in sha256sum's format, beside shipped weights whose metadata have no checksum of their own yet
-CHECKSUM_FILE = "SHA256SUMS"
 HELP = "restore it (git checkout) or train it again"  # for a damaged file
 MAX_LISTED = 8  # weights that an error message names
 
@@ -48,6 +46,10 @@ TRAINING_COMMANDS = {
     "--export 00_assets/weights/faces_autoencoder.safetensors",
     "distilled_autoencoder": "python -m helpers.autoencoders.distill --steps 7500 --schedule inverse-sqrt --ema 0.9995 "
     "--export 00_assets/weights/distilled_autoencoder.safetensors",
+    "animals_autoencoder": "python -m helpers.autoencoders.train --source animal-faces --patch 4 --latent-channels 8 "
+    "--perceptual 0.1 --perceptual-encoder distilled_autoencoder --adversarial 0.2 --critic-from 3000 "
+    "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision fp32 "
+    "--export 00_assets/weights/animals_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
     "--export 00_assets/weights/tiny_sd_pretrained.safetensors",
@@ -63,6 +65,8 @@ TRAINING_COMMANDS = {
     "--source animal-faces --size 128 "
     "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
     "tiny_sd_animals_own": "python -m helpers.tiny_sd.train --method own --source animal-faces "
+    "--autoencoder animals_autoencoder --widths 128 192 --dropout 0.1 --steps 10000 --learning-rate 0.001 "
+    "--schedule inverse-sqrt --ema 0.9999 "
     "--export 00_assets/weights/tiny_sd_animals_own.safetensors",
     "masks": "python -m helpers.vlm.train_masks --export 00_assets/weights/masks.safetensors",
     "paligemma": "python -m helpers.vlm.train --export 00_assets/weights/paligemma.safetensors",
@@ -282,28 +286,11 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, 
 
 def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     """Raise ValueError if metadata differ from their checksum, and warn if there is nothing to check them with."""
-    if METADATA_CHECKSUM in metadata:
-        intact: bool | None = metadata[METADATA_CHECKSUM] == _metadata_checksum(metadata)
-    else:
-        intact = _matches_checksum_file(path)
-    if intact is None:
+    if METADATA_CHECKSUM not in metadata:
         warnings.warn(
             f"{path} was written by an older version of the course, without a checksum of its metadata: they "
-            "are taken as they are",
+            f"are taken as they are (python -m helpers.weights.migration {path} writes one)",
             stacklevel=2,
         )
-    elif not intact:
+    elif metadata[METADATA_CHECKSUM] != _metadata_checksum(metadata):
         raise ValueError(f"{path} is damaged, {HELP}: its metadata do not have the checksum that they promise")
-
-
-def _matches_checksum_file(path: Path) -> bool | None:
-    """Compare a file with SHA256SUMS beside it: True or False; None if it is not listed there."""
-    try:
-        lines = (path.parent / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        if name == path.name:
-            return digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    return None
