@@ -1,17 +1,17 @@
-"""The autoencoders: the zoo's table, the published architectures, the distilled one, the quantised one and its prior.
+"""The autoencoders: the zoo, published architectures, those that saw photographs, the quantised one and its prior.
 
 python -m benchmarks check autoencoders    # recomputes what ships, reads what was measured
 python -m benchmarks autoencoders          # every variant three times, then the quantiser beside a library's
 """
 
-from benchmarks.autoencoders import distilled, vq, zoo
+from benchmarks.autoencoders import distilled, photographs, vq, zoo
 from benchmarks.measure import Comparison
 from benchmarks.report import Row
 
 
 def check() -> list[Row]:
     """Recompute the claims about autoencoders."""
-    return [*zoo.check(), *distilled.check(), *vq.check()]
+    return [*zoo.check(), *distilled.check(), *photographs.check(), *vq.check()]
 
 
 def comparisons() -> list[Comparison]:

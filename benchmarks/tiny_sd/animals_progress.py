@@ -1,6 +1,7 @@
 """What a long training generated on its way: the grids that the trainer wrote to its folder, small enough to ship.
 
     python -m benchmarks.tiny_sd.animals_progress RUN_FOLDER STEP [STEP ...]
+    python -m benchmarks.tiny_sd.animals_progress RUN_FOLDER STEP [STEP ...] --name animals_own_training  # Method 3
 
 The grids of these steps (`samples-001000.png` and so on, see `--sample-every`) become
 `00_assets/image/animals_training/1000.webp` and so on. The trainer starts every grid from the same noise, so image i is
@@ -17,7 +18,7 @@ from PIL import Image
 from helpers.course import repository_root
 from helpers.files import atomic_write
 
-FOLDER = "00_assets/image/animals_training"
+IMAGES = "00_assets/image"
 ENLARGED = 2  # the trainer draws every pixel this often in each direction
 QUALITY = 85
 MOST_BYTES = 60_000
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command_line.add_argument("run", type=Path, help="the folder of the run")
     command_line.add_argument("steps", type=int, nargs="+", help="whose grids ship")
+    command_line.add_argument("--name", default="animals_training", help=f"folder in {IMAGES} (%(default)s)")
     return command_line
 
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no grid of samples: {', '.join(missing)}; train with --sample-every", file=sys.stderr)
         return 2
     for step, grid in grids.items():
-        path = repository_root() / FOLDER / f"{step}.webp"
+        path = repository_root() / IMAGES / options.name / f"{step}.webp"
         ship_grid(grid, path)
         print(path)
     return 0

@@ -55,7 +55,7 @@ class Sampling(NamedTuple):
         }
 
 
-CANDIDATES = tuple(Sampling(scale) for scale in (1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
+CANDIDATES = tuple(Sampling(scale) for scale in (1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0))
 
 
 class Photographs(NamedTuple):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 AnyAutoencoder = TypeVar("AnyAutoencoder", bound=Autoencoder)
-KL_WEIGHT = 1e-3  # of the KL in nats, beside the error summed over the values of an image
+KL_WEIGHT = 1e-3  # default weight of the KL in nats, beside the error summed over the values of an image
 
 
 def tiny_config(latent_channels: int = 4, patch: int = 1, width: int | None = None) -> KLConfig:
@@ -63,20 +63,41 @@ def tiny_config(latent_channels: int = 4, patch: int = 1, width: int | None = No
 
 
 class Reconstruction(nn.Module):
-    """An autoencoder with its loss: the module that is trained."""
+    """An autoencoder with its loss: the module that is trained.
 
-    def __init__(self, autoencoder: KLAutoencoder, loss: ReconstructionLoss):
+    Args:
+        kl_weight: of the KL in nats, beside the error summed over the values of an image.
+        equivariance: weight of the error of a half-size image decoded from half-size latents. It smooths the latents,
+            which makes them easier to diffuse (Kouzelis et al. 2025, EQ-VAE; Skorokhodov et al. 2025).
+    """
+
+    def __init__(
+        self,
+        autoencoder: KLAutoencoder,
+        loss: ReconstructionLoss,
+        kl_weight: float = KL_WEIGHT,
+        equivariance: float = 0.0,
+    ):
         super().__init__()
         self.autoencoder = autoencoder
         self.loss = loss
+        self.kl_weight = kl_weight
+        self.equivariance = equivariance
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) reconstruction loss and weighted KL, per value."""
+        """(B, 3, H, W) in [-1, 1], noise (B, C, h, w) -> (B,) all terms of the loss, per value of an image."""
         posterior = self.autoencoder.encode(images)
         z = posterior.mean + (0.5 * posterior.logvar).exp() * noise
         reconstruction = self.autoencoder.decode(z)
         error = self.loss(images, reconstruction, self.autoencoder.decoder.head.weight)
-        return error + KL_WEIGHT * posterior.kl() / images[0].numel()
+        if self.equivariance:
+            error = error + self.equivariance * self._half_size_error(images, z)
+        return error + self.kl_weight * posterior.kl() / images[0].numel()
+
+    def _half_size_error(self, images: Tensor, z: Tensor) -> Tensor:
+        """(B,) mean absolute error of half-size latents, decoded, beside half-size images."""
+        reconstruction = self.autoencoder.decode(F.avg_pool2d(z, 2))
+        return (reconstruction - F.avg_pool2d(images, 2)).abs().flatten(1).mean(1)
 
 
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
@@ -88,9 +109,10 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Reconstruction(KLAutoencoder(config), reconstruction_loss(options)).to(
-            memory_format=torch.channels_last
-        )
+        autoencoder = KLAutoencoder(config)
+        loss = reconstruction_loss(options)
+        model = Reconstruction(autoencoder, loss, options.kl, options.equivariance)
+        model = model.to(memory_format=torch.channels_last)
     side = options.size // config.downsampling_factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
@@ -196,6 +218,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=int, help="channels of the first resolution; None: 64 with patches, else 16")
     parser.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
+    parser.add_argument("--kl", type=float, default=KL_WEIGHT, metavar="WEIGHT", help="weight of the KL divergence")
+    parser.add_argument(
+        "--equivariance",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the error of half-size images decoded from half-size latents: smooth latents are easier to "
+        "diffuse; 0.25 is usual",
+    )
     add_loss_arguments(parser, pixel_loss="l1")
 
 

@@ -23,14 +23,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_generated_pixel_becomes_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert animals_progress.main([str(run), "50"]) == 0
     path = Path(capsys.readouterr().out.strip())
-    assert path == run.parent / animals_progress.FOLDER / "50.webp"
+    assert path == run.parent / animals_progress.IMAGES / "animals_training/50.webp"
     assert Image.open(path).size == (60, 24)
+
+
+def test_another_training_has_a_folder_of_its_own(run: Path) -> None:
+    assert animals_progress.main([str(run), "50", "--name", "other"]) == 0
+    assert (run.parent / animals_progress.IMAGES / "other/50.webp").is_file()
 
 
 def test_a_missing_grid_is_named_and_nothing_is_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert animals_progress.main([str(run), "50", "100"]) == 2
     assert "samples-000100.png" in capsys.readouterr().err
-    assert not (run.parent / animals_progress.FOLDER).exists()
+    assert not (run.parent / animals_progress.IMAGES).exists()
 
 
 def test_a_large_file_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
