@@ -16,6 +16,7 @@ from sphinx.cmd.build import build_main
 from pages import launch, redirects, vendor
 from pages.execute import NOTEBOOKS, notebooks, write
 from pages.fill import up_to_date
+from pages.folding import fold_imports
 from pages.lighter import lighten
 from pages.live import package as live
 from pages.record import ROOT
@@ -27,6 +28,7 @@ HTML = HERE / "_build" / "html"
 UNFINISHED = HERE / "_build" / "html.part"  # until it is whole, the pages of before can be read
 PARSED = HERE / "_build" / "parsed"  # what Sphinx keeps of every source: no part of the site
 IMAGES = ROOT / "00_assets" / "image"
+SOLUTIONS = "notebooks/solutions/index"
 TEXTS = (
     "try_it.md",
     "javascript.md",
@@ -69,7 +71,8 @@ PARTS = {
 def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | None = None) -> list[Path]:
     """Lay the sources out for Sphinx as they lie in the repository, so that their links to one another hold.
 
-    Each notebook comes twice: as a page, with a line to launch it, and without outputs, to download.
+    Each notebook comes twice: as a page, with a line to launch it and its imports folded, and without outputs, to
+    download.
 
     Args:
         folder: of the notebooks.
@@ -87,7 +90,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         copy = executed and executed / path.relative_to(folder)
         notebook = nbformat.read(copy if copy and copy.is_file() else path, as_version=4)
         download = Path(*[".."] * (len(place.parts) - 1), "downloads", path.name)
-        write(launch.launchable(notebook, place, download, where), source / place)
+        write(fold_imports(launch.launchable(notebook, place, download, where)), source / place)
         write(launch.without_outputs(notebook), source / "downloads" / path.name)
     if IMAGES.is_dir():
         shutil.copytree(IMAGES, source / "00_assets" / "image")
@@ -113,7 +116,8 @@ def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:
         for name, part in PARTS.items()
     ]
     if solutions:
-        blocks.append(_toctree("Solutions", [f"notebooks/solutions/{p.stem}" for p in solutions]))
+        _write_index_of_solutions(solutions, source)
+        blocks.append(_toctree("Solutions", [f"Solutions <{SOLUTIONS}>"]))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -155,8 +159,21 @@ def _part(name: str, part: Part, lessons: Sequence[Path], source: Path) -> str:
         return ""
     there = (source / "00_assets" / "image" / part.image).is_file()
     figure = f"![{part.alt}](00_assets/image/{part.image})\n\n" if there else ""
-    links = "\n".join(f"- [{_title(path)}](notebooks/{path.name})" for path in lessons)
-    return f"### {name}\n\n{figure}{links}\n\n{_toctree(name, [f'notebooks/{path.stem}' for path in lessons])}"
+    links = "\n".join(f"- {path.stem[:2]} [{_title(path)}](notebooks/{path.name})" for path in lessons)
+    return f"### {name}\n\n{figure}{links}\n\n{_toctree(name, [_entry(path) for path in lessons])}"
+
+
+def _write_index_of_solutions(solutions: Sequence[Path], source: Path) -> None:
+    """A page that lists the solutions: their entries in the sidebar stand under its own, folded."""
+    lines = [f"- {path.stem[:2]} [{_title(path)}]({path.name})" for path in solutions]
+    entries = _toctree("", [f"{path.stem[:2]} {_title(path)} <{path.stem}>" for path in solutions])
+    text = "\n\n".join(["# Solutions", "Try each exercise before you look.", "\n".join(lines), entries])
+    (source / f"{SOLUTIONS}.md").write_text(text + "\n")
+
+
+def _entry(path: Path) -> str:
+    """A notebook's entry in the sidebar, with its number."""
+    return f"{path.stem[:2]} {_title(path)} <notebooks/{path.stem}>"
 
 
 def _title(path: Path) -> str:
@@ -166,7 +183,8 @@ def _title(path: Path) -> str:
 
 
 def _toctree(caption: str, names: Sequence[str]) -> str:
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```"])
+    options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
+    return "\n".join(["```{toctree}", *options, "", *names, "```"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

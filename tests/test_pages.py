@@ -119,13 +119,25 @@ def test_notebooks_come_in_reading_order_with_solutions_last(tmp_path: Path) -> 
 
 
 def test_the_map_lists_what_exists_by_part(tmp_path: Path) -> None:
-    for name in ("01_data", "09_tiny", "11_tiny", "solutions/01_data"):
+    for name in ("01_data", "09_tiny", "11_tiny", "solutions/01_solutions"):
         _notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     build.gather(tmp_path / "notebooks", tmp_path / "src")
     index = (tmp_path / "src" / "index.md").read_text()
     assert index.index("### Data") < index.index("### Tiny Stable Diffusion") < index.index(":caption: Solutions")
-    assert "[A small notebook](notebooks/09_tiny.ipynb)" in index and "### Autoencoders" not in index
-    assert (tmp_path / "src" / "notebooks" / "solutions" / "01_data.ipynb").is_file()
+    assert "- 09 [A small notebook](notebooks/09_tiny.ipynb)" in index and "### Autoencoders" not in index
+    assert (tmp_path / "src" / "notebooks" / "solutions" / "01_solutions.ipynb").is_file()
+
+
+def test_the_sidebar_numbers_the_notebooks_and_folds_the_solutions_away(tmp_path: Path) -> None:
+    for name in ("01_data", "09_tiny", "solutions/01_solutions", "solutions/09_solutions"):
+        _notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    build.gather(tmp_path / "notebooks", tmp_path / "src")
+    index = (tmp_path / "src" / "index.md").read_text().splitlines()
+    assert "01 A small notebook <notebooks/01_data>" in index
+    assert [line for line in index if "solutions/" in line] == ["Solutions <notebooks/solutions/index>"]
+    folded = (tmp_path / "src" / "notebooks" / "solutions" / "index.md").read_text().splitlines()
+    assert folded[0] == "# Solutions" and "01 A small notebook <01_solutions>" in folded
+    assert "- 09 [A small notebook](09_solutions.ipynb)" in folded
 
 
 def test_a_course_without_notebooks_still_has_a_map(tmp_path: Path) -> None:

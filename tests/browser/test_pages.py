@@ -19,9 +19,21 @@ from pages.reference import ROOMS
 
 BOOKS = {f"notebooks/{path.relative_to(NOTEBOOKS).with_suffix('.html')}": path for path in notebooks()}
 REFERENCE = [f"pages/reference/{name}.html" for name in ("index", *ROOMS)]
-PAGES = ["index.html", *BOOKS, *(f"pages/{name.replace('.md', '.html')}" for name in TEXTS), *REFERENCE, "search.html"]
+PAGES = [
+    "index.html",
+    *BOOKS,
+    "notebooks/solutions/index.html",
+    *(f"pages/{name.replace('.md', '.html')}" for name in TEXTS),
+    *REFERENCE,
+    "search.html",
+]
 PHONE = {"width": 390, "height": 844}
 SCREEN = {"width": 1280, "height": 900}
+CUT_CODE = """
+() => [...document.querySelectorAll("main .cell_input pre")]
+  .filter((code) => code.scrollWidth > code.clientWidth)
+  .map((code) => code.textContent.split("\\n").reduce((a, b) => (b.length > a.length ? b : a)))
+"""  # the longest line of each code cell that scrolls sideways
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +84,32 @@ def test_every_page_is_clean_and_described(opened: tuple[str, Any, Any]) -> None
     assert page.locator(".math mjx-container").count() == written, "a formula was not drawn"
     for image in page.locator("main img").all():
         assert image.get_attribute("alt"), f"no description: {image.get_attribute('src')[:80]}"
+
+
+def test_code_is_shown_whole_on_a_small_laptop(opened: tuple[str, Any, Any]) -> None:
+    path, page, _ = opened
+    page.evaluate("() => document.querySelectorAll('details.hide').forEach((folded) => { folded.open = true; })")
+    cut = page.evaluate(CUT_CODE)
+    assert not cut, f"{path}: {len(cut)} code cells scroll sideways at {SCREEN['width']} pixels, such as {cut[0]}"
+
+
+def test_the_sidebar_numbers_the_notebooks_and_folds_the_solutions_away(browser: Any, site: str) -> None:
+    page = browser.new_page(viewport=SCREEN)
+    page.goto(f"{site}/notebooks/02_ddpm_from_scratch.html", wait_until="load")
+    shown = [link.inner_text().strip() for link in page.locator(".bd-sidebar-primary nav a:visible").all()]
+    assert "02 DDPM from scratch" in shown and "Solutions" in shown
+    assert not [name for name in shown if "Solutions:" in name]
+    page.locator(".bd-sidebar-primary li:has(> a:text-is('Solutions')) > details > summary").click()
+    assert page.get_by_role("link", name="02 Solutions: DDPM from scratch").is_visible()
+    page.close()
+
+
+def test_code_that_is_cut_is_noticed(browser: Any) -> None:
+    page = browser.new_page(viewport=SCREEN)
+    cells = "".join(f"<div class='cell_input'><pre>{'x' * length}</pre></div>" for length in (400, 8))
+    page.set_content(f"<style>pre {{ overflow: auto }}</style><main>{cells}</main>")
+    assert page.evaluate(CUT_CODE) == ["x" * 400]
+    page.close()
 
 
 def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, Any]) -> None:
