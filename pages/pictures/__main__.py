@@ -1,7 +1,7 @@
 """Makes the images of the landing page's parts: `python -m pages.pictures`.
 
 One image for each part of the course, the map and the diagrams of the notebooks, written to 00_assets/image; generated
-or synthetic, never a photograph.
+or synthetic, never a photograph but Chelsea (CC0).
 """
 
 from textwrap import fill
@@ -24,6 +24,7 @@ from helpers.vlm.pipeline import PaliGemma
 from pages.build import IMAGES, PARTS
 from pages.pictures import (
     autoencoders,
+    chelsea,
     course_map,
     diffusion,
     latent_diffusion,
@@ -145,6 +146,16 @@ def latent_diffusion_diagrams() -> None:
         save_diagram(latent_diffusion.draw(method, images), IMAGES / f"diagram_latent_diffusion_{method}.png")
 
 
+def chelsea_as_networks_see_her() -> None:
+    """A real cat for the openings of notebooks 05, 06, 07 and 14."""
+    sd1 = KLAutoencoder.from_weights("autoencoder")
+    sd3 = StableDiffusion3.from_weights().autoencoder
+    save_png(chelsea.latent_channels(sd1), IMAGES / "chelsea_latent.png")
+    save_png(chelsea.reconstructions({"4 channels": sd1, "16 channels": sd3}), IMAGES / "chelsea_channels.png")
+    save_png(chelsea.autoencoder_and_prior(TinySD.from_weights("tiny_sd_animals")), IMAGES / "chelsea_prior.png")
+    save_png(chelsea.patches(), IMAGES / "chelsea_patches.png")
+
+
 def unet_of_method_1() -> None:
     """The network of Method 1, for notebook 09."""
     save_diagram(tiny_unet.draw(TinySD.from_weights("tiny_sd_pixels")), IMAGES / "diagram_tiny_unet.png")
@@ -176,6 +187,7 @@ if __name__ == "__main__":
         diffusion_diagrams,
         autoencoder_diagrams,
         latent_diffusion_diagrams,
+        chelsea_as_networks_see_her,
         unet_of_method_1,
         precision_and_recall,
         vision_language_diagrams,
