@@ -96,8 +96,10 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         shutil.copytree(IMAGES, source / "00_assets" / "image")
     for name in ("index.md", *(f"pages/{text}" for text in TEXTS)):
         text = up_to_date(ROOT / name if "/" in name else HERE / name)
-        text = text.replace("<!-- contents -->", contents(paths, source))
-        text = text.replace("<!-- live -->", live.try_it())
+        if "<!-- contents -->" in text:
+            text = text.replace("<!-- contents -->", contents(paths, source))
+        if "<!-- live -->" in text:
+            text = text.replace("<!-- live -->", live.try_it())
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
     (source / "pages" / "live").mkdir(exist_ok=True)

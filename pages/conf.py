@@ -28,6 +28,7 @@ default_role = "code"  # docstrings write code between single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_use_type_comments = False  # the code has annotations, and looking for comments parses every function
 napoleon_use_rtype = False
 
 nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
