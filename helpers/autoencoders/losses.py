@@ -126,7 +126,13 @@ def add_loss_arguments(parser: argparse.ArgumentParser, pixel_loss: str) -> None
         help="compare features of this autoencoder's encoder: a name, file, folder or hub repository",
     )
     add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="weight of the patch discriminator's loss")
-    add("--critic-from", type=int, default=0, metavar="STEP", help="start the discriminator after this many steps")
+    add(
+        "--discriminator-start",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="start the discriminator after this many steps",
+    )
 
 
 def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
@@ -139,4 +145,6 @@ def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
     if encoder and not options.perceptual:
         raise SystemExit("--perceptual-encoder needs --perceptual, the weight of the distance")
     distance = encoder_distance(load_autoencoder(encoder)) if encoder else None
-    return ReconstructionLoss(options.error, options.perceptual, options.adversarial, options.critic_from, distance)
+    return ReconstructionLoss(
+        options.error, options.perceptual, options.adversarial, options.discriminator_start, distance
+    )

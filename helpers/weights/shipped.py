@@ -47,8 +47,8 @@ TRAINING_COMMANDS = {
     "distilled_autoencoder": "python -m helpers.autoencoders.distill --steps 7500 --schedule inverse-sqrt --ema 0.9995 "
     "--export 00_assets/weights/distilled_autoencoder.safetensors",
     "animals_autoencoder": "python -m helpers.autoencoders.train --source animal-faces --patch 4 --latent-channels 8 "
-    "--perceptual 0.1 --perceptual-encoder distilled_autoencoder --adversarial 0.2 --critic-from 3000 "
-    "--steps 6000 --batch-size 16 --learning-rate 0.003 --precision fp32 "
+    "--kl 0.1 --equivariance 0.25 --perceptual 0.1 --perceptual-encoder distilled_autoencoder "
+    "--adversarial 0.2 --discriminator-start 2000 --steps 4000 --batch-size 16 --learning-rate 0.003 --precision fp32 "
     "--export 00_assets/weights/animals_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "

@@ -34,7 +34,7 @@ def run(folder, *more):
 
 def test_trains_resumes_and_records_its_command(tmp_path):
     """Interrupted and resumed, with a discriminator, it gives the numbers of an uninterrupted run."""
-    discriminator = ["--adversarial", "0.5", "--critic-from", "1", "--perceptual", "0.1"]
+    discriminator = ["--adversarial", "0.5", "--discriminator-start", "1", "--perceptual", "0.1"]
     assert run(tmp_path / "whole", "--steps", "4", *discriminator) == 0
     from helpers.training import run as training
 
