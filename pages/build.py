@@ -89,8 +89,10 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         place = Path("notebooks") / path.relative_to(folder)
         copy = executed and executed / path.relative_to(folder)
         notebook = nbformat.read(copy if copy and copy.is_file() else path, as_version=4)
+        base = "../" * (len(place.parts) - 1) + "live/"
         download = Path(*[".."] * (len(place.parts) - 1), "downloads", path.name)
-        write(fold_imports(launch.launchable(notebook, place, download, where)), source / place)
+        shown = fold_imports(launch.launchable(notebook, place, download, where))
+        write(_with_figures(shown, base), source / place)
         write(launch.without_outputs(notebook), source / "downloads" / path.name)
     if IMAGES.is_dir():
         shutil.copytree(IMAGES, source / "00_assets" / "image")
@@ -100,6 +102,7 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
             text = text.replace("<!-- contents -->", contents(paths, source))
         if "<!-- live -->" in text:
             text = text.replace("<!-- live -->", live.try_it())
+        text = live.with_figures(text, "../" * name.count("/") + "live/")
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
     (source / "pages" / "live").mkdir(exist_ok=True)
@@ -107,6 +110,13 @@ def gather(folder: Path = NOTEBOOKS, source: Path = SOURCE, executed: Path | Non
         shutil.copy(path, source / "pages" / "live" / path.name)
     write_reference(source / "pages" / "reference")
     return paths
+
+
+def _with_figures(notebook: nbformat.NotebookNode, base: str) -> nbformat.NotebookNode:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = live.with_figures(cell.source, base)
+    return notebook
 
 
 def contents(paths: Sequence[Path], source: Path = SOURCE) -> str:

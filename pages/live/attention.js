@@ -1,4 +1,4 @@
-// How attention lays its matrices out for `matmul`, and the softmax between its two products.
+// How attention lays its matrices out for `matmul`, and which keys it may not see.
 
 // `count` rows of a range of channels, scaled, as matmul's A.
 function copyRows({ map, from }, firstRow, count, offset, D, target, depth, scale) {
@@ -30,19 +30,9 @@ function packRows({ map, from }, firstRow, count, offset, D, target, columns, de
   }
 }
 
-// Rows of scores to weights that sum to 1, in place; the padding, and with `causal` the later keys, get 0.
-function softmax(scores, rows, columns, stride, causal) {
+// Scores of the padding, and with `causal` of the later keys, become so small that softmax makes them 0.
+function mask(scores, rows, columns, stride, causal) {
   for (let i = 0; i < rows; i++) {
-    const start = i * stride;
-    const end = start + (causal ? i + 1 : columns);
-    let largest = -Infinity;
-    for (let j = start; j < end; j++) if (scores[j] > largest) largest = scores[j];
-    let total = 0;
-    for (let j = start; j < end; j++) {
-      scores[j] = Math.exp(scores[j] - largest); // subtracting the largest changes nothing and cannot overflow
-      total += scores[j];
-    }
-    for (let j = start; j < end; j++) scores[j] /= total;
-    scores.fill(0, end, start + stride);
+    scores.fill(-1e30, i * stride + (causal ? i + 1 : columns), (i + 1) * stride);
   }
 }

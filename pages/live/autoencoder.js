@@ -2,7 +2,11 @@
 
 // Norm, SiLU, convolution, twice, added to the input; with a time embedding added in between where there is one.
 // Stable Diffusion's U-Net and its autoencoder share this block; the epsilon of their norms differs.
-function resnetBlock(network, x, name, { groups, epsilon, time = null }) {
+function resnetBlock(network, x, name, options) {
+  return network.keep(() => residual(network, x, name, options));
+}
+
+function residual(network, x, name, { groups, epsilon, time = null }) {
   let h = network.groupNorm(x, `${name}.norm_1`, { groups, epsilon, activate: true });
   h = network.conv3x3(h, `${name}.conv_1`);
   if (time) network.addToPositions(h, network.linear(time, `${name}.time`));

@@ -13,6 +13,26 @@ const FAULTS = {
       },
     }),
 
+  // Classes never dropped in training: the vector of "any class" still holds the random numbers that it began with, so
+  // guidance extrapolates from a prediction that means nothing.
+  dropout: (pipeline) =>
+    broken(pipeline, {
+      unet: broken(pipeline.unet, {
+        forward(...request) {
+          const table = pipeline.unet.vector("classes.weight");
+          const untrained = table.slice();
+          const width = pipeline.config.condition_width;
+          untrained.set(standardNormal(0, width), table.length - width); // the last row stands for "any class"
+          pipeline.unet.vectors.set("classes.weight", untrained);
+          try {
+            return pipeline.unet.forward(...request);
+          } finally {
+            pipeline.unet.vectors.set("classes.weight", table);
+          }
+        },
+      }),
+    }),
+
   // t in [0, 1] given to a network that expects 0 to 1000: it takes every state for a nearly clean image.
   time: (pipeline) =>
     broken(pipeline, {

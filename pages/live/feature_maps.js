@@ -8,13 +8,14 @@ const MEGABYTE = 2 ** 20;
 const roundUp = (count, multiple) => Math.ceil(count / multiple) * multiple;
 
 // WebAssembly sees one block of memory, so everything lies in it. Weights are laid down from its end as layers use them
-// for the first time, and stay. Feature maps are laid down from its beginning, and `release` frees all of them at once
-// after each evaluation: nothing is ever allocated or collected inside the loop.
+// for the first time, and stay. Feature maps are laid down from its beginning, one after another; `keep` frees those that
+// a block needed on the way, and `release` all of them after each evaluation. So the maps of one block lie where those of
+// the block before lay, in memory that is still in the processor's cache, and no garbage is left to be collected.
 class FeatureMaps {
   constructor(bytes, method) {
-    const { numbers, matmul } = createMatmul(bytes, method);
+    const { numbers, kernels } = createKernels(bytes, method);
     this.numbers = numbers;
-    this.matmul = matmul;
+    this.kernels = kernels; // the functions of matmul.js and elementwise.js on `numbers`
     this.bottom = 16; // where the next feature map goes
     this.top = numbers.length & ~15; // where the weights begin
   }
@@ -36,6 +37,16 @@ class FeatureMaps {
 
   release() {
     this.bottom = 16;
+  }
+
+  // The feature map that `compute` returns; all others that it laid down are freed.
+  keep(compute) {
+    const { bottom } = this;
+    const result = compute();
+    this.bottom = bottom;
+    const kept = this.map(result.batch, result.height, result.width, result.channels);
+    kept.data.set(result.data); // also where both overlap
+    return kept;
   }
 
   // A feature map with arbitrary content; `matmul` works on four rows at a time, so there is room for a multiple of it.
@@ -75,11 +86,25 @@ class FeatureMaps {
 
   concatenate(x, y) {
     const z = this.like(x, x.channels + y.channels);
-    for (let row = 0; row < x.rows; row++) {
-      z.data.set(x.data.subarray(row * x.channels, (row + 1) * x.channels), row * z.channels);
-      z.data.set(y.data.subarray(row * y.channels, (row + 1) * y.channels), row * z.channels + x.channels);
+    let target = z.data.byteOffset;
+    for (const { data, rows, channels } of [x, y]) {
+      this.kernels.copyRows(data.byteOffset, 4 * channels, target, 4 * z.channels, rows, 4 * channels);
+      target += 4 * channels;
     }
     return z;
+  }
+
+  // A border of zeros, one position wide.
+  pad(x) {
+    const y = this.map(x.batch, x.height + 2, x.width + 2, x.channels);
+    y.data.fill(0);
+    const length = x.width * x.channels;
+    for (let line = 0; line < x.batch * x.height; line++) {
+      const image = Math.floor(line / x.height);
+      const to = ((line + 2 * image + 1) * y.width + 1) * x.channels;
+      y.data.set(x.data.subarray(line * length, (line + 1) * length), to);
+    }
+    return y;
   }
 
   // Twice the height and width, every position four times (nearest-neighbour interpolation).

@@ -21,7 +21,11 @@ function convertPrediction(type, prediction, x, alpha, sigma) {
   return { x0: prediction, eps: linearCombination([1 / divisor, x], [-alpha / divisor, prediction]) };
 }
 
-const clip = (values) => values.map((value) => Math.min(1, Math.max(-1, value)));
+function clip(values) {
+  const clipped = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) clipped[i] = Math.min(1, Math.max(-1, values[i]));
+  return clipped;
+}
 
 // The denoiser that a sampler calls.
 //

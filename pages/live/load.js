@@ -27,7 +27,7 @@ async function fetchWeights(url, size, onProgress) {
 }
 
 // The content of the string in a script of weights, byte by byte: see `as_script` in package.py. It becomes shorter, so
-// it is written over the script itself.
+// it is written over the script itself: what follows its end in the buffer is nothing that the content refers to.
 function unescapeBytes(script) {
   const quote = 0x22;
   const backslash = 0x5c;
@@ -41,7 +41,7 @@ function unescapeBytes(script) {
     }
     script[length++] = byte;
   }
-  return script.buffer.slice(0, length);
+  return script.buffer;
 }
 
 // A page from a file:// may not fetch, but it may run scripts. With this encoding every byte becomes one character,

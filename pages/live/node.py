@@ -54,7 +54,7 @@ class Engine:
 
         Args:
             name: in MODELS.
-            method: of matrix products, a result of `bestMatmul`; "": the best there is.
+            method: of computing, a result of `bestMethod`; "": the best there is.
         """
         variable = f"globalThis.pipeline_{name}_{method}"
         if (name, method) not in self.loaded:

@@ -65,7 +65,8 @@ class Network extends FeatureMaps {
     if (layer.depth !== x.channels) throw new RangeError(`${name} takes ${layer.depth} channels, got ${x.channels}`);
     const y = this.like(x, layer.columns);
     const rows = roundUp(x.rows, ROWS);
-    this.matmul(x.data.byteOffset, layer.panels, layer.bias, y.data.byteOffset, rows, layer.columns, layer.depth);
+    const { matmul } = this.kernels;
+    matmul(x.data.byteOffset, layer.panels, layer.bias, y.data.byteOffset, rows, layer.columns, layer.depth);
     return layer.outputs === layer.columns ? y : this.channelRange(y, 0, layer.outputs);
   }
 
@@ -78,11 +79,11 @@ class Network extends FeatureMaps {
       throw new RangeError(`${name} takes ${layer.depth} / 9 channels: ${channels}`);
     }
     const y = this.map(batch, x.height / stride, x.width / stride, layer.columns);
-    const bottom = this.bottom;
+    const { bottom } = this;
     const gathered = this.allocate(roundUp(y.rows, ROWS) * layer.depth);
-    this.gatherNeighbours(x, y, stride, gathered.byteOffset / 4);
+    this.gatherNeighbours(this.pad(x), y, stride, gathered.byteOffset);
     const rows = roundUp(y.rows, ROWS);
-    this.matmul(
+    this.kernels.matmul(
       gathered.byteOffset, layer.panels, layer.bias, y.data.byteOffset,
       rows, layer.columns, layer.depth,
     );
@@ -90,31 +91,17 @@ class Network extends FeatureMaps {
     return layer.outputs === layer.columns ? y : this.channelRange(y, 0, layer.outputs);
   }
 
-  // The three neighbours of one line lie next to one another in memory, so they are copied together; what lies outside
-  // of the image is zero.
+  // In the padded map x, three neighbours of one line lie next to one another. So for each line of the output and each
+  // of its three lines of neighbours, one call copies all of them.
   gatherNeighbours(x, y, stride, target) {
-    const { numbers } = this;
-    const { height, width, channels } = x;
-    const source = x.data.byteOffset / 4;
-    for (let image = 0; image < x.batch; image++) {
-      for (let row = 0; row < y.height; row++) {
-        for (let column = 0; column < y.width; column++) {
-          const left = column * stride - 1;
-          const first = Math.max(left, 0);
-          const last = Math.min(left + 3, width);
-          for (let line = row * stride - 1; line < row * stride + 2; line++, target += 3 * channels) {
-            if (line < 0 || line >= height) {
-              numbers.fill(0, target, target + 3 * channels);
-              continue;
-            }
-            const from = source + ((image * height + line) * width + first) * channels;
-            const inside = (last - first) * channels;
-            const to = target + (first - left) * channels;
-            if (first > left) numbers.fill(0, target, to);
-            numbers.copyWithin(to, from, from + inside); // several times as fast as a loop
-            if (last < left + 3) numbers.fill(0, to + inside, target + 3 * channels);
-          }
-        }
+    const bytes = 4 * x.channels;
+    for (let line = 0; line < y.batch * y.height; line++) {
+      const image = Math.floor(line / y.height);
+      for (let dy = 0; dy < 3; dy++) {
+        const row = image * x.height + (line % y.height) * stride + dy;
+        const source = x.data.byteOffset + row * x.width * bytes;
+        const to = target + (9 * line * y.width + 3 * dy) * bytes;
+        this.kernels.copyRows(source, stride * bytes, to, 9 * bytes, y.width, 3 * bytes);
       }
     }
   }
@@ -150,18 +137,20 @@ class Network extends FeatureMaps {
     const y = this.like(x);
     const { channels } = x;
     const positions = x.height * x.width;
-    const factors = new Float64Array(channels);
-    const offsets = new Float64Array(channels);
+    const { bottom } = this;
+    const factors = this.allocate(channels);
+    const offsets = this.allocate(channels);
+    const scale = activate ? this.kernels.scaleSilu : this.kernels.scale;
     for (let image = 0; image < x.batch; image++) {
       const start = image * positions * channels;
       const end = start + positions * channels;
       this.groupStatistics(x, start, end, groups, epsilon, factors, offsets);
       this.applyGain(name, factors, offsets, scaleShift && scaleShift.data.subarray(2 * image * channels));
-      for (let at = start; at < end; at += channels) {
-        for (let i = 0; i < channels; i++) y.data[at + i] = x.data[at + i] * factors[i] + offsets[i];
-      }
+      const [from, to] = [x, y].map(({ data }) => data.byteOffset + 4 * start);
+      scale(from, to, factors.byteOffset, offsets.byteOffset, positions, channels);
     }
-    return activate ? this.activate(y, silu) : y;
+    this.bottom = bottom; // factors and offsets are needed no more
+    return y;
   }
 
   // factor and offset of every channel such that x * factor + offset is normalised.
@@ -215,7 +204,8 @@ class Network extends FeatureMaps {
   // causal: a token attends to itself and those before it. onWeights(image, head, weights, stride): is shown the map.
   attend(q, k, v, { width, heads, causal = false, onWeights = null }) {
     const result = this.like(q.map, width);
-    const bottom = this.bottom;
+    const { bottom } = this;
+    const { matmul, softmax } = this.kernels;
     const D = width / heads; // of one head
     const N = q.map.rows / q.map.batch; // queries
     const M = k.map.rows / k.map.batch; // keys
@@ -233,13 +223,14 @@ class Network extends FeatureMaps {
         copyRows(q, image * N, N, head * D, D, Q, depth, 1 / Math.sqrt(D));
         packTransposed(k, image * M, M, head * D, D, K, keys, depth);
         packRows(v, image * M, M, head * D, D, V, depth, keys);
-        this.matmul(
+        matmul(
           Q.byteOffset, K.byteOffset, noBias.byteOffset, weights.byteOffset,
           queries, keys, depth,
         );
-        softmax(weights, N, M, keys, causal);
+        if (causal || M < keys) mask(weights, N, M, keys, causal);
+        softmax(weights.byteOffset, N, keys);
         if (onWeights) onWeights(image, head, weights, keys);
-        this.matmul(
+        matmul(
           weights.byteOffset, V.byteOffset, noBias.byteOffset, mixed.byteOffset,
           queries, depth, keys,
         );
@@ -265,12 +256,9 @@ class Network extends FeatureMaps {
 
   // --- element by element ------------------------------------------------------------------------------------------
 
-  // These change x and return it.
+  // These change x and return it. `activation`: "silu", "gelu" or "quickGelu".
   activate(x, activation) {
-    const { data } = x;
-    // silu is written out: it runs a million times an image, and a call through a variable is not inlined
-    if (activation === silu) for (let i = 0; i < data.length; i++) data[i] /= 1 + Math.exp(-data[i]);
-    else for (let i = 0; i < data.length; i++) data[i] = activation(data[i]);
+    this.kernels[activation](x.data.byteOffset, x.data.length);
     return x;
   }
 

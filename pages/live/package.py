@@ -6,6 +6,8 @@ the weights are scripts that assign a string.
 """
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ HERE = Path(__file__).resolve().parent
 ENGINE = (
     "safetensors.js",
     "random.js",
-    "matmul.js",
     "schedules.js",
     "samplers.js",
     "guidance.js",
     "tokenizers.js",
     "activations.js",
+    "assembler.js",
+    "matmul.js",
+    "elementwise.js",
     "attention.js",
     "feature_maps.js",
     "operations.js",
@@ -38,6 +42,7 @@ ENGINE = (
     "faults.js",
 )
 PAGE = ("load.js", "canvas.js", "caption.js", "try_it.js")
+FIGURE = re.compile(r"^<!-- live: (?P<model>\w+): (?P<show>[\w ]+) -->$", re.MULTILINE)
 WEIGHTS = "weights"  # the folder of the weights, beside the scripts
 
 
@@ -49,14 +54,55 @@ def engine_source() -> str:
 def page_script(manifest: dict[str, Any]) -> str:
     """The script of a page with a live model: the manifest, the engine as a string, and the user interface."""
     worker = engine_source() + (HERE / "worker.js").read_text(encoding="utf-8")
-    constants = f"const MANIFEST = {json.dumps(manifest)};\nconst WORKER_SOURCE = {json.dumps(worker)};"
+    controls = _page_file("try_it.html").partition('<p id="live-missing"')[0]
+    values = {"MANIFEST": manifest, "WORKER_SOURCE": worker, "CONTROLS": controls}
+    constants = "\n".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
     sources = [(HERE / name).read_text(encoding="utf-8") for name in PAGE]
     return "\n".join(["(() => {", '"use strict";', constants, *sources, "})();", ""])
 
 
 def try_it() -> str:
     """The controls and views of the page "Try it", as a block of HTML in Markdown."""
-    return "\n".join(["```{raw} html", (HERE / "try_it.html").read_text(encoding="utf-8").strip(), "```"])
+    return _as_block(_page_file("try_it.html"))
+
+
+def with_figures(text: str, base: str) -> str:
+    """A page's Markdown with each line `<!-- live: MODEL: CONTROL CONTROL ... -->` replaced by a live figure.
+
+    Elsewhere, as in JupyterLab, such a comment is invisible. Nothing is loaded before the reader presses the figure's
+    button. MODEL is a name in MODELS, and the figure shows only the named controls of "Try it".
+
+    Args:
+        text: of a page or of a notebook's cell.
+        base: the folder that `write` filled, as seen from the page, such as "../live/".
+
+    Raises:
+        ValueError: for a model or a control that there is not.
+    """
+    return FIGURE.sub(lambda match: _figure(match["model"], match["show"], base), text)
+
+
+def _figure(name: str, show: str, base: str) -> str:
+    if name not in shipped_models():
+        raise ValueError(f"no live model {name!r}: there are {', '.join(shipped_models())}")
+    if unknown := set(show.split()) - set(re.findall(r'data-control="(\w+)"', _page_file("try_it.html"))):
+        raise ValueError(f"'Try it' has no control {', '.join(sorted(unknown))}")
+    model = shipped_models()[name]
+    parts = weights_of_parts(model)
+    megabytes = math.ceil(sum(len(read_part(weights, part)) for part, weights in parts.items()) / 1e6)
+    values = {"model": name, "show": show, "base": base, "title": model.title, "megabytes": str(megabytes)}
+    figure = _page_file("figure.html")
+    for key, value in values.items():
+        figure = figure.replace(f"{{{key}}}", value)
+    return _as_block(figure)
+
+
+def _as_block(html: str) -> str:
+    return "\n".join(["```{raw} html", html.strip(), "```"])
+
+
+def _page_file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def as_script(name: str, data: bytes) -> bytes:

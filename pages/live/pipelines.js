@@ -11,7 +11,7 @@
 class TinyStableDiffusion {
   // files: {unet, autoencoder} from readSafetensors; options: of the networks.
   constructor(files, { vocabulary }, options) {
-    const { config, size, class_names, codec } = JSON.parse(files.unet.metadata.model);
+    const { config, size, class_names, codec, latent_rgb_factors } = JSON.parse(files.unet.metadata.model);
     this.config = config;
     this.size = size;
     this.classNames = class_names;
@@ -19,6 +19,7 @@ class TinyStableDiffusion {
     this.path = new FlowPath();
     this.tokenizer = config.vocab_size ? new WordTokenizer(vocabulary, config.caption_length) : null;
     this.codec = codec; // "pixels", or {mean, std} of the latents' channels
+    this.rgbFactors = latent_rgb_factors; // of latents only: a preview
     if (files.autoencoder) {
       this.decoder = new Decoder(files.autoencoder, JSON.parse(files.autoencoder.metadata.model), options);
     }
@@ -50,8 +51,9 @@ class TinyStableDiffusion {
     return latentsToRGB(x, this.shape, [[0.4, 0, 0], [0, 0.4, 0], [0, 0, 0.4]]);
   }
 
+  // The decoder takes as long as one or two evaluations of the network: too long for every step.
   preview(x0) {
-    return this.decode(x0);
+    return this.decoder ? latentsToRGB(x0, this.shape, this.rgbFactors) : this.decode(x0);
   }
 }
 

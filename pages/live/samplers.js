@@ -7,10 +7,8 @@
 // a x + b y + ..., of arrays of equal length: linearCombination([a, x], [b, y], ...).
 function linearCombination(...terms) {
   const result = new Float32Array(terms[0][1].length);
-  for (let i = 0; i < result.length; i++) {
-    let sum = 0;
-    for (const [factor, values] of terms) sum += factor * values[i];
-    result[i] = sum;
+  for (const [factor, values] of terms) {
+    for (let i = 0; i < result.length; i++) result[i] += factor * values[i];
   }
   return result;
 }

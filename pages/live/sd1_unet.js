@@ -47,8 +47,8 @@ class SD1UNet extends Network {
   }
 
   embedTime(timestep, batch, width) {
-    const hidden = this.activate(this.linear(timestepEmbedding(this, timestep, batch, width), "time.0"), silu);
-    return this.activate(this.linear(hidden, "time.2"), silu);
+    const hidden = this.activate(this.linear(timestepEmbedding(this, timestep, batch, width), "time.0"), "silu");
+    return this.activate(this.linear(hidden, "time.2"), "silu");
   }
 
   block(x, name, i, time, context) {
@@ -59,6 +59,10 @@ class SD1UNet extends Network {
 
   // A transformer block over the positions, between two projections.
   spatialTransformer(x, name, context) {
+    return this.keep(() => this.transformerBlock(x, name, context));
+  }
+
+  transformerBlock(x, name, context) {
     const { groups, heads } = this.config;
     const block = `${name}.block`;
     const normalised = this.groupNorm(x, `${name}.norm`, { groups, epsilon: 1e-6 }); // 1e-5 in the residual blocks
@@ -77,13 +81,11 @@ class SD1UNet extends Network {
   gatedMLP(x, name) {
     const both = this.linear(x, `${name}.proj`);
     const width = both.channels / 2;
-    const gated = this.like(both, width);
+    const gate = this.activate(this.channelRange(both, width, width), "gelu");
     for (let row = 0; row < both.rows; row++) {
       const start = row * both.channels;
-      for (let i = 0; i < width; i++) {
-        gated.data[row * width + i] = both.data[start + i] * gelu(both.data[start + width + i]);
-      }
+      for (let i = 0; i < width; i++) gate.data[row * width + i] *= both.data[start + i];
     }
-    return this.linear(gated, `${name}.out`);
+    return this.linear(gate, `${name}.out`);
   }
 }

@@ -15,7 +15,7 @@ class TextTower extends Network {
       const normalised = this.layerNorm(x, `${name}.norm_1`);
       this.add(x, this.attention(normalised, normalised, `${name}.attention`, { heads, causal: true }));
       const hidden = this.linear(this.layerNorm(x, `${name}.norm_2`), `${name}.mlp.0`);
-      this.add(x, this.linear(this.activate(hidden, quickGelu), `${name}.mlp.2`));
+      this.add(x, this.linear(this.activate(hidden, "quickGelu"), `${name}.mlp.2`));
     }
     const states = this.layerNorm(x, "text.norm").data.slice();
     this.release();

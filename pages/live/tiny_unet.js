@@ -20,7 +20,7 @@ class TinyUNet extends Network {
     const mixed = this.attend(q, k, v, { width, heads: 4 });
     this.add(x, this.linear(mixed, "text.layer.self_attn.out_proj"));
     const hidden = this.linear(this.layerNorm(x, "text.layer.norm2"), "text.layer.linear1");
-    this.add(x, this.linear(this.activate(hidden, gelu), "text.layer.linear2"));
+    this.add(x, this.linear(this.activate(hidden, "gelu"), "text.layer.linear2"));
     const embeddings = this.layerNorm(x, "text.norm").data.slice();
     this.release();
     return embeddings;
@@ -74,7 +74,7 @@ class TinyUNet extends Network {
     const { channels, patch, detail_patch } = this.config;
     h = this.pixelShuffle(this.linear(h, "head"), patch / detail_patch);
     const noisy = this.fromImage(image, { channels, patch: detail_patch, copies: h.batch });
-    h = this.activate(this.conv3x3(this.concatenate(noisy, h), "detail.0"), silu);
+    h = this.activate(this.conv3x3(this.concatenate(noisy, h), "detail.0"), "silu");
     return this.pixelShuffle(this.conv3x3(h, "detail.2"), detail_patch);
   }
 
@@ -82,7 +82,7 @@ class TinyUNet extends Network {
   embedCondition(t, labels) {
     const { widths, classes } = this.config;
     const sinusoids = timestepEmbedding(this, Math.fround(1000 * Math.fround(t)), labels.length, widths[0]);
-    const hidden = this.activate(this.linear(sinusoids, "time.layers.0"), silu);
+    const hidden = this.activate(this.linear(sinusoids, "time.layers.0"), "silu");
     const condition = this.linear(hidden, "time.layers.2");
     const table = this.vector("classes.weight");
     const width = condition.channels;
@@ -90,14 +90,15 @@ class TinyUNet extends Network {
       const row = label === -1 ? classes : label; // the last row stands for "any class"
       for (let i = 0; i < width; i++) condition.data[image * width + i] += table[row * width + i];
     });
-    return this.activate(condition, silu);
+    return this.activate(condition, "silu");
   }
 
   // A residual block, and a transformer block where the resolution has attention.
   block(x, name, i, condition, context) {
-    const h = this.residualBlock(x, `${name}.residual.${i}`, condition);
+    const h = this.keep(() => this.residualBlock(x, `${name}.residual.${i}`, condition));
     const transformer = `${name}.transformer.${i}`;
-    return this.has(`${transformer}.norm_1.weight`) ? this.transformerBlock(h, transformer, context) : h;
+    if (!this.has(`${transformer}.norm_1.weight`)) return h;
+    return this.keep(() => this.transformerBlock(h, transformer, context));
   }
 
   // Norm, SiLU, convolution, twice; the second norm is scaled and shifted by the condition.
@@ -122,7 +123,7 @@ class TinyUNet extends Network {
     if (context) {
       this.add(y, this.attention(this.layerNorm(y, `${name}.norm_2`), context, `${name}.cross_attention`, { heads }));
     }
-    const hidden = this.activate(this.linear(this.layerNorm(y, `${name}.norm_3`), `${name}.mlp.0`), gelu);
+    const hidden = this.activate(this.linear(this.layerNorm(y, `${name}.norm_3`), `${name}.mlp.0`), "gelu");
     return this.add(y, this.linear(hidden, `${name}.mlp.2`));
   }
 }

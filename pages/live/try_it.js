@@ -7,14 +7,16 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // show the
 // Mistakes to try, of faults.js: what the reader chooses, what to look for, and which models have it.
 const MISTAKES = {
   swapped: ["Guidance: the two captions swapped", "guidance leads away from your caption. Compare scales 1, 2 and 4."],
+  dropout: ["Training: classes never dropped", "at scale 1 nothing; beyond, guidance burns colours instead of shaping the animal."],
   time: ["Time: 0 to 1 where the network expects 0 to 1000", "the network takes noise for a nearly clean image."],
   noise: ["Noise: uniform instead of normal", "its mean is 0.5, and colours of the whole image shift."],
   unclipped: ["Clipping: estimates may leave [-1, 1]", "glaring colours, once the guidance scale is raised to 6."],
   scaling: ["Latents: scaling not undone before decoding", "the right shapes in washed-out colours."],
   range: ["Range: [-1, 1] shown as [0, 1]", "whatever is darker than middle grey becomes black."],
 };
-// Only pixels are clipped, and only latents are scaled.
-const isPossible = (fault, { parts }) => fault !== (parts.autoencoder ? "unclipped" : "scaling");
+// Only pixels are clipped, only latents are scaled, and only a network of classes has a vector for "any class" alone.
+const isPossible = (fault, { parts, caption_length }) =>
+  fault !== (parts.autoencoder ? "unclipped" : "scaling") && !(fault === "dropout" && caption_length);
 
 // --- the controls --------------------------------------------------------------------------------------------------
 
@@ -334,7 +336,26 @@ function fail(message) {
 
 // --- start ---------------------------------------------------------------------------------------------------------
 
-if (typeof Worker === "undefined" || typeof Blob === "undefined") {
+// A live figure in another page: its button has been pressed. It gets the controls that it names, and generates at once.
+function openFigure(figure) {
+  const { model, show } = figure.dataset;
+  figure.innerHTML = CONTROLS;
+  const unused = [...figure.querySelectorAll("[data-control]")].filter(
+    ({ dataset }) => !show.split(" ").includes(dataset.control),
+  );
+  for (const control of unused) control.classList.add("live-unused");
+  document.getElementById("live").hidden = false;
+  fillControls();
+  element("model").value = model;
+  chooseModel();
+  element("generate").focus();
+  generate();
+}
+
+const figure = document.querySelector(".live-figure");
+if (figure) {
+  openFigure(figure);
+} else if (typeof Worker === "undefined" || typeof Blob === "undefined") {
   element("missing").textContent = "The model cannot run here: this browser has no Web Workers.";
 } else {
   element("missing").remove();

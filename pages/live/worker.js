@@ -24,7 +24,7 @@ self.onmessage = async ({ data }) => {
 function openModel({ model, pipeline, vocabulary, files }) {
   const read = Object.fromEntries(Object.entries(files).map(([part, buffer]) => [part, readSafetensors(buffer)]));
   loadedPipelines.set(model, new PIPELINES[pipeline](read, { vocabulary }));
-  self.postMessage({ type: "loaded", model, method: bestMatmul() });
+  self.postMessage({ type: "loaded", model, method: bestMethod() });
 }
 
 // A message "cancel" is read only when this function waits.

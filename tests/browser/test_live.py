@@ -26,8 +26,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     html = tmp_path_factory.mktemp("site")
     text = (ROOT / "pages" / "try_it.md").read_text(encoding="utf-8").replace("<!-- live -->", package.try_it())
     (source / "pages").mkdir()
-    (source / "index.md").write_text("# Course\n\n```{toctree}\npages/try_it\n```\n")
+    (source / "index.md").write_text("# Course\n\n```{toctree}\npages/try_it\npages/figure\npages/plain\n```\n")
     (source / "pages" / "try_it.md").write_text(text)
+    figure = package.with_figures("# Figure\n\n<!-- live: own: prompt steps scale seed -->\n", "../live/")
+    (source / "pages" / "figure.md").write_text(figure)
+    (source / "pages" / "plain.md").write_text(package.with_figures("# Plain\n\nNo figure.\n", "../live/"))
     assert build_main(["-q", "-b", "html", "-E", "-c", str(ROOT / "pages"), str(source), str(html)]) == 0
     package.write(html / "live")
     return html
@@ -151,6 +154,39 @@ def test_it_is_legible_on_a_dark_phone(opened: tuple[Any, Trouble]) -> None:
     page.wait_for_timeout(500)  # colours fade over
     assert not (texts := faint(page)), texts
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+LOADED = "performance.getEntriesByType('resource').map((entry) => entry.name).filter((name) => name.includes('/live/'))"
+
+
+@pytest.mark.parametrize("place", ["http", "file"])
+def test_a_live_figure_waits_for_the_keyboard_and_then_generates(browser: Any, site: Path, place: str) -> None:
+    with serve(site) as url:
+        page = browser.new_page(viewport=PHONE, color_scheme="dark")
+        trouble = watch(page)
+        start = url if place == "http" else site.as_uri()
+        page.goto(f"{start}/pages/figure.html", wait_until="networkidle")
+        assert page.evaluate(LOADED) == [] and not (texts := faint(page)), texts
+        page.locator(".live-figure > button").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.querySelector('#live-status')?.textContent.startsWith('Done')", timeout=WAIT)
+        shown = page.locator(".live [data-control]:visible").evaluate_all(
+            "all => all.map((one) => one.dataset.control)"
+        )
+        assert sorted(shown) == ["prompt", "scale", "seed", "steps"]
+        assert page.locator("#live-strip canvas").count() == 13  # twelve steps, and the image
+        page.wait_for_timeout(500)  # colours fade over
+        assert not (texts := faint(page)), texts
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert not trouble, trouble
+        page.close()
+
+
+def test_a_page_without_a_figure_loads_nothing_of_it(browser: Any, site: Path) -> None:
+    page = browser.new_page()
+    page.goto(f"{site.as_uri()}/pages/plain.html", wait_until="networkidle")
+    assert page.evaluate(LOADED) == [] and "try_it.js" not in page.content()
+    page.close()
 
 
 @pytest.mark.parametrize("script", ["delete self.Worker", "self.Worker = function () { throw new Error('refused') }"])

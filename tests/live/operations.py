@@ -12,6 +12,7 @@ from helpers.layers.attention import attention_with_map
 from helpers.layers.embeddings import timestep_embedding
 from pages.live.node import Engine
 
+METHODS = ("", "simd", "javascript")  # "": the fastest that there is
 Check = Callable[[Engine], None]
 START = "const n = new Network(readSafetensors(file), { megabytes: 8, method: method || undefined });"
 
@@ -46,10 +47,11 @@ def half_precision(engine: Engine) -> None:
 
 
 def activations(engine: Engine) -> None:
-    x = _random(4, 8, 2, 2, std=3.0)
-    _same(_run(engine, "n.activate(x, silu)", x), F.silu(x))
-    _same(_run(engine, "n.activate(x, gelu)", x), F.gelu(x), 1e-6)
-    _same(_run(engine, "n.activate(x, quickGelu)", x), x * torch.sigmoid(1.702 * x))
+    x = torch.cat([_random(4, 8, 2, 2, std=3.0), torch.linspace(-120, 120, 32).view(1, 8, 2, 2)])
+    for method in METHODS:
+        _same(_run(engine, "n.activate(x, 'silu')", x, method=method), F.silu(x), 1e-6)
+        _same(_run(engine, "n.activate(x, 'gelu')", x, method=method), F.gelu(x), 1e-6)
+        _same(_run(engine, "n.activate(x, 'quickGelu')", x, method=method), x * torch.sigmoid(1.702 * x), 1e-6)
 
 
 def linear(engine: Engine) -> None:
@@ -58,7 +60,7 @@ def linear(engine: Engine) -> None:
     for outputs in (3, 8, 20):
         weights = {"l.weight": _random(outputs, 12, seed=1), "l.bias": _random(outputs, seed=2)}
         expected = F.linear(x.permute(0, 2, 3, 1), weights["l.weight"], weights["l.bias"]).permute(0, 3, 1, 2)
-        for method in ("", "simd", "javascript"):
+        for method in METHODS:
             _same(_run(engine, "n.linear(x, 'l')", x, weights, method), expected)
 
 
@@ -68,7 +70,8 @@ def convolution(engine: Engine) -> None:
     weights = {"c.weight": _random(12, 8, 3, 3, seed=1), "c.bias": _random(12, seed=2)}
     for stride in (1, 2):
         expected = F.conv2d(x, weights["c.weight"], weights["c.bias"], stride=stride, padding=1)
-        _same(_run(engine, f"n.conv3x3(x, 'c', {stride})", x, weights), expected, 1e-4)
+        for method in METHODS:
+            _same(_run(engine, f"n.conv3x3(x, 'c', {stride})", x, weights, method), expected, 1e-4)
 
 
 def _norm_weights(channels: int) -> dict[str, Tensor]:
@@ -84,7 +87,8 @@ def group_norm(engine: Engine) -> None:
         options = f"{{ groups: 3, epsilon: {epsilon} }}"
         _same(_run(engine, f"n.groupNorm(x, 'g', {options})", x, weights), expected, 1e-4)
     expected = F.silu(F.group_norm(x, 3, weights["g.weight"], weights["g.bias"]))  # the default epsilon is 1e-5
-    _same(_run(engine, "n.groupNorm(x, 'g', { groups: 3, activate: true })", x, weights), expected, 1e-4)
+    for method in METHODS:
+        _same(_run(engine, "n.groupNorm(x, 'g', { groups: 3, activate: true })", x, weights, method), expected, 1e-4)
 
 
 def adaptive_group_norm(engine: Engine) -> None:
@@ -116,8 +120,29 @@ def attention(engine: Engine) -> None:
       const kv = n.fromRows(context, 2, 60);
       return n.attend({ map: x, from: 0 }, { map: kv, from: 0 }, { map: kv, from: 30 }, { width: 30, heads: 3 });
     })()"""
-    ours = _run(engine, code, x, context=context)
-    _same(ours, expected.transpose(1, 2).reshape(2, 1, 7, 30).permute(0, 3, 1, 2))
+    for method in METHODS:
+        ours = _run(engine, code, x, method=method, context=context)
+        _same(ours, expected.transpose(1, 2).reshape(2, 1, 7, 30).permute(0, 3, 1, 2))
+
+
+def softmax(engine: Engine) -> None:
+    """Scores so large and so far apart that exponentials overflow, and vanish; the padding gets nothing."""
+    scores = _random(6, 12, std=120.0) + torch.linspace(-300, 300, 6)[:, None]
+    scores[:, 10:] = -1e30
+    code = "(() => { n.kernels.softmax(x.data.byteOffset, 6, 12); return x; })()"
+    for method in METHODS:
+        ours = _run(engine, code, scores.T[None, :, None], method=method)
+        _same(ours[0, :, 0].T, scores.softmax(dim=1), 1e-6)
+
+
+def kept(engine: Engine) -> None:
+    """A map outlives the block that computed it, and the block's other maps give their memory back."""
+    x = _random(2, 8, 4, 4)
+    code = "n.keep(() => { const z = n.copy(x); const y = n.copy(z); z.data.fill(0); return y; })"
+    assert torch.equal(_run(engine, code, x), x)
+    again = f"(() => {{ const a = {code}; const before = n.bottom; n.bottom -= a.data.length; const b = {code}; "
+    again += "if (n.bottom !== before) throw new Error('memory was lost'); return b; })()"
+    assert torch.equal(_run(engine, again, x), x)
 
 
 def causal_attention(engine: Engine) -> None:
@@ -136,6 +161,7 @@ def shapes(engine: Engine) -> None:
     rows = y.permute(0, 2, 3, 1).contiguous()
     joined = "(() => { const y = n.like(x, 4); y.data.set(rows); return n.concatenate(x, y); })()"
     assert torch.equal(_run(engine, joined, x, rows=rows), torch.cat([x, y], dim=1))
+    assert torch.equal(_run(engine, "n.pad(x)", x), F.pad(x, (1, 1, 1, 1)))
     assert torch.equal(_run(engine, "n.channelRange(x, 3, 4)", x), x[:, 3:7])
     image = _random(3, 8, 8)
     unshuffled = _run(engine, "n.fromImage(image, { channels: 3, patch: 2, copies: 2 })", x, image=image)
@@ -197,7 +223,9 @@ CHECKS: dict[str, Check] = {
         adaptive_group_norm,
         layer_norm,
         attention,
+        softmax,
         causal_attention,
+        kept,
         shapes,
         timestep,
         predictions,

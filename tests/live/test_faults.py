@@ -44,3 +44,11 @@ def test_swapped_captions_lead_away(engine: Engine) -> None:
 def test_a_wrong_time_spoils_the_image(engine: Engine) -> None:
     for name in ("own", "sd1"):
         assert (_generate(engine, name, 2, "time") - _generate(engine, name, 2)).abs().mean() > 0.1
+
+
+def test_classes_that_were_never_dropped_spoil_guidance_alone(engine: Engine) -> None:
+    request = REQUEST | {"label": 0}
+    plain, strong = (engine.generate("animals", **request, scale=scale) for scale in (1, 7))
+    assert torch.equal(engine.generate("animals", **request, scale=1, fault="dropout"), plain)
+    assert engine.generate("animals", **request, scale=7, fault="dropout").std() > 1.2 * strong.std()
+    assert torch.equal(engine.generate("animals", **request, scale=7), strong), "the network is as it was"
