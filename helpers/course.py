@@ -84,11 +84,18 @@ def course_home() -> Path:
     """Return the folder for outputs and caches: COURSE_HOME, else ~/.cache/ddpm-to-stable-diffusion. Not created here.
 
     Outside the checkout, because that may be read-only.
+
+    Raises:
+        RuntimeError: for a user without a home directory, where COURSE_HOME does not name a folder that needs none.
     """
-    from_environment = os.environ.get("COURSE_HOME")
-    if from_environment:
-        return Path(from_environment).expanduser().absolute()
-    return Path.home() / ".cache" / "ddpm-to-stable-diffusion"
+    folder = Path(os.environ.get("COURSE_HOME") or "~/.cache/ddpm-to-stable-diffusion")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the folder {folder} for outputs and caches cannot be found, for this user has no home directory "
+            f"({error}): set the environment variable COURSE_HOME to a folder that can be written"
+        ) from error
 
 
 def repository_root() -> Path:

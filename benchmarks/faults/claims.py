@@ -1,6 +1,6 @@
 """Faults: trainings, files and caches when something goes wrong, tried anew each time.
 
-python -m benchmarks check faults    # minutes: kills, full disks, damaged files, hostile files, two processes
+python -m benchmarks check faults    # minutes: kills, full disks, damaged and hostile files, two processes, bad inputs
 python -m benchmarks faults          # the same, and writes the table
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.faults import files, hostile, processes, training
+from benchmarks.faults import files, hostile, inputs, processes, training
 from benchmarks.faults.training import Outcome
 from benchmarks.record import write_record
 from benchmarks.report import Row, as_table, at_most, claim
@@ -25,8 +25,9 @@ TRIES = 5
 
 
 def check() -> list[Row]:
-    """Try every fault, and compare two processes with one."""
-    return _rows(*_all())
+    """Try every fault, compare two processes with one, and run the tests of inputs from bug reports."""
+    reports = inputs.try_all(inputs.marked_files(repository_root() / "tests"))
+    return [*_rows(*_all()), *inputs.rows(reports)]
 
 
 def _all() -> tuple[list[Outcome], float]:

@@ -27,7 +27,7 @@ from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.faces import to_float, to_uint8
 from helpers.data.patterns import load_patterns
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import naming_option, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
@@ -157,7 +157,8 @@ def teacher_data(teacher: Autoencoder, options: argparse.Namespace, progress: bo
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
     device = accelerator.device
-    teacher = load_autoencoder(options.teacher).to(device).eval()
+    with naming_option("--teacher"):
+        teacher = load_autoencoder(options.teacher).to(device).eval()
     teacher.requires_grad_(False)
     config = student_config(teacher)
     if options.batch_size < 4 * accelerator.num_processes and options.source != "patterns":
@@ -225,7 +226,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="animal-faces",
         help=f"images to learn from, beside {PATTERNS:,} patterns; photographs also at {2 * SIZE} pixels",
     )
-    add("--limit", type=int, help="use this many training photographs at most")
+    add("--limit", type=positive_int, help="use this many training photographs at most")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from helpers.autoencoders.adversarial import PatchDiscriminator, adaptive_weight, hinge
 from helpers.autoencoders.load import load_autoencoder
 from helpers.autoencoders.perceptual import PerceptualDistance, encoder_distance, load_perceptual
+from helpers.training.arguments import naming_option, non_negative_float, non_negative_int
 
 PIXEL_LOSSES = ("l1", "mse")
 
@@ -114,7 +115,7 @@ def add_loss_arguments(parser: argparse.ArgumentParser, pixel_loss: str) -> None
     add("--error", choices=PIXEL_LOSSES, default=pixel_loss, help="pixel loss")
     add(
         "--perceptual",
-        type=float,
+        type=non_negative_float,
         default=0.0,
         metavar="WEIGHT",
         help="weight of the perceptual distance: --perceptual-encoder; else LPIPS where torch's cache has VGG16; else "
@@ -125,10 +126,16 @@ def add_loss_arguments(parser: argparse.ArgumentParser, pixel_loss: str) -> None
         metavar="AUTOENCODER",
         help="compare features of this autoencoder's encoder: a name, file, folder or hub repository",
     )
-    add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="weight of the patch discriminator's loss")
+    add(
+        "--adversarial",
+        type=non_negative_float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the patch discriminator's loss",
+    )
     add(
         "--discriminator-start",
-        type=int,
+        type=non_negative_int,
         default=0,
         metavar="STEP",
         help="start the discriminator after this many steps",
@@ -139,12 +146,13 @@ def reconstruction_loss(options: argparse.Namespace) -> ReconstructionLoss:
     """The loss that the options of `add_loss_arguments` describe.
 
     Raises:
-        SystemExit: for an encoder without a weight, which would do nothing; and what `load_autoencoder` raises.
+        SystemExit: for an encoder without a weight, which would do nothing, and for one that cannot be loaded.
     """
     encoder = options.perceptual_encoder
     if encoder and not options.perceptual:
         raise SystemExit("--perceptual-encoder needs --perceptual, the weight of the distance")
-    distance = encoder_distance(load_autoencoder(encoder)) if encoder else None
+    with naming_option("--perceptual-encoder"):
+        distance = encoder_distance(load_autoencoder(encoder)) if encoder else None
     return ReconstructionLoss(
         options.error, options.perceptual, options.adversarial, options.discriminator_start, distance
     )

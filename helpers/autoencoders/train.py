@@ -22,7 +22,7 @@ from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, 
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.patterns import load_patterns
-from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.arguments import add_face_arguments, non_negative_float, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
@@ -102,17 +102,19 @@ class Reconstruction(nn.Module):
 
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
-    load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
-    faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     config = tiny_config(options.latent_channels, options.patch, options.width)
     if options.size % config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
+    if config.width % config.groups:
+        raise SystemExit(f"--width must be a multiple of {config.groups}, got {options.width}")
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         autoencoder = KLAutoencoder(config)
         loss = reconstruction_loss(options)
         model = Reconstruction(autoencoder, loss, options.kl, options.equivariance)
         model = model.to(memory_format=torch.channels_last)
+    load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
+    faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     side = options.size // config.downsampling_factor
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
@@ -214,14 +216,23 @@ def parser() -> argparse.ArgumentParser:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_face_arguments(parser, more=["patterns"])
     parser.add_argument(
-        "--patch", type=int, default=1, help="pixels per side rearranged into channels first; 4 is three times as fast"
+        "--patch",
+        type=positive_int,
+        default=1,
+        help="pixels per side rearranged into channels first; 4 is three times as fast",
     )
-    parser.add_argument("--width", type=int, help="channels of the first resolution; None: 64 with patches, else 16")
-    parser.add_argument("--latent-channels", type=int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3")
-    parser.add_argument("--kl", type=float, default=KL_WEIGHT, metavar="WEIGHT", help="weight of the KL divergence")
+    parser.add_argument(
+        "--width", type=positive_int, help="channels of the first resolution; None: 64 with patches, else 16"
+    )
+    parser.add_argument(
+        "--latent-channels", type=positive_int, default=4, help="4 as in Stable Diffusion 1, 16 as in 3"
+    )
+    parser.add_argument(
+        "--kl", type=non_negative_float, default=KL_WEIGHT, metavar="WEIGHT", help="weight of the KL divergence"
+    )
     parser.add_argument(
         "--equivariance",
-        type=float,
+        type=non_negative_float,
         default=0.0,
         metavar="WEIGHT",
         help="weight of the error of half-size images decoded from half-size latents: smooth latents are easier to "

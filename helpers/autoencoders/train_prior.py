@@ -17,7 +17,7 @@ from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
-from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.arguments import add_face_arguments, naming_option, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
@@ -42,7 +42,8 @@ class PriorTraining(nn.Module):
 
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
-    autoencoder = VQAutoencoder.from_weights(options.autoencoder)
+    with naming_option("--autoencoder"):
+        autoencoder = VQAutoencoder.from_weights(options.autoencoder)
     if options.size % autoencoder.config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {autoencoder.config.downsampling_factor}, got {options.size}")
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)

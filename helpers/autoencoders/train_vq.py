@@ -20,7 +20,7 @@ from helpers.autoencoders.train import sample_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 from helpers.data import load_faces
 from helpers.data.animal_faces import weights_metadata
-from helpers.training.arguments import add_face_arguments, training_parser
+from helpers.training.arguments import add_face_arguments, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
@@ -55,10 +55,10 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     config = tiny_config(options.codes)
     if options.size % config.downsampling_factor:
         raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
-    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = Reconstruction(VQAutoencoder(config), reconstruction_loss(options))
+    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         images = process_share(accelerator, sample_batch(faces, options.batch_size, generator))
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_face_arguments(parser)
-    parser.add_argument("--codes", type=int, default=1024, help="codebook size")
+    parser.add_argument("--codes", type=positive_int, default=1024, help="codebook size")
     add_loss_arguments(parser, pixel_loss="mse")
 
 

@@ -18,7 +18,7 @@ import PIL
 from helpers.course import repository_root
 from helpers.data import fetch
 from helpers.data.cache import load_or_build
-from helpers.data.collection import Collection, Contents, ZipCollection, scan, split_prefix
+from helpers.data.collection import Collection, Contents, ZipCollection, scan, split_folder, split_prefix
 from helpers.data.faces import CLASS_NAMES, Faces, Skipped
 from helpers.data.images import DECODER_VERSION, BadImageError, Entry, decode_all, native_size
 
@@ -53,7 +53,7 @@ def load_animal_faces(split: str, size: int, *, root: str | Path | None, cache_d
         ValueError: if more than a tenth of a class cannot be used.
         FileNotFoundError, PermissionError, ValueError: as `find` and `scan`.
     """
-    collection = find(root, size)
+    collection = find(root, size, split)
     contents = scan(collection, split)
     recipe = {
         "source": "animal-faces",
@@ -132,35 +132,46 @@ class Place:
     needs_network: bool = False
 
 
-def find(root: str | Path | None, size: int) -> Collection:
+def find(root: str | Path | None, size: int, split: str) -> Collection:
     """Locate the collection: at `root` alone, or in the usual places in turn, local ones before any download.
+
+    A place that is damaged, or lacks the split or one of its classes, is passed over with a warning if a later local
+    one is good. It is never a reason to download: then its own error is raised.
 
     Where a folder holds several zips, the smallest images that are at least `size` pixels win, else the largest.
 
     Raises:
         FileNotFoundError: if there is none; says what was tried, why each failed and what to do.
-        ValueError: for a damaged zip.
+        ValueError, PermissionError: for a local copy that cannot be used, where there is no other.
     """
     if root is not None:
         try:
-            return collection_at(Path(root).expanduser(), size)
+            return collection_at(Path(os.path.expanduser(root)), size, split)
         except CollectionNotFoundError as reason:
             raise FileNotFoundError(f"no animal faces at {root}: {reason}. {HELP}") from None
     failures = []
+    damaged: list[ValueError | OSError] = []
     for place in _places():
+        if place.needs_network and damaged:
+            raise damaged[0]
         try:
-            return collection_at(place.locate(), size)
+            collection = collection_at(place.locate(), size, split)
+            scan(collection, split)
         except CollectionNotFoundError as reason:
             failures.append(f"{place.name}: {reason}")
-        except PermissionError:
-            raise
+            if place.name == "ANIMAL_FACES_DIR" and os.environ.get(place.name):
+                warnings.warn(f"no animal faces in {failures[-1]}; looking elsewhere", stacklevel=2)
         except Exception as error:
             if not place.needs_network:
-                raise
+                if not isinstance(error, ValueError | OSError):
+                    raise
+                damaged.append(error)
             # The two libraries raise what their servers, their login and their HTTP client raise.
             failures.append(f"{place.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        if place.name == "ANIMAL_FACES_DIR" and os.environ.get(place.name):
-            warnings.warn(f"no animal faces in {failures[-1]}; looking elsewhere", stacklevel=2)
+        else:
+            for error in damaged:
+                warnings.warn(f"passed over: {error}. The copy in {collection.path} is used instead", stacklevel=2)
+            return collection
     numbered = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, 1))
     raise FileNotFoundError(f"animal faces were not found. Tried:{numbered}\n{HELP}")
 
@@ -198,29 +209,48 @@ def _from_environment() -> Path:
     path = os.environ.get("ANIMAL_FACES_DIR")
     if not path:
         raise CollectionNotFoundError("not set")
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
-def collection_at(path: Path, size: int) -> Collection:
+def collection_at(path: Path, size: int, split: str | None = None) -> Collection:
     """Open the collection in a folder, in a zip, or in the best of a folder's zips.
+
+    Of several zips, those that have the split come first; those that are damaged are passed over with a warning.
 
     Raises:
         CollectionNotFoundError: if there is none.
-        ValueError: for a damaged zip.
+        ValueError, OSError: for a damaged or unreadable zip, where there is no good one.
     """
     if not path.exists():
         raise CollectionNotFoundError(f"{path} does not exist")
     collection = Collection(path) if path.is_dir() else ZipCollection(path)
     if split_prefix(collection) is not None:
         return collection
-    names = [name for name in collection.files if "/" not in name and name.lower().endswith(".zip")]
-    zips = [ZipCollection(path / name) for name in names]
-    candidates = [candidate for candidate in zips if split_prefix(candidate) is not None]
-    if not candidates:
+    names = [name for name in collection.files if name.lower().endswith(".zip")]
+    if names and isinstance(collection, ZipCollection):
         raise CollectionNotFoundError(
-            f"{path} holds neither train/cat, train/dog, train/wild (or afhq/train/...) nor such a zip"
+            f"{path} holds {names[0]}, a zip inside a zip: unpack the outer one, and point to what comes out of it"
         )
-    return min(candidates, key=lambda candidate: _preference(candidate, size))
+    candidates = []
+    reasons = []
+    damaged = []
+    for name in names:
+        try:
+            candidates.append(collection_at(path / name, size))
+        except CollectionNotFoundError as reason:
+            reasons.append(str(reason))
+        except (ValueError, OSError) as error:
+            damaged.append(error)
+    if candidates:
+        for error in damaged:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+        with_split = [each for each in candidates if split is None or split_folder(each, split) is not None]
+        return min(with_split or candidates, key=lambda candidate: _preference(candidate, size))
+    if damaged:
+        raise damaged[0]
+    nested = [reason for reason in reasons if "zip inside a zip" in reason]
+    neither = f"{path} holds neither train/cat, train/dog, train/wild (or afhq/train/...) nor such a zip"
+    raise CollectionNotFoundError(nested[0] if nested else neither)
 
 
 def _preference(collection: Collection, size: int) -> tuple[bool, int]:

@@ -2,6 +2,8 @@
 
 Layout: `PREFIX/train/cat/*.jpg`, PREFIX being anything (`afhq` at Kaggle) or nothing; splits train and val (or test, as
 AFHQ v2 calls it). Hidden files and what macOS and Windows leave behind are passed over.
+
+Files come with the classes in rotation, cat, dog, wild, cat, ...: any slice of them is mixed.
 """
 
 import hashlib
@@ -24,9 +26,9 @@ LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 class Contents(NamedTuple):
     """The files of one split."""
 
-    entries: list[Entry]  # should be images; by class, then by name
+    entries: list[Entry]  # should be images; the classes in rotation, each by name
     skipped: list[Skipped]  # lie where no image belongs
-    digest: str  # SHA-256 of every entry's name and length
+    digest: str  # SHA-256 of every entry's name, length and stamp
 
 
 class Collection:
@@ -35,6 +37,7 @@ class Collection:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, int] = {}  # path inside, with /, to length in bytes
+        self.stamps: dict[str, str] = {}  # path inside to what changes with the content
         self.folders: set[str] = set()  # also the empty ones
         self._list()
 
@@ -60,9 +63,12 @@ class Collection:
                     self._list_folder(Path(item.path), f"{path}/", depth - 1)
             else:
                 try:
-                    self.files[path] = item.stat().st_size
+                    status = item.stat()
                 except OSError:  # a link to nowhere: reading it will say so
                     self.files[path] = 0
+                    continue
+                self.files[path] = status.st_size
+                self.stamps[path] = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # the second cannot be set back
 
     def read(self, entry: Entry) -> bytes:
         """Return the bytes of a file. Raises BadImageError, or OSError."""
@@ -73,9 +79,13 @@ class Collection:
 
 
 class ZipCollection(Collection):
-    """The files of a zip, read in place: nothing is unpacked. Names that lead out of it are refused."""
+    """The files of a zip, read in place: nothing is unpacked. Names that lead out of it are refused.
+
+    Names are taken as every tool writes them: with backslashes, with `./` in front, with doubled slashes.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.members: dict[str, zipfile.ZipInfo] = {}  # by their path inside, with /
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, EOFError) as error:
@@ -83,31 +93,32 @@ class ZipCollection(Collection):
         super().__init__(path)
 
     def _list(self) -> None:
-        if outside := [name for name in self.zip.NameToInfo if name.startswith("/") or ".." in name.split("/")]:
+        names = {info.filename: info.filename.replace("\\", "/") for info in self.zip.infolist()}
+        if outside := [name for name, path in names.items() if _leads_out(path)]:
             raise ValueError(
                 f"{self.path} is refused: it holds names that lead out of it, such as {outside[0]!r}, "
                 "which no honest zip does; get it anew from where it was published"
             )
-        for name, info in sorted(self.zip.NameToInfo.items()):  # of two of one name, the last: as unpacking does
-            if any(map(_is_litter, name.split("/"))):
+        for info in self.zip.infolist():  # of two of one name, the last: as unpacking does
+            parts = [part for part in names[info.filename].split("/") if part not in ("", ".")]
+            if not parts or any(map(_is_litter, parts)):
                 continue
-            parts = name.split("/")  # a folder's name ends with /, so its last part is empty
-            self.folders |= {"/".join(parts[:level]) for level in range(1, len(parts))}
-            if not info.is_dir():
-                self.files[name] = info.file_size
+            is_folder = names[info.filename].endswith("/")
+            levels = len(parts) if is_folder else len(parts) - 1
+            self.folders |= {"/".join(parts[:level]) for level in range(1, levels + 1)}
+            if not is_folder:
+                self.members["/".join(parts)] = info
+        for path, info in sorted(self.members.items()):
+            self.files[path] = info.file_size
+            self.stamps[path] = f"{info.CRC:08x}"
 
     def read(self, entry: Entry) -> bytes:
         if entry.bytes > MAX_BYTES:  # a zip never yields more than it states, so a bomb stops here
             raise BadImageError(f"{entry.bytes / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} MiB allowed")
         try:
-            return self.zip.read(entry.path)
+            return self.zip.read(self.members[entry.path])
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise BadImageError(f"damaged, encrypted or packed in an unknown way inside the zip ({error})") from None
-
-
-def open_collection(path: Path) -> Collection:
-    """Open a folder or a zip file as a collection. Raises ValueError for a damaged zip."""
-    return Collection(path) if path.is_dir() else ZipCollection(path)
 
 
 def split_prefix(collection: Collection) -> str | None:
@@ -117,6 +128,17 @@ def split_prefix(collection: Collection) -> str | None:
     return min(parents, key=lambda parent: (parent.count("/") + bool(parent), parent), default=None)
 
 
+def split_folder(collection: Collection, split: str) -> str | None:
+    """Return the folder of a split; None if there is none."""
+    return next((top for top in _split_folders(collection, split) if top in collection.folders), None)
+
+
+def _split_folders(collection: Collection, split: str) -> list[str]:
+    """What the folder of a split may be called."""
+    prefix = split_prefix(collection)
+    return [f"{prefix}/{name}" if prefix else name for name in SPLIT_FOLDERS[split]]
+
+
 def scan(collection: Collection, split: str) -> Contents:
     """List the files of one split.
 
@@ -124,13 +146,11 @@ def scan(collection: Collection, split: str) -> Contents:
         ValueError: if the split or one of the classes is missing or empty, or a class folder has an unknown name.
         PermissionError: if a folder cannot be read.
     """
-    prefix = split_prefix(collection)
     folders = collection.folders
-    tops = [f"{prefix}/{name}" if prefix else name for name in SPLIT_FOLDERS[split]]
-    tops_there = [top for top in tops if top in folders]
-    if not tops_there:
+    top = split_folder(collection, split)
+    if top is None:
+        tops = _split_folders(collection, split)
         raise ValueError(f"{collection.path} has no {split} images: there is no folder {' or '.join(tops)}")
-    top = tops_there[0]
     classes = {folder.removeprefix(f"{top}/") for folder in folders if folder.rpartition("/")[0] == top}
     if unknown := sorted(classes - set(CLASS_NAMES)):
         raise ValueError(
@@ -153,14 +173,20 @@ def scan(collection: Collection, split: str) -> Contents:
         if not entries[name]:
             state = "is empty" if name in classes else "is missing"
             raise ValueError(f"the class {name} {state} in {collection.path}: there should be images in {top}/{name}/")
-    ordered = list(itertools.chain.from_iterable(entries.values()))  # in the order of CLASS_NAMES
-    return Contents(ordered, skipped, _digest(ordered))
+    turns = itertools.zip_longest(*entries.values())  # in the order of CLASS_NAMES
+    ordered = [entry for entry in itertools.chain.from_iterable(turns) if entry is not None]
+    return Contents(ordered, skipped, _digest(ordered, collection.stamps))
 
 
-def _digest(entries: list[Entry]) -> str:
-    """SHA-256 of every entry's path and length."""
-    listing = "\n".join(f"{entry.path}\t{entry.bytes}" for entry in entries)
+def _digest(entries: list[Entry], stamps: dict[str, str]) -> str:
+    """SHA-256 of every entry's path, length and stamp."""
+    listing = "\n".join(f"{entry.path}\t{entry.bytes}\t{stamps.get(entry.path)}" for entry in entries)
     return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path inside an archive is absolute, names a drive, or climbs."""
+    return path.startswith("/") or path[1:3] == ":/" or ".." in path.split("/")
 
 
 def _is_litter(name: str) -> bool:

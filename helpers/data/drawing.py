@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import PIL
 
 from helpers.course import cpu_count
 from helpers.data.cache import cache_path, load_or_build
@@ -119,4 +120,5 @@ def _recipe(split: str, size: int, count: int, seed: int) -> dict:
         "count": count,
         "seed": seed,
         "painter": PAINTER_VERSION,
+        "pillow": PIL.__version__,
     }

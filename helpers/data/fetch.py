@@ -23,7 +23,7 @@ HUB_VAL = 500  # images of a class set aside as val, as many as AFHQ v1 has
 
 def kaggle_copies() -> list[Path]:
     """Return the folders of kagglehub's earlier complete downloads, newest last, without using the network."""
-    home = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+    home = Path(os.environ.get("KAGGLEHUB_CACHE") or os.path.expanduser("~/.cache/kagglehub"))
     versions = home / "datasets" / KAGGLE / "versions"
     markers = sorted((home / "datasets" / KAGGLE).glob("*.complete"), key=lambda path: (len(path.name), path.name))
     return [versions / marker.stem for marker in markers if (versions / marker.stem).is_dir()]
@@ -88,4 +88,6 @@ def rows(parquet_files: list[Path]) -> Iterator[tuple[bytes, int]]:
             raise ValueError(f"{path.name} has the classes {names}, not {list(CLASS_NAMES)}")
         for batch in table.iter_batches(batch_size=64, columns=["image", "label"]):
             for row in batch.to_pylist():
-                yield row["image"]["bytes"], row["label"]
+                data = (row["image"] or {}).get("bytes")
+                if data and row["label"] in range(len(CLASS_NAMES)):  # a row without image or class spoils no other
+                    yield data, row["label"]

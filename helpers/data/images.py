@@ -1,6 +1,10 @@
-"""Decode the bytes of image files to uint8 pixels: every format and mode that people have, or a reason why not."""
+"""The one reader of images: every format and mode that people have becomes upright RGB or a mask, or a reason why not.
+
+Training data, the image and the mask of Stable Diffusion, and the images of the vision-language models all come here.
+"""
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,7 +17,7 @@ from helpers.data.faces import Skipped
 
 Image.init()  # loads Pillow's formats, which it otherwise does at first use: not safe in several threads at once
 
-DECODER_VERSION = 1  # raise it when the pixels change: caches are then built anew
+DECODER_VERSION = 2  # raise it when the pixels change: caches are then built anew
 MIN_SIDE = 8  # pixels; nothing can be recognised in fewer
 MAX_PIXELS = 80_000_000  # a decompression bomb needs few bytes and much memory
 MAX_BYTES = 64 * 2**20
@@ -77,23 +81,80 @@ def _decode(data: bytes, size: int) -> np.ndarray:
         raise BadImageError(f"{width}x{height} pixels; at least {MIN_SIDE} a side are needed")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"too many pixels: {width}x{height}")
-    orientation = opened.getexif().get(ORIENTATION)
     opened.draft(None, (2 * size, 2 * size))  # JPEG only; never smaller than this, on either side
+    turn = _turn(opened)
     image = _to_rgb(opened)
     side = min(image.size)
     left = (image.width - side) / 2
     top = (image.height - side) / 2
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    if orientation in _UPRIGHT:  # after resizing: cheap, and the central square is the same either way
-        image = image.transpose(_UPRIGHT[orientation])
+    if turn is not None:  # after resizing: cheap, and the central square is the same either way
+        image = image.transpose(turn)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
+# --- opened images --------------------------------------------------------------------------------------------------
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow image to RGB, turned as its camera was held. Raises BadImageError for pixels in floats."""
-    orientation = image.getexif().get(ORIENTATION)
+    """Convert any Pillow image to RGB, turned as its camera was held, transparent parts on white.
+
+    Raises:
+        BadImageError: for pixels in floats, and for an image that is empty or cannot be read to its end.
+    """
+    turn = _load(image)
     image = _to_rgb(image)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_mask(image: Image.Image) -> np.ndarray:
+    """Convert any Pillow image to a mask, float32 (H, W) in [0, 1], turned as `upright_rgb` does.
+
+    Values of 0 and 1 alone are a mask of zeros and ones: as grey levels, none of them could be told from black.
+    Transparent parts are blended with white, with a warning, for a mask drawn on a transparent ground means the
+    opposite.
+
+    Raises:
+        BadImageError: as `upright_rgb`.
+    """
+    turn = _load(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    if _has_transparency(image) and (share := _transparent_share(image)):
+        warnings.warn(
+            f"the mask is transparent in {share:.0%} of its pixels, which count as white; flatten it onto black "
+            "if they should count as black",
+            stacklevel=2,
+        )
+    rgb = _to_rgb(image)
+    values = np.asarray(image if image.mode.startswith("I") else rgb)
+    if values.min() == 0 and values.max() == 1 or (values == 1).all():
+        ones = values == 1
+        return (ones if ones.ndim == 2 else ones.any(axis=2)).astype(np.float32)
+    return np.asarray(rgb.convert("L")).astype(np.float32) / 255
+
+
+def _load(image: Image.Image) -> Image.Transpose | None:
+    """Read the pixels to their end; returns what turns them upright. Raises BadImageError."""
+    if not min(image.size):
+        raise BadImageError(f"it has no pixels ({image.width}x{image.height})")
+    try:
+        return _turn(image)
+    except Exception as error:  # on malformed files Pillow raises nearly anything
+        raise BadImageError(f"it cannot be read to its end ({type(error).__name__}: {error})") from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Load the pixels; returns the transposition that still turns them upright, or None.
+
+    In this order: Pillow turns a TIFF while it loads it, and finds the tag of some PNGs only behind the pixels.
+    """
+    image.load()
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged EXIF data: the pixels are as good as without
+        orientation = None
+    return _UPRIGHT.get(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -103,20 +164,49 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(image).convert("RGB")
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
+    if _has_transparency(image):
+        image = _to_rgba(image)
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise BadImageError(f"mode {image.mode}, of which there is no conversion to RGB") from None
+
+
+def _to_rgba(image: Image.Image) -> Image.Image:
+    """An image with transparency, in whatever form, as RGBA."""
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def _transparent_share(image: Image.Image) -> float:
+    """The share of pixels that are not fully opaque."""
+    if image.mode.startswith("I"):
+        return float((np.asarray(image) == image.info["transparency"]).mean())
+    return float((np.asarray(_to_rgba(image).getchannel("A")) < 255).mean())
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits: Pillow's own conversion would clip every value above 255 to white."""
+    """Grey of 16 or 32 bits to 8 bits: Pillow's own conversion would clip every value above 255 to white.
+
+    In 32 bits (mode I), values up to 255 are grey levels of 8 bits, larger ones of 16.
+    """
     if image.mode == "F":
         raise BadImageError("floating-point pixels (mode F), whose range nobody states")
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise BadImageError(f"pixel values {values.min()}..{values.max()}, outside 16 bits")
+    if image.mode == "I" and values.max() <= 255:
+        values = values * 257
+    if isinstance(transparent := image.info.get("transparency"), int):
+        values = np.where(values == transparent, 65535, values)
     return Image.fromarray((values / 257).round().astype(np.uint8))  # 65535 = 255 * 257
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def native_size(data: bytes) -> int | None:

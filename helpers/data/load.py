@@ -1,11 +1,11 @@
 """`load_faces`: the images of a source by its name, rendered or decoded once and then cached."""
 
+import os
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, overload
-
-import numpy as np
 
 from helpers.course import course_home
 from helpers.data.animal_faces import load_animal_faces
@@ -62,14 +62,15 @@ def load_faces(
         source: "toy-faces" (synthetic faces) or "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0).
         split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
         size: H = W in pixels.
-        limit: at most this many images, the classes in rotation. For synthetic faces it is the exact number,
-            which may exceed the default of 6000 (train) and 900 (val); the first k are the same for every number.
+        limit: at most this many images. For synthetic faces it is the exact number, which may exceed the default of
+            6000 (train) and 900 (val). The first k are the same for every number.
         seed: of the synthetic faces; photographs do not depend on it.
         root: folder or zip of the photographs; None looks in the usual places, see `animal_faces`.
         cache_dir: None is `course_home() / "cache"`. If it cannot be written, the images stay in memory.
         progress: show a progress bar while images are rendered or decoded (never when they come from the cache).
 
     Returns:
+        With the classes in rotation, cat, dog, wild, cat, ... until a class is used up, so that every slice is mixed.
         DrawnFaces, with captions and attributes, for "toy-faces"; else Faces.
 
     Raises:
@@ -77,8 +78,8 @@ def load_faces(
         FileNotFoundError: if there are no photographs; it says what was tried and what to do.
         PermissionError: if their folder cannot be read.
     """
-    _check_request(source, split, size, limit)
-    cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else course_home() / "cache"
+    _check_request(source, split, size, limit, seed)
+    cache_dir = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else course_home() / "cache"
     if source == "toy-faces":
         if root is not None:
             raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
@@ -86,27 +87,21 @@ def load_faces(
     faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
     if faces.skipped:
         warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
-    return faces if limit is None else faces[_in_rotation(faces.labels, limit)]
+    return faces if limit is None else faces[:limit]
 
 
-def _check_request(source: str, split: str, size: int, limit: int | None) -> None:
+def _check_request(source: str, split: str, size: int, limit: int | None, seed: int) -> None:
     """Raise ValueError for arguments that `load_faces` does not take."""
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; there are: {', '.join(SOURCES)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
-    if size not in SIZES:
+    if not isinstance(size, Integral) or size not in SIZES:
         raise ValueError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, got {size!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 (or None for all), got {limit}")
-
-
-def _in_rotation(labels: np.ndarray, limit: int) -> np.ndarray:
-    """The first `limit` rows with the classes in turn: cat, dog, wild, cat, ...; a class that is used up is skipped."""
-    rank_in_class = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rank_in_class[labels == label] = np.arange((labels == label).sum())
-    return np.lexsort((labels, rank_in_class))[:limit]
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+        raise ValueError(f"limit must be a whole number, at least 1 (or None for all), got {limit!r}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number, at least 0, got {seed!r}")
 
 
 def skip_warning(skipped: Sequence[Skipped], used: int) -> str:

@@ -124,7 +124,7 @@ def file_statistics(split: str = "train", size: int = 128, root: str | Path | No
     from helpers.data.faces import CLASS_NAMES
     from helpers.data.images import native_size
 
-    collection = find(root, size)
+    collection = find(root, size, split)
     entries = scan(collection, split).entries
     statistics = {}
     for label, name in enumerate(CLASS_NAMES):

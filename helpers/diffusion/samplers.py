@@ -17,6 +17,7 @@ from helpers.diffusion.objectives import Denoised
 from helpers.diffusion.schedules import NoisePath
 
 Denoiser = Callable[[Tensor, float], Denoised]
+Generators = torch.Generator | Sequence[torch.Generator]  # one for the whole batch, or one per sample
 
 
 class Step(NamedTuple):
@@ -45,7 +46,7 @@ def time_grid(steps: int, power: float = 1.0) -> Tensor:
     return torch.linspace(1, 0, steps + 1) ** power
 
 
-def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, torch.Generator]:
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, list[torch.Generator]]:
     """Sample the noise that a sampler starts from, on the CPU: the same numbers whatever device computes later.
 
     Args:
@@ -53,12 +54,12 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, t
         shape: of one sample.
 
     Returns:
-        (B, *shape) standard normal noise, and the generator of the first seed, which goes on where its noise ended:
-        a stochastic sampler's later noise does not repeat the first.
+        (B, *shape) standard normal noise, and the generator of each sample, which goes on where its noise ended: passed
+        to a stochastic sampler, its later noise does not repeat the first, nor does it depend on the other samples.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
-    return noise, generators[0]
+    return noise, generators
 
 
 def _intervals(times: Tensor, path: NoisePath) -> Iterator[Interval]:
@@ -70,8 +71,10 @@ def _intervals(times: Tensor, path: NoisePath) -> Iterator[Interval]:
         yield Interval(*point, *next_point)
 
 
-def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _noise_like(x: Tensor, generator: Generators | None) -> Tensor:
     """Standard normal noise of x's shape, sampled on the generator's device, then moved to x's."""
+    if isinstance(generator, Sequence):
+        return torch.cat([_noise_like(row, each) for row, each in zip(x.split(1), generator, strict=True)])
     device = None if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=torch.float32).to(x)
 
@@ -93,7 +96,7 @@ def posterior(x: Tensor, x0: Tensor, here: tuple[float, float], there: tuple[flo
 
 
 def ddpm(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
     """Ancestral sampling (DDPM, algorithm 2): sample each next state from the posterior at the predicted x0.
 
@@ -102,7 +105,8 @@ def ddpm(
         x: (B, ...) the state at times[0]: noise, or for image-to-image a noised image.
         times: (T + 1,) decreasing.
         path: gives alpha and sigma at each time.
-        generator: for fresh noise, on any device; samplers that add none ignore it.
+        generator: for fresh noise, on any device; samplers that add none ignore it. A list has one per sample, so that
+            no sample depends on the others in the batch.
     """
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, _ = denoise(x, t)  # (B, ...)
@@ -117,7 +121,7 @@ def ddim(
     times: Tensor,
     path: NoisePath,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     eta: float = 0.0,
 ) -> Iterator[Step]:
     """DDIM (Song et al. 2020, eq. 12): step to x0 plus the predicted noise; eta = 1 is DDPM, 0 adds no fresh noise."""
@@ -132,7 +136,7 @@ def ddim(
 
 
 def euler(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
     """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v."""
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
@@ -142,7 +146,7 @@ def euler(
 
 
 def euler_ancestral(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
     """Euler to less noise than the next time has, then fresh noise: k-diffusion's "Euler a" in alpha and sigma.
 
@@ -160,7 +164,7 @@ def euler_ancestral(
 
 
 def heun(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
     """Heun's method (EDM, algorithm 1): take an Euler step, evaluate there, and step by the mean of both predictions.
 
@@ -184,7 +188,7 @@ def lms(
     times: Tensor,
     path: NoisePath,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     order: int = 3,
 ) -> Iterator[Step]:
     """Linear multistep (Adams-Bashforth): integrate the polynomial through the last `order` predictions.
@@ -206,7 +210,7 @@ def lms(
 
 
 def dpm_solver_pp_2m(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: torch.Generator | None = None
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): exact in the linear part, x0 extrapolated in log(alpha / sigma).
 
@@ -258,7 +262,7 @@ def run_sampler(
     times: Tensor,
     path: NoisePath,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
 ) -> Iterator[Step]:
     """Run a sampler by name, without gradients; the other arguments as for `ddpm`.
 
@@ -266,10 +270,30 @@ def run_sampler(
         The state after every step.
 
     Raises:
-        ValueError: at once for a name that is not in SAMPLERS, at the first step for times that do not decrease.
+        ValueError: at once for a name that is not in SAMPLERS and for another number of generators than samples, at
+            the first step for times that do not decrease.
     """
     check_sampler(name)
+    if isinstance(generator, Sequence) and len(generator) != len(x):
+        raise ValueError(f"one generator for the batch or one per sample: got {len(generator)} for {len(x)} samples")
     return _without_gradients(SAMPLERS[name](denoise, x, times, path, generator=generator))
+
+
+def finite_steps(steps: Iterator[Step]) -> Iterator[Step]:
+    """Yield the steps of a sampler up to the first that is not finite.
+
+    Raises:
+        FloatingPointError: names that step's time and the samples that hold NaN or infinity, before the steps after it
+            are computed in vain.
+    """
+    for step in steps:
+        bad = [i for i, finite in enumerate(step.x.isfinite().flatten(1).all(1).tolist()) if not finite]
+        if bad:
+            raise FloatingPointError(
+                f"the sampler's state at time {step.t:.3f} holds NaN or infinity in sample {', '.join(map(str, bad))}: "
+                "the network overflowed or its weights are damaged; float32 or bfloat16 reach further than float16"
+            )
+        yield step
 
 
 def _without_gradients(steps: Iterator[Step]) -> Iterator[Step]:
@@ -289,7 +313,7 @@ def sample(
     times: Tensor,
     path: NoisePath,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
     """Run a sampler to its end and return the last state, (B, ...). Arguments and errors as for `run_sampler`."""
     *_, last = run_sampler(sampler, denoise, x, times, path, generator=generator)

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -315,6 +316,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if min(options.steps, options.faces, options.held_out) < 1 or options.seed < 0:
         parser.error("--steps, --faces and --held-out must be at least 1, --seed at least 0")
+    if Path(options.out).is_dir():
+        parser.error(f"--out {options.out} is a folder: name the file that is to be written")
     return options
 
 

@@ -31,6 +31,7 @@ from helpers.text.contrastive import CLIP
 from helpers.text_to_image.pipeline import (
     channels_last,
     check_parts,
+    check_text_states,
     decode_latents,
     encode_image,
     first_latent,
@@ -128,7 +129,7 @@ class StableDiffusion1(nn.Module):
         times = self.times(request.steps)[request.skipped_steps :]
 
         # 4. Prepare the first latent: noise, or the encoded image with noise added
-        noise, generator = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
+        noise, generators = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
         known = None if request.image is None else self.encode(request.image)
         x = first_latent(noise.to(self.device), known, times, self.path)
 
@@ -140,7 +141,7 @@ class StableDiffusion1(nn.Module):
         # 6. Denoise step by step; at strength 0 there is no step left
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
-        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generator)
+        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators)
         return progress_bar(steps, len(times) - 1, progress)
 
     def generate(
@@ -170,7 +171,7 @@ class StableDiffusion1(nn.Module):
             steps: of the sampler, 1 to 999; as in the original they start at about 1 - 1 / steps of the path, so a
                 number just above a divisor of 1000 (such as 501) leaves much of it out.
             guidance_scale: 1 is none; published weights like 5 to 10.
-            seed: image i starts from noise of seed + i, whatever else is in the batch and on which device.
+            seed: image i takes all its noise from seed + i, whatever else is in the batch and on which device.
             height, width: pixels; None: the size of training, or of init_image.
             num_images: per prompt.
             sampler: a name in helpers.diffusion.SAMPLERS.
@@ -183,6 +184,7 @@ class StableDiffusion1(nn.Module):
 
         Raises:
             ValueError, TypeError: for bad arguments, before any work is done.
+            FloatingPointError: at the first step whose state is NaN or infinite.
         """
         # 1 to 6. From the prompt to the last latent
         states = self.sample_steps(
@@ -235,6 +237,7 @@ class StableDiffusion1(nn.Module):
             scale: of the guidance.
         """
         dtype = text.dtype
+        check_text_states({"states": text} | ({} if negative is None else {"negative states": negative}), dtype)
         context = text if negative is None else torch.cat([negative, text])
 
         def denoise(x: Tensor, t: float) -> Denoised:

@@ -18,7 +18,7 @@ from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.contrastive import CLIP
 from helpers.text_to_image.captioned_latents import CaptionedLatents
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import image_size, naming_option, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
@@ -47,8 +47,10 @@ def tiny_config(text_width: int) -> UNetConfig:
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Load the data and the frozen parts, build the U-Net, and return what `train_command` needs to train it."""
     device = accelerator.device
-    clip, tokenizer = CLIP.from_weights(options.clip)
-    autoencoder = KLAutoencoder.from_weights(options.autoencoder)
+    with naming_option("--clip"):
+        clip, tokenizer = CLIP.from_weights(options.clip)
+    with naming_option("--autoencoder"):
+        autoencoder = KLAutoencoder.from_weights(options.autoencoder)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         unet = UNet(tiny_config(clip.text.config.width))
@@ -100,8 +102,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, default=64, help="pixels a side")
-    parser.add_argument("--limit", type=int, help="use at most this many training images")
+    parser.add_argument("--size", type=image_size, default=64, help="pixels a side")
+    parser.add_argument("--limit", type=positive_int, help="use at most this many training images")
     parser.add_argument("--clip", default="clip", help="weights of the text encoder: a name of the course, or a file")
     parser.add_argument(
         "--autoencoder", default="autoencoder", help="weights of the autoencoder: a name of the course, or a file"

@@ -33,6 +33,7 @@ from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
 from helpers.text_to_image.pipeline import (
     channels_last,
     check_parts,
+    check_text_states,
     decode_latents,
     encode_image,
     first_latent,
@@ -226,7 +227,7 @@ class StableDiffusion3(nn.Module):
         times = all_times[request.skipped_steps :]
 
         # 4. Prepare the first latent: noise, or the encoded image with noise added
-        noise, generator = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
+        noise, generators = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
         known = None if request.image is None else self.encode(request.image)
         x = first_latent(noise.to(self.device), known, times, self.path)
 
@@ -240,7 +241,7 @@ class StableDiffusion3(nn.Module):
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
         self._move_to_gpu(self.transformer)
-        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generator)
+        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators)
         return progress_bar(steps, len(times) - 1, progress)
 
     def generate(
@@ -279,7 +280,7 @@ class StableDiffusion3(nn.Module):
             use_t5: False puts zeros where T5's states would be, as the model saw them in training now and then.
             steps: of the sampler, 1 to 999.
             guidance_scale: 1 is none.
-            seed: image i starts from noise of seed + i, whatever else is in the batch and on which device.
+            seed: image i takes all its noise from seed + i, whatever else is in the batch and on which device.
             height, width: pixels; None: the size of training, or of init_image.
             num_images: per prompt.
             sampler: a name in helpers.diffusion.SAMPLERS.
@@ -293,6 +294,7 @@ class StableDiffusion3(nn.Module):
 
         Raises:
             ValueError, TypeError: for bad arguments, before any work is done.
+            FloatingPointError: at the first step whose state is NaN or infinite.
         """
         # 1 to 6. From the prompt to the last latent
         states = self.sample_steps(
@@ -364,6 +366,7 @@ class StableDiffusion3(nn.Module):
             skip: skip-layer guidance, which adds to it.
         """
         both = condition if negative is None else negative.cat(condition)
+        check_text_states({"states": both.text, "pooled embeddings": both.pooled}, both.text.dtype)
 
         def velocity(x: Tensor, t: float, condition: Condition, skip_layers: Collection[int] = ()) -> Tensor:
             time = torch.full((len(x),), t, device=x.device)

@@ -24,7 +24,7 @@ from helpers.text.clip import CLIPTowerConfig, TextTower
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5Config, T5Encoder, train_t5_tokenizer
 from helpers.text_to_image.captioned_latents import CaptionedLatents
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import image_size, naming_option, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
@@ -116,8 +116,10 @@ def new_parts(config: SD3Config, seed: int) -> TrainedParts:
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Load the data and the frozen parts, build the others, and return what `train_command` needs to train them."""
     device = accelerator.device
-    clip_model, tokenizer = CLIP.from_weights(options.clip)
-    autoencoder = KLAutoencoder.from_weights(options.autoencoder).to(device)
+    with naming_option("--clip"):
+        clip_model, tokenizer = CLIP.from_weights(options.clip)
+    with naming_option("--autoencoder"):
+        autoencoder = KLAutoencoder.from_weights(options.autoencoder).to(device)
     clip_l = clip_model.text.to(device)
     files = {"clip": options.clip, "autoencoder": options.autoencoder}
     parts = {part: read_metadata(file)["sha256"] for part, file in files.items()}
@@ -176,8 +178,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, default=64, help="pixels a side")
-    parser.add_argument("--limit", type=int, help="use at most this many training images")
+    parser.add_argument("--size", type=image_size, default=64, help="pixels a side")
+    parser.add_argument("--limit", type=positive_int, help="use at most this many training images")
     parser.add_argument(
         "--clip", default="clip", help="weights of the first text encoder: a name of the course, or a file"
     )

@@ -18,7 +18,7 @@ from helpers.data.captions import CAPTION_VARIANTS, caption_variants
 from helpers.text.bpe import BytePairTokenizer, Pair, merge_pair, split_words, to_symbols
 from helpers.text.clip import CLIPTowerConfig
 from helpers.text.contrastive import CLIP
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import positive_int, training_parser
 from helpers.training.run import Task, train_command
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--faces", type=int, default=12_000, help="how many synthetic faces to train on")
+    parser.add_argument("--faces", type=positive_int, default=12_000, help="how many synthetic faces to train on")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,10 @@ Each system's `sample_steps` calls them in order. Alphabet: B images, H W their 
 h = H / factor, w = W / factor.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.diffusion.objectives import Denoised
-from helpers.diffusion.samplers import Denoiser, Step
+from helpers.diffusion.samplers import Denoiser, Step, finite_steps
 from helpers.diffusion.schedules import NoisePath
 from helpers.weights import TRAINING_COMMANDS, read_metadata
 
@@ -28,17 +31,80 @@ def channels_last(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_image(autoencoder: KLAutoencoder, image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> normalised latents float32 (B, C, h, w): the posterior's mean, no noise."""
-    weight = next(autoencoder.parameters())
-    return autoencoder.to_latents(channels_last(image.to(weight))).float()
+    """(B, 3, H, W) in [-1, 1] -> normalised latents float32 (B, C, h, w): the posterior's mean, no noise.
+
+    Overflow is treated as in `decode_latents`.
+    """
+    latents, _ = _finite(lambda model: model.to_latents(_as_input(model, image)), autoencoder, "encoder")
+    return latents.float()
 
 
 @torch.no_grad()
 def decode_latents(autoencoder: KLAutoencoder, latents: Tensor) -> Tensor:
-    """(B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1] on the CPU; one at a time, to save memory."""
-    weight = next(autoencoder.parameters())
-    images = [autoencoder.to_images(channels_last(latent.to(weight))).float().cpu() for latent in latents.split(1)]
+    """(B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1] on the CPU; one at a time, to save memory.
+
+    Where the decoder overflows in half precision, as Stable Diffusion XL's does in float16, the image is decoded in
+    float32, with a warning.
+
+    Raises:
+        ValueError: for latents that hold NaN or infinity.
+        FloatingPointError: where the decoder overflows in float32 too.
+    """
+    bad = [i for i, latent in enumerate(latents) if not latent.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"the latents of image {', '.join(map(str, bad))} hold NaN or infinity: nothing can be decoded"
+        )
+    images = []
+    for latent in latents.split(1):
+        decode = partial(_decode_in_its_dtype, latent=latent)
+        image, autoencoder = _finite(decode, autoencoder, "decoder")  # after an overflow, the float32 copy goes on
+        images.append(image.float().cpu())
     return torch.cat(images)
+
+
+def _decode_in_its_dtype(autoencoder: KLAutoencoder, latent: Tensor) -> Tensor:
+    return autoencoder.to_images(_as_input(autoencoder, latent))
+
+
+def _as_input(model: KLAutoencoder, x: Tensor) -> Tensor:
+    """On the model's device, in its dtype and in the layout in which it is fastest."""
+    return channels_last(x.to(next(model.parameters())))
+
+
+def _finite(
+    compute: Callable[[KLAutoencoder], Tensor], autoencoder: KLAutoencoder, half: str
+) -> tuple[Tensor, KLAutoencoder]:
+    """What is computed with the autoencoder, or with a float32 copy where its own dtype overflows; and which it was.
+
+    Raises:
+        FloatingPointError: where float32 overflows too.
+    """
+    dtype = next(autoencoder.parameters()).dtype
+    result = compute(autoencoder)
+    if dtype != torch.float32 and not result.isfinite().all():
+        warnings.warn(
+            f"the autoencoder's {half} overflows in {dtype}, so a float32 copy of it computes instead: "
+            "to save its memory and time, load the autoencoder in float32",
+            stacklevel=3,
+        )
+        autoencoder = copy.deepcopy(autoencoder).float()
+        result = compute(autoencoder)
+    if not result.isfinite().all():
+        raise FloatingPointError(
+            f"the autoencoder's {half} gives NaN or infinity even in float32: are its weights whole?"
+        )
+    return result, autoencoder
+
+
+def check_text_states(states: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raise FloatingPointError where a text encoder's output, by its name, holds NaN or infinity."""
+    for name, tensor in states.items():
+        if not tensor.isfinite().all():
+            raise FloatingPointError(
+                f"the {name} of the prompt hold NaN or infinity: the text encoder overflows in {dtype} or its weights "
+                "are damaged; load it in float32 or bfloat16"
+            )
 
 
 def latents_to_rgb(latents: Tensor, factors: Tensor) -> Tensor:
@@ -93,13 +159,13 @@ def keep_known(denoise: Denoiser, known: Tensor, mask: Tensor, path: NoisePath) 
 
 
 def progress_bar(steps: Iterator[Step], total: int, shown: bool) -> Iterator[Step]:
-    """Yield the steps, with a progress bar where `shown`."""
+    """Yield the steps, with a progress bar where `shown`. Raises FloatingPointError at a step that is not finite."""
     if not shown:
-        yield from steps
+        yield from finite_steps(steps)
         return
     from tqdm.auto import tqdm
 
-    yield from tqdm(steps, total=total, desc="denoising", leave=False)
+    yield from tqdm(finite_steps(steps), total=total, desc="denoising", leave=False)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from helpers.data.images import BadImageError, upright_mask, upright_rgb
 from helpers.diffusion.samplers import check_sampler
 
 
@@ -108,6 +111,11 @@ class Request:
                     f"{name} is {image.shape[3]}x{image.shape[2]} pixels (width x height), "
                     f"the output {width}x{height}: resize one"
                 )
+        if self.mask is not None and not self.latent_mask.any():
+            warnings.warn(
+                "no value of mask_image is above 0.5, so nothing is regenerated: 1 or white marks what to regenerate",
+                stacklevel=4,
+            )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -134,11 +142,13 @@ def composite(images: Tensor, init_image: Any, mask_image: Any) -> Tensor:
 def image_tensor(image: Any) -> Tensor:
     """Convert a PIL image, or a tensor (3, H, W) in [-1, 1], to that tensor.
 
+    A PIL image is read as `helpers.data.images.upright_rgb` does: turned upright, transparent parts on white.
+
     Raises:
         TypeError, ValueError: for anything else; the message says what it got.
     """
-    if hasattr(image, "convert"):
-        return _pixels(image, "RGB") / 127.5 - 1
+    if isinstance(image, Image.Image):
+        return _read_pixels("init_image", upright_rgb, image).permute(2, 0, 1) / 127.5 - 1
     _check_tensor("init_image", image, "(3, H, W) in [-1, 1]")
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.abs().max() <= 1.0001:
         raise ValueError(
@@ -149,19 +159,28 @@ def image_tensor(image: Any) -> Tensor:
 
 
 def mask_tensor(mask: Any) -> Tensor:
-    """Convert a PIL image, or a tensor (H, W) in [0, 1], to (1, H, W). Raises as `image_tensor`."""
-    if hasattr(mask, "convert"):
-        return _pixels(mask, "L") / 255
+    """Convert a PIL image, or a tensor (H, W) in [0, 1], to (1, H, W). Raises as `image_tensor`.
+
+    A PIL image is read as `helpers.data.images.upright_mask` does: 0 and 1 alone, or grey levels of 8 or 16 bits.
+    """
+    if isinstance(mask, Image.Image):
+        return _read_pixels("mask_image", upright_mask, mask)[None]
     _check_tensor("mask_image", mask, "(H, W) in [0, 1]")
+    mask = mask.float().cpu()
     if mask.ndim != 2 or not (0 <= mask.min() and mask.max() <= 1):
-        raise ValueError(f"mask_image must be (H, W) in [0, 1], 1 where to redraw, got {tuple(mask.shape)}")
-    return mask.float().cpu()[None]
+        raise ValueError(
+            f"mask_image must be (H, W) in [0, 1], 1 where to redraw, got {tuple(mask.shape)}, "
+            f"values {mask.min().item():.3g} to {mask.max().item():.3g}"
+        )
+    return mask[None]
 
 
-def _pixels(image: Any, mode: str) -> Tensor:
-    """A PIL image's values, 0 to 255: (C, H, W)."""
-    pixels = torch.from_numpy(np.array(image.convert(mode))).float()
-    return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
+def _read_pixels(name: str, read: Callable[[Image.Image], Any], image: Image.Image) -> Tensor:
+    """The values of a PIL image as floats. Raises ValueError, naming the argument, where it cannot be used."""
+    try:
+        return torch.from_numpy(np.array(read(image))).float()
+    except BadImageError as error:
+        raise ValueError(f"{name} cannot be used: {error}. Pass another image, or a tensor") from error
 
 
 def _check_tensor(name: str, image: Any, expected: str) -> None:

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from helpers.data.captions import VOCABULARY, tokenize
 from helpers.diffusion import Denoised, Objective, Step, convert_prediction, guided_denoiser, time_grid
-from helpers.diffusion.samplers import Denoiser, check_sampler, initial_noise, run_sampler
+from helpers.diffusion.samplers import Denoiser, check_sampler, finite_steps, initial_noise, run_sampler
+from helpers.text_to_image.request import check_integer, check_number
 from helpers.tiny_sd.codecs import Codec, PixelCodec, load_codec
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
 from helpers.weights import load_weights, read_config, save_with_config
+
+MAX_SEED = 2**62  # far below what a generator takes: each image adds its position to it
 
 
 class TinySD(nn.Module):
@@ -190,28 +193,33 @@ class TinySD(nn.Module):
             steps: of the sampler; each evaluates the network once, and once more where guidance_scale is not 1.
             guidance_scale: 1 is none.
             sampler: a name in helpers.diffusion.SAMPLERS.
-            seed: image i starts from the noise of seed + i, so that it does not depend on the size of the batch.
+            seed: image i takes all its noise from seed + i, so that it does not depend on the size of the batch.
             guidance_interval: times between which guidance is used.
 
         Raises:
             ValueError: for bad arguments, before any work is done.
+            FloatingPointError: at the first step whose state is NaN or infinite.
         """
         # 1. Check the arguments and tokenise the prompts
-        label_ids, captions = self._encode_conditions(labels, prompts)
         check_sampler(sampler)
+        steps = check_integer("steps", steps, 1, 100_000)
+        guidance_scale = check_number("guidance_scale", guidance_scale, -1000, 1000)
+        seed = check_integer("seed", seed, 0, MAX_SEED)
+        first, last = (check_number("guidance_interval", time, 0, 1) for time in guidance_interval)
+        label_ids, captions = self._encode_conditions(labels, prompts)
         # 2. Noise, on the CPU: the same images on every device
         device = next(self.parameters()).device
         side = self.size // self.codec.downsampling_factor
         shape = (self.codec.channels, side, side)
-        noise, generator = initial_noise(range(seed, seed + len(label_ids)), shape)
+        noise, generators = initial_noise(range(seed, seed + len(label_ids)), shape)
         # 3. The denoiser, with guidance
         if captions is not None:
             captions = captions.to(device)
-        denoise = self.denoiser(label_ids.to(device), captions, guidance_scale, guidance_interval)
-        # 4. The sampler; its later noise comes from the first generator, which goes on where its noise ended
+        denoise = self.denoiser(label_ids.to(device), captions, guidance_scale, (first, last))
+        # 4. The sampler; its later noise comes from the same generators, each of which goes on where its noise ended
         path = self.objective.path
         x = noise.to(device)
-        return run_sampler(sampler, denoise, x, time_grid(steps), path, generator=generator)
+        return finite_steps(run_sampler(sampler, denoise, x, time_grid(steps), path, generator=generators))
 
     def generate(
         self,
@@ -223,9 +231,14 @@ class TinySD(nn.Module):
         seed: int = 0,
         **options: Any,
     ) -> Tensor:
-        """Generate images, float32 (B, 3, H, W) in [-1, 1], in batches; other arguments as for `sample_steps`."""
+        """Generate images, float32 (B, 3, H, W) in [-1, 1], in batches; other arguments as for `sample_steps`.
+
+        No image depends on `batch_size`. Raises as `sample_steps`.
+        """
         from tqdm.auto import tqdm
 
+        check_integer("batch_size", batch_size, 1, 1_000_000)
+        seed = check_integer("seed", seed, 0, MAX_SEED)
         self.eval()
         count = len(self._encode_conditions(labels, prompts)[0])
         images = []

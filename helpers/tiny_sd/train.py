@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helpers.autoencoders import train as autoencoder_training
+from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.latents import Latents, cache_latents
 from helpers.autoencoders.load import load_autoencoder
 from helpers.course import course_home
@@ -26,8 +27,19 @@ from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, Tra
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import UNetConfig
-from helpers.training.arguments import NOT_RECORDED, add_face_arguments, command_line, training_parser
+from helpers.training.arguments import (
+    NOT_RECORDED,
+    add_face_arguments,
+    command_line,
+    naming_option,
+    non_negative_float,
+    positive_int,
+    probability,
+    share_below_1,
+    training_parser,
+)
 from helpers.training.run import Task, run_task
+from helpers.training.setup import check_folders
 from helpers.weights import read_metadata
 
 if TYPE_CHECKING:
@@ -63,27 +75,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of methods 2 and 3: a name, file, folder or hub repository, see "
         "helpers.autoencoders.load. None: the course's general one (2); trained first, in the run's folder (3)",
     )
-    add("--autoencoder-steps", type=int, default=6000, help="of the autoencoder that method 3 trains first")
-    add("--autoencoder-channels", type=int, default=4, help="latent channels of that autoencoder")
+    add("--autoencoder-steps", type=positive_int, default=6000, help="of the autoencoder that method 3 trains first")
+    add("--autoencoder-channels", type=positive_int, default=4, help="latent channels of that autoencoder")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
-    add("--widths", type=int, nargs="+", help=f"channels at each resolution; None: {PIXEL_WIDTHS} or {LATENT_WIDTHS}")
+    add(
+        "--widths",
+        type=positive_int,
+        nargs="+",
+        help=f"channels at each resolution; None: {PIXEL_WIDTHS} or {LATENT_WIDTHS}",
+    )
     add(
         "--patch",
-        type=int,
+        type=positive_int,
         help="positions per side that become channels; None: 64x64 pixels become 16x16, and their latents 8x8",
     )
-    add("--blocks", type=int, default=UNetConfig.blocks, help="residual blocks per resolution")
-    add("--dropout", type=float, default=UNetConfig.dropout, help="in the residual blocks")
+    add("--blocks", type=positive_int, default=UNetConfig.blocks, help="residual blocks per resolution")
+    add("--dropout", type=share_below_1, default=UNetConfig.dropout, help="in the residual blocks")
     add(
         "--augment",
-        type=float,
+        type=probability,
         default=0.0,
         metavar="PROBABILITY",
         help="of each non-leaking augmentation: scale, rotation, shift, contrast, brightness (method 1)",
     )
     add(
         "--perceptual",
-        type=float,
+        type=non_negative_float,
         default=0.0,
         metavar="WEIGHT",
         help="of a perceptual loss on the predicted image (method 1)",
@@ -91,18 +108,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--perceptual-encoder", help="autoencoder whose encoder compares the images: as for --autoencoder")
     add(
         "--perceptual-until",
-        type=float,
+        type=probability,
         default=1.0,
         metavar="TIME",
         help="noise level, from 0 to 1, up to which the perceptual loss counts",
     )
-    add("--perceptual-crop", type=int, metavar="PIXELS", help="side of the random square that it compares")
+    add("--perceptual-crop", type=positive_int, metavar="PIXELS", help="side of the random square that it compares")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status: 0 trained to the end, 130 interrupted and saved."""
     options = parser().parse_args(argv)
-    check_pixel_options(options)
+    check_options(options)
     if options.method == TrainedCodec.name and not options.autoencoder:
         status = train_own_autoencoder(options)
         if status != 0:
@@ -110,20 +127,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_task(parser(), options, task)
 
 
-def check_pixel_options(options: argparse.Namespace) -> None:
-    """Raise SystemExit for options that only method 1 has, and for values that they cannot take."""
+def check_options(options: argparse.Namespace) -> None:
+    """Raise SystemExit for options that the method does not have, and for values that do not go together."""
+    check_folders(options)
+    if any(width % 2 for width in options.widths or ()):
+        raise SystemExit(f"--widths must be even: half of a time embedding is sines, got {options.widths}")
+    if options.method == PixelCodec.name:
+        _widths_and_patch(options, pixels=True, downsampling_factor=PixelCodec.downsampling_factor)
+    if options.perceptual_crop and options.perceptual_crop > options.size:
+        raise SystemExit(f"--perceptual-crop {options.perceptual_crop} is larger than --size {options.size}")
     if (options.augment or options.perceptual) and options.method != PixelCodec.name:
         raise SystemExit("--augment and --perceptual work on images: with --method pixels only")
-    if not 0 <= options.augment <= 1:
-        raise SystemExit(f"--augment is a probability, got {options.augment}")
     if options.perceptual and not options.perceptual_encoder:
         raise SystemExit("--perceptual needs --perceptual-encoder: a name, file, folder or hub repository")
 
 
 def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     """Load the images and build codec, batches and network as the options say."""
+    autoencoder = chosen_autoencoder(options)  # before the images: an autoencoder that is not there costs no drawing
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    codec, latents = build_codec(options, faces, accelerator)
+    codec, latents = build_codec(options, faces, accelerator, autoencoder)
     batches = Batches(faces, options.batch_size, augment=options.augment, accelerator=accelerator, latents=latents)
     model = new_model(options, faces, codec)
     description = model.describe()
@@ -149,14 +172,40 @@ def run_name(options: argparse.Namespace) -> str:
     return f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
 
 
-def build_codec(options: argparse.Namespace, faces: Faces, accelerator: Accelerator) -> tuple[Codec, Latents | None]:
-    """Build the codec of the method; for methods 2 and 3 also encode all images, once."""
-    if options.method == PixelCodec.name:
-        return PixelCodec(), None
+def autoencoder_source(options: argparse.Namespace) -> str | Path:
+    """Name or path of the autoencoder of methods 2 and 3."""
     trained = autoencoder_folder(options) / "weights.safetensors"
-    source = options.autoencoder or (trained if options.method == TrainedCodec.name else "general_autoencoder")
-    autoencoder = load_autoencoder(source).to(accelerator.device)
+    return options.autoencoder or (trained if options.method == TrainedCodec.name else "general_autoencoder")
+
+
+def chosen_autoencoder(options: argparse.Namespace) -> Autoencoder | None:
+    """Load the autoencoder of methods 2 and 3; None for method 1.
+
+    Raises:
+        SystemExit: for one that cannot be loaded, and for images that it or the network cannot take.
+    """
+    if options.method == PixelCodec.name:
+        return None
+    with naming_option("--autoencoder"):
+        autoencoder = load_autoencoder(autoencoder_source(options))
+    _widths_and_patch(options, pixels=False, downsampling_factor=autoencoder.config.downsampling_factor)
+    return autoencoder
+
+
+def build_codec(
+    options: argparse.Namespace, faces: Faces, accelerator: Accelerator, autoencoder: Autoencoder | None = None
+) -> tuple[Codec, Latents | None]:
+    """Build the codec of the method; for methods 2 and 3 also encode all images, once.
+
+    Args:
+        autoencoder: of `chosen_autoencoder`; None: it is called here.
+    """
+    autoencoder = autoencoder or chosen_autoencoder(options)
+    if autoencoder is None:
+        return PixelCodec(), None
+    autoencoder = autoencoder.to(accelerator.device)
     latents = cache_latents(autoencoder, faces, progress=accelerator.is_main_process)
+    source = autoencoder_source(options)
     return LATENT_CODECS[options.method](autoencoder, latents.mean, latents.std, source), latents
 
 
@@ -167,8 +216,10 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
         torch.manual_seed(options.seed)
         model = TinySD(config, options.objective, faces.class_names, options.size, codec)
     if options.perceptual:
+        with naming_option("--perceptual-encoder"):
+            encoder = load_autoencoder(options.perceptual_encoder)
         model.perceptual = PerceptualLoss(
-            load_autoencoder(options.perceptual_encoder),
+            encoder,
             options.perceptual,
             options.perceptual_until,
             options.perceptual_crop,

@@ -1,12 +1,15 @@
 """The options that the training commands share, and the command line that a weights file records."""
 
 import argparse
+import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers.data.faces import SIZES
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
 
@@ -20,6 +23,94 @@ NOT_RECORDED = {
     "log_every",
     "compile",
 }
+
+
+# --- types of options: argparse names the option in front of what they say --------------------------------------------
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1. Raises argparse.ArgumentTypeError."""
+    return _whole(text, 1, math.inf)
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number from 0. Raises argparse.ArgumentTypeError."""
+    return _whole(text, 0, math.inf)
+
+
+def seed_number(text: str) -> int:
+    """A seed that every random generator takes. Raises argparse.ArgumentTypeError."""
+    return _whole(text, 0, 2**32 - 1)
+
+
+def image_size(text: str) -> int:
+    """A side in pixels that images have. Raises argparse.ArgumentTypeError."""
+    return _whole(text, SIZES[0], SIZES[-1])
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0. Raises argparse.ArgumentTypeError."""
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number from 0. Raises argparse.ArgumentTypeError."""
+    value = _finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1. Raises argparse.ArgumentTypeError."""
+    value = _finite(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
+    return value
+
+
+def share_below_1(text: str) -> float:
+    """A number from 0 to less than 1: a decay, a dropout. Raises argparse.ArgumentTypeError."""
+    value = probability(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"must be below 1, got {text}")
+    return value
+
+
+def _whole(text: str, low: float, high: float) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"must be {bounds}, got {value}")
+    return value
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return value
+
+
+@contextmanager
+def naming_option(option: str) -> Iterator[None]:
+    """Turn what is raised for the value of an option into a SystemExit that names the option."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{option}: {error}") from error
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
 
 
 def training_parser(
@@ -59,9 +150,9 @@ def training_parser(
 def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
     """Add the options that every training command has, with these defaults."""
     add = parser.add_argument
-    add("--steps", type=int, default=steps, help="updates")
-    add("--batch-size", type=int, default=batch_size, help="images per update, all processes together")
-    add("--learning-rate", type=float, default=learning_rate, help="the largest, after the warm-up")
+    add("--steps", type=positive_int, default=steps, help="updates")
+    add("--batch-size", type=positive_int, default=batch_size, help="images per update, all processes together")
+    add("--learning-rate", type=positive_float, default=learning_rate, help="the largest, after the warm-up")
     add(
         "--schedule",
         choices=SCHEDULES,
@@ -75,8 +166,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
         default="adamw",
         help="muon: Muon for the weights of hidden layers, AdamW for the rest",
     )
-    add("--ema", type=float, default=0.999, help="decay of the averaged weights")
-    add("--seed", type=int, default=0)
+    add("--ema", type=share_below_1, default=0.999, help="decay of the averaged weights")
+    add("--seed", type=seed_number, default=0)
     add(
         "--precision",
         choices=["auto", "fp32", "bf16"],
@@ -86,9 +177,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's data folder)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
-    add("--checkpoint-every", type=int, default=500, metavar="STEPS")
-    add("--sample-every", type=int, default=1000, metavar="STEPS", help="0: never")
-    add("--log-every", type=int, default=50, metavar="STEPS")
+    add("--checkpoint-every", type=non_negative_int, default=500, metavar="STEPS", help="0: only at the end")
+    add("--sample-every", type=non_negative_int, default=1000, metavar="STEPS", help="0: never")
+    add("--log-every", type=non_negative_int, default=50, metavar="STEPS", help="0: only the first and the last")
     add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
 
 
@@ -96,8 +187,8 @@ def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()
     """Add the options that choose the training images; `more` names sources beside the faces."""
     add = parser.add_argument
     add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="images to learn from")
-    add("--size", type=int, default=64, help="pixels per side")
-    add("--limit", type=int, help="use at most this many training images")
+    add("--size", type=image_size, default=64, help="pixels per side")
+    add("--limit", type=positive_int, help="use at most this many training images")
 
 
 def make_folder(folder: Path, option: str) -> None:

@@ -48,7 +48,7 @@ class TrainConfig:
             raise ValueError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
         if self.optimizer_name not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer_name!r}: choose one of {', '.join(OPTIMIZERS)}")
-        if self.steps < 1 or self.warmup < 0 or self.learning_rate <= 0 or self.max_grad_norm <= 0:
+        if self.steps < 1 or self.warmup < 0 or not self.learning_rate > 0 or not self.max_grad_norm > 0:
             raise ValueError(
                 f"steps, learning_rate and max_grad_norm must be positive and warmup not negative, got {self}"
             )

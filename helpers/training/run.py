@@ -99,7 +99,7 @@ def _train_steps(run: Run, first_step: int) -> int:
             step = state.step
             run.clock.step(run.options.batch_size)
             _report(run, bar, state)
-            if step % run.options.checkpoint_every == 0 or step == run.config.steps:
+            if _due(run.options.checkpoint_every, step) or step == run.config.steps:
                 run.save_checkpoint(step)
             if _any_process(run.accelerator, interrupted()):
                 break
@@ -121,7 +121,7 @@ def _report(run: Run, bar: "tqdm", state: TrainState) -> None:
     ignoring_broken_pipe(
         bar.set_postfix, loss=f"{state.loss:.4f}", images_per_second=f"{images_per_second:.0f}", refresh=False
     )
-    if state.step % run.options.log_every == 0 or state.step in (1, run.config.steps):
+    if _due(run.options.log_every, state.step) or state.step in (1, run.config.steps):
         row = {
             "step": state.step,
             "loss": state.loss,
@@ -134,7 +134,12 @@ def _report(run: Run, bar: "tqdm", state: TrainState) -> None:
 
 def _samples_due(run: Run, step: int) -> bool:
     every = run.options.sample_every
-    return every > 0 and (step % every == 0 or step == run.config.steps)
+    return every > 0 and (_due(every, step) or step == run.config.steps)
+
+
+def _due(every: int, step: int) -> bool:
+    """Whether something that happens every so many steps, 0 being never, happens after this one."""
+    return every > 0 and step % every == 0
 
 
 def _any_process(accelerator: "Accelerator", flag: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from helpers.course import course_home
-from helpers.training.arguments import NOT_RECORDED, command_line, make_folder
+from helpers.training.arguments import NOT_RECORDED, command_line, make_folder, naming_option
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.clock import TrainingClock
 from helpers.training.ema import EMA
@@ -44,6 +45,7 @@ class Task:
     adversary: nn.Module | None = None  # a part of the model that is trained against the rest: a discriminator
 
 
+SHARDING_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 MakeTask = Callable[[argparse.Namespace, "Accelerator"], Task]
 
 
@@ -51,8 +53,14 @@ def make_accelerator() -> Accelerator:
     """An Accelerator for the GPU or CPU at hand, whatever accelerate's own configuration says about the arithmetic.
 
     Precision and the size of a batch are the training command's options. Settings in accelerate's environment variables
-    would come on top of them: a second cast, or gradients divided by a number of accumulation steps.
+    would come on top of them: a second cast, gradients divided by a number of accumulation steps, a compiler.
+
+    Raises:
+        SystemExit: where they ask for another way to share a model among processes, which the course does not have.
     """
+    for name in SHARDING_VARIABLES:
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
+            raise SystemExit(f"the environment variable {name} asks for sharded training, which this is not: unset it")
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import GradientAccumulationPlugin
 
@@ -62,6 +70,7 @@ def make_accelerator() -> Accelerator:
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[patience],
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
     )
 
 
@@ -217,9 +226,11 @@ class Run:
 
 def check_folders(options: argparse.Namespace) -> None:
     """Raise SystemExit if --out or --export cannot be written: now, and not after hours of training."""
-    if options.out:
-        make_folder(options.out, "--out")
+    with naming_option("--out"):
+        make_folder(options.out or course_home() / "runs", "--out")
     if options.export:
+        if options.export.is_dir():
+            raise SystemExit(f"--export {options.export} is a folder: name the file that is to be written")
         make_folder(options.export.parent, "--export")
 
 

@@ -5,6 +5,7 @@ its name; several objects are separated by " ; ".
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,13 +70,28 @@ def mask_to_tokens(codes: Sequence[int]) -> str:
     return "".join(f"<seg{code:03}>" for code in codes)
 
 
-def parse(answer: str) -> list[Detection]:
+def parse(answer: str, *, strict: bool = False) -> list[Detection]:
     """Parse an answer to `detect` or `segment`.
 
+    Args:
+        strict: refuse the whole answer for one object that cannot be read. Otherwise that object is left out, with a
+            warning: a model that was cut off, or puts two corners the wrong way round, has still found the others.
+
     Raises:
-        ValueError: for an answer that is not of this form, with the part that is wrong and the reason.
+        ValueError: where no object can be read, with the part that is wrong and the reason.
     """
-    return [_parse_object(part.strip()) for part in answer.split(";") if part.strip()]
+    detections = []
+    problems = []
+    for part in filter(None, map(str.strip, answer.split(";"))):
+        try:
+            detections.append(_parse_object(part))
+        except ValueError as problem:
+            problems.append(str(problem))
+    if problems and (strict or not detections):
+        raise ValueError(problems[0])
+    for problem in problems:
+        warnings.warn(f"an object is left out: {problem}", stacklevel=2)
+    return detections
 
 
 def _parse_object(text: str) -> Detection:

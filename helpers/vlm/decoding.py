@@ -4,6 +4,7 @@
 token and exists for comparison. Alphabet: B batch, N tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,6 +88,12 @@ def _one_token(index: Tensor, length: int) -> Tensor:
     return F.one_hot(index, length).bool()
 
 
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise ValueError for a negative or infinite temperature, or a top_p outside (0, 1]."""
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
+        raise ValueError(f"temperature must be at least 0 and top_p in (0, 1], got {temperature} and {top_p}")
+
+
 def sample_token(
     logits: Tensor, temperature: float = 0.0, top_p: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -101,8 +108,7 @@ def sample_token(
     Raises:
         ValueError: for a negative temperature, or a top_p outside (0, 1].
     """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature must be at least 0 and top_p in (0, 1], got {temperature} and {top_p}")
+    check_sampling(temperature, top_p)
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
@@ -138,6 +144,7 @@ def generate(
     """
     if bool(batch.suffix.any()):
         raise ValueError("this batch contains answers already (suffix): build it from prompts alone")
+    check_sampling(temperature, top_p)
     decoder = (CachedDecoder if cached else UncachedDecoder)(model, batch, max_new_tokens)
     ended = None  # bool (B,), from the first end token on
     for index in range(max_new_tokens):

@@ -78,7 +78,7 @@ def mentions(caption: str, attribute: str, expected: str) -> bool:
 def boxes_by_name(answer: str) -> dict[str, Box]:
     """The boxes of an answer; none where it is malformed."""
     try:
-        return {detection.name: detection.box for detection in parse(answer)}
+        return {detection.name: detection.box for detection in parse(answer, strict=True)}
     except ValueError:
         return {}
 
@@ -131,7 +131,7 @@ def _mean_mask_iou(assistant: PaliGemma, masks: MaskAutoencoder, faces: DrawnFac
     ious = []
     for text, face in zip(predictions, faces.attributes, strict=True):
         try:
-            (detection,) = parse(text)
+            (detection,) = parse(text, strict=True)
             with torch.inference_mode():
                 decoded = masks.decode(torch.tensor([detection.codes], device=assistant.device))[0].cpu()
             mask = paste_mask(decoded, detection.box, SIDE, SIDE) > 0.5

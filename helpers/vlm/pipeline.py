@@ -3,25 +3,28 @@
 Every method takes one image and returns one result, or takes a list and returns a list. Alphabet: H W of an image.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from helpers.vlm import checkpoint
 from helpers.vlm.boxes import Box, Detection, parse, paste_mask
-from helpers.vlm.decoding import generate
+from helpers.vlm.decoding import check_sampling, generate
 from helpers.vlm.gemma import GemmaConfig
 from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
-from helpers.vlm.processor import Processor, Tokenizer
+from helpers.vlm.processor import Processor, Tokenizer, check_image
 from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 TASKS = ("caption", "answer", "detect", "segment")
+Answer = TypeVar("Answer", Detection, "Segment")
 MAX_LOCATION_TOKENS = 256  # of an answer with boxes: an object with its mask takes more than twenty tokens
 
 
@@ -151,8 +154,13 @@ class PaliGemma:
         self.processor.check_counts(images, prompts)
         if min(max_new_tokens, batch_size) < 1:
             raise ValueError(f"max_new_tokens and batch_size must be at least 1, got {max_new_tokens} and {batch_size}")
+        check_sampling(temperature, top_p)
         for prompt in prompts:
             self._check_task(prompt)
+        if len(prompts) > batch_size:  # what is wrong with a later batch shows before the first is answered
+            self.processor.tokenize(prompts)
+            for image in images:
+                check_image(image)
         generator = self._generator(seed)
         texts = []
         for start in trange(0, len(prompts), batch_size, unit=" batches", disable=not progress):
@@ -220,13 +228,15 @@ class PaliGemma:
     def detect(self, image: Any, thing: str | Sequence[str], **options: Any) -> list[Detection] | list[list[Detection]]:
         """Detect an object, or several: "left eye ; right eye". Options as for `generate`.
 
+        In a list of images, one whose answer cannot be read gets an empty list, with a warning.
+
         Raises:
-            ValueError: for an answer that is not a list of boxes, and as `generate`.
+            ValueError: for an answer about a single image that is not a list of boxes, and as `generate`.
         """
         texts = self._generate_all(image, thing, "detect {}", **{"max_new_tokens": MAX_LOCATION_TOKENS, **options})
         if not _is_list(image):
             return parse(texts[0])
-        return [_parse_answer(text, index) for index, text in enumerate(texts)]
+        return [_or_nothing(partial(parse, text), index) for index, text in enumerate(texts)]
 
     @overload
     def segment(self, image: list[Any], thing: str | Sequence[str], **options: Any) -> list[list[Segment]]: ...
@@ -236,7 +246,7 @@ class PaliGemma:
         """Segment an object: box and mask. Options as for `generate`.
 
         Raises:
-            ValueError: without a mask decoder, for an answer without masks, and as `detect`.
+            ValueError: without a mask decoder, for an answer about a single image without masks, and as `detect`.
         """
         if self.masks is None:
             raise ValueError(
@@ -244,9 +254,10 @@ class PaliGemma:
             )
         texts = self._generate_all(image, thing, "segment {}", **{"max_new_tokens": MAX_LOCATION_TOKENS, **options})
         if not _is_list(image):
-            return self._decode_masks(parse(texts[0]), self.masks, image)
+            return self._decode_masks(texts[0], self.masks, image)
         return [
-            self._decode_masks(_parse_answer(text, index), self.masks, image[index]) for index, text in enumerate(texts)
+            _or_nothing(partial(self._decode_masks, text, self.masks, image[index]), index)
+            for index, text in enumerate(texts)
         ]
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -262,12 +273,19 @@ class PaliGemma:
         texts = [text] * len(images) if isinstance(text, str) else text
         return self.generate(images, [template.format(text) for text in texts], **options)
 
-    def _decode_masks(self, detections: Sequence[Detection], masks: MaskAutoencoder, image: Any) -> list[Segment]:
+    def _decode_masks(self, answer: str, masks: MaskAutoencoder, image: Any) -> list[Segment]:
+        """The segments of an answer; objects without a mask are left out, with a warning, where others have one."""
         height, width = image_size(image)
+        detections = parse(answer)
+        with_mask = [detection for detection in detections if detection.codes is not None]
         segments = []
         for detection in detections:
             if detection.codes is None:
-                raise ValueError(f"the answer has a box of {detection.name!r} but no mask")
+                problem = f"the answer has a box of {detection.name!r} but no mask"
+                if not with_mask:
+                    raise ValueError(problem)
+                warnings.warn(f"an object is left out: {problem}", stacklevel=3)
+                continue
             with torch.inference_mode():
                 mask = masks.decode(torch.tensor([detection.codes], device=self.device))[0].cpu()
             segments.append(Segment(detection.name, detection.box, paste_mask(mask, detection.box, height, width)))
@@ -289,11 +307,13 @@ def _is_list(image: Any) -> bool:
     return isinstance(image, list | tuple)
 
 
-def _parse_answer(text: str, index: int) -> list[Detection]:
+def _or_nothing(read: Callable[[], list[Answer]], index: int) -> list[Answer]:
+    """What `read` returns about the image of this index, or nothing, with a warning, where it raises ValueError."""
     try:
-        return parse(text)
+        return read()
     except ValueError as error:
-        raise ValueError(f"the answer about image {index}: {error}") from error
+        warnings.warn(f"the answer about image {index} cannot be read: {error}", stacklevel=3)
+        return []
 
 
 def image_size(image: Any) -> tuple[int, int]:

@@ -247,10 +247,24 @@ def preprocess_image(image: Any, size: int) -> Tensor:
     Raises:
         TypeError, ValueError, FileNotFoundError: for anything else; the message says what was passed.
     """
+    check_image(image)
     if isinstance(image, str | Path):
         return _preprocess_file(Path(image), size)
     if isinstance(image, Image.Image):
         return _preprocess_pil(image, size)
+    if image.shape[1:] != (size, size):
+        image = F.interpolate(image[None].float(), (size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)
+    return image.float()
+
+
+def check_image(image: Any) -> None:
+    """Raise TypeError, ValueError or FileNotFoundError for what is no image, as far as that shows without decoding."""
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"no image at {image}")
+        return
+    if isinstance(image, Image.Image):
+        return
     if not isinstance(image, Tensor):
         raise TypeError(
             "an image is a path, a PIL image or a tensor (3, H, W) in [-1, 1], got "
@@ -260,16 +274,11 @@ def preprocess_image(image: Any, size: int) -> Tensor:
         raise ValueError(f"an image tensor is (3, H, W), floats in [-1, 1]; got {image.dtype} {tuple(image.shape)}")
     if not image.abs().max() <= 1.0001:  # written like this, it refuses NaN too
         raise ValueError(f"the values of an image lie in [-1, 1], got up to {image.abs().max().item():.3g}")
-    if image.shape[1:] != (size, size):
-        image = F.interpolate(image[None].float(), (size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)
-    return image.float()
 
 
 def _preprocess_file(path: Path, size: int) -> Tensor:
     from helpers.data.images import FORMATS
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}")
     try:
         with Image.open(path, formats=FORMATS) as image:
             return _preprocess_pil(image, size)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from helpers.data import load_faces
 from helpers.data.faces import DrawnFaces
 from helpers.data.questions import sample_face_grid
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import naming_option, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.vlm.auxiliary_labels import WithAuxiliaryHeads, face_labels, grid_labels
@@ -69,11 +69,13 @@ def sample_training_data(faces: DrawnFaces, codes: Tensor, count: int, rng: np.r
 
 def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     """Load the data and build model, loss and sampling as the options say."""
+    with naming_option("--masks"):
+        masks = MaskAutoencoder.from_weights(options.masks).to(accelerator.device)
+    with naming_option("--start"):
+        start = PaliGemma.from_weights(options.start, masks=None) if options.start else None
     faces = load_faces("toy-faces", "train", 64, limit=options.faces, progress=accelerator.is_main_process)
     held_out = load_faces("toy-faces", "val", 64, limit=40, progress=False)
-    masks = MaskAutoencoder.from_weights(options.masks).to(accelerator.device)
     codes = encode_face_masks(faces.attributes, masks, progress=accelerator.is_main_process)
-    start = PaliGemma.from_weights(options.start, masks=None) if options.start else None
     tokenizer = start.tokenizer if start else Tokenizer.from_texts(all_texts(faces.attributes))
     config = start.model.config if start else PaliGemmaConfig.tiny(len(tokenizer), tokenizer.image_token_id)
     processor = Processor(tokenizer, config.vision.size, config.vision.tokens)
@@ -135,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--faces", type=int, default=12_000, help="synthetic faces to train on")
+    add("--faces", type=positive_int, default=12_000, help="synthetic faces to train on")
     add("--start", help="weights to fine-tune, a name or a file; None: train from scratch")
     add("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data.drawing import attributes_of
-from helpers.training.arguments import training_parser
+from helpers.training.arguments import positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.vlm.examples import crop_face_masks
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--faces", type=int, default=6000, help="synthetic faces to train on")
+    parser.add_argument("--faces", type=positive_int, default=6000, help="synthetic faces to train on")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ If a tensor is missing, left over or of another shape, the error lists all of th
 
 import itertools
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -252,16 +253,25 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise FileNotFoundError(f"no checkpoint at {repo}: no file, no folder, and no hub id (owner/name)")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
-    except (OSError, HfHubHTTPError, HTTPError, HFValidationError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # also what the HTTP client raises, of a proxy that it cannot use for instance
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise FileNotFoundError(
             f"{repo!r} is no file or folder here, and the hub did not give it ({lines[-1][:200]}). Download it "
-            f"elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence and the network"
+            f"elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence and the "
+            f"network{_proxy_note()}"
         ) from error
+
+
+def _proxy_note() -> str:
+    """The environment variables that name a proxy, in words; their values may hold passwords."""
+    variables = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+    names = [name for name in variables if os.environ.get(name) or os.environ.get(name.lower())]
+    return f" (a proxy is set by {', '.join(names)})" if names else ""
 
 
 def map_key(name: str, key_mapping: KeyMapping) -> str:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from helpers.data import DrawnFaces, Faces, load_faces
 from helpers.data.faces import to_float, to_uint8
-from helpers.data.load import _in_rotation
 
 
 def some_faces(count: int = 10) -> Faces:
@@ -136,17 +135,7 @@ def test_to_float_leaves_the_images_alone() -> None:
     assert images.sum() == 0
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(0, 2), min_size=1), st.integers(1, 20))
-def test_a_limit_keeps_the_classes_balanced(labels: list[int], limit: int) -> None:
-    labels = np.array(labels)
-    kept = _in_rotation(labels, limit)
-    assert len(kept) == len(set(kept.tolist())) == min(limit, len(labels))
-    counts = {label: ((labels[kept] == label).sum(), (labels == label).sum()) for label in np.unique(labels)}
-    most = max(kept_count for kept_count, _ in counts.values())
-    assert all(kept_count >= min(most - 1, there) for kept_count, there in counts.values())
-
-
+@pytest.mark.fault("options", refused=True)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -154,7 +143,15 @@ def test_a_limit_keeps_the_classes_balanced(labels: list[int], limit: int) -> No
         ({"split": "test"}, "unknown split 'test'; there are: train, val"),
         ({"size": 4}, "from 8 to 1024"),
         ({"size": 64.5}, "whole number"),
+        ({"size": 64.0}, "whole number from 8 to 1024"),
+        ({"size": "64"}, "whole number from 8 to 1024"),
+        ({"size": 2000}, "whole number from 8 to 1024"),
+        ({"size": -64}, "whole number from 8 to 1024"),
         ({"limit": 0}, "at least 1"),
+        ({"limit": -5}, "at least 1"),
+        ({"limit": 2.5}, "limit must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"seed": 0.5}, "seed must be a whole number, at least 0"),
         ({"root": "somewhere"}, "drawn, not read"),
     ],
 )

@@ -153,7 +153,7 @@ def test_initial_noise_depends_on_its_own_seed_only():
 
 
 def test_later_noise_does_not_repeat_the_initial_noise():
-    noise, generator = initial_noise([4], (1024,))  # a multiple of 16: PyTorch draws the last 16 of other sizes anew
+    noise, (generator,) = initial_noise([4], (1024,))  # a multiple of 16: PyTorch draws the last 16 of other sizes anew
     later = torch.randn(1024, generator=generator)
     assert torch.corrcoef(torch.stack([noise[0], later]))[0, 1].abs() < 0.15
     assert torch.equal(later, normal(2048, seed=4)[1024:]), "the generator goes on where the noise ended"
