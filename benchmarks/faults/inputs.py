@@ -52,21 +52,21 @@ def try_all(files: Iterable[Path]) -> dict[str, Tries]:
         )
         if not counts.exists():
             raise RuntimeError(f"pytest did not run: {(process.stderr or process.stdout)[-500:]}")
-        return {kind: Tries(*values) for kind, values in json.loads(counts.read_text()).items()}
+        return {category: Tries(*values) for category, values in json.loads(counts.read_text()).items()}
 
 
-def rows(kinds: dict[str, Tries]) -> list[Row]:
+def rows(tries_by_kind: dict[str, Tries]) -> list[Row]:
     """One row a kind, and one for the refusals of all kinds together."""
     lines = [
         claim(
-            f"bug reports: {kind}",
+            f"bug reports: {category}",
             f"{tries.passed} of {tries.tried} as promised, {tries.refused} with their message",
             f"all {tries.tried}",
             tries.passed == tries.tried > 0,
         )
-        for kind, tries in sorted(kinds.items())
+        for category, tries in sorted(tries_by_kind.items())
     ]
-    refused = sum(tries.refused for tries in kinds.values())
+    refused = sum(tries.refused for tries in tries_by_kind.values())
     return [*lines, at_least("bad inputs whose message is asserted", refused, REFUSED)]
 
 
@@ -97,12 +97,12 @@ def pytest_sessionfinish() -> None:
     tried: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    for test, (kind, asserts_message) in _kind_of.items():
+    for test, (category, asserts_message) in _kind_of.items():
         if test in _skipped:
             continue
-        tried[kind] += 1
+        tried[category] += 1
         if test not in _failed:
-            passed[kind] += 1
-            refused[kind] += asserts_message
+            passed[category] += 1
+            refused[category] += asserts_message
     if path := os.environ.get(COUNTS):
-        Path(path).write_text(json.dumps({kind: [tried[kind], passed[kind], refused[kind]] for kind in tried}))
+        Path(path).write_text(json.dumps({name: [tried[name], passed[name], refused[name]] for name in tried}))

@@ -169,8 +169,8 @@ def find(root: str | Path | None, size: int, split: str) -> Collection:
             # The two libraries raise what their servers, their login and their HTTP client raise.
             failures.append(f"{place.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         else:
-            for error in damaged:
-                warnings.warn(f"passed over: {error}. The copy in {collection.path} is used instead", stacklevel=2)
+            for damage in damaged:
+                warnings.warn(f"passed over: {damage}. The copy in {collection.path} is used instead", stacklevel=2)
             return collection
     numbered = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, 1))
     raise FileNotFoundError(f"animal faces were not found. Tried:{numbered}\n{HELP}")
@@ -242,8 +242,8 @@ def collection_at(path: Path, size: int, split: str | None = None) -> Collection
         except (ValueError, OSError) as error:
             damaged.append(error)
     if candidates:
-        for error in damaged:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
+        for damage in damaged:
+            warnings.warn(f"passed over: {damage}", stacklevel=2)
         with_split = [each for each in candidates if split is None or split_folder(each, split) is not None]
         return min(with_split or candidates, key=lambda candidate: _preference(candidate, size))
     if damaged:

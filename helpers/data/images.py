@@ -129,8 +129,8 @@ def upright_mask(image: Image.Image) -> np.ndarray:
     rgb = _to_rgb(image)
     values = np.asarray(image if image.mode.startswith("I") else rgb)
     if values.min() == 0 and values.max() == 1 or (values == 1).all():
-        ones = values == 1
-        return (ones if ones.ndim == 2 else ones.any(axis=2)).astype(np.float32)
+        is_one = values == 1
+        return (is_one if is_one.ndim == 2 else is_one.any(axis=2)).astype(np.float32)
     return np.asarray(rgb.convert("L")).astype(np.float32) / 255
 
 
@@ -154,7 +154,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF data: the pixels are as good as without
         orientation = None
-    return _UPRIGHT.get(orientation)
+    return None if orientation is None else _UPRIGHT.get(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

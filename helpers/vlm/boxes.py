@@ -85,8 +85,8 @@ def parse(answer: str, *, strict: bool = False) -> list[Detection]:
     for part in filter(None, map(str.strip, answer.split(";"))):
         try:
             detections.append(_parse_object(part))
-        except ValueError as problem:
-            problems.append(str(problem))
+        except ValueError as error:
+            problems.append(str(error))
     if problems and (strict or not detections):
         raise ValueError(problems[0])
     for problem in problems:

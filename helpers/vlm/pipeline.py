@@ -24,7 +24,7 @@ from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
 
 TASKS = ("caption", "answer", "detect", "segment")
-Answer = TypeVar("Answer", Detection, "Segment")
+Located = TypeVar("Located", Detection, "Segment")
 MAX_LOCATION_TOKENS = 256  # of an answer with boxes: an object with its mask takes more than twenty tokens
 
 
@@ -307,7 +307,7 @@ def _is_list(image: Any) -> bool:
     return isinstance(image, list | tuple)
 
 
-def _or_nothing(read: Callable[[], list[Answer]], index: int) -> list[Answer]:
+def _or_nothing(read: Callable[[], list[Located]], index: int) -> list[Located]:
     """What `read` returns about the image of this index, or nothing, with a warning, where it raises ValueError."""
     try:
         return read()

@@ -69,7 +69,7 @@ def test_weights_of_another_network_are_refused(model, tmp_path):
         ({"prompts": ["a green cat with wings"]}, "'wings'"),
         ({"labels": ["cat"], "prompts": ["a cat", "a dog"]}, "1 labels but 2 prompts"),
         ({"labels": ["cat"], "sampler": "plms"}, "unknown sampler 'plms'"),
-        ({"labels": ["cat"], "steps": 0}, "at least 1"),
+        ({"labels": ["cat"], "steps": 0}, "steps must be a whole number from 1"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(model, arguments, message):

@@ -174,7 +174,7 @@ def test_ctrl_c_in_the_first_half_ends_the_command(tmp_path, monkeypatch):
 
 
 def test_an_autoencoder_that_is_nowhere_says_so(tmp_path, hub_out_of_reach):
-    with pytest.raises(FileNotFoundError, match="The course knows weights for"):
+    with pytest.raises(SystemExit, match="--autoencoder: .*The course knows weights for"):
         main([*TINY, "--method", "pretrained", "--autoencoder", "absent", "--out", str(tmp_path)])
 
 
