@@ -147,7 +147,7 @@ def _load(image: Image.Image) -> Image.Transpose | None:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Load the pixels; returns the transposition that still turns them upright, or None.
 
-    In this order: Pillow turns a TIFF while it loads it, and finds the tag of some PNGs only behind the pixels.
+    In this order: Pillow turns a TIFF while it loads it, and finds the tag of some PNG files only behind the pixels.
     """
     image.load()
     try:
