@@ -66,6 +66,22 @@ def test_negative_prompt_replaces_the_empty_caption(engine: Engine) -> None:
     assert (ours - engine.generate("own", **request | {"negativePrompt": ""})).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["own", "animals"])
+def test_previews_of_latents_resemble_their_images(name: str, engine: Engine) -> None:
+    pipeline = engine.load(name)
+    code = f"""
+        let last;
+        for (const step of sampleSteps({pipeline}, request)) last = step;
+        const [preview, image] = [{pipeline}.preview(last.x0), {pipeline}.decode(last.x0)];
+        return Float32Array.from([...preview, ...image]);"""
+    request = {"prompt": "a cat", "label": 0, "scale": 2, "steps": 4, "seed": 1, "sampler": "ddim"}
+    both = engine(code, request=request)
+    preview, image = both.split([both.numel() - 3 * 64 * 64, 3 * 64 * 64])
+    side = round((preview.numel() / 3) ** 0.5)
+    small = torch.nn.functional.adaptive_avg_pool2d(image.view(1, 3, 64, 64), side).flatten()
+    assert torch.corrcoef(torch.stack([preview, small]))[0, 1] > 0.8
+
+
 def test_negative_prompt_of_stable_diffusion(engine: Engine) -> None:
     model = load("sd1")
     assert isinstance(model, StableDiffusion1)
