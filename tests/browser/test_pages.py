@@ -99,7 +99,7 @@ def test_the_sidebar_numbers_the_notebooks_and_folds_the_solutions_away(browser:
     shown = [link.inner_text().strip() for link in page.locator(".bd-sidebar-primary nav a:visible").all()]
     assert "02 DDPM from scratch" in shown and "Solutions" in shown
     assert not [name for name in shown if "Solutions:" in name]
-    page.locator(".bd-sidebar-primary li:has(> a:text-is('Solutions')) > details > summary").click()
+    page.locator(".bd-sidebar-primary li:has(> a:text-is('Solutions')) > details > summary .toctree-toggle").click()
     assert page.get_by_role("link", name="02 Solutions: DDPM from scratch").is_visible()
     page.close()
 
