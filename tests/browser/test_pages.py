@@ -93,6 +93,15 @@ def test_code_is_shown_whole_on_a_small_laptop(opened: tuple[str, Any, Any]) -> 
     assert not cut, f"{path}: {len(cut)} code cells scroll sideways at {SCREEN['width']} pixels, such as {cut[0]}"
 
 
+def test_no_column_of_a_table_cuts_its_words_in_two(opened: tuple[str, Any, Any]) -> None:
+    """A cell whose words may break anywhere is as narrow as a letter, as soon as another column wants the room."""
+    _, page, _ = opened
+    wraps = page.locator("main :is(th, td), main :is(th, td) p").evaluate_all(
+        "(cells) => cells.map((cell) => getComputedStyle(cell).overflowWrap)"
+    )
+    assert "anywhere" not in wraps
+
+
 def test_the_sidebar_numbers_the_notebooks_and_folds_the_solutions_away(browser: Any, site: str) -> None:
     page = browser.new_page(viewport=SCREEN)
     page.goto(f"{site}/notebooks/02_ddpm_from_scratch.html", wait_until="load")
