@@ -12,7 +12,8 @@ from torch import nn
 
 from helpers.weights import load_weights, read_metadata, read_tensors, save_weights, write_tensors
 from helpers.weights import shipped as weights
-from helpers.weights.pretrained import checkpoint_keys, guess_cause, map_key, read_checkpoint
+from helpers.weights.causes import guess_cause
+from helpers.weights.pretrained import checkpoint_keys, map_key, read_checkpoint
 
 
 def network(width=8):
@@ -213,10 +214,11 @@ def test_a_key_mapping_is_applied_in_order_and_braces_stand_for_several_tensors(
 
 
 def test_the_first_cause_that_matches_is_the_likeliest():
-    causes = {"lora": "a LoRA", "^unet": "a U-Net"}
-    assert guess_cause(causes, {"unet.lora_up": torch.zeros(1)}) == "a LoRA"
-    assert guess_cause(causes, {"unet.conv": torch.zeros(1)}) == "a U-Net"
-    assert guess_cause(causes, {"vae.conv": torch.zeros(1)}) == ""
+    nothing = torch.zeros(1)
+    assert guess_cause({"input_blocks.0.lora_up": nothing}).startswith("a LoRA")
+    assert guess_cause({"input_blocks.0.weight": nothing}).startswith("Stable Diffusion 1, 2 or XL")
+    assert guess_cause({"input_blocks.0.weight": nothing}, "sd1") == "", "no explanation: it is what is being loaded"
+    assert guess_cause({"vae.conv": nothing}) == ""
 
 
 def test_a_flipped_bit_of_a_pickle_is_noticed_although_torch_load_does_not(tmp_path):

@@ -30,7 +30,8 @@ from helpers.sd3.checkpoint import read as read_sd3
 from helpers.vlm.checkpoint import config_of
 from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.weights import read_tensors
-from helpers.weights.pretrained import folder_tensors, read_checkpoint
+from helpers.weights.folders import folder_tensors
+from helpers.weights.pretrained import read_checkpoint
 
 CODE = "is refused: it asks to run code of its own"
 

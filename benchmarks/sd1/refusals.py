@@ -277,7 +277,7 @@ OPTIONS: tuple[FileFault[SD1Files], ...] = (
     Row(
         "a variant that is not there",
         lambda f: f.load(f.diffusers, variant="fp16"),
-        "fp16.safetensors",
+        "holds no part as variant 'fp16': leave variant= out",
         FileNotFoundError,
     ),
     Row("a variant of a single file", lambda f: f.load(f.single, variant="fp16"), "chooses among a folder's files"),

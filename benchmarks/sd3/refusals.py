@@ -96,6 +96,7 @@ class SD3Files(CheckpointFiles):
         whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
         index = {"weight_map": dict.fromkeys(load_file(whole), "diffusion_pytorch_model-00001-of-00002.safetensors")}
         whole.with_suffix(".safetensors.index.json").write_text(json.dumps(index))
+        whole.unlink()  # which would be read in its place
         return folder
 
 

@@ -13,23 +13,20 @@ import torch
 from torch import Tensor
 
 from helpers.autoencoders import kl, tiny
+from helpers.autoencoders.configs import kl_config, tiny_config
 from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.weights import TRAINING_COMMANDS, read_config, weights_path
-from helpers.weights.pretrained import (
-    KeyMapping,
-    fetch,
-    folder_part,
-    load_pretrained,
-    modern_attention,
-    read_checkpoint,
-    read_json_config,
-)
+from helpers.weights.causes import drop_unused, guess_cause
+from helpers.weights.configs import PublishedConfig
+from helpers.weights.folders import download_parts, find_part, modern_attention, place_of, read_part
+from helpers.weights.pretrained import PICKLES, SAFETENSORS, KeyMapping, load_pretrained, read_checkpoint
 
 SDXL = "stabilityai/sdxl-vae"  # or madebyollin/sdxl-vae-fp16-fix
 SDXL_SCALE = 0.13025
+PART = (".", ("diffusion_pytorch_model",))  # an autoencoder's folder and the stem of its files
 
 Architecture = TypeVar("Architecture", KLAutoencoder, TinyAutoencoder)
 
@@ -57,7 +54,7 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
         return _from_folder(path).eval()
     if path.is_file():
         return _from_course_file(path) if _is_course_file(path) else _from_file(path).eval()
-    if text.count("/") not in (1, 2) or path.is_absolute() or path.suffix in (".safetensors", ".ckpt", ".pth", ".pt"):
+    if text.count("/") not in (1, 2) or path.is_absolute() or path.suffix.lower() in (SAFETENSORS, *PICKLES):
         read_config(text)  # raises, and lists the weights that there are
     return _from_folder(_downloaded(text)).eval()
 
@@ -69,14 +66,10 @@ def _from_course_file(path: Path) -> Autoencoder:
 
 
 def _downloaded(text: str) -> Path:
-    """Download owner/name or owner/name/subfolder from the hub, safetensors before pickles; returns the folder."""
+    """Download owner/name or owner/name/subfolder from the hub; returns the folder."""
     owner, name, *subfolders = text.split("/")
-    prefix = "".join(f"{subfolder}/" for subfolder in subfolders)
-    for suffix in ("safetensors", "bin"):
-        folder = fetch(f"{owner}/{name}", [f"{prefix}config.json", f"{prefix}diffusion_pytorch_model*.{suffix}"])
-        if any((folder / prefix).glob(f"diffusion_pytorch_model*.{suffix}")):
-            break
-    return folder / prefix
+    place = "/".join(subfolders) or "."
+    return download_parts(f"{owner}/{name}", {"autoencoder": (place, PART[1])}, []) / place
 
 
 def _is_course_file(path: Path) -> bool:
@@ -104,66 +97,57 @@ def _from_folder(folder: Path) -> Autoencoder:
 
 
 def _taesd_files(folder: Path, half: str) -> list[Path]:
-    return sorted(folder.glob(f"*_{half}.safetensors")) or sorted(folder.glob(f"*_{half}.pth"))
+    files = [path for path in sorted(folder.iterdir()) if path.stem.endswith(f"_{half}")]
+    return [path for path in files if path.suffix.lower() == SAFETENSORS] or [
+        path for path in files if path.suffix.lower() in PICKLES
+    ]
 
 
 def _from_diffusers(folder: Path) -> Autoencoder:
-    config = read_json_config(folder / "config.json")
+    config = PublishedConfig(folder / "config.json")
     class_name = config.get("_class_name")
     if class_name not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(
             f"{folder} holds a {class_name or 'model without a name'}, not AutoencoderKL or AutoencoderTiny; "
             "of a whole pipeline, name the folder vae"
         )
-    tensors = modern_attention(read_checkpoint(folder_part(folder, ".", ["diffusion_pytorch_model"])))
     try:
-        sizes = _tiny_config(config) if class_name == "AutoencoderTiny" else _kl_config(config)
+        sizes = tiny_config(config) if class_name == "AutoencoderTiny" else kl_config(config)
     except KeyError as missing:
-        raise ValueError(f"{folder / 'config.json'} lacks {missing}") from None
+        raise ValueError(f"{config.file} lacks {missing}") from None
+    files = find_part(folder, *PART)
+    tensors = modern_attention(drop_unused(read_part(files)))
     if isinstance(sizes, TinyConfig):
-        return _build(TinyAutoencoder, sizes, tensors, tiny.published_names("diffusers"))
-    return _build(KLAutoencoder, sizes, tensors, kl.published_names(sizes, "diffusers"))
-
-
-def _tiny_config(config: Mapping) -> TinyConfig:
-    """Translate diffusers' config.json of an AutoencoderTiny. Raises KeyError."""
-    return TinyConfig(
-        latent_channels=config["latent_channels"],
-        width=config["encoder_block_out_channels"][0],
-        blocks=tuple(config["num_encoder_blocks"]),
-    )
-
-
-def _kl_config(config: Mapping) -> KLConfig:
-    """Translate diffusers' config.json of an AutoencoderKL. Raises KeyError."""
-    widths = config["block_out_channels"]
-    return KLConfig(
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        blocks=config["layers_per_block"],
-        latent_channels=config["latent_channels"],
-        groups=config.get("norm_num_groups", 32),
-        quant_convs=config.get("use_quant_conv", True),
-        scale=config.get("scaling_factor", KLConfig.scale),
-        shift=config.get("shift_factor") or 0.0,
-    )
+        return _build(TinyAutoencoder, sizes, tensors, tiny.published_names("diffusers"), place_of(files))
+    return _build(KLAutoencoder, sizes, tensors, kl.published_names(sizes, "diffusers"), place_of(files))
 
 
 def _from_file(path: Path) -> Autoencoder:
     """Load a single file in CompVis's layout; it contains no scale, so Stable Diffusion XL's is used."""
-    tensors = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_checkpoint(path).items()}
+    tensors = {
+        name.removeprefix("first_stage_model."): tensor for name, tensor in drop_unused(read_checkpoint(path)).items()
+    }
     if "encoder.down.0.block.0.norm1.weight" not in tensors:
-        raise ValueError(f"{path} holds no autoencoder in CompVis's layout; pass a diffusers folder as a folder")
+        cause = guess_cause(tensors, "autoencoder")
+        likeliest = f". Likeliest cause: {cause}" if cause else ""
+        raise ValueError(
+            f"{path} holds no autoencoder in CompVis's layout; pass a diffusers folder as a folder{likeliest}"
+        )
     config = KLConfig(scale=SDXL_SCALE)
-    return _build(KLAutoencoder, config, tensors, kl.published_names(config, "compvis"))
+    return _build(KLAutoencoder, config, tensors, kl.published_names(config, "compvis"), path)
 
 
 def _build(
-    architecture: Callable[..., Architecture], config: object, tensors: Mapping[str, Tensor], names: KeyMapping
+    architecture: Callable[..., Architecture],
+    config: object,
+    tensors: Mapping[str, Tensor],
+    names: KeyMapping,
+    place: Path,
 ) -> Architecture:
     with torch.device("meta"):
         model = architecture(config)
-    load_pretrained(model, tensors, names, what=f"an autoencoder of these sizes ({config})")
+    what = f"an autoencoder of these sizes ({config})"
+    load_pretrained(model, tensors, names, what=what, hint=lambda: guess_cause(tensors, "autoencoder"), place=place)
     return model
 
 
@@ -180,4 +164,4 @@ def tiny_from_pair(encoder: Path, decoder: Path) -> TinyAutoencoder:
         width=len(tensors["encoder.0.weight"]),
         pooled=any(".pool." in name for name in tensors),
     )
-    return _build(TinyAutoencoder, config, tensors, tiny.published_names("taesd"))
+    return _build(TinyAutoencoder, config, tensors, tiny.published_names("taesd"), encoder.parent)

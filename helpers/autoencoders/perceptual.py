@@ -3,6 +3,7 @@
 Alphabet: B images, C channels, H W pixels.
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -147,18 +148,36 @@ def encoder_distance(autoencoder: nn.Module) -> PerceptualDistance:
     return PerceptualDistance(EncoderFeatures(autoencoder), None, "an autoencoder's encoder")
 
 
-def load_perceptual(download: bool = False) -> PerceptualDistance:
-    """Load LPIPS where VGG16's weights are in torch's cache or may be downloaded (528 MB); else its substitute.
+def load_perceptual(published: bool | None = None) -> PerceptualDistance:
+    """Load the course's substitute for LPIPS, or LPIPS itself where that is asked for.
 
     The substitute was trained on synthetic faces and not fitted to human judgements: its values are not LPIPS.
-    `.name` says which one it is.
+    `.name` says which one it is. VGG16's weights (528 MB) in torch's cache change nothing unless LPIPS is asked for.
+
+    Args:
+        published: True: LPIPS, whose VGG16 comes from torch's cache or is downloaded; None: as the environment variable
+            COURSE_LPIPS says, "yes" or nothing.
+
+    Raises:
+        FileNotFoundError: for LPIPS without a cached VGG16 and without a network.
+        ValueError: for another value of COURSE_LPIPS.
     """
-    path = vgg_path()
-    if not (path.exists() or download):
+    if published is None:
+        asked = os.environ.get("COURSE_LPIPS", "")
+        if asked not in ("", "yes", "no"):
+            raise ValueError(f"COURSE_LPIPS is yes or no, got {asked!r}")
+        published = asked == "yes"
+    if not published:
         return PerceptualDistance(AttributeFeatures(), None, "stand-in: the course's reader of drawn faces, not LPIPS")
     from torchvision.models import VGG16_Weights
 
-    state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    try:
+        state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"LPIPS needs VGG16's weights (528 MB) at {vgg_path()}, and they could not be downloaded ({error}): put "
+            "them there, or leave out COURSE_LPIPS=yes"
+        ) from error
     return lpips(VGG16(), state)
 
 

@@ -6,23 +6,22 @@ safetensors or as a pickle.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from helpers.diffusion.schedules import DDPMPath
+from helpers.sd1.schedule import Schedule, read_schedule, zero_terminal_snr
 from helpers.sd1.unet import UNetConfig
-from helpers.text.bpe import BytePairTokenizer
+from helpers.text.bpe import published_merges
 from helpers.text.clip import published_text
-from helpers.weights.pretrained import (
-    KeyMapping,
-    fetch,
-    folder_part,
-    guess_cause,
-    modern_attention,
-    read_checkpoint,
-    read_json_config,
-)
+from helpers.weights.causes import drop_unused, guess_cause
+from helpers.weights.configs import PublishedConfig
+from helpers.weights.folders import download_parts, find_parts, modern_attention, place_of, read_part
+from helpers.weights.pretrained import PICKLES, SAFETENSORS, KeyMapping, read_checkpoint, read_json_config
+from helpers.weights.single_files import find_single_file
 
 Tensors = dict[str, Tensor]
 
@@ -34,8 +33,10 @@ class PretrainedParts(NamedTuple):
     text: Tensors
     unet: Tensors
     autoencoder: Tensors
-    prediction: str  # what the U-Net predicts: "epsilon", or "v" in some fine-tunes
+    schedule: Schedule
     tokenizer: Path  # merges.txt, tokenizer.json, or the folder that holds one
+    places: Mapping[str, Path]  # of each part, for error messages
+    configs: Mapping[str, PublishedConfig]  # each part's config.json, without entries for a single file
 
 
 def read(
@@ -44,25 +45,29 @@ def read(
     """Read a checkpoint.
 
     Args:
-        source: a diffusers folder, a single file, or a hub repository such as
+        source: a diffusers folder, a single file, the folder of one, or a hub repository such as
             "stable-diffusion-v1-5/stable-diffusion-v1-5".
-        variant: "fp16" takes the half-precision files of a folder or repository; None takes the full ones where they
-            are, and the others where they are not.
+        variant: "fp16" takes the half-precision files of a folder or repository, of parts that come in it; None takes
+            the full ones where they are, and the others where they are not.
         ema: take the averaged U-Net of a single file that holds both.
-        tokenizer: where its merges are; None: in the folder, else CLIP's from the hub.
+        tokenizer: where its merges are; None: in the folder, else CLIP's, which the course brings.
 
     Raises:
         FileNotFoundError, ValueError: the message says what was looked for, or what the file probably is.
     """
     path = Path(source).expanduser()
+    if path.is_dir() and not _has_parts(path):
+        path = find_single_file(path, lambda name: name.startswith(UNET)) or path
     if path.is_file():
         if variant:
             raise ValueError(f"variant={variant!r} chooses among a folder's files; {path.name} is a single file")
         return _single_file(path, ema, tokenizer)
+    if path.suffix.lower() in (SAFETENSORS, *PICKLES):
+        raise FileNotFoundError(f"no checkpoint at {source}: no such file")
     if ema:
         raise ValueError("ema=True is for single files that hold two U-Nets; diffusers folders hold one")
     if not path.is_dir():
-        path = _download(str(source), variant)
+        path = download_parts(str(source), PARTS, ["model_index.json", "scheduler/*.json", "tokenizer/*"], variant)
     return _folder(path, variant, tokenizer)
 
 
@@ -73,20 +78,11 @@ PARTS = {
     "unet": ("unet", ("diffusion_pytorch_model",)),
     "autoencoder": ("vae", ("diffusion_pytorch_model",)),
 }
-PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}  # diffusers' name -> the course's
 
 
-def _download(repo: str, variant: str | None) -> Path:
-    """Fetch safetensors before pickles, full precision before half: later ones only where the earlier are missing."""
-    for ending in ("safetensors", "bin"):
-        for dot in [f".{variant}"] if variant else ["", ".fp16"]:
-            weights = []
-            for part, stems in PARTS.values():
-                weights += [f"{part}/{stem}{dot}.{ending}" for stem in stems]
-            folder = fetch(repo, [*weights, "model_index.json", "scheduler/*.json", "tokenizer/*"])
-            if sum((folder / name).is_file() for name in weights) == len(PARTS):
-                return folder
-    return folder
+def _has_parts(folder: Path) -> bool:
+    """Whether this is a diffusers folder, complete or not."""
+    return (folder / "model_index.json").is_file() or any((folder / part).is_dir() for part, _ in PARTS.values())
 
 
 def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> PretrainedParts:
@@ -95,32 +91,72 @@ def _folder(folder: Path, variant: str | None, tokenizer: str | Path | None) -> 
         pipeline = read_json_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion") or re.search("XL|3|Upscale|Inpaint|InstructPix2Pix", pipeline):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 1")
-    prediction = _prediction_type(folder / "scheduler" / "scheduler_config.json")
-    tensors = {}
-    for name, (part, stems) in PARTS.items():
-        tensors[name] = read_checkpoint(folder_part(folder, part, stems, variant))
+    schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
+    files = find_parts(folder, PARTS, variant)
+    configs = {name: PublishedConfig(folder / subfolder / "config.json") for name, (subfolder, _) in PARTS.items()}
     if tokenizer is None:
         tokenizer = folder / "tokenizer"
-        tokenizer = tokenizer if tokenizer.is_dir() else BytePairTokenizer.download()
+        tokenizer = tokenizer if tokenizer.is_dir() else published_merges()
+    tensors = {name: drop_unused(read_part(paths)) for name, paths in files.items()}
     return PretrainedParts(
         "diffusers",
-        text=published_text(tensors["text"]),
+        text=_text_states(tensors["text"]),
         unet=tensors["unet"],
         autoencoder=modern_attention(tensors["autoencoder"]),
-        prediction=prediction,
+        schedule=schedule,
         tokenizer=Path(tokenizer),
+        places={name: place_of(paths) for name, paths in files.items()},
+        configs=configs,
     )
 
 
-def _prediction_type(scheduler: Path) -> str:
-    """What a scheduler's config says that the U-Net predicts, in the course's names."""
-    prediction_type = "epsilon"
-    if scheduler.is_file():
-        prediction_type = read_json_config(scheduler).get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        known = ", ".join(PREDICTION_TYPES)
-        raise ValueError(f"{scheduler} says prediction_type {prediction_type!r}; the course knows {known}")
-    return PREDICTION_TYPES[prediction_type]
+def _text_states(tensors: Tensors) -> Tensors:
+    """What Stable Diffusion 1 uses of CLIP: the hidden states, and so no projection and no image encoder."""
+    unused = ("text_projection", "visual_projection", "vision_model.")
+    return published_text({name: tensor for name, tensor in tensors.items() if not name.startswith(unused)})
+
+
+def unet_config(config: UNetConfig, published: PublishedConfig) -> UNetConfig:
+    """The sizes of the U-Net with what its config.json says and no tensor shows: heads and groups.
+
+    Raises:
+        ValueError: for an entry that the course does not follow.
+    """
+    published.require(UNET_ENTRIES)
+    entry = "num_attention_heads" if published.get("num_attention_heads") is not None else "attention_head_dim"
+    heads = published.get(entry, config.heads)  # diffusers' old name for the number of heads
+    if isinstance(heads, list):
+        if len(set(heads)) != 1:
+            raise published.refusal(entry, heads, "as many heads at every resolution")
+        heads = heads[0]
+    if heads != config.heads:
+        heads = PublishedConfig(published.file, {entry: heads}).heads(entry, config.heads, config.width)
+    groups = PublishedConfig(published.file, published.entries).heads("norm_num_groups", config.groups, config.width)
+    return replace(config, heads=heads, groups=groups)
+
+
+UNET_ENTRIES = {  # what the course's U-Net computes and no tensor shows
+    "act_fn": ("silu", "swish"),
+    "norm_eps": 1e-5,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": (1, None),
+    "downsample_padding": 1,
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": (1.0, None),
+    "time_embedding_type": "positional",
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "encoder_hid_dim_type": None,
+    "cross_attention_norm": None,
+    "attention_type": "default",
+    "class_embed_type": None,
+    "addition_embed_type": None,
+}
 
 
 # --- CompVis's single file ------------------------------------------------------------------------------------------
@@ -128,45 +164,70 @@ def _prediction_type(scheduler: Path) -> str:
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
-# tables that follow from the schedule, what only training needs, and the averaged copy of the U-Net
-IGNORED = re.compile(r"(model_ema\.|first_stage_model\.loss\.|betas$|logvar$|alphas_cumprod|sqrt_|log_one|posterior_)")
+AVERAGED = "model_ema."
+V_PREDICTION = "v_pred"  # a tensor by this name marks a file whose U-Net predicts v
+ZERO_SNR = "ztsnr"  # and by this one, that its noise ends in zero terminal SNR
+CLIP_UNUSED = re.compile(r"cond_stage_model\.(transformer\.)?(text_projection|visual_projection|vision_model)\b")
 
 
 def _single_file(path: Path, ema: bool, tokenizer: str | Path | None) -> PretrainedParts:
-    tensors = read_checkpoint(path)
+    tensors = {
+        name: tensor for name, tensor in drop_unused(read_checkpoint(path)).items() if not CLIP_UNUSED.match(name)
+    }
     if not any(name.startswith(UNET) for name in tensors):
-        cause = guess_model(tensors, OTHER_MODELS | SINGLE_PARTS)
+        cause = guess_model(tensors, "")
         raise ValueError(
             f"{path} is no Stable Diffusion checkpoint, it has no {UNET}*: "
             f"{cause or f'its first tensors are {sorted(tensors)[:3]}'}"
         )
-    unexpected = [name for name in tensors if not name.startswith((UNET, VAE, CLIP)) and not IGNORED.match(name)]
+    schedule = _schedule_of(path, tensors)
+    unexpected = [name for name in tensors if not name.startswith((UNET, VAE, CLIP, AVERAGED, V_PREDICTION, ZERO_SNR))]
     if unexpected:
-        cause = guess_model(tensors) or "unknown"
+        cause = guess_model(tensors) or "a model that was made from Stable Diffusion 1 and has further parts"
         raise ValueError(
             f"{path} holds more than Stable Diffusion 1: {len(unexpected)} unexpected tensors, such as "
             f"{sorted(unexpected)[:3]}. Likeliest cause: {cause}"
         )
     unet = _select(tensors, UNET)
-    text = _select(tensors, CLIP)
-    autoencoder = _select(tensors, VAE)
     if ema:
         # the dots of the names are lost there
         averaged = {name: "model_ema.diffusion_model" + name.replace(".", "") for name in unet}
         if not set(averaged.values()) <= tensors.keys():
             raise ValueError(f"{path} holds no averaged U-Net (model_ema.*): load it with ema=False")
         unet = {name: tensors[source] for name, source in averaged.items()}
-    tokenizer = Path(tokenizer or BytePairTokenizer.download())
-    return PretrainedParts("compvis", published_text(text), unet, autoencoder, "epsilon", tokenizer)
+    return PretrainedParts(
+        "compvis",
+        text=published_text(_select(tensors, CLIP)),
+        unet=unet,
+        autoencoder=_select(tensors, VAE),
+        schedule=schedule,
+        tokenizer=Path(tokenizer or published_merges()),
+        places=dict.fromkeys(PARTS, path),
+        configs={name: PublishedConfig(path, {}) for name in PARTS},
+    )
+
+
+def _schedule_of(path: Path, tensors: Tensors) -> Schedule:
+    """A single file has no configuration, but may have a table of betas, or tensors that mark how it was trained.
+
+    Raises:
+        ValueError: for marks that exclude one another.
+    """
+    schedule = Schedule()
+    if V_PREDICTION in tensors:
+        schedule = replace(schedule, prediction="v")
+    if ZERO_SNR in tensors:
+        if V_PREDICTION not in tensors:
+            raise ValueError(f"{path} is marked {ZERO_SNR} but not {V_PREDICTION}: its U-Net cannot predict the noise")
+        schedule = replace(schedule, path=DDPMPath(zero_terminal_snr(schedule.path.betas)), spacing="trailing")
+    return schedule
 
 
 def _select(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    """The tensors whose names begin with the prefix, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and not IGNORED.match(name)
-    }
+    """The tensors whose names begin with the prefix, without it, and without what only training needs."""
+    return drop_unused(
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    )
 
 
 # --- names, and what else it may be ---------------------------------------------------------------------------------
@@ -243,26 +304,13 @@ def unet_names(config: UNetConfig, layout: str) -> KeyMapping:
     ]
 
 
-OTHER_MODELS = {  # a pattern among the names -> what such a file is
-    r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
-    r"^control_model\.|controlnet_": "a ControlNet, which steers a model and is none itself",
-    r"joint_blocks|norm1_context": "Stable Diffusion 3: see notebook 06",
-    r"double_blocks|single_transformer_blocks": "Flux, another architecture",
-    r"^conditioner\.|label_emb|add_embedding": "SDXL: this is a course on SD 1 and 3",
-    r"^cond_stage_model\.model\.": "Stable Diffusion 2, whose text encoder is OpenCLIP's",
-    r"^emb_params$|^<.*>$": "a textual inversion: a word for a model, not a model",
-}
-SINGLE_PARTS = {  # of a file that holds no U-Net under CompVis's names
-    r"^safety_checker|^vision_model": "an image classifier, CLIP's or the safety checker's",
-    r"^model_ema\.diffusion_model": "a file with averaged weights only (EMA keys), the ordinary ones were stripped",
-    r"^(down_blocks|time_embedding)\.": "a diffusers U-Net alone: pass its whole folder",
-    r"^(encoder|decoder|first_stage_model)\.": "an autoencoder alone: pass the whole checkpoint's folder or file",
-    r"^(text_model|embeddings)\.": "a text encoder alone: pass the whole checkpoint's folder or file",
-}
+def guess_model(tensors: Mapping[str, Tensor], system: str = "sd1") -> str:
+    """Guess from its tensors what a checkpoint that does not fit is, for an error message; or "".
 
-
-def guess_model(tensors: Mapping[str, Tensor], patterns: Mapping[str, str] = OTHER_MODELS) -> str:
-    """Guess from its tensors what a checkpoint that does not fit is, for an error message; or ""."""
+    `system` as for `guess_cause`: "" where the file is none of Stable Diffusion 1's at all.
+    """
+    if cause := guess_cause({name: tensor for name, tensor in tensors.items() if "scale" in name}):
+        return cause
     channels = _find_size(tensors, ("input_blocks.0.0.weight", "conv_in.weight"), 1)
     by_channels = {8: "InstructPix2Pix", 9: "an inpainting model"}
     if channels in by_channels:
@@ -274,7 +322,7 @@ def guess_model(tensors: Mapping[str, Tensor], patterns: Mapping[str, str] = OTH
     by_width = {1024: "Stable Diffusion 2", 2048: "SDXL"}
     if width in by_width:
         return f"{by_width[width]}, whose text states are {width} wide instead of 768"
-    return guess_cause(patterns, tensors)
+    return guess_cause(tensors, system)
 
 
 def _find_size(tensors: Mapping[str, Tensor], ends: tuple[str, ...], axis: int) -> int:

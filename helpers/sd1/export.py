@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from helpers.autoencoders import export as autoencoder_export
-from helpers.sd1.checkpoint import PREDICTION_TYPES, unet_names
+from helpers.sd1.checkpoint import unet_names
 from helpers.sd1.pipeline import StableDiffusion1
+from helpers.sd1.schedule import PREDICTION_TYPES
 from helpers.sd1.unet import UNet
 from helpers.text.export import write_clip, write_clip_tokenizer
 from helpers.weights.export import DIFFUSERS_WEIGHTS, published_tensors, write_json, write_part
@@ -27,18 +28,7 @@ def to_diffusers(model: StableDiffusion1, folder: str | Path) -> None:
     write_clip(model.text, model.tokenizer, folder / "text_encoder", projection=False)
     write_clip_tokenizer(model.tokenizer, folder / "tokenizer")
     _write_unet(model.unet, config.size // config.autoencoder.downsampling_factor, folder / "unet")
-    scheduler = {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": len(model.path),
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "timestep_spacing": "leading",
-        "prediction_type": DIFFUSERS_PREDICTION_TYPES[model.prediction],
-    }
+    scheduler = model.schedule.to_config() | {"prediction_type": DIFFUSERS_PREDICTION_TYPES[model.prediction]}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
         "_class_name": "StableDiffusionPipeline",

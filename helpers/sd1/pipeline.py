@@ -4,7 +4,7 @@ Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor,
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders import kl
+from helpers.autoencoders.configs import follow_kl_config
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.diffusion import (
-    DDPMPath,
     Denoised,
     Denoiser,
     Step,
@@ -24,9 +24,11 @@ from helpers.diffusion import (
     run_sampler,
 )
 from helpers.sd1 import checkpoint
+from helpers.sd1.schedule import PREDICTION_TYPES, Schedule
 from helpers.sd1.unet import UNet, UNetConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
+from helpers.text.configs import follow_clip_config
 from helpers.text.contrastive import CLIP
 from helpers.text_to_image.pipeline import (
     channels_last,
@@ -41,7 +43,7 @@ from helpers.text_to_image.pipeline import (
 )
 from helpers.text_to_image.request import Limits, Request, composite
 from helpers.weights import load_weights, read_config, save_with_config
-from helpers.weights.pretrained import load_pretrained
+from helpers.weights.pretrained import check_dtype_and_device, load_pretrained
 
 # A latent's four channels to red, green and blue, fitted by eye and regression for the published weights:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -81,12 +83,14 @@ class StableDiffusion1(nn.Module):
         size: int,
         prediction: str = "epsilon",
         rgb_factors: Any = V1_RGB_FACTORS,
+        schedule: Schedule | None = None,
     ):
         """
         Args:
             size: pixels a side of the U-Net's training images.
             prediction: what the U-Net predicts: "epsilon", or "v" in some fine-tunes.
             rgb_factors: (C, 3) from a latent's channels to red, green and blue, for previews.
+            schedule: noise and timesteps of the U-Net's training; None: Stable Diffusion 1's.
         """
         super().__init__()
         self.config = SD1Config(text.config, unet.config, autoencoder.config, size)
@@ -94,7 +98,8 @@ class StableDiffusion1(nn.Module):
         self.text = text
         self.unet = unet
         self.autoencoder = autoencoder
-        self.path = DDPMPath.scaled_linear()
+        self.schedule = schedule or Schedule()
+        self.path = self.schedule.path
         self.prediction = prediction
         self.rgb_factors = torch.as_tensor(rgb_factors)
 
@@ -221,13 +226,8 @@ class StableDiffusion1(nn.Module):
         return self.text(self.tokenizer(prompts).to(self.device), clip_skip=clip_skip)
 
     def times(self, steps: int) -> Tensor:
-        """(steps + 1,) decreasing times on the path, the reference's ("leading") choice: timesteps 1, 1 + k, ...
-
-        The U-Net's timestep n is the state after n + 1 steps of noise, so t = (n + 1) / 1000; sampling ends at
-        timestep 0, where a last trace of noise is left.
-        """
-        timesteps = torch.arange(steps) * (len(self.path) // steps) + 1  # increasing
-        return torch.cat([(timesteps.flip(0) + 1), torch.ones(1)]) / len(self.path)
+        """(steps + 1,) decreasing times on the path: those of `Schedule.times`."""
+        return self.schedule.times(steps)
 
     def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Denoiser:
         """The function that samplers call: the U-Net, with classifier-free guidance away from `negative`.
@@ -284,7 +284,8 @@ class StableDiffusion1(nn.Module):
         Args:
             source: for instance "stable-diffusion-v1-5/stable-diffusion-v1-5", or the path of v1-5-pruned.safetensors.
             config: sizes; None: the published ones.
-            tokenizer: merges.txt or its folder, where the checkpoint brings none (a single file); None: from the hub.
+            tokenizer: merges.txt or its folder, where the checkpoint brings none (a single file); None: CLIP's, which
+                the course brings.
             variant: "fp16" for half-precision files of a folder or repository.
             ema: the averaged U-Net of a single file that holds both.
             prediction: "epsilon" or "v"; None: as the folder's scheduler says, "epsilon" for a single file.
@@ -292,26 +293,45 @@ class StableDiffusion1(nn.Module):
 
         Raises:
             FileNotFoundError: where something is not there; it says what was looked for.
-            ValueError: for tensors that are missing, left over or of another shape, with the likeliest cause.
+            TypeError: for a dtype that is none.
+            ValueError: for a bad option; for tensors that are missing, left over, of another shape or not finite, with
+                the likeliest cause; for a configuration that the course does not follow.
         """
-        config = config or SD1Config.v1()
+        # 1. Check the options before gigabytes are read
+        check_dtype_and_device(dtype, device)
+        if prediction is not None and prediction not in PREDICTION_TYPES.values():
+            choices = " or ".join(map(repr, PREDICTION_TYPES.values()))
+            raise ValueError(f"prediction must be {choices}, or None for what the checkpoint says; got {prediction!r}")
+        if tokenizer is not None:
+            BytePairTokenizer.from_file(tokenizer)
+
+        # 2. Read the tensors and follow the configuration that comes with them
         parts = checkpoint.read(source, variant=variant, ema=ema, tokenizer=tokenizer)
+        sizes = config or SD1Config.v1()
+        config = replace(
+            sizes,
+            text=follow_clip_config(sizes.text, parts.configs["text"]),
+            unet=checkpoint.unet_config(sizes.unet, parts.configs["unet"]),
+            autoencoder=follow_kl_config(sizes.autoencoder, parts.configs["autoencoder"]),
+        )
         bpe = BytePairTokenizer.from_file(parts.tokenizer, length=config.text.length)
         if len(bpe) != config.text.vocabulary:
             raise ValueError(
                 f"the tokenizer of {parts.tokenizer} knows {len(bpe):,} tokens, the text encoder "
                 f"{config.text.vocabulary:,}: pass the tokenizer= that belongs to it"
             )
+
+        # 3. Build the networks and load them, strictly
         with torch.device("meta"):  # no time and no memory for initial weights that are replaced at once
             text = TextTower(config.text)
             unet = UNet(config.unet)
             autoencoder = KLAutoencoder(config.autoencoder)
         unet_names = checkpoint.unet_names(config.unet, parts.layout)
         autoencoder_names = kl.published_names(config.autoencoder, parts.layout)
-        for name, network, tensors, key_mapping in (
-            ("text encoder", text, parts.text, TEXT_NAMES),
-            ("U-Net", unet, parts.unet, unet_names),
-            ("autoencoder", autoencoder, parts.autoencoder, autoencoder_names),
+        for part, name, network, tensors, key_mapping in (
+            ("text", "text encoder", text, parts.text, TEXT_NAMES),
+            ("unet", "U-Net", unet, parts.unet, unet_names),
+            ("autoencoder", "autoencoder", autoencoder, parts.autoencoder, autoencoder_names),
         ):
             load_pretrained(
                 network,
@@ -320,8 +340,10 @@ class StableDiffusion1(nn.Module):
                 what=f"the {name} of Stable Diffusion 1",
                 dtype=dtype,
                 hint=lambda: checkpoint.guess_model(parts.unet),
+                place=parts.places[part],
             )
-        model = cls(bpe, text, unet, autoencoder, config.size, prediction or parts.prediction)
+        prediction = prediction or parts.schedule.prediction
+        model = cls(bpe, text, unet, autoencoder, config.size, prediction, schedule=parts.schedule)
         return model.to(device).to(memory_format=torch.channels_last).eval()
 
     @classmethod

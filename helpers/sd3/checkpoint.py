@@ -6,6 +6,7 @@ text encoders. They disagree in one thing beside names: which half of the last m
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,14 @@ import torch
 from torch import Tensor
 
 from helpers.sd3.mmdit import MMDiTConfig, positions
-from helpers.text.bpe import BytePairTokenizer
+from helpers.text.bpe import published_merges
 from helpers.text.clip import published_text
 from helpers.text.t5 import T5Tokenizer, published_t5
-from helpers.weights.pretrained import KeyMapping, fetch, folder_tensors, guess_cause, read_checkpoint, read_json_config
+from helpers.weights.causes import drop_unused, guess_cause
+from helpers.weights.configs import PublishedConfig
+from helpers.weights.folders import download_parts, find_parts, modern_attention, place_of, read_part
+from helpers.weights.pretrained import PICKLES, SAFETENSORS, KeyMapping, read_checkpoint, read_json_config
+from helpers.weights.single_files import find_single_file
 
 Tensors = dict[str, Tensor]
 Tokenizers = tuple[str | Path | None, str | Path | None]  # CLIP's and T5's
@@ -34,6 +39,8 @@ class PretrainedParts(NamedTuple):
     t5: Tensors | None  # None: the checkpoint comes without
     shift: float
     tokenizers: tuple[Path, Path | None]  # CLIP's merges, T5's tokenizer.json
+    places: Mapping[str, Path]  # of each part, for error messages
+    configs: Mapping[str, PublishedConfig]  # each part's config.json, without entries for a single file
 
 
 def read(
@@ -42,33 +49,38 @@ def read(
     variant: str | None = None,
     t5: bool = True,
     encoders: str | Path | None = None,
-    tokenizers: tuple[str | Path, str | Path] | None = None,
+    tokenizers: Tokenizers | None = None,
 ) -> PretrainedParts:
     """Read a checkpoint.
 
     Args:
-        source: a diffusers folder, a single file, or a hub repository such as
+        source: a diffusers folder, a single file, the folder of one, or a hub repository such as
             "stabilityai/stable-diffusion-3-medium-diffusers".
-        variant: "fp16" takes the half-precision files of a folder or repository.
+        variant: "fp16" takes the half-precision files of a folder or repository, of parts that come in it.
         t5: False leaves T5 on the disk: 9.5 GB less in half precision.
         encoders: for a single file without text encoders: the folder of clip_l.safetensors, clip_g.safetensors and
-            t5xxl*.safetensors.
-        tokenizers: CLIP's and T5's, where the checkpoint brings none; None: from the hub.
+            t5xxl*.safetensors; None: beside the file, or in the folder text_encoders beside it.
+        tokenizers: CLIP's and T5's, where the checkpoint brings none; None: CLIP's is the one that the course brings,
+            T5's comes from the hub.
 
     Raises:
         FileNotFoundError, ValueError: the message says what was looked for, or what the file probably is.
     """
     path = Path(source).expanduser()
+    if path.is_dir() and not _has_parts(path):
+        path = find_single_file(path, lambda name: "joint_blocks." in name) or path
     if path.is_file():
         if variant:
             raise ValueError(f"variant={variant!r} chooses among a folder's files; {path.name} is a single file")
         return _single_file(path, t5, encoders, tokenizers)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() in (SAFETENSORS, *PICKLES):
         raise FileNotFoundError(f"no checkpoint at {source}: no such file")
     if encoders is not None:
         raise ValueError("encoders= is for single files that come without; diffusers folders hold theirs")
     if not path.is_dir():
-        path = _download(str(source), variant, t5)
+        parts = {part: place for part, place in PARTS.items() if t5 or part != "t5"}
+        others = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_3/*"]
+        path = download_parts(str(source), parts, others, variant)
     return _folder(path, variant, t5, tokenizers)
 
 
@@ -83,31 +95,11 @@ PARTS = {
 }
 
 
-def _download(repo: str, variant: str | None, t5: bool) -> Path:
-    parts = [part for part in PARTS if t5 or part != "t5"]
-    configs = ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_3/*"]
-    folder = fetch(repo, [*_weight_patterns(parts, f".{variant}" if variant else ""), *configs])
-    rest = [part for part in parts if not _in_variant(folder, part, variant)]
-    if variant and 0 < len(rest) < len(parts):  # 3.5 has its text encoders in two precisions, the others in one
-        fetch(repo, _weight_patterns(rest, ""))
-    return folder
-
-
-def _weight_patterns(parts: list[str], dot: str) -> list[str]:
-    """Names of the weight files of some parts, whole or in shards, as patterns."""
-    patterns = []
-    for part in parts:
-        subfolder, stems = PARTS[part]
-        for stem in stems:
-            patterns.append(f"{subfolder}/{stem}{dot}.safetensors")
-            patterns.append(f"{subfolder}/{stem}{dot}-*.safetensors")
-            patterns.append(f"{subfolder}/{stem}.safetensors.index{dot}.json")
-    return patterns
-
-
-def _in_variant(folder: Path, part: str, variant: str | None) -> str | None:
-    """The variant, where this part comes in it."""
-    return variant if any((folder / PARTS[part][0]).glob(f"*.{variant}[.-]*")) else None
+def _has_parts(folder: Path) -> bool:
+    """Whether this is a diffusers folder, complete or not: a repository of 3.5 may hold both layouts."""
+    return (folder / PARTS["transformer"][0]).is_dir() or (
+        (folder / "model_index.json").is_file() and not list(folder.glob("*[sS][dD]3*"))
+    )
 
 
 def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: Tokenizers | None) -> PretrainedParts:
@@ -117,12 +109,12 @@ def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: Tokenizers 
         pipeline = read_json_config(index).get("_class_name", "")
         if not pipeline.startswith("StableDiffusion3"):
             raise ValueError(f"{folder} holds a {pipeline or 'pipeline without a name'}, not Stable Diffusion 3")
-    shift = read_json_config(scheduler).get("shift", 3.0) if scheduler.is_file() else 3.0
+    shift = read_shift(PublishedConfig(scheduler))
     t5 = t5 and (folder / PARTS["t5"][0]).is_dir()
-    variants = {part: _in_variant(folder, part, variant) for part in PARTS if t5 or part != "t5"}
-    if variant and not any(variants.values()):
-        raise FileNotFoundError(f"{folder} holds no part as variant {variant!r}: leave variant= out")
-    parts = {part: folder_tensors(folder, *PARTS[part], of_part) for part, of_part in variants.items()}
+    present = {part: place for part, place in PARTS.items() if t5 or part != "t5"}
+    files = find_parts(folder, present, variant)
+    configs = {part: PublishedConfig(folder / subfolder / "config.json") for part, (subfolder, _) in PARTS.items()}
+    parts = {part: drop_unused(read_part(paths)) for part, paths in files.items()}
     if tokenizers is None:
         clip_folder = folder / "tokenizer"
         t5_folder = folder / "tokenizer_3"
@@ -130,19 +122,62 @@ def _folder(folder: Path, variant: str | None, t5: bool, tokenizers: Tokenizers 
     return PretrainedParts(
         "diffusers",
         transformer=parts["transformer"],
-        autoencoder=parts["autoencoder"],
+        autoencoder=modern_attention(parts["autoencoder"]),
         clip_l=published_text(parts["clip_l"]),
         clip_g=published_text(parts["clip_g"]),
         t5=published_t5(parts["t5"]) if t5 else None,
         shift=shift,
         tokenizers=_tokenizer_files(tokenizers, t5),
+        places={part: place_of(paths) for part, paths in files.items()},
+        configs=configs,
     )
 
 
+def read_shift(scheduler: PublishedConfig) -> float:
+    """The shift of the times, which a scheduler_config.json says; that of Stable Diffusion 3 without one.
+
+    Raises:
+        ValueError: for a scheduler that the course does not follow.
+    """
+    if not scheduler.entries:
+        return 3.0
+    name = scheduler.get("_class_name", SCHEDULERS[0])
+    if name not in SCHEDULERS:
+        raise scheduler.refusal("_class_name", name, f"rectified flow ({' or '.join(SCHEDULERS)})")
+    scheduler.require(SCHEDULER_ENTRIES)
+    return scheduler.number("shift", 1.0, low=0)
+
+
+SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+SCHEDULER_ENTRIES = {
+    "num_train_timesteps": 1000,
+    "use_dynamic_shifting": False,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "stochastic_sampling": False,
+}
+
+
+def follow_transformer_config(sizes: MMDiTConfig, published: PublishedConfig) -> MMDiTConfig:
+    """The sizes with the heads and the table of positions that a config.json says, which no tensor shows.
+
+    Raises:
+        ValueError: for an entry that the course does not follow.
+    """
+    published.require({"qk_norm": ("rms_norm", None)})
+    heads = published.heads("num_attention_heads", sizes.heads, sizes.width)
+    base = sizes.pos_embed_base_size
+    sample_size = published.number("sample_size", base * sizes.patch, low=0)
+    return replace(sizes, heads=heads, pos_embed_base_size=int(sample_size) // sizes.patch)
+
+
 def _tokenizer_files(tokenizers: Tokenizers, t5: bool) -> tuple[Path, Path | None]:
-    """Where CLIP's and T5's tokenizers are; those that are None come from the hub, T5's only where there is a T5."""
+    """Where CLIP's and T5's tokenizers are; where None, CLIP's is the course's own copy and T5's the hub's."""
     clip, long = tokenizers
-    clip_file = Path(clip or BytePairTokenizer.download())
+    clip_file = Path(clip or published_merges())
     return clip_file, Path(long or T5Tokenizer.download()) if t5 else None
 
 
@@ -158,19 +193,23 @@ PREFIXES = {
 
 
 def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: Tokenizers | None) -> PretrainedParts:
-    tensors = read_checkpoint(path)
+    tensors = drop_unused(read_checkpoint(path))
     _check_names(path, tensors)
-    parts = {part: _select(tensors, prefix) for part, prefix in PREFIXES.items()}
+    parts = {part: drop_unused(_select(tensors, prefix)) for part, prefix in PREFIXES.items()}
+    places = dict.fromkeys(PARTS, path)
     missing = [part for part in ENCODER_FILES if not parts[part] and (t5 or part != "t5")]
     if encoders is not None and not missing:
         raise ValueError(f"{path} holds its own text encoders: leave encoders= out")
-    if encoders is None and "clip_l" in missing:
+    if encoders is None and missing:
+        encoders = _encoders_beside(path, missing)
+    if encoders is None and {"clip_l", "clip_g"} & set(missing):
         raise ValueError(
             f"{path} comes without text encoders: pass the folder of clip_l.safetensors, "
-            "clip_g.safetensors and t5xxl_fp16.safetensors as encoders="
+            "clip_g.safetensors and t5xxl_fp16.safetensors as encoders= (in notebook 06: SD3_ENCODERS)"
         )
     if encoders is not None:
-        parts |= _read_encoders(Path(encoders).expanduser(), missing)
+        places |= _encoder_files(Path(encoders).expanduser(), missing)
+        parts |= {part: drop_unused(read_checkpoint(places[part])) for part in missing}
     clip_l = published_text(parts["clip_l"])
     # the first tower's pooled embedding goes in as it is: in diffusers' folders its projection is the identity
     norm = clip_l.get("text_model.final_layer_norm.weight")
@@ -186,6 +225,8 @@ def _single_file(path: Path, t5: bool, encoders: str | Path | None, tokenizers: 
         t5=t5_tensors,
         shift=3.0,
         tokenizers=_tokenizer_files(tokenizers or (None, None), t5_tensors is not None),
+        places=places,
+        configs={part: PublishedConfig(path, {}) for part in PARTS},
     )
 
 
@@ -194,12 +235,16 @@ def _check_names(path: Path, tensors: Tensors) -> None:
     if not any("joint_blocks." in name for name in tensors):
         raise ValueError(
             f"{path} is no Stable Diffusion 3 checkpoint, it has no joint_blocks.*: "
-            f"{guess_cause(OTHER_MODELS, tensors) or 'no layout the course knows'}"
+            f"{guess_cause(tensors) or 'no layout the course knows'}"
         )
     prefixes = tuple(PREFIXES.values())
-    unexpected = [name for name in tensors if not name.startswith(prefixes) and not name.endswith("logit_scale")]
+    unexpected = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
     if unexpected:
-        raise ValueError(f"{path} holds {len(unexpected)} unexpected tensors, such as {sorted(unexpected)[:3]}")
+        cause = guess_cause(unexpected, "sd3") or "a model that was made from Stable Diffusion 3 and has further parts"
+        raise ValueError(
+            f"{path} holds {len(unexpected)} unexpected tensors, such as {sorted(unexpected)[:3]}. Likeliest cause: "
+            f"{cause}"
+        )
 
 
 def _select(tensors: Tensors, prefix: str) -> Tensors:
@@ -210,9 +255,27 @@ def _select(tensors: Tensors, prefix: str) -> Tensors:
 ENCODER_FILES = {"clip_l": "clip_l", "clip_g": "clip_g", "t5": "t5xxl"}  # part -> how its file's name begins
 
 
-def _read_encoders(folder: Path, parts: list[str]) -> dict[str, Tensors]:
-    """Read text encoders from files of their own."""
-    files = {part: sorted(folder.glob(f"{ENCODER_FILES[part]}*.safetensors")) for part in parts}
+def _files_of(folder: Path, part: str) -> list[Path]:
+    """The files of a text encoder in a folder, full precision first."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() == SAFETENSORS]
+    files = [path for path in files if path.name.lower().startswith(ENCODER_FILES[part])]
+    return sorted(files, key=lambda path: "fp8" in path.name.lower())
+
+
+def _encoders_beside(path: Path, parts: list[str]) -> Path | None:
+    """The folder beside a single file that holds its CLIPs, as downloaded repositories have it; None: there is none."""
+    needed = [part for part in parts if part != "t5"] or parts
+    for folder in (path.parent / "text_encoders", path.parent):
+        if all(_files_of(folder, part) for part in needed):
+            return folder
+    return None
+
+
+def _encoder_files(folder: Path, parts: list[str]) -> dict[str, Path]:
+    """Where text encoders in files of their own are. Raises FileNotFoundError for those that are not."""
+    files = {part: _files_of(folder, part) for part in parts}
     absent = [part for part in parts if not files[part]]
     if absent:
         raise FileNotFoundError(
@@ -220,17 +283,7 @@ def _read_encoders(folder: Path, parts: list[str]) -> dict[str, Tensors]:
             "clip_l.safetensors, clip_g.safetensors and t5xxl_fp16.safetensors "
             "(or pass t5=False)"
         )
-    return {part: read_checkpoint(files[part][0]) for part in parts}
-
-
-OTHER_MODELS = {  # a pattern among the names -> what such a file is
-    r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
-    r"input_blocks\.": "Stable Diffusion 1, 2 or XL, which have a U-Net: see notebook 05",
-    r"double_blocks|single_transformer_blocks": "Flux, another architecture",
-    r"^transformer_blocks\.": "a diffusers transformer alone: pass its whole folder",
-    r"^(text_model|encoder\.block|shared)\.": "a text encoder alone: pass its folder as encoders=",
-    r"^(encoder|decoder)\.": "an autoencoder alone",
-}
+    return {part: files[part][0] for part in parts}
 
 
 # --- names and sizes ------------------------------------------------------------------------------------------------
@@ -354,6 +407,8 @@ def drop_position_table(tensors: Tensors, config: MMDiTConfig) -> Tensors:
     name = "pos_embed" if "pos_embed" in tensors else "pos_embed.pos_embed"
     expected = positions(config.pos_embed_max_size, config.pos_embed_max_size, config)
     stored = tensors[name][0].float()
-    if expected.shape != stored.shape or not torch.allclose(expected, stored, atol=1e-2):  # fp16, at angles up to 64
+    # half precision also rounds the angles, which reach 64; float8 has two or three bits after the first
+    tolerance = max(1e-2, torch.finfo(tensors[name].dtype).eps) if tensors[name].is_floating_point() else 1e-2
+    if expected.shape != stored.shape or not torch.allclose(expected, stored, atol=tolerance):
         raise ValueError(f"{name} is not the table of positions that Stable Diffusion 3 has")
     return {other: tensor for other, tensor in tensors.items() if other != name}

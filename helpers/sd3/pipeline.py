@@ -5,6 +5,7 @@ Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor,
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.autoencoders import kl
+from helpers.autoencoders.configs import follow_kl_config
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.diffusion import (
     Denoised,
@@ -28,6 +30,7 @@ from helpers.sd3.encoders import Condition, TextEncoders, clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
+from helpers.text.configs import follow_clip_config, follow_t5_config
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
 from helpers.text_to_image.pipeline import (
@@ -43,7 +46,8 @@ from helpers.text_to_image.pipeline import (
 )
 from helpers.text_to_image.request import Limits, Request, check_integer, check_number, composite
 from helpers.weights import load_weights, read_config, save_with_config
-from helpers.weights.pretrained import load_pretrained
+from helpers.weights.causes import guess_cause
+from helpers.weights.pretrained import check_dtype_and_device, load_pretrained
 
 # A latent's sixteen channels to red, green and blue, for the published weights:
 # https://github.com/Stability-AI/sd3-ref/blob/master/sd3_impls.py
@@ -431,7 +435,7 @@ class StableDiffusion3(nn.Module):
         t5: bool = True,
         variant: str | None = None,
         encoders: str | Path | None = None,
-        tokenizers: tuple[str | Path, str | Path] | None = None,
+        tokenizers: checkpoint.Tokenizers | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "StableDiffusion3":
@@ -448,12 +452,24 @@ class StableDiffusion3(nn.Module):
 
         Raises:
             FileNotFoundError: where something is not there; it says what was looked for.
-            ValueError: for tensors that are missing, left over or of another shape.
+            TypeError: for a dtype that is none.
+            ValueError: for a bad option; for tensors that are missing, left over, of another shape or not finite; for a
+                configuration that the course does not follow.
         """
+        # 1. Check the options before gigabytes are read
+        check_dtype_and_device(dtype, device)
+        if tokenizers is not None and (isinstance(tokenizers, str | Path) or len(tokenizers) != 2):
+            raise ValueError(f"tokenizers must be two, CLIP's and T5's (None: the usual one), got {tokenizers!r}")
+
+        # 2. Read the tensors and follow the configuration that comes with them
         parts = checkpoint.read(source, variant=variant, t5=t5, encoders=encoders, tokenizers=tokenizers)
-        sizes = checkpoint.infer_config(parts.transformer)
-        config = replace(config or SD3Config(), transformer=sizes, shift=parts.shift)
+        sizes = checkpoint.follow_transformer_config(
+            checkpoint.infer_config(parts.transformer), parts.configs["transformer"]
+        )
+        config = _follow_configs(config or SD3Config(), parts, sizes)
         tokenizer, t5_tokenizer = _read_tokenizers(parts.tokenizers, config)
+
+        # 3. Build the networks and load them, strictly
         with torch.device("meta"):  # no time and no memory for initial weights that are replaced at once
             transformer = MMDiT(sizes)
             autoencoder = KLAutoencoder(config.autoencoder)
@@ -472,7 +488,15 @@ class StableDiffusion3(nn.Module):
         if t5_encoder is not None and parts.t5 is not None:
             networks.append(("t5", t5_encoder, parts.t5, T5_NAMES))
         for part, network, tensors, names in networks:
-            load_pretrained(network, tensors, names, what=f"the {part} of Stable Diffusion 3", dtype=dtype)
+            load_pretrained(
+                network,
+                tensors,
+                names,
+                what=f"the {part} of Stable Diffusion 3",
+                dtype=dtype,
+                hint=partial(guess_cause, tensors, "sd3"),
+                place=parts.places[part],
+            )
         if t5_encoder is not None and dtype == torch.float16:
             t5_encoder.keep_output_projections_in_fp32()
         text_encoders = TextEncoders(
@@ -541,6 +565,19 @@ class StableDiffusion3(nn.Module):
             "t5_words": encoders.t5_tokenizer.tokenizer.to_str(),
         }
         save_with_config(_trained_parts(self.transformer, encoders.clip_g, encoders.t5), stored, path, metadata)
+
+
+def _follow_configs(config: SD3Config, parts: checkpoint.PretrainedParts, transformer: MMDiTConfig) -> SD3Config:
+    """The sizes with what the checkpoint's own configuration says. Raises ValueError where it cannot be followed."""
+    return replace(
+        config,
+        transformer=transformer,
+        shift=parts.shift,
+        autoencoder=follow_kl_config(config.autoencoder, parts.configs["autoencoder"]),
+        clip_l=follow_clip_config(config.clip_l, parts.configs["clip_l"]),
+        clip_g=follow_clip_config(config.clip_g, parts.configs["clip_g"]),
+        t5=config.t5 if parts.t5 is None else follow_t5_config(config.t5, parts.configs["t5"]),
+    )
 
 
 def _trained_parts(transformer: MMDiT, clip_g: TextTower, t5: T5Encoder) -> nn.ModuleDict:

@@ -4,18 +4,21 @@ A word starts as its bytes. The merges, learned by counting (helpers.text.train)
 earliest learned first, until none applies. Frequent words become one token, rare ones a few, and nothing is unknown.
 """
 
+import gzip
 import json
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import regex
 import torch
 from torch import Tensor
 
-from helpers.weights.pretrained import fetch
+from helpers.course import repository_root
+from helpers.weights.pretrained import read_text
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -25,6 +28,35 @@ LENGTH = 77  # of CLIP's context in tokens, start and end included
 WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 Pair = tuple[str, str]
+
+
+def published_merges() -> Path:
+    """The file of CLIP's 48,894 merges, which the course brings: 49,408 tokens follow from them.
+
+    They are OpenAI's, under the MIT licence that lies beside them.
+    """
+    return repository_root() / "00_assets" / "tokenizers" / "clip" / "merges.txt.gz"
+
+
+def _read_merges(file: Path) -> list[Any]:
+    """The merges of a merges.txt, whole or gzipped, or of a tokenizer.json; not yet checked to be pairs.
+
+    Raises:
+        ValueError: for a file of another kind.
+    """
+    if file.suffix.lower() == ".gz":
+        text = gzip.decompress(file.read_bytes()).decode("utf-8")
+    else:
+        text = read_text(file)
+    lines = text.splitlines()
+    if file.suffix.lower() == ".json":
+        try:
+            lines = json.loads(text)["model"]["merges"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file} is no list of merges: take merges.txt or tokenizer.json, which lie beside a vocab.json"
+            ) from error
+    return [tuple(line.split() if isinstance(line, str) else line) for line in lines if line[:8] != "#version"]
 
 
 @lru_cache
@@ -101,30 +133,13 @@ class BytePairTokenizer:
                 "tokenizer/, or of the hub's openai/clip-vit-large-patch14"
             )
         file = files[0]
-        text = file.read_text(encoding="utf-8")
-        lines = json.loads(text)["model"]["merges"] if file.suffix == ".json" else text.splitlines()
-        pairs = [tuple(line.split() if isinstance(line, str) else line) for line in lines if line[:8] != "#version"]
+        pairs = _read_merges(file)
         malformed = [pair for pair in pairs if len(pair) != 2]
         if not pairs:
             raise ValueError(f"{file} is no list of merges, two symbols a line: it is empty")
         if malformed:
-            raise ValueError(f"{file} is no list of merges, two symbols a line: got {malformed[0]}")
+            raise ValueError(f"{file} is no list of merges, two symbols a line: got {str(malformed[0])[:80]}")
         return cls(pairs, **options)
-
-    @staticmethod
-    def download() -> Path:
-        """Download CLIP's merges from the hub, for checkpoints without a tokenizer; returns the folder's path.
-
-        Raises:
-            FileNotFoundError: if the hub cannot be reached.
-        """
-        try:
-            return fetch("openai/clip-vit-large-patch14", ["merges.txt"])
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                "this checkpoint contains no tokenizer, and CLIP's could not be downloaded: pass the "
-                "folder of any Stable Diffusion's as tokenizer(s)="
-            ) from error
 
     def __len__(self) -> int:
         return len(self.vocabulary)

@@ -17,6 +17,7 @@ from helpers.autoencoders.load import load_autoencoder
 from helpers.weights import read_config, weights_path
 
 DISTILLED = ("distilled_autoencoder",)  # shipped autoencoders that reproduce the latents of another one
+SHIPPED = ("general_autoencoder", "faces_autoencoder", "autoencoder", "autoencoder_16", "vq")
 MAX_PIXELS_AT_ONCE = 2**20  # decoded at once, so that a batch of large images fits a small GPU
 
 
@@ -134,7 +135,7 @@ class LatentCodec:
     def describe(self) -> dict[str, Any]:
         return {
             "method": self.name,
-            "autoencoder": self.source,
+            "autoencoder": portable_name(self.source),
             "fingerprint": latent_space(self.autoencoder),
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
@@ -161,32 +162,37 @@ LATENT_CODECS: dict[str, type[LatentCodec]] = {codec.name: codec for codec in (P
 CODECS: dict[str, Any] = {PixelCodec.name: PixelCodec, **LATENT_CODECS}  # by the name of the method
 
 
-def load_codec(description: Any, autoencoder: str | Path | None = None) -> Codec:
+def portable_name(source: str) -> str:
+    """What saved weights call their autoencoder: a name or a hub repository as it is, of a path only the last part."""
+    path = Path(source).expanduser()
+    is_path = path.is_absolute() or ".." in path.parts or source.startswith((".", "~")) or path.exists()
+    return path.name if is_path else source
+
+
+def load_codec(description: Any, autoencoder: str | Path | None = None, weights: Path | None = None) -> Codec:
     """Load the codec that a network was trained with.
 
     Args:
         description: the result of `Codec.describe`.
-        autoencoder: where it is now, if it was moved; see `load_autoencoder`.
+        autoencoder: where it is, see `load_autoencoder`; None: it is looked for beside the weights, then by its name,
+            then among those that ship. It is recognised by the fingerprint of its latents.
+        weights: the file of the network's weights.
 
     Raises:
         ValueError: for an unknown codec, and for another autoencoder than the network was trained with: its latents
             would mean something else.
-        FileNotFoundError: if the autoencoder is not where it was, and none that ships has the same latents.
+        FileNotFoundError: if the autoencoder is in none of these places; it says what was looked for.
     """
     method = description if isinstance(description, str) else description["method"]
     if method == PixelCodec.name:
         return PixelCodec()
     if method not in LATENT_CODECS:
         raise ValueError(f"unknown codec {method!r}: this version knows {', '.join(CODECS)}")
-    source = str(autoencoder or description["autoencoder"])
-    try:
+    if autoencoder is not None:
+        source = str(autoencoder)
         module = load_autoencoder(source)
-    except FileNotFoundError as error:
-        stand_in = None if autoencoder else shipped_autoencoder(description["fingerprint"])
-        if stand_in is None:
-            raise FileNotFoundError(f"{error}. If the autoencoder was moved, pass autoencoder=") from error
-        source = stand_in
-        module = load_autoencoder(stand_in)
+    else:
+        source, module = _find_autoencoder(description, weights)
     if latent_space(module) != description["fingerprint"]:
         raise ValueError(
             f"the autoencoder {source} is not the one this network was trained with: its latents mean "
@@ -197,6 +203,35 @@ def load_codec(description: Any, autoencoder: str | Path | None = None) -> Codec
     return LATENT_CODECS[method](module, mean, std, source)
 
 
+def _find_autoencoder(description: dict[str, Any], weights: Path | None) -> tuple[str, Autoencoder]:
+    """Its source, and the autoencoder; the errors are those of `load_codec`."""
+    name = description["autoencoder"]
+    fingerprint = description["fingerprint"]
+    beside = _places_beside(weights, portable_name(name)) if weights is not None else []
+    for path in beside:
+        if path.exists() and path != weights:
+            module = load_autoencoder(path)
+            if latent_space(module) == fingerprint:
+                return str(path), module
+    try:
+        return name, load_autoencoder(name)
+    except FileNotFoundError as error:
+        substitute = shipped_autoencoder(fingerprint) or _shipped_copy(fingerprint)
+        if substitute is not None:
+            return substitute, load_autoencoder(substitute)
+        places = ", ".join(map(str, beside)) or "no folder, for these weights were loaded by name"
+        raise FileNotFoundError(
+            f"the autoencoder {name!r} of these weights (its latents have the fingerprint {fingerprint[:12]}...) is "
+            f"not here: looked for {places}, and among those that ship. Put it there, or pass autoencoder="
+        ) from error
+
+
+def _places_beside(weights: Path, name: str) -> list[Path]:
+    """Where the autoencoder of these weights may lie: a training leaves it in the folder autoencoder."""
+    folder = weights.parent
+    return [folder / "autoencoder" / "weights.safetensors", folder / "autoencoder" / name, folder / name]
+
+
 def shipped_autoencoder(latents_of: str) -> str | None:
     """The name of the shipped autoencoder that was distilled from the one with this fingerprint, if there is one.
 
@@ -204,5 +239,13 @@ def shipped_autoencoder(latents_of: str) -> str | None:
     """
     for name in DISTILLED:
         if weights_path(name).is_file() and read_config(name).get("latents_of") == latents_of:
+            return name
+    return None
+
+
+def _shipped_copy(latents_of: str) -> str | None:
+    """The name of the shipped autoencoder that has this fingerprint itself, under whatever name it was used."""
+    for name in SHIPPED:
+        if weights_path(name).is_file() and latent_space(load_autoencoder(name)) == latents_of:
             return name
     return None

@@ -18,7 +18,7 @@ from helpers.text_to_image.request import check_integer, check_number
 from helpers.tiny_sd.codecs import Codec, PixelCodec, load_codec
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
-from helpers.weights import load_weights, read_config, save_with_config
+from helpers.weights import find_weights, load_weights, read_config, save_with_config, weights_path
 
 MAX_SEED = 2**62  # far below what a generator takes: each image adds its position to it
 
@@ -66,14 +66,16 @@ class TinySD(nn.Module):
         }
 
     @classmethod
-    def from_description(cls, description: dict[str, Any], autoencoder: str | Path | None = None) -> TinySD:
-        """Build an untrained TinySD of the described sizes. Raises the errors of `load_codec`."""
+    def from_description(
+        cls, description: dict[str, Any], autoencoder: str | Path | None = None, weights: Path | None = None
+    ) -> TinySD:
+        """Build an untrained TinySD of the described sizes. Arguments and errors as for `load_codec`."""
         return cls(
             UNetConfig(**description["config"]),
             description["objective"],
             description["class_names"],
             description["size"],
-            load_codec(description["codec"], autoencoder),
+            load_codec(description["codec"], autoencoder, weights),
         )
 
     @classmethod
@@ -85,14 +87,14 @@ class TinySD(nn.Module):
         Args:
             name_or_path: of the network's weights.
             device: to compute on.
-            autoencoder: where the one it was trained with is now, if it was moved.
+            autoencoder: the one it was trained with; None: looked for, see `load_codec`.
 
         Raises:
             FileNotFoundError, ValueError: as `helpers.weights.load_weights` and `load_codec` do.
         """
-        if autoencoder is None:
-            autoencoder = _autoencoder_beside(Path(name_or_path))
-        model = cls.from_description(read_config(name_or_path), autoencoder)
+        path = find_weights(name_or_path)
+        is_shipped = path == weights_path(str(name_or_path))  # by its name: nothing beside it belongs to it
+        model = cls.from_description(read_config(path), autoencoder, None if is_shipped else path)
         load_weights(model.unet, name_or_path)
         return model.to(device).eval()
 
@@ -276,12 +278,6 @@ class TinySD(nn.Module):
                 f"0..{len(self.class_names) - 1}, or {NO_CLASS} for any"
             )
         return int(label)
-
-
-def _autoencoder_beside(weights: Path) -> Path | None:
-    """The autoencoder that method 3 trained in the folder of these weights; None for the name of shipped weights."""
-    autoencoder = weights.parent / "autoencoder" / "weights.safetensors"
-    return autoencoder if weights.is_file() and autoencoder.is_file() else None
 
 
 def vocabulary_size() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ AUTOENCODER_RECIPE: dict[str, Any] = {
     "batch_size": 16,
     "learning_rate": 0.003,
 }  # small batches: more updates per minute
+MAX_COPIED = 64 * 2**20  # bytes of an autoencoder that is copied into the run's folder
 PIXEL_WIDTHS = UNetConfig.widths
 LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
@@ -206,7 +208,27 @@ def build_codec(
     autoencoder = autoencoder.to(accelerator.device)
     latents = cache_latents(autoencoder, faces, progress=accelerator.is_main_process)
     source = autoencoder_source(options)
+    if accelerator.is_main_process:
+        _copy_beside(source, autoencoder_folder(options))
     return LATENT_CODECS[options.method](autoencoder, latents.mean, latents.std, source), latents
+
+
+def _copy_beside(source: str | Path, folder: Path) -> None:
+    """Copy a small autoencoder of this computer into the run's folder, so that the run can move to another one.
+
+    Saved weights name no folder of this computer. What ships, or comes from the hub, is found by its name, and large
+    ones are passed as autoencoder= to `TinySD.from_weights`.
+    """
+    path = Path(source).expanduser()
+    if str(source) in TRAINING_COMMANDS or not path.exists() or folder in path.parents:
+        return
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    if sum(file.stat().st_size for file in files) > MAX_COPIED:
+        return
+    target = folder if path.is_file() else folder / path.name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, target / file.name)
 
 
 def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:

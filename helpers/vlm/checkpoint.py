@@ -8,7 +8,7 @@ by `one_layout`, which is what PALIGEMMA_NAMES maps our "vision.layers.0.mlp.0.w
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,12 @@ from torch import Tensor
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
-from helpers.weights.pretrained import (
-    KeyMapping,
-    fetch,
-    folder_tensors,
-    guess_cause,
-    load_pretrained,
-    map_key,
-    read_json_config,
-)
+from helpers.weights.causes import drop_unused, guess_cause
+from helpers.weights.configs import PublishedConfig
+from helpers.weights.folders import download_parts, find_part, read_part
+from helpers.weights.pretrained import KeyMapping, load_pretrained, map_key
 
+PART = (".", ("model",))  # the folder of the weights and the stem of their files
 EMBEDDINGS = "language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 # prefixes of one year or another, removed one after the other: first around the whole model, then inside its parts
@@ -45,7 +41,7 @@ class Checkpoint(NamedTuple):
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors, named by `one_layout`. Raises FileNotFoundError, ValueError for files that do not fit."""
-        return one_layout(folder_tensors(self.folder, ".", ("model",)))
+        return one_layout(read_part(find_part(self.folder, *PART)))
 
 
 def find(source: str | Path) -> Checkpoint:
@@ -63,7 +59,7 @@ def find(source: str | Path) -> Checkpoint:
     if folder.is_file():
         raise ValueError(f"{folder} is a file: pass its folder, which holds config.json and tokenizer.json too")
     if not folder.is_dir():
-        folder = fetch(str(source), ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"])
+        folder = download_parts(str(source), {"model": PART}, ["tokenizer.json", "preprocessor_config.json"])
     return Checkpoint(config_of(folder), folder)
 
 
@@ -76,45 +72,79 @@ def config_of(folder: Path) -> PaliGemmaConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: is it a PaliGemma folder?")
-    config = read_json_config(file)
-    if config.get("model_type") != "paligemma":
-        raise ValueError(f"{folder} holds a {config.get('model_type', 'model without a name')!r}, not a PaliGemma")
-    if "quantization_config" in config:
+    published = PublishedConfig(file)
+    if published.get("model_type") != "paligemma":
+        name = published.get("model_type", "model without a name")
+        raise ValueError(f"{folder} holds a {name!r}, not a PaliGemma")
+    if "quantization_config" in published.entries:
         raise ValueError(f"{folder} is quantised, which the course cannot load: use the original weights")
-    vision = _vision_config(config.get("vision_config") or {})
-    language = config.get("text_config") or {}
+    language = published.section("text_config")
     if language.get("model_type", "gemma") != "gemma":
         raise ValueError(
-            f"the decoder of {folder} is {language['model_type']}: the course loads PaliGemma 1, whose decoder is "
+            f"the decoder of {folder} is {language.get('model_type')}: the course loads PaliGemma 1, whose decoder is "
             "gemma; PaliGemma 2 has gemma2"
         )
-    image_token = config.get("image_token_index", config.get("image_token_id", 257_152))
-    return PaliGemmaConfig(vision, _language_config(language), image_token)
+    _check_preprocessor(folder / "preprocessor_config.json", published)
+    image_token = published.get("image_token_index", published.get("image_token_id", 257_152))
+    return PaliGemmaConfig(_vision_config(published.section("vision_config")), _language_config(language), image_token)
 
 
-def _vision_config(config: Mapping[str, Any]) -> SiglipConfig:
+# What the course computes and no tensor shows. All these names stand for the same approximation by a hyperbolic tangent
+TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", None)
+VISION_ENTRIES = {"hidden_act": TANH_GELU, "layer_norm_eps": 1e-6, "num_channels": 3}
+LANGUAGE_ENTRIES = {
+    "hidden_act": (*TANH_GELU, "gelu"),  # Gemma's first files say "gelu", and were trained with the approximation
+    "hidden_activation": TANH_GELU,
+    "rope_scaling": None,
+    "use_bidirectional_attention": (None, False),
+}
+PREPROCESSOR_ENTRIES = {
+    "image_mean": ([0.5, 0.5, 0.5], None),
+    "image_std": ([0.5, 0.5, 0.5], None),
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "resample": (3, None),  # bicubic
+}
+
+
+def _check_preprocessor(file: Path, published: PublishedConfig) -> None:
+    """Raise ValueError for images that are prepared in another way than `preprocess_image` does."""
+    preprocessor = PublishedConfig(file)
+    preprocessor.require(PREPROCESSOR_ENTRIES)
+    size = preprocessor.get("size")
+    side = published.section("vision_config").get("image_size", 224)
+    if isinstance(size, Mapping) and size.get("height", side) != side:
+        raise preprocessor.refusal("size", size, f"{side} pixels, the vision tower's image_size")
+
+
+def _vision_config(published: PublishedConfig) -> SiglipConfig:
+    published.require(VISION_ENTRIES)
+    width = published.get("hidden_size", 1152)
     return SiglipConfig(
-        size=config.get("image_size", 224),
-        patch=config.get("patch_size", 14),
-        width=config.get("hidden_size", 1152),
-        layers=config.get("num_hidden_layers", 27),
-        heads=config.get("num_attention_heads", 16),
-        mlp=config.get("intermediate_size", 4304),
+        size=published.get("image_size", 224),
+        patch=published.get("patch_size", 14),
+        width=width,
+        layers=published.get("num_hidden_layers", 27),
+        heads=published.heads("num_attention_heads", 16, width),
+        mlp=published.get("intermediate_size", 4304),
     )
 
 
-def _language_config(config: Mapping[str, Any]) -> GemmaConfig:
-    rope = config.get("rope_parameters") or {}
+def _language_config(published: PublishedConfig) -> GemmaConfig:
+    published.require(LANGUAGE_ENTRIES)
+    rope = published.section("rope_parameters")
+    rope.require({"rope_type": "default"})
     return GemmaConfig(
-        vocabulary=config.get("vocab_size", 257_216),
-        width=config.get("hidden_size", 2048),
-        layers=config.get("num_hidden_layers", 18),
-        heads=config.get("num_attention_heads", 8),
-        kv_heads=config.get("num_key_value_heads", 1),
-        head_width=config.get("head_dim", 256),
-        mlp=config.get("intermediate_size", 16_384),
-        theta=rope.get("rope_theta", config.get("rope_theta", 1e4)),
-        eps=config.get("rms_norm_eps", 1e-6),
+        vocabulary=published.get("vocab_size", 257_216),
+        width=published.get("hidden_size", 2048),
+        layers=published.get("num_hidden_layers", 18),
+        heads=published.get("num_attention_heads", 8),
+        kv_heads=published.get("num_key_value_heads", 1),
+        head_width=published.get("head_dim", 256),
+        mlp=published.get("intermediate_size", 16_384),
+        theta=rope.number("rope_theta", published.number("rope_theta", 1e4, low=0), low=0),
+        eps=published.number("rms_norm_eps", 1e-6, low=0),
     )
 
 
@@ -127,11 +157,10 @@ def one_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: for an output head that differs from the embedding table.
     """
     renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in drop_unused(tensors).items():
         for pattern, replacement in WRAPPINGS:
             name = re.sub(pattern, replacement, name)
-        if not name.endswith(("position_ids", "inv_freq")):  # computed, not trained
-            renamed[name] = tensor
+        renamed[name] = tensor
     head = renamed.pop(HEAD, None)
     table = renamed.get(EMBEDDINGS)
     if head is None:
@@ -150,26 +179,23 @@ PALIGEMMA_NAMES: KeyMapping = [  # from our names to those of the one layout
 ]
 
 
-def load(model: PaliGemmaModel, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+def load(
+    model: PaliGemmaModel, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, place: str | Path = ""
+) -> None:
     """Load a checkpoint's tensors, from `one_layout`, into a model that may still be on the meta device; strict.
 
+    Args:
+        place: the folder that they come from, for the error message.
+
     Raises:
-        ValueError: lists missing and unexpected tensors and wrong shapes, with the most likely cause.
+        ValueError: lists missing and unexpected tensors, wrong shapes and numbers, with the most likely cause.
     """
     load_pretrained(
-        model, tensors, PALIGEMMA_NAMES, what="PaliGemma", dtype=dtype, hint=lambda: guess_other_model(tensors)
+        model,
+        tensors,
+        PALIGEMMA_NAMES,
+        what="PaliGemma",
+        dtype=dtype,
+        hint=lambda: guess_cause(tensors, "paligemma"),
+        place=place,
     )
-
-
-OTHER_MODELS = {  # pattern of a tensor's name -> what the file is
-    r"\.q_norm\.|pre_feedforward_layernorm": "PaliGemma 2 or Gemma 2 and 3, whose layers have more norms",
-    r"lora[_.]": "a LoRA, a small addition to a model: load the model it was trained on",
-    r"^vision_model\.|^text_model\.": "SigLIP or CLIP alone, without a decoder",
-    r"^(model\.)?layers\.": "a decoder alone, without a vision tower",
-    r"img/|llm/": "big_vision's .npz layout: use the hub's safetensors",
-}
-
-
-def guess_other_model(tensors: Mapping[str, Tensor]) -> str:
-    """Guess from its tensors' names what a checkpoint that does not fit is; "" if nothing matches."""
-    return guess_cause(OTHER_MODELS, tensors)

@@ -22,6 +22,7 @@ from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.processor import Processor, Tokenizer, check_image
 from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, load_weights, read_config, read_metadata, save_with_config
+from helpers.weights.pretrained import check_dtype_and_device
 
 TASKS = ("caption", "answer", "detect", "segment")
 Located = TypeVar("Located", Detection, "Segment")
@@ -79,6 +80,7 @@ class PaliGemma:
             FileNotFoundError: where something is missing; the message says what.
             ValueError: for missing or unexpected tensors and wrong shapes, with the most likely cause.
         """
+        check_dtype_and_device(dtype, device)
         files = checkpoint.find(source)
         tokenizer = Tokenizer.from_file(files.folder)
         if tokenizer.image_token_id != files.config.image_token:
@@ -89,7 +91,7 @@ class PaliGemma:
         decoder = None if masks is None else MaskAutoencoder.from_published(masks).to(device)
         with torch.device("meta"):  # initial weights, replaced at once, need no time and no memory there
             model = PaliGemmaModel(files.config)
-        checkpoint.load(model, files.tensors(), dtype)
+        checkpoint.load(model, files.tensors(), dtype, files.folder)
         return cls(model.to(device).eval(), tokenizer, decoder)
 
     @classmethod

@@ -3,7 +3,6 @@
 If a tensor is missing, left over or of another shape, the error lists all of them and nothing is loaded.
 """
 
-import itertools
 import json
 import os
 import pickle
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from helpers.weights.causes import QUANTISED
 
 # (pattern, replacement) pairs for re.sub, from our parameter names to the checkpoint's. They are applied in order, each
 # to the result of those before. For instance, with four of the pairs of Stable Diffusion 1's U-Net:
@@ -29,6 +30,11 @@ from torch import Tensor, nn
 KeyMapping = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 
 MAX_LISTED = 6  # tensors that an error message names
+SAFETENSORS = ".safetensors"
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+DAMAGED = "damaged or no checkpoint: download it again"
+LFS_POINTER = b"version https://git-lfs"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # that all layers can compute in
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -44,11 +50,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
-        return _read_pickle(path)
-    raise ValueError(f"{path.name} is no checkpoint the course can read: .safetensors, .ckpt, .bin, .pt or .pth")
+    ending = path.suffix.lower()
+    if ending == ".gguf":
+        raise ValueError(f"{path.name} cannot be read: {QUANTISED}")
+    if ending not in (SAFETENSORS, *PICKLES):
+        raise ValueError(f"{path.name} is no checkpoint the course can read: .safetensors, .ckpt, .bin, .pt or .pth")
+    return _read_safetensors(path) if ending == SAFETENSORS else _read_pickle(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -58,9 +65,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file, download it again: {error}"
-        ) from error
+        guess = _guess_content(path, "damaged or no safetensors file, download it again")
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) is {guess}: {error}") from error
 
 
 class _InertObject:
@@ -92,7 +98,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         global_name = re.search(r"GLOBAL ([\w.]+)", str(error))
         if global_name is None:
-            raise ValueError(f"{path} ({size} bytes) is {_guess_content(path)}: download it again") from error
+            raise ValueError(f"{path} ({size} bytes) is {_guess_content(path, DAMAGED)}") from error
         raise ValueError(
             f"{path} is refused: reading it would run {global_name[1]}. Weights need no such object, malware "
             "may; look for a .safetensors file of it"
@@ -100,7 +106,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # a spoilt pickle makes PyTorch raise nearly anything
-        raise ValueError(f"{path} ({size} bytes) is {_guess_content(path)}: download it again") from error
+        raise ValueError(f"{path} ({size} bytes) is {_guess_content(path, DAMAGED)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -139,14 +145,36 @@ def check_zip(path: Path) -> None:
         )
 
 
-def _guess_content(path: Path) -> str:
-    """Describe a file that could not be read as a checkpoint, from its first bytes."""
-    start = path.read_bytes()[:64] if path.stat().st_size < 1e6 else b""
-    if start.lstrip().startswith(b"<"):
-        return "a web page, not a checkpoint"
-    if start.startswith(b"version https://git-lfs"):
+def _guess_content(path: Path, otherwise: str) -> str:
+    """Describe a file that could not be read as a checkpoint, from its first bytes, and say what to do."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(LFS_POINTER):
         return "a git-lfs pointer, not the checkpoint itself (git lfs pull)"
-    return "damaged or no checkpoint"
+    if start.lstrip().startswith(b"<"):
+        return "a web page, not a checkpoint: download it again"
+    if start.startswith(b"GGUF"):
+        return f"a GGUF file: {QUANTISED}"
+    if path.suffix.lower() != SAFETENSORS and start[8:10] == b'{"':
+        return "a safetensors file under another name: let its name end in .safetensors"
+    if path.suffix.lower() == SAFETENSORS and start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return "a pickle under another name: let its name end in .ckpt"
+    return otherwise
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration or a vocabulary, without the mark that some editors write first (a BOM).
+
+    Raises:
+        ValueError: for a file that is no text, and for a git-lfs pointer.
+    """
+    data = path.read_bytes()
+    if data.startswith(LFS_POINTER):
+        raise ValueError(f"{path} is a git-lfs pointer, not the file itself (git lfs pull)")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: it is no text in UTF-8 ({error})") from error
 
 
 def read_json_config(path: Path) -> dict[str, Any]:
@@ -157,7 +185,7 @@ def read_json_config(path: Path) -> dict[str, Any]:
             (transformers), or a class from a custom module (diffusers).
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
@@ -170,78 +198,6 @@ def read_json_config(path: Path) -> dict[str, Any]:
             "no code that comes with weights; look for a copy without"
         )
     return config
-
-
-def modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an autoencoder's attention tensors from diffusers' names of before 2023 to today's."""
-    new_names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    pattern = r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)"
-    return {re.sub(pattern, lambda match: new_names[match[1]], name): tensor for name, tensor in tensors.items()}
-
-
-def folder_part(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> Path:
-    """Return the weights file of one part of a diffusers folder: full precision before half, safetensors before pickle.
-
-    Args:
-        part: the part's folder, such as "unet".
-        stems: its file's names without variant and ending, such as "diffusion_pytorch_model".
-        variant: "fp16" considers only these files.
-
-    Raises:
-        FileNotFoundError: says what was looked for and what is there.
-    """
-    names = [
-        f"{part}/{stem}{infix}.{ending}"
-        for infix, ending, stem in itertools.product(_infixes(variant), ("safetensors", "bin"), stems)
-    ]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    there = sorted(path.name for path in folder.iterdir())[:8]
-    raise FileNotFoundError(
-        f"{folder} is no complete folder of weights: none of {', '.join(names)}; it holds "
-        f"{', '.join(there) or 'nothing'}"
-    )
-
-
-def _infixes(variant: str | None) -> list[str]:
-    """What may stand between a file's stem and its ending."""
-    return [f".{variant}"] if variant else ["", ".fp16"]
-
-
-def folder_tensors(folder: Path, part: str, stems: Sequence[str], variant: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of one part of a diffusers folder, from one file or from the shards that an index lists.
-
-    Args:
-        part, stems, variant: as for `folder_part`.
-
-    Raises:
-        FileNotFoundError: as `folder_part`, and where a shard is missing.
-        ValueError: for a damaged index or file.
-    """
-    for infix, stem in itertools.product(_infixes(variant), stems):
-        index = folder / part / f"{stem}.safetensors.index{infix}.json"
-        if index.is_file():
-            return _sharded_tensors(index)
-    return read_checkpoint(folder_part(folder, part, stems, variant))
-
-
-def _sharded_tensors(index: Path) -> dict[str, Tensor]:
-    """All tensors of the files that an index lists, which lie beside it."""
-    try:
-        files = sorted(set(read_json_config(index)["weight_map"].values()))
-        if not all(isinstance(file, str) for file in files):
-            raise TypeError("a file's name is no text")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} is damaged, it should list the files of all tensors: {error}") from error
-    if outside := [file for file in files if Path(file).name != file]:
-        raise ValueError(f"{index} is refused: it names files outside its folder: {', '.join(outside)}")
-    if missing := [file for file in files if not (index.parent / file).is_file()]:
-        raise FileNotFoundError(f"{index} lists {', '.join(missing)}, which {index.parent} lacks: download the rest")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_checkpoint(index.parent / file)
-    return tensors
 
 
 def fetch(repo: str, patterns: Sequence[str]) -> Path:
@@ -290,6 +246,22 @@ def checkpoint_keys(name: str, key_mapping: KeyMapping) -> list[str]:
     return [name.replace(braces[0], letter) for letter in braces[1]]
 
 
+def check_dtype_and_device(dtype: torch.dtype, device: str | torch.device) -> None:
+    """Raise TypeError or ValueError, before anything is read, for what no network can compute in, or on."""
+    names = ", ".join(map(str, DTYPES))
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be one of {names}; got {dtype!r}, which is no torch.dtype")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {names}, got {dtype}")
+    try:
+        kind_of_device = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(f"device must be one that PyTorch knows, such as 'cpu', got {device!r}: {reason}") from error
+    if kind_of_device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, and PyTorch sees no such GPU here: take device='cpu'")
+
+
 def load_pretrained(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -298,6 +270,7 @@ def load_pretrained(
     what: str,
     dtype: torch.dtype = torch.float32,
     hint: Callable[[], str] = str,
+    place: str | Path = "",
 ) -> None:
     """Load a checkpoint's tensors into a module, strictly.
 
@@ -308,29 +281,71 @@ def load_pretrained(
         what: name of the part that is loaded, for the error message.
         dtype: of the loaded module.
         hint: called when the tensors do not fit; returns the likeliest cause, or "".
+        place: the file or folder that the tensors come from, for the error message.
 
     Raises:
-        ValueError: names the missing, unexpected and mis-shaped tensors.
+        ValueError: names the missing, unexpected and mis-shaped tensors, those that are not finite, and those that
+            `dtype` cannot hold.
     """
     state = {}
     problems = []
+    not_finite = []
     expected_names = set()
     for name, parameter in module.state_dict().items():
         sources = checkpoint_keys(name, key_mapping)
         expected_names.update(sources)
         missing = [f"missing {source}" for source in sources if source not in tensors]
-        misshaped = [] if missing else _misshaped(parameter.shape, {source: tensors[source] for source in sources})
-        problems += missing + misshaped
-        if not missing and not misshaped:
-            value = torch.cat([tensors[source] for source in sources]) if len(sources) > 1 else tensors[sources[0]]
-            state[name] = value.reshape(parameter.shape).to(dtype)
+        parts = {source: tensors[source] for source in sources if source in tensors}
+        misfits = missing or _misshaped(parameter.shape, parts) or _integers(parameter, parts)
+        problems += misfits
+        if not misfits:
+            values = [part.to(dtype) for part in parts.values()]
+            state[name] = (torch.cat(values) if len(values) > 1 else values[0]).reshape(parameter.shape)
+            if not state[name].isfinite().all():
+                not_finite += _describe_not_finite(parts, dtype)
     problems += [f"unexpected {name}" for name in tensors.keys() - expected_names]
+    source_note = f" (in {place})" if str(place) else ""
     if problems:
-        listed = "; ".join(sorted(problems)[:MAX_LISTED])
-        more = f" ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
         cause = hint()
-        raise ValueError(f"this is not {what}: {listed}{more}.{' Likeliest cause: ' + cause if cause else ''}")
+        likeliest = f" Likeliest cause: {cause}" if cause else ""
+        raise ValueError(f"this is not {what}: {_listed(sorted(problems))}{source_note}.{likeliest}")
+    if not_finite:
+        raise ValueError(f"{what} cannot be used, every image would be NaN: {_listed(not_finite)}{source_note}")
     module.load_state_dict(state, assign=True)
+
+
+def _listed(problems: Sequence[str]) -> str:
+    """The first problems, and how many more there are."""
+    more = f" ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    return "; ".join(problems[:MAX_LISTED]) + more
+
+
+def _integers(parameter: Tensor, parts: Mapping[str, Tensor]) -> list[str]:
+    """Describe each tensor of integers where the module computes with fractions."""
+    if not parameter.is_floating_point():
+        return []
+    return [
+        f"{name} is stored as {part.dtype}: {QUANTISED}" for name, part in parts.items() if not part.is_floating_point()
+    ]
+
+
+def _describe_not_finite(parts: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
+    """Say of each tensor that is not finite whether it is stored so, or too large for `dtype`."""
+    problems = []
+    for name, part in parts.items():
+        stored = part.float()
+        count = int((~stored.isfinite()).sum())
+        if count:
+            problems.append(
+                f"{name} holds NaN or infinity in {count} of {part.numel()} places: download it again, or take a "
+                "copy from before it was damaged"
+            )
+        elif not part.to(dtype).isfinite().all():
+            problems.append(
+                f"{name} reaches {stored.abs().max():.3g}, and {dtype} ends at {torch.finfo(dtype).max:.3g}: load with "
+                "dtype=torch.float32 or torch.bfloat16"
+            )
+    return problems
 
 
 def _misshaped(shape: torch.Size, sources: Mapping[str, Tensor]) -> list[str]:
@@ -344,19 +359,6 @@ def _misshaped(shape: torch.Size, sources: Mapping[str, Tensor]) -> list[str]:
     if _concatenated_shape(list(shapes.values())) == _squeezed_shape(shape):
         return []
     return [f"{name} is {tuple(sources[name].shape)}, made for {expected}" for name in wrong]
-
-
-def guess_cause(causes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Guess from its tensor names what a file is instead: the text of the first pattern that matches any, or "".
-
-    Args:
-        causes: regular expression -> text for the error message, the most specific first.
-        tensors: under the file's names.
-    """
-    for pattern, cause in causes.items():
-        if any(re.search(pattern, name) for name in tensors):
-            return cause
-    return ""
 
 
 def _concatenated_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:

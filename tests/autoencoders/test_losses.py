@@ -107,6 +107,34 @@ def test_the_substitute_is_named_as_one(images, monkeypatch, tmp_path):
     assert not distance.train().training
 
 
+def test_a_vgg_in_the_cache_changes_nothing_unless_lpips_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("COURSE_LPIPS", raising=False)
+    vgg_path().parent.mkdir(parents=True)
+    vgg_path().write_bytes(b"would be read")
+    assert load_perceptual().weights is None
+    monkeypatch.setenv("COURSE_LPIPS", "no")
+    assert load_perceptual().weights is None
+
+
+def test_lpips_that_is_asked_for_says_what_it_needs(monkeypatch, tmp_path):
+    from torchvision.models import VGG16_Weights
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", no_network)
+    monkeypatch.setenv("COURSE_LPIPS", "yes")
+    with pytest.raises(FileNotFoundError, match="LPIPS needs VGG16's weights .528 MB. at .*COURSE_LPIPS=yes"):
+        load_perceptual()
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", lambda *_, **__: VGG16().state_dict())
+    assert load_perceptual().name == "LPIPS, VGG16"
+    monkeypatch.setenv("COURSE_LPIPS", "maybe")
+    with pytest.raises(ValueError, match="COURSE_LPIPS is yes or no, got 'maybe'"):
+        load_perceptual()
+
+
 def test_perceptual_distance_reaches_the_images_and_is_not_saved(images):
     loss = ReconstructionLoss("mse", perceptual=1.0)
     plain = _gradients(ReconstructionLoss("mse"), images)[0]

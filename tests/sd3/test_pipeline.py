@@ -13,6 +13,7 @@ from helpers.sd3 import checkpoint
 from helpers.sd3.checkpoint import PREFIXES
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig, positions
 from helpers.sd3.pipeline import SkipLayers, StableDiffusion3
+from helpers.weights import folders
 
 QUICK = {"steps": 3, "progress": False}
 
@@ -212,11 +213,11 @@ def test_a_variant_that_only_some_parts_come_in(sd3, tmp_path, monkeypatch):
     shutil.copytree(sd3.layouts["diffusers"], folder)
     for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         (folder / part / "model.safetensors").rename(folder / part / "model.fp16.safetensors")
-    monkeypatch.setattr(checkpoint, "fetch", lambda repo, patterns: fetched.append(patterns) or folder)
+    monkeypatch.setattr(folders, "fetch", lambda repo, patterns: fetched.extend(patterns) or folder)
     model = StableDiffusion3.from_checkpoint("some/repository", config=sd3.config, variant="fp16")
     assert torch.equal(model.generate("a cat", **QUICK), sd3.ours.generate("a cat", **QUICK))
-    assert "transformer/diffusion_pytorch_model.safetensors" in fetched[1]
-    assert "text_encoder/model.safetensors" not in fetched[1]
+    assert "transformer/diffusion_pytorch_model.safetensors" in fetched
+    assert "text_encoder/model.safetensors" not in fetched
     with pytest.raises(FileNotFoundError, match="no part as variant 'fp8'"):
         StableDiffusion3.from_checkpoint(folder, config=sd3.config, variant="fp8")
 

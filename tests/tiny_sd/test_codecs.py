@@ -92,13 +92,54 @@ def test_a_network_for_other_channels_is_refused(codec, faces):
         TinySD(UNetConfig(**SMALL), "flow", faces.class_names, SIZE, codec)
 
 
-def test_saved_and_loaded_it_generates_the_same(system, tmp_path):
+def test_saved_and_loaded_it_generates_the_same(system, saved, tmp_path):
     system.save(tmp_path / "w.safetensors", {})
-    loaded = TinySD.from_weights(tmp_path / "w.safetensors")
+    loaded = TinySD.from_weights(tmp_path / "w.safetensors", autoencoder=saved)
     assert loaded.codec.name == "own"
     loaded.unet.load_state_dict(system.unet.state_dict())  # the file is fp16
     assert torch.equal(system.generate(["cat"], steps=2), loaded.generate(["cat"], steps=2))
     assert loaded.generate(["cat"], steps=2).shape == (1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("place", ["{name}", "autoencoder/{name}", "autoencoder/weights.safetensors"])
+def test_an_autoencoder_beside_the_weights_is_found(system, saved, tmp_path, place):
+    system.save(tmp_path / "w.safetensors", {})
+    beside = tmp_path / place.format(name=saved.name)
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_bytes(saved.read_bytes())
+    assert TinySD.from_weights(tmp_path / "w.safetensors").codec.source == str(beside)
+
+
+def test_another_autoencoder_beside_the_weights_is_passed_over(system, saved, tmp_path):
+    system.save(tmp_path / "w.safetensors", {})
+    (tmp_path / "autoencoder").mkdir()
+    KLAutoencoder(CONFIG).save(tmp_path / "autoencoder" / "weights.safetensors", {})
+    (tmp_path / saved.name).write_bytes(saved.read_bytes())
+    assert TinySD.from_weights(tmp_path / "w.safetensors").codec.source == str(tmp_path / saved.name)
+
+
+def test_a_copy_of_a_shipped_autoencoder_is_recognised_by_its_fingerprint(tmp_path):
+    model = load.load_autoencoder("general_autoencoder")
+    C = model.config.latent_channels
+    description = PretrainedCodec(model, torch.zeros(C), torch.ones(C), "/home/somebody/mine.safetensors").describe()
+    assert description["autoencoder"] == "mine.safetensors"
+    assert load_codec(description, weights=tmp_path / "w.safetensors").source == "general_autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("general_autoencoder", "general_autoencoder"),
+        ("stabilityai/sdxl-vae", "stabilityai/sdxl-vae"),
+        ("owner/name/vae", "owner/name/vae"),
+        ("/data/of/somebody/vae.safetensors", "vae.safetensors"),
+        ("~/vae.safetensors", "vae.safetensors"),
+        ("../runs/vae", "vae"),
+        ("./taef2", "taef2"),
+    ],
+)
+def test_saved_weights_name_no_folder_of_a_computer(source, name):
+    assert codecs.portable_name(source) == name
 
 
 def test_another_autoencoder_than_the_trained_one_is_refused(system, saved, tmp_path):

@@ -64,6 +64,14 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def assert_no_machine_path(folder: Path) -> None:
+    """No file of a run holds the way to it, to the home folder or to the checkout."""
+    places = (str(folder.resolve()), str(folder.parent.resolve()), str(Path.home()) + os.sep, str(ROOT))
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not [place for place in places if place.encode() in content], path
+
+
 def test_method_2_trains_on_somebody_elses_latents(autoencoder, tmp_path):
     assert main([*TINY, "--method", "pretrained", "--autoencoder", str(autoencoder), "--out", str(tmp_path)]) == 0
     model = TinySD.from_weights(tmp_path / "weights.safetensors")
@@ -72,12 +80,26 @@ def test_method_2_trains_on_somebody_elses_latents(autoencoder, tmp_path):
     metadata = read_metadata(tmp_path / "weights.safetensors")
     assert float(metadata["encoding_core_minutes"]) < 1
     assert "--autoencoder general.safetensors" in metadata["command"], "no folder of anybody's"
+    assert_no_machine_path(tmp_path)
+
+
+def test_a_run_of_method_2_can_move_to_another_computer(autoencoder, tmp_path):
+    here = tmp_path / "here"
+    assert main([*TINY, "--method", "pretrained", "--autoencoder", str(autoencoder), "--out", str(here)]) == 0
+    there = here.rename(tmp_path / "there")
+    hidden = autoencoder.rename(autoencoder.with_suffix(".hidden"))
+    try:
+        codec = TinySD.from_weights(there / "weights.safetensors").codec
+        assert codec.source == str(there / "autoencoder" / autoencoder.name)
+    finally:
+        hidden.rename(autoencoder)
 
 
 def test_method_3_trains_both_halves_with_one_command(method_3_run):
     model = TinySD.from_weights(method_3_run / "weights.safetensors")
     assert model.codec.name == "own" and model.codec.source == str(method_3_run / "autoencoder" / "weights.safetensors")
     assert read_metadata(method_3_run / "autoencoder" / "weights.safetensors")["steps"] == "6"
+    assert_no_machine_path(method_3_run)
     assert (method_3_run / "autoencoder" / "log.jsonl").exists() and len(losses(method_3_run)) == 12
 
 

@@ -9,18 +9,6 @@ import torch
 
 from helpers.autoencoders.load import load_autoencoder
 
-SCHEDULER_IGNORED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="every entry of scheduler_config.json but prediction_type is ignored without a warning "
-    "(InvokeAI#7601, diffusers#3664)",
-)
-SCALE_IGNORED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the scaling_factor and shift_factor of vae/config.json are ignored: latents of the wrong scale are decoded "
-    "(diffusers#6923, diffusers#6753)",
-)
 ZERO_SNR = {"rescale_betas_zero_snr": True}
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 TRAILING = {"timestep_spacing": "trailing"}
@@ -49,13 +37,12 @@ def follows_the_scheduler(model, folder: Path) -> bool:
     "changes",
     [
         pytest.param({}, id="as published"),
-        pytest.param(ZERO_SNR, marks=SCHEDULER_IGNORED, id="zero terminal SNR"),
-        pytest.param(LINEAR, marks=SCHEDULER_IGNORED, id="linear betas"),
-        pytest.param({"steps_offset": 0}, marks=SCHEDULER_IGNORED, id="no offset"),
-        pytest.param(TRAILING, marks=SCHEDULER_IGNORED, id="trailing timesteps"),
+        pytest.param(ZERO_SNR, id="zero terminal SNR"),
+        pytest.param(LINEAR, id="linear betas"),
+        pytest.param({"steps_offset": 0}, id="no offset"),
+        pytest.param(TRAILING, id="trailing timesteps"),
         pytest.param(
             {**ZERO_SNR, **TRAILING, "prediction_type": "v_prediction"},
-            marks=SCHEDULER_IGNORED,
             id="v-prediction with zero terminal SNR",
         ),
     ],
@@ -68,7 +55,6 @@ def test_scheduler_settings_are_followed_or_reported(sd1, sd1_folder, attempt, c
     assert followed or reported, f"ignored: {changes}; reported: {message or 'nothing'}"
 
 
-@SCALE_IGNORED
 def test_scaling_factor_of_sd1_is_followed_or_refused(sd1, sd1_folder, attempt):
     change_config(sd1_folder / "vae" / "config.json", scaling_factor=0.13025)  # SDXL's autoencoder has the same shapes
     model, message = attempt(lambda: sd1.load(sd1_folder))
@@ -85,8 +71,8 @@ def test_scaling_factor_of_an_autoencoder_alone_is_followed(sd1_folder):
 @pytest.mark.parametrize(
     ("entry", "attribute", "published"),
     [
-        pytest.param("scaling_factor", "scale", 1.5305, marks=SCALE_IGNORED),
-        pytest.param("shift_factor", "shift", 0.0609, marks=SCALE_IGNORED),
+        pytest.param("scaling_factor", "scale", 1.5305),
+        pytest.param("shift_factor", "shift", 0.0609),
     ],
 )
 def test_scale_and_shift_of_sd3_are_followed_or_refused(sd3, sd3_folder, attempt, entry, attribute, published):
@@ -102,12 +88,6 @@ def same_weights(model, other) -> bool:
     return all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=FileNotFoundError,
-    reason="a Stable Diffusion 1 folder whose weights are in several shards is called incomplete "
-    "(diffusers#8898, diffusers#14811)",
-)
 def test_shards_of_sd1_are_read(sd1, sd1_folder):
     (sd1_folder / "unet" / WEIGHTS).unlink()
     sd1.pipeline.unet.save_pretrained(sd1_folder / "unet", max_shard_size="1MB")
@@ -119,14 +99,7 @@ def test_shards_of_sd1_are_read(sd1, sd1_folder):
     "system",
     [
         "sd1",
-        pytest.param(
-            "sd3",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=FileNotFoundError,
-                reason="an index whose shards are gone hides the whole file beside it (diffusers#14811)",
-            ),
-        ),
+        "sd3",
     ],
 )
 def test_whole_file_beside_a_leftover_index_is_read(system, request):
@@ -186,12 +159,6 @@ def test_variant_is_found_in_a_cache_with_a_file_list(sd1):
     sd1.load("some/sd15", tokenizer=None, variant="fp16")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=FileNotFoundError,
-    reason="offline, the half-precision files in the hub's cache are not found once the cache lists the full ones, "
-    "although variant=None promises them (huggingface_hub#4624, optimum#2470)",
-)
 @pytest.mark.usefixtures("half_precision_cache", "file_list")
 def test_half_precision_files_are_found_in_a_cache_with_a_file_list(sd1):
     sd1.load("some/sd15", tokenizer=None)

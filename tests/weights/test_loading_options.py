@@ -5,27 +5,6 @@ import torch
 
 from helpers.sd1 import checkpoint
 
-TAKEN_FOR_A_DEVICE = pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="a dtype that is a string, as transformers takes it, is taken for a device (diffusers#11432)",
-)
-INTEGERS_LOADED = pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="a dtype of integers is refused once per tensor, after all of them were read (diffusers#11432)",
-)
-REFUSED_LATE = pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="an unknown prediction is accepted by from_checkpoint, and refused when generating (diffusers#11432)",
-)
-NOT_EXPECTED = pytest.mark.xfail(
-    strict=True,
-    raises=KeyError,
-    reason="vocab.json in place of merges.txt ends in a KeyError after all weights were read (diffusers#11432)",
-)
-
 
 @pytest.fixture
 def reads(monkeypatch) -> list:
@@ -44,9 +23,9 @@ def reads(monkeypatch) -> list:
 @pytest.mark.parametrize(
     "dtype",
     [
-        pytest.param("float16", marks=TAKEN_FOR_A_DEVICE),
-        pytest.param("auto", marks=TAKEN_FOR_A_DEVICE),
-        pytest.param(torch.int8, marks=INTEGERS_LOADED),
+        pytest.param("float16"),
+        pytest.param("auto"),
+        pytest.param(torch.int8),
     ],
     ids=str,
 )
@@ -56,14 +35,12 @@ def test_dtype_that_is_no_floating_torch_dtype_is_refused(sd1, reads, dtype):
     assert not reads, "the weights were read before the refusal"
 
 
-@REFUSED_LATE
 def test_unknown_prediction_is_refused(sd1, reads):
     with pytest.raises(ValueError, match="prediction"):
         sd1.load(sd1.folder, prediction="v_prediction")  # the course's name for it is "v"
     assert not reads, "the weights were read before the refusal"
 
 
-@NOT_EXPECTED
 def test_vocabulary_instead_of_merges_is_refused(sd1):
     with pytest.raises(ValueError, match=r"vocab\.json is no list of merges"):
         sd1.load(sd1.single_file, tokenizer=sd1.tokenizer / "vocab.json")

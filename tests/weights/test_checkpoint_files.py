@@ -17,25 +17,6 @@ OF_TRAINING_TOOLS = {
     "embedding_manager.initial_embeddings.weight": torch.zeros(2),
 }
 
-EXTRA_REFUSED = pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="tensors of CLIP that Stable Diffusion 1 does not use make a good file unloadable "
-    "(sdnext#2734, ComfyUI#3161)",
-)
-CAUSE_UNKNOWN = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a file with tensors of a training tool is refused with 'Likeliest cause: unknown' "
-    "(sdnext#2734, ComfyUI#3161)",
-)
-NOT_FINITE = pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="weights that are NaN or infinite are loaded without a word, and every image is NaN "
-    "(Make-Your-Anchor#9, AUTOMATIC1111#6923)",
-)
-
 
 @pytest.fixture(scope="module")
 def sd1_tensors(sd1) -> dict[str, torch.Tensor]:
@@ -69,9 +50,9 @@ def with_weight_replaced(weight: torch.Tensor, value: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [
-        pytest.param(float("nan"), torch.float32, id="NaN", marks=NOT_FINITE),
-        pytest.param(float("inf"), torch.float32, id="infinite", marks=NOT_FINITE),
-        pytest.param(1e6, torch.float16, id="too large for float16", marks=NOT_FINITE),
+        pytest.param(float("nan"), torch.float32, id="NaN"),
+        pytest.param(float("inf"), torch.float32, id="infinite"),
+        pytest.param(1e6, torch.float16, id="too large for float16"),
     ],
 )
 def test_weights_that_are_not_finite_are_refused(load_with, sd1_tensors, value, dtype):
@@ -84,13 +65,11 @@ def test_large_weight_that_the_dtype_can_hold_is_loaded(load_with, sd1_tensors):
     assert any(parameter.max() == 1e6 for parameter in model.unet.parameters())
 
 
-@EXTRA_REFUSED
 @pytest.mark.parametrize("name", OF_CLIP)
 def test_tensors_of_clip_that_are_not_used_are_left_out(load_with, name):
     load_with({name: OF_CLIP[name]})
 
 
-@CAUSE_UNKNOWN
 @pytest.mark.parametrize("name", OF_TRAINING_TOOLS)
 def test_tensors_of_training_tools_are_left_out_or_explained(load_with, attempt, name):
     model, message = attempt(lambda: load_with({name: OF_TRAINING_TOOLS[name]}))
@@ -108,15 +87,7 @@ def stored_as(dtype: torch.dtype, tensors: dict[str, torch.Tensor]) -> dict[str,
     [
         torch.float16,
         torch.bfloat16,
-        pytest.param(
-            torch.float8_e4m3fn,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=ValueError,
-                reason="a plain float8 copy of Stable Diffusion 3 is refused because its position embedding differs "
-                "from the exact one by more than a fixed tolerance (InvokeAI#9478, stable-diffusion.cpp#1898)",
-            ),
-        ),
+        torch.float8_e4m3fn,
     ],
     ids=str,
 )
@@ -126,12 +97,6 @@ def test_low_precision_copy_of_sd3_is_loaded(sd3, sd3_tensors, tmp_path, dtype):
     sd3.load(path, tokenizers=sd3.tokenizers)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a quantised copy of Stable Diffusion 3 is refused without saying that it is quantised "
-    "(InvokeAI#9478, stable-diffusion.cpp#1898)",
-)
 @pytest.mark.parametrize("marker", ["scaled_fp8", "joint_blocks.0.x_block.attn.qkv.scale_weight"])
 def test_quantised_copy_of_sd3_is_refused_as_quantised(sd3, sd3_tensors, tmp_path, marker):
     path = tmp_path / "quantised.safetensors"
