@@ -41,7 +41,7 @@ from helpers.training.arguments import (
 )
 from helpers.training.run import Task, run_task
 from helpers.training.setup import check_folders
-from helpers.weights import read_metadata
+from helpers.weights import TRAINING_COMMANDS, read_metadata
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -96,7 +96,6 @@ LANGUAGE_ENTRIES = {
     "hidden_act": (*TANH_GELU, "gelu"),  # Gemma's first files say "gelu", and were trained with the approximation
     "hidden_activation": TANH_GELU,
     "rope_scaling": None,
-    "use_bidirectional_attention": (None, False),
 }
 PREPROCESSOR_ENTRIES = {
     "image_mean": ([0.5, 0.5, 0.5], None),

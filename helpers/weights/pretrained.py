@@ -217,9 +217,9 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
     except Exception as error:  # also what the HTTP client raises, of a proxy that it cannot use for instance
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise FileNotFoundError(
-            f"{repo!r} is no file or folder here, and the hub did not give it ({lines[-1][:200]}). Download it "
-            f"elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence and the "
-            f"network{_proxy_note()}"
+            f"{repo!r} is no file or folder here, and the hub did not give it ({_first_sentences(lines[-1])}). "
+            f"Download it elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence "
+            f"and the network{_proxy_note()}"
         ) from error
 
 
@@ -228,6 +228,16 @@ def _proxy_note() -> str:
     variables = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
     names = [name for name in variables if os.environ.get(name) or os.environ.get(name.lower())]
     return f" (a proxy is set by {', '.join(names)})" if names else ""
+
+
+def _first_sentences(text: str, length: int = 200) -> str:
+    """The first sentences of a text, as many as fit the length and one at least: none is cut in the middle."""
+    first, *rest = re.split(r"(?<=[.!?])\s+", text)
+    for sentence in rest:
+        if len(first) + 1 + len(sentence) > length:
+            break
+        first = f"{first} {sentence}"
+    return first
 
 
 def map_key(name: str, key_mapping: KeyMapping) -> str:
