@@ -75,7 +75,7 @@ class Schedule:
         return torch.cat([timesteps + 1, torch.tensor([last])]).float() / T
 
     def to_config(self) -> dict[str, Any]:
-        """The entries of a scheduler_config.json for diffusers' DDIMScheduler; the reverse of `read_schedule`."""
+        """The entries of a scheduler_config.json for diffusers' DDIM; the reverse of `read_schedule`."""
         entries: dict[str, Any] = {
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": len(self.path),

@@ -39,7 +39,7 @@ def published_merges() -> Path:
 
 
 def _read_merges(file: Path) -> list[Any]:
-    """The merges of a merges.txt, whole or gzipped, or of a tokenizer.json; not yet checked to be pairs.
+    """The merges of a merges.txt, plain or compressed, or of a tokenizer.json; not yet checked to be pairs.
 
     Raises:
         ValueError: for a file of another kind.

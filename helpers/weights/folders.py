@@ -135,13 +135,12 @@ def find_parts(folder: Path, parts: Mapping[str, Part], variant: str | None = No
 
 
 def download_parts(repo: str, parts: Mapping[str, Part], others: Sequence[str], variant: str | None = None) -> Path:
-    """Download what the parts need, or find it in the hub's cache; returns the folder.
+    """Download what the parts need of a repository, or find it in the hub's cache; returns the folder.
 
     Safetensors come before pickles and full precision before half, part by part: a later choice is made only where the
     earlier is missing, or where the hub is out of reach and the cache holds just that one.
 
     Args:
-        repo: such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
         parts: as for `find_parts`.
         others: patterns of further files, such as configurations and tokenizers.
         variant: "fp16" prefers these files.
@@ -156,14 +155,19 @@ def download_parts(repo: str, parts: Mapping[str, Part], others: Sequence[str], 
         folder = fetch(repo, [*others, *configurations])
     except FileNotFoundError as error:
         failure = error
+    present = 0
     for subfolder, stems in parts.values():
         there = _download_part(repo, (subfolder, stems), variant)
         if isinstance(there, Path):
             folder = there
+            present += 1
         elif there is not None:
             raise failure or there
-    if folder is None:
-        raise failure or FileNotFoundError(f"{repo} holds no parts of a model")
+    if folder is None or not present:
+        raise failure or FileNotFoundError(
+            f"{repo} holds none of {', '.join(subfolder for subfolder, _ in parts.values())}: if it holds single "
+            f"files, download one of them (hf download {repo} FILE) and pass its path"
+        )
     if failure is not None:
         warnings.warn(f"only the weights of {repo} are in the cache, not {', '.join(others)}: {failure}", stacklevel=2)
     return folder

@@ -166,7 +166,7 @@ def read_text(path: Path) -> str:
     """Return the text of a configuration or a vocabulary, without the mark that some editors write first (a BOM).
 
     Raises:
-        ValueError: for a file that is no text, and for a git-lfs pointer.
+        ValueError: for a file that is no text, and for the pointer that git leaves of a large one.
     """
     data = path.read_bytes()
     if data.startswith(LFS_POINTER):

@@ -28,6 +28,6 @@ def short_errors(*variables: str) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
+    except (OSError, ImportError, TypeError, ValueError) as error:
         settings = [f"{name}={os.environ[name]}" if os.environ.get(name) else f"{name} (not set)" for name in variables]
         raise LoadingError(f"{error}. Settings: {', '.join(settings)}") from error

@@ -218,6 +218,12 @@ def test_integers_in_place_of_fractions_are_quantised(sd1, tmp_path):
         sd1.load(tmp_path / "int8.safetensors")
 
 
+def test_a_repository_of_single_files_on_the_hub_says_what_to_do(sd3, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.weights.folders.fetch", lambda *_: tmp_path)
+    with pytest.raises(FileNotFoundError, match="if it holds single files, download one of them .hf download some/sd3"):
+        sd3.load("some/sd3")
+
+
 def test_a_repository_of_several_single_files_asks_for_one(sd1, tmp_path):
     tensors = load_file(sd1.single_file)
     for name in ("dreams", "anime"):
