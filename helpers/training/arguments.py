@@ -202,6 +202,15 @@ def make_folder(folder: Path, option: str) -> None:
         raise SystemExit(f"the folder {folder} cannot be made or written ({why}): choose another {option}")
 
 
+def without_folder(value: Any) -> Any:
+    """A setting as it is recorded: of a path the last part alone, since the folders are those of one computer."""
+    if isinstance(value, list):
+        return [without_folder(each) for each in value]
+    if isinstance(value, str | Path) and (Path(value).is_absolute() or Path(value).exists()):
+        return Path(value).name
+    return value
+
+
 def command_line(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> str:
     """The shortest command line that gives these settings; files are named without their folders.
 
@@ -213,6 +222,5 @@ def command_line(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> s
         if value == defaults[name]:
             continue
         arguments.append(f"--{name.replace('_', '-')}")
-        for text in map(str, value if isinstance(value, list) else [value]):
-            arguments.append(Path(text).name if Path(text).exists() else text)
+        arguments += [str(without_folder(each)) for each in (value if isinstance(value, list) else [value])]
     return shlex.join([*parser.prog.split(), *arguments])

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from helpers.course import course_home
-from helpers.training.arguments import NOT_RECORDED, command_line, make_folder, naming_option
+from helpers.training.arguments import NOT_RECORDED, command_line, make_folder, naming_option, without_folder
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.clock import TrainingClock
 from helpers.training.ema import EMA
@@ -122,7 +122,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The options that affect the trained weights."""
-        return {name: value for name, value in vars(self.options).items() if name not in NOT_RECORDED}
+        return {name: without_folder(value) for name, value in vars(self.options).items() if name not in NOT_RECORDED}
 
     def start(self) -> int:
         """Restore the checkpoint with --resume, and choose the precision.
@@ -170,7 +170,7 @@ class Run:
             )
         settings = self.settings
         defaults = {name: self.parser.get_default(name) for name in settings}  # for options newer than the checkpoint
-        stored = defaults | description["settings"]
+        stored = defaults | {name: without_folder(value) for name, value in description["settings"].items()}
         changed = {name: old for name, old in stored.items() if settings.get(name) != old}
         if settings["schedule"] == "inverse-sqrt":  # no number depends on how long it will go on
             changed.pop("steps", None)
