@@ -80,7 +80,7 @@ lowest:
 	@"$(PYTHON)" -m tests.lowest > $(OLD)/versions.txt
 	@if $(OLD)/bin/python -m pip install --disable-pip-version-check -c $(OLD)/versions.txt -e '.[pages,test]' \
 	    > $(OLD)/pip.txt 2>&1; then \
-	  OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q $(LANES) tests --ignore tests/browser --ignore tests/notebooks --ignore tests/known_faults; \
+	  OMP_NUM_THREADS=1 $(OLD)/bin/python -m pytest -q $(LANES) tests --ignore tests/browser --ignore tests/notebooks; \
 	elif tail -n 20 $(OLD)/pip.txt; grep -A 9 'conflict is caused by' $(OLD)/pip.txt | grep -q ' depends on '; then \
 	  echo "The lower bounds of pyproject.toml contradict one another: raise one."; exit 1; \
 	else echo "The oldest versions cannot be had here: not tested."; fi

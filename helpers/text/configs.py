@@ -13,7 +13,6 @@ T5_ENTRIES = {
     "dense_act_fn": ("gelu_new", "gelu_pytorch_tanh"),
     "is_gated_act": True,
 }
-T5_EPS = 1e-6
 
 
 def follow_clip_config(sizes: CLIPTowerConfig, published: PublishedConfig) -> CLIPTowerConfig:
@@ -33,14 +32,12 @@ def follow_clip_config(sizes: CLIPTowerConfig, published: PublishedConfig) -> CL
 
 
 def follow_t5_config(sizes: T5Config, published: PublishedConfig) -> T5Config:
-    """The sizes with the largest distance of T5's position biases, which no tensor shows.
+    """The sizes with the largest distance of T5's position biases and the norms' epsilon, which no tensor shows.
 
     Raises:
         ValueError: for an entry that the course does not follow.
     """
     published.require(T5_ENTRIES)
-    eps = published.number("layer_norm_epsilon", T5_EPS, low=0)
-    if abs(eps - T5_EPS) > 1e-9:
-        raise published.refusal("layer_norm_epsilon", eps, repr(T5_EPS))
+    eps = published.number("layer_norm_epsilon", sizes.layer_norm_epsilon, low=0)
     distance = published.number("relative_attention_max_distance", sizes.max_distance, low=1)
-    return replace(sizes, max_distance=int(distance))
+    return replace(sizes, max_distance=int(distance), layer_norm_epsilon=eps)

@@ -73,7 +73,7 @@ def write_t5(encoder: T5Encoder, tokenizer: T5Tokenizer, folder: Path, width: in
         "relative_attention_num_buckets": config.num_buckets,
         "relative_attention_max_distance": config.max_distance,
         "feed_forward_proj": "gated-gelu",
-        "layer_norm_epsilon": 1e-6 * config.width / width,
+        "layer_norm_epsilon": config.layer_norm_epsilon * config.width / width,
         "is_encoder_decoder": True,
         "pad_token_id": tokenizer.pad_id,
         "eos_token_id": tokenizer.eos_id,

@@ -33,6 +33,7 @@ class T5Config:
     mlp: int = 10_240  # width of the gated MLP's hidden layer
     num_buckets: int = 32  # of relative positions, half of them for each direction
     max_distance: int = 128  # tokens; distances beyond share the last bucket
+    layer_norm_epsilon: float = 1e-6
 
     @classmethod
     def xxl(cls) -> "T5Config":
@@ -43,12 +44,13 @@ class T5Config:
 class T5Norm(nn.Module):
     """RMS norm, x / sqrt(mean(x^2)) times a learned factor, computed in float32: no mean and no bias."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(self.weight.dtype)
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(self.weight.dtype)
 
 
 class T5Attention(nn.Module):
@@ -81,9 +83,9 @@ class T5Layer(nn.Module):
 
     def __init__(self, config: T5Config):
         super().__init__()
-        self.norm_1 = T5Norm(config.width)
+        self.norm_1 = T5Norm(config.width, config.layer_norm_epsilon)
         self.attention = T5Attention(config)
-        self.norm_2 = T5Norm(config.width)
+        self.norm_2 = T5Norm(config.width, config.layer_norm_epsilon)
         self.gate = nn.Linear(config.width, config.mlp, bias=False)
         self.value = nn.Linear(config.width, config.mlp, bias=False)
         self.out = nn.Linear(config.mlp, config.width, bias=False)
@@ -104,7 +106,7 @@ class T5Encoder(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.relative_attention_bias = nn.Embedding(config.num_buckets, config.heads)
         self.layers = nn.ModuleList(T5Layer(config) for _ in range(config.layers))
-        self.norm = T5Norm(config.width)
+        self.norm = T5Norm(config.width, config.layer_norm_epsilon)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids int64 (B, N) -> (B, N, D). Padding is not masked, as in Stable Diffusion 3's training."""

@@ -1,5 +1,7 @@
 """The tiny Stable Diffusion 3 in diffusers: the same image from the exported folder, with and without T5."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,13 @@ def folder(model, tmp_path_factory):
 
 def test_diffusers_generates_the_same_image(model, folder):
     assert exported_difference(model, folder) <= 1e-3
+
+
+def test_what_was_exported_is_read_back(model, folder):
+    options = {"prompt": "a striped orange cat with green eyes", "steps": 2, "seed": 3}
+    wider = replace(model.config, t5=replace(model.config.t5, width=model.encoders.width))
+    restored = StableDiffusion3.from_checkpoint(folder, config=wider)
+    torch.testing.assert_close(restored.generate(**options), model.generate(**options), atol=1e-3, rtol=0)
 
 
 def test_a_wider_t5_says_the_same(model, folder):
