@@ -163,12 +163,14 @@ def load_perceptual(published: bool | None = None) -> PerceptualDistance:
         ValueError: for another value of COURSE_LPIPS.
     """
     if published is None:
-        asked = os.environ.get("COURSE_LPIPS", "")
-        if asked not in ("", "yes", "no"):
-            raise ValueError(f"COURSE_LPIPS is yes or no, got {asked!r}")
-        published = asked == "yes"
+        setting = os.environ.get("COURSE_LPIPS", "")
+        if setting not in ("", "yes", "no"):
+            raise ValueError(f"COURSE_LPIPS is yes or no, got {setting!r}")
+        published = setting == "yes"
     if not published:
-        return PerceptualDistance(AttributeFeatures(), None, "stand-in: the course's reader of drawn faces, not LPIPS")
+        return PerceptualDistance(
+            AttributeFeatures(), None, "substitute: the course's classifier of attributes, not LPIPS"
+        )
     from torchvision.models import VGG16_Weights
 
     try:

@@ -105,8 +105,7 @@ def ddpm(
         x: (B, ...) the state at times[0]: noise, or for image-to-image a noised image.
         times: (T + 1,) decreasing.
         path: gives alpha and sigma at each time.
-        generator: for fresh noise, on any device; samplers that add none ignore it. A list has one per sample, so that
-            no sample depends on the others in the batch.
+        generator: for fresh noise, on any device, or a list of one per sample; samplers that add none ignore it.
     """
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
         x0, _ = denoise(x, t)  # (B, ...)

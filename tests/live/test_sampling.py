@@ -6,7 +6,7 @@ import torch
 from helpers.data.captions import VOCABULARY, tokenize
 from helpers.diffusion import DDPMPath, Denoised, FlowPath, time_grid
 from helpers.diffusion.samplers import run_sampler
-from helpers.sd1.pipeline import StableDiffusion1
+from helpers.sd1.schedule import Schedule
 from helpers.text.bpe import BytePairTokenizer
 from helpers.text.contrastive import CLIP
 from pages.live.node import Engine
@@ -27,8 +27,7 @@ TEXTS = [
 @pytest.mark.parametrize("steps", STEPS)
 def test_times(steps: int, engine: Engine) -> None:
     torch.testing.assert_close(engine(f"new FlowPath().times({steps})"), time_grid(steps), atol=1e-7, rtol=0)
-    path = DDPMPath.scaled_linear()
-    sd1 = StableDiffusion1.times(type("Pipeline", (), {"path": path}), steps)  # needs nothing but the path
+    sd1 = Schedule().times(steps)
     torch.testing.assert_close(engine(f"new ScaledLinearPath().times({steps})"), sd1, atol=0, rtol=0)
 
 
