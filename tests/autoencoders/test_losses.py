@@ -99,7 +99,7 @@ def test_settings_are_checked():
 def test_the_substitute_is_named_as_one(images, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     distance = load_perceptual()
-    assert "stand-in" in distance.name and "not LPIPS" in distance.name
+    assert "substitute" in distance.name and "not LPIPS" in distance.name
     assert distance(images, images).tolist() == [0] * 4
     near, far = (distance(images, images + off * torch.randn(images.shape)) for off in (0.05, 0.5))
     assert (near < far).all()
