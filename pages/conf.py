@@ -38,7 +38,6 @@ nb_ipywidgets_js = {
     vendor.script("requirejs"): {"defer": "defer"},  # text and pictures first
     vendor.script("html-manager"): {
         "data-jupyter-widgets-cdn": f"{vendor.CDN}/",
-        "crossorigin": "anonymous",
         "defer": "defer",
     },
 }

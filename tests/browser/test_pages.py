@@ -140,6 +140,15 @@ def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, An
         assert _shown(stack) != before, "the slider moved and the picture did not"
 
 
+def test_a_page_that_is_opened_from_a_file_has_its_sliders(rendered: Path, browser: Any) -> None:
+    page = browser.new_page()
+    trouble = watch(page)
+    page.goto((rendered / "notebooks/03_samplers.html").as_uri(), wait_until="load")
+    page.locator(".widget-hslider .noUi-handle").first.wait_for()
+    assert not trouble, trouble
+    page.close()
+
+
 def test_text_is_legible_on_light_and_dark_pages_and_fits_a_phone(opened: tuple[str, Any, Any]) -> None:
     _, page, _ = opened
     assert not (faint_texts := faint(page)), f"too faint on a light page: {faint_texts}"
