@@ -69,6 +69,7 @@ def with_clips_vocabulary(sd1, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.fault("published weights")
 @pytest.mark.parametrize("layout", ["diffusers", "safetensors", "ckpt"])
 def test_stable_diffusion_1_in_every_layout(run, sd1, monkeypatch, layout):
     monkeypatch.setattr(SD1Config, "v1", lambda: SMALL_1)
@@ -78,6 +79,7 @@ def test_stable_diffusion_1_in_every_layout(run, sd1, monkeypatch, layout):
     assert images.shape == (1, 3, 64, 64) and images.isfinite().all()
 
 
+@pytest.mark.fault("published weights")
 def test_a_single_file_needs_neither_tokenizer_nor_network(run, with_clips_vocabulary, monkeypatch):
     config = replace(SMALL_1, text=replace(SMALL_1.text, vocabulary=VOCABULARY))
     monkeypatch.setattr(SD1Config, "v1", lambda: config)
@@ -87,6 +89,7 @@ def test_a_single_file_needs_neither_tokenizer_nor_network(run, with_clips_vocab
         assert images.shape == (1, 3, 64, 64)
 
 
+@pytest.mark.fault("published weights")
 def test_clips_vocabulary_comes_with_the_course():
     tokenizer = BytePairTokenizer.from_file(published_merges())
     assert len(tokenizer) == VOCABULARY
@@ -94,6 +97,7 @@ def test_clips_vocabulary_comes_with_the_course():
     assert "MIT License" in (published_merges().parent / "LICENSE").read_text()
 
 
+@pytest.mark.fault("published weights", refused=True)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -140,15 +144,18 @@ def run_06(run, sd3, monkeypatch):
     return run_06
 
 
+@pytest.mark.fault("published weights")
 @pytest.mark.parametrize("name", ["", "sd3_medium.safetensors", "sd3_medium_incl_clips.safetensors"])
 def test_a_downloaded_repository_of_single_files(run_06, repository, name):
     assert run_06(SD3_CHECKPOINT=repository / name).shape == (1, 3, 64, 64)
 
 
+@pytest.mark.fault("published weights")
 def test_a_diffusers_folder_of_sd3(run_06, sd3):
     assert run_06(SD3_CHECKPOINT=sd3.folder).shape == (1, 3, 64, 64)
 
 
+@pytest.mark.fault("published weights", refused=True)
 def test_text_encoders_in_a_folder_of_their_own(run_06, repository, tmp_path):
     alone = tmp_path / "sd3.5_medium.SAFETENSORS"
     shutil.copyfile(repository / "sd3_medium.safetensors", alone)
@@ -160,6 +167,7 @@ def test_text_encoders_in_a_folder_of_their_own(run_06, repository, tmp_path):
 # --- notebooks 14 and 15 ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("published weights", refused=True)
 def test_a_folder_of_paligemma(run, tmp_path):
     folder = write_folder(reference(), tmp_path / "paligemma", 2026, shards=2)
     names = {"PaliGemma": PaliGemma, "face": torch.zeros(3, 28, 28)}
@@ -168,11 +176,13 @@ def test_a_folder_of_paligemma(run, tmp_path):
         run("14", "PALIGEMMA", names, PALIGEMMA=folder)
 
 
+@pytest.mark.fault("published weights", refused=True)
 def test_an_error_of_paligemma_names_its_setting(run, tmp_path):
     with pytest.raises(LoadingError, match="has no config.json.*PALIGEMMA="):
         run("14", "PALIGEMMA", {"PaliGemma": PaliGemma, "face": None}, PALIGEMMA=tmp_path)
 
 
+@pytest.mark.fault("published weights", refused=True)
 def test_code_that_comes_with_weights_needs_a_commit_that_was_read(monkeypatch):
     source = cell("15", "MINICPM").split("\n", 1)[1]
     monkeypatch.setenv("MINICPM", "openbmb/MiniCPM-V-2_6")

@@ -33,6 +33,7 @@ def follows_the_scheduler(model, folder: Path) -> bool:
     return same_timesteps and final_alpha.item() ** 2 == pytest.approx(scheduler.alphas_cumprod[-1].item(), abs=1e-6)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -55,6 +56,7 @@ def test_scheduler_settings_are_followed_or_reported(sd1, sd1_folder, attempt, c
     assert followed or reported, f"ignored: {changes}; reported: {message or 'nothing'}"
 
 
+@pytest.mark.fault("checkpoints")
 def test_scaling_factor_of_sd1_is_followed_or_refused(sd1, sd1_folder, attempt):
     change_config(sd1_folder / "vae" / "config.json", scaling_factor=0.13025)  # SDXL's autoencoder has the same shapes
     model, message = attempt(lambda: sd1.load(sd1_folder))
@@ -63,11 +65,13 @@ def test_scaling_factor_of_sd1_is_followed_or_refused(sd1, sd1_folder, attempt):
     assert followed or refused, f"the scaling factor is {model and model.autoencoder.config.scale}; {message}"
 
 
+@pytest.mark.fault("checkpoints")
 def test_scaling_factor_of_an_autoencoder_alone_is_followed(sd1_folder):
     change_config(sd1_folder / "vae" / "config.json", scaling_factor=0.13025)
     assert load_autoencoder(sd1_folder / "vae").config.scale == pytest.approx(0.13025)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     ("entry", "attribute", "published"),
     [
@@ -88,6 +92,7 @@ def same_weights(model, other) -> bool:
     return all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.fault("checkpoints")
 def test_shards_of_sd1_are_read(sd1, sd1_folder):
     (sd1_folder / "unet" / WEIGHTS).unlink()
     sd1.pipeline.unet.save_pretrained(sd1_folder / "unet", max_shard_size="1MB")
@@ -95,6 +100,7 @@ def test_shards_of_sd1_are_read(sd1, sd1_folder):
     assert same_weights(sd1.load(sd1_folder), sd1.load(sd1.folder))
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     "system",
     [
@@ -149,16 +155,19 @@ def file_list(half_precision_cache) -> None:
     tree_cache.write_tree_cache(str(half_precision_cache), COMMIT, entries)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.usefixtures("half_precision_cache")
 def test_half_precision_files_are_found_in_the_cache(sd1):
     sd1.load("some/sd15", tokenizer=None)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.usefixtures("half_precision_cache", "file_list")
 def test_variant_is_found_in_a_cache_with_a_file_list(sd1):
     sd1.load("some/sd15", tokenizer=None, variant="fp16")
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.usefixtures("half_precision_cache", "file_list")
 def test_half_precision_files_are_found_in_a_cache_with_a_file_list(sd1):
     sd1.load("some/sd15", tokenizer=None)

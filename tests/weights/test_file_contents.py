@@ -30,6 +30,7 @@ def spoil(path, name_part: str, value: float) -> str:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize(("part", "stem"), [("text_encoder", "model"), ("vae", "diffusion_pytorch_model")])
 def test_sd1_names_tensor_and_file_of_a_number_that_is_none(sd1, sd1_folder, part, stem, value):
@@ -40,6 +41,7 @@ def test_sd1_names_tensor_and_file_of_a_number_that_is_none(sd1, sd1_folder, par
     assert name in str(refusal.value) and str(path) in str(refusal.value)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_sd3_names_tensor_and_file_of_a_number_that_is_none(sd3, sd3_folder):
     path = sd3_folder / "transformer" / "diffusion_pytorch_model.safetensors"
     name = spoil(path, "transformer_blocks.1.attn.to_k", float("nan"))
@@ -48,6 +50,7 @@ def test_sd3_names_tensor_and_file_of_a_number_that_is_none(sd3, sd3_folder):
     assert name in str(refusal.value) and str(path) in str(refusal.value)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 @pytest.mark.parametrize(("value", "dtype"), [(7e4, torch.float16), (-1e5, torch.float16)])
 def test_a_number_too_large_for_the_dtype_is_named(sd3, sd3_folder, value, dtype):
     path = sd3_folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -58,6 +61,7 @@ def test_a_number_too_large_for_the_dtype_is_named(sd3, sd3_folder, value, dtype
     assert sd3.load(sd3_folder, t5=False, dtype=torch.bfloat16)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_an_autoencoder_alone_names_its_file(sd1_folder):
     path = sd1_folder / "vae" / "diffusion_pytorch_model.safetensors"
     name = spoil(path, "decoder.conv_in", float("inf"))
@@ -66,6 +70,7 @@ def test_an_autoencoder_alone_names_its_file(sd1_folder):
     assert name in str(refusal.value) and str(path) in str(refusal.value)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_paligemma_names_its_folder(tmp_path):
     folder = write_folder(reference(), tmp_path / "x", 2025)
     spoil(folder / "model.safetensors", "mlp.gate_proj", float("nan"))
@@ -82,6 +87,7 @@ def touch(folder, *names: str):
         save_file({"x": torch.zeros(1)}, folder / "unet" / name)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -97,6 +103,7 @@ def test_the_best_file_is_taken(tmp_path, names, expected):
     assert [path.name for path in find_part(tmp_path, "unet", STEMS)] == [names[expected]]
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_shards_are_found_without_their_index(tmp_path):
     names = [f"diffusion_pytorch_model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     touch(tmp_path, *names)
@@ -106,6 +113,7 @@ def test_shards_are_found_without_their_index(tmp_path):
         find_part(tmp_path, "unet", STEMS)
 
 
+@pytest.mark.fault("checkpoints")
 def test_shards_of_a_variant(tmp_path):
     names = [f"diffusion_pytorch_model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
     touch(tmp_path, *names)
@@ -115,6 +123,7 @@ def test_shards_of_a_variant(tmp_path):
         assert [path.name for path in find_part(tmp_path, "unet", STEMS, variant)] == names
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_a_variant_that_only_some_parts_of_sd1_have(sd1, sd1_folder):
     unet = sd1_folder / "unet" / "diffusion_pytorch_model.safetensors"
     unet.rename(unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
@@ -123,6 +132,7 @@ def test_a_variant_that_only_some_parts_of_sd1_have(sd1, sd1_folder):
         sd1.load(sd1_folder, variant="int4")
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -141,6 +151,7 @@ def test_a_file_that_is_none_says_what_it_is(tmp_path, name, content, message):
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_a_safetensors_file_under_the_name_of_a_pickle(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").rename(tmp_path / "a.ckpt")
@@ -148,6 +159,7 @@ def test_a_safetensors_file_under_the_name_of_a_pickle(tmp_path):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize("ending", [".SAFETENSORS", ".CKPT"])
 def test_an_ending_in_capitals_is_an_ending(tmp_path, ending):
     path = tmp_path / f"x{ending}"
@@ -158,6 +170,7 @@ def test_an_ending_in_capitals_is_an_ending(tmp_path, ending):
     assert read_checkpoint(path)["a"].tolist() == [1, 1]
 
 
+@pytest.mark.fault("checkpoints")
 def test_configurations_and_merges_may_begin_with_a_mark_of_their_encoding(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
     (tmp_path / "merges.txt").write_bytes(b"\xef\xbb\xbf" + b"#version: 0.2\na b</w>\n")
@@ -165,6 +178,7 @@ def test_configurations_and_merges_may_begin_with_a_mark_of_their_encoding(tmp_p
     assert BytePairTokenizer.from_file(tmp_path / "merges.txt").merges == [("a", "b</w>")]
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 @pytest.mark.parametrize("name", ["config.json", "merges.txt", "tokenizer.json"])
 def test_a_pointer_in_place_of_a_text_is_one(tmp_path, name):
     (tmp_path / name).write_text(POINTER)
@@ -173,6 +187,7 @@ def test_a_pointer_in_place_of_a_text_is_one(tmp_path, name):
         read(tmp_path / name)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     "name",
     [
@@ -187,6 +202,7 @@ def test_sd3_leaves_out_what_nobody_needs(sd3, tmp_path, name):
     assert sd3.load(tmp_path / "more.safetensors", tokenizers=sd3.tokenizers, t5=False)
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize("name", ["loss.discriminator.main.0.weight", "model_ema.decay", "scale_factor"])
 def test_what_training_left_in_an_autoencoder_is_left_out(name):
     assert (
@@ -194,6 +210,7 @@ def test_what_training_left_in_an_autoencoder_is_left_out(name):
     ) and (name == "model_ema.decay" or name not in drop_unused({name: torch.zeros(1)}))
 
 
+@pytest.mark.fault("checkpoints")
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
@@ -209,6 +226,7 @@ def test_the_cause_is_named(name, cause):
     assert cause in guess_cause({name: torch.zeros(1)})
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_integers_in_place_of_fractions_are_quantised(sd1, tmp_path):
     tensors = load_file(sd1.single_file)
     name = next(name for name in tensors if name.endswith("attn1.to_q.weight"))
@@ -218,12 +236,14 @@ def test_integers_in_place_of_fractions_are_quantised(sd1, tmp_path):
         sd1.load(tmp_path / "int8.safetensors")
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_a_repository_of_single_files_on_the_hub_says_what_to_do(sd3, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.weights.folders.fetch", lambda *_: tmp_path)
     with pytest.raises(FileNotFoundError, match="if it holds single files, download one of them .hf download some/sd3"):
         sd3.load("some/sd3")
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_a_repository_of_several_single_files_asks_for_one(sd1, tmp_path):
     tensors = load_file(sd1.single_file)
     for name in ("dreams", "anime"):
@@ -232,6 +252,7 @@ def test_a_repository_of_several_single_files_asks_for_one(sd1, tmp_path):
         sd1.load(tmp_path)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -246,6 +267,7 @@ def test_a_bad_option_is_refused_before_anything_is_read(sd1, tmp_path, options,
         sd1.load(tmp_path / "not read.safetensors", **options)
 
 
+@pytest.mark.fault("checkpoints", refused=True)
 def test_one_tokenizer_is_not_two(sd3):
     with pytest.raises(ValueError, match="tokenizers must be two, CLIP's and T5's"):
         sd3.load(sd3.single_file, tokenizers="folder")

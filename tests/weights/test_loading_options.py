@@ -20,6 +20,7 @@ def reads(monkeypatch) -> list:
     return reads
 
 
+@pytest.mark.fault("options", refused=True)
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -35,12 +36,14 @@ def test_dtype_that_is_no_floating_torch_dtype_is_refused(sd1, reads, dtype):
     assert not reads, "the weights were read before the refusal"
 
 
+@pytest.mark.fault("options", refused=True)
 def test_unknown_prediction_is_refused(sd1, reads):
     with pytest.raises(ValueError, match="prediction"):
         sd1.load(sd1.folder, prediction="v_prediction")  # the course's name for it is "v"
     assert not reads, "the weights were read before the refusal"
 
 
+@pytest.mark.fault("options", refused=True)
 def test_vocabulary_instead_of_merges_is_refused(sd1):
     with pytest.raises(ValueError, match=r"vocab\.json is no list of merges"):
         sd1.load(sd1.single_file, tokenizer=sd1.tokenizer / "vocab.json")

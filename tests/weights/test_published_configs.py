@@ -26,6 +26,7 @@ def change_config(path: Path, **changes: object) -> None:
 # --- what is followed ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("configuration")
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [4, 7, 30])
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -52,6 +53,7 @@ def test_timesteps_and_noise_are_those_of_diffusers(tmp_path, spacing, steps, ze
     assert schedule.prediction == "v"
 
 
+@pytest.mark.fault("configuration")
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_betas_are_those_of_diffusers(tmp_path, betas):
     from diffusers import PNDMScheduler
@@ -63,11 +65,13 @@ def test_betas_are_those_of_diffusers(tmp_path, betas):
     assert not ours.ends_clean, "PNDM's default, unlike DDIM's"
 
 
+@pytest.mark.fault("configuration")
 def test_zero_terminal_snr_ends_in_noise():
     betas = zero_terminal_snr(Schedule().path.betas)
     assert torch.cumprod(1 - betas, 0)[-1] < 1e-7 and ((betas > 0) & (betas < 1)).all()
 
 
+@pytest.mark.fault("configuration")
 @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "dpm_solver_pp_2m", "heun"])
 def test_every_sampler_runs_on_a_schedule_of_zero_terminal_snr(sd1, sd1_folder, sampler):
     entries = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -77,6 +81,7 @@ def test_every_sampler_runs_on_a_schedule_of_zero_terminal_snr(sd1, sd1_folder, 
     assert image.isfinite().all()
 
 
+@pytest.mark.fault("configuration")
 def test_a_schedule_is_exported_as_it_was_read(sd1, sd1_folder, tmp_path):
     entries = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     change_config(sd1_folder / SCHEDULER, **entries)
@@ -87,12 +92,14 @@ def test_a_schedule_is_exported_as_it_was_read(sd1, sd1_folder, tmp_path):
     torch.testing.assert_close(schedule.path.betas, model.path.betas)
 
 
+@pytest.mark.fault("configuration")
 def test_activation_and_heads_of_the_text_encoder_are_followed(sd1, sd1_folder):
     change_config(sd1_folder / "text_encoder" / "config.json", hidden_act="gelu", num_attention_heads=2)
     config = sd1.load(sd1_folder).text.config
     assert config.activation == "gelu" and config.heads == 2
 
 
+@pytest.mark.fault("configuration")
 def test_a_single_file_marked_as_v_prediction_is_one(sd1, tmp_path):
     tensors = load_file(sd1.single_file)
     save_file(tensors | {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}, tmp_path / "v.safetensors")
@@ -103,6 +110,7 @@ def test_a_single_file_marked_as_v_prediction_is_one(sd1, tmp_path):
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize(
     ("file", "entry", "value", "message"),
     [
@@ -138,6 +146,7 @@ def test_an_entry_of_sd1_that_is_not_followed_is_refused(sd1, sd1_folder, file, 
     assert str(sd1_folder / file) in str(refusal.value), "it says where"
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize("entry", ["use_karras_sigmas", "thresholding", "clip_sample"])
 def test_what_only_one_sampler_of_diffusers_does_is_reported(sd1, sd1_folder, entry):
     change_config(sd1_folder / SCHEDULER, **{entry: True})
@@ -145,6 +154,7 @@ def test_what_only_one_sampler_of_diffusers_does_is_reported(sd1, sd1_folder, en
         sd1.load(sd1_folder)
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize(
     ("file", "entry", "value", "message"),
     [
@@ -168,12 +178,14 @@ def test_an_entry_of_sd3_that_is_not_followed_is_refused(sd3, sd3_folder, file, 
     assert str(sd3_folder / file) in str(refusal.value), "it says where"
 
 
+@pytest.mark.fault("configuration")
 @pytest.mark.parametrize("shift", [1.0, 6.0])
 def test_the_shift_of_sd3_is_followed(sd3, sd3_folder, shift):
     change_config(sd3_folder / SCHEDULER, shift=shift)
     assert sd3.load(sd3_folder, t5=False).config.shift == shift
 
 
+@pytest.mark.fault("configuration")
 def test_the_epsilon_of_t5_is_followed(sd3, sd3_folder):
     from transformers import T5EncoderModel
 
@@ -185,6 +197,7 @@ def test_the_epsilon_of_t5_is_followed(sd3, sd3_folder):
         torch.testing.assert_close(ours(ids), theirs(ids).last_hidden_state, atol=1e-5, rtol=0)
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize(
     ("entry", "value"),
     [("latents_mean", [0.0] * 4), ("act_fn", "relu"), ("scaling_factor", 0)],
@@ -195,6 +208,7 @@ def test_an_autoencoder_alone_is_checked_as_well(sd1_folder, entry, value):
         load_autoencoder(sd1_folder / "vae")
 
 
+@pytest.mark.fault("configuration", refused=True)
 def test_a_tiny_autoencoder_with_a_scale_of_its_own_is_refused(tmp_path):
     from diffusers import AutoencoderTiny
 
@@ -208,6 +222,7 @@ def paligemma(tmp_path_factory) -> Path:
     return write_folder(paligemma_reference(), tmp_path_factory.mktemp("paligemma"), 2025)
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize(
     ("section", "entry", "value", "message"),
     [
@@ -227,6 +242,7 @@ def test_an_entry_of_paligemma_that_is_not_followed_is_refused(paligemma, tmp_pa
         vlm_checkpoint.config_of(tmp_path)
 
 
+@pytest.mark.fault("configuration", refused=True)
 @pytest.mark.parametrize(("entry", "value"), [("image_mean", [0.485, 0.456, 0.406]), ("resample", 0)])
 def test_other_images_than_the_course_prepares_are_refused(paligemma, tmp_path, entry, value):
     (tmp_path / "config.json").write_text((paligemma / "config.json").read_text())
@@ -235,5 +251,6 @@ def test_other_images_than_the_course_prepares_are_refused(paligemma, tmp_path, 
         vlm_checkpoint.config_of(tmp_path)
 
 
+@pytest.mark.fault("configuration")
 def test_the_default_timesteps_are_the_published_ones():
     assert (Schedule().times(4) * 1000 - 1).round().tolist() == [751, 501, 251, 1, 0]
