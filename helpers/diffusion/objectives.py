@@ -114,14 +114,20 @@ class Objective:
             raise ValueError(f"unknown times {self.times!r}: choose 'uniform' or 'logit-normal'")
 
     @classmethod
-    def named(cls, name: str) -> "Objective":
+    def named(cls, name: str, shift: float = 1.0) -> "Objective":
         """The course's two recipes: "flow" (rectified flow) and "epsilon" (cosine DDPM with min-SNR weights).
 
+        Args:
+            name: "flow" or "epsilon".
+            shift: of the flow's times towards noise, see `FlowPath`.
+
         Raises:
-            ValueError: for any other name.
+            ValueError: for any other name, and for a shift of "epsilon", whose schedule has none.
         """
+        if name == "epsilon" and shift != 1:
+            raise ValueError(f"only the objective 'flow' has a shift of its times, got {shift} for 'epsilon'")
         recipes = {
-            "flow": cls(FlowPath(), sigma_min=0.1),
+            "flow": cls(FlowPath(shift), sigma_min=0.1),
             "epsilon": cls(DDPMPath.cosine(), "epsilon", "epsilon", times="uniform", min_snr_gamma=5.0),
         }
         if name not in recipes:

@@ -26,7 +26,15 @@ MAX_SEED = 2**62  # far below what a generator takes: each image adds its positi
 class TinySD(nn.Module):
     """Generates images from a class, from a caption, or from both."""
 
-    def __init__(self, config: UNetConfig, objective: str, class_names: Sequence[str], size: int, codec: Codec):
+    def __init__(
+        self,
+        config: UNetConfig,
+        objective: str,
+        class_names: Sequence[str],
+        size: int,
+        codec: Codec,
+        shift: float = 1.0,
+    ):
         """
         Args:
             config: sizes of the network; `config.vocab_size` 0 builds one without captions.
@@ -34,9 +42,11 @@ class TinySD(nn.Module):
             class_names: in the order of the labels.
             size: of the images it is trained on, pixels per side.
             codec: what is diffused.
+            shift: of the times towards noise, in training and sampling (SD3, eq. 23); 1: none.
 
         Raises:
-            ValueError: for a network with another number of channels than the codec's latents.
+            ValueError: for a network with another number of channels than the codec's latents, and for an objective
+                that does not exist or has no shift.
         """
         super().__init__()
         if config.channels != codec.channels:
@@ -48,7 +58,8 @@ class TinySD(nn.Module):
         self.codec = codec
         self.size = size
         self.objective_name = objective
-        self.objective = Objective.named(objective)
+        self.shift = shift
+        self.objective = Objective.named(objective, shift)
         self.class_names = tuple(class_names)
         self.perceptual: PerceptualLoss | None = None  # a training may set it
 
@@ -63,7 +74,7 @@ class TinySD(nn.Module):
             "size": self.size,
             "class_names": list(self.class_names),
             "codec": self.codec.describe(),
-        }
+        } | ({"shift": self.shift} if self.shift != 1 else {})  # another field that older checkpoints do not have
 
     @classmethod
     def from_description(
@@ -76,6 +87,7 @@ class TinySD(nn.Module):
             description["class_names"],
             description["size"],
             load_codec(description["codec"], autoencoder, weights),
+            description.get("shift", 1.0),
         )
 
     @classmethod

@@ -34,6 +34,7 @@ from helpers.training.arguments import (
     command_line,
     naming_option,
     non_negative_float,
+    positive_float,
     positive_int,
     probability,
     share_below_1,
@@ -80,6 +81,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--autoencoder-steps", type=positive_int, default=6000, help="of the autoencoder that method 3 trains first")
     add("--autoencoder-channels", type=positive_int, default=4, help="latent channels of that autoencoder")
     add("--objective", choices=["flow", "epsilon"], default="flow", help="rectified flow, or DDPM's noise prediction")
+    add(
+        "--shift",
+        type=positive_float,
+        default=1.0,
+        help="of the noise levels that it trains on, towards more noise: pixels need more of it than latents, because "
+        "the eye and the network average over them (SD3, eq. 23)",
+    )
     add(
         "--widths",
         type=positive_int,
@@ -138,6 +146,8 @@ def check_options(options: argparse.Namespace) -> None:
         _widths_and_patch(options, pixels=True, downsampling_factor=PixelCodec.downsampling_factor)
     if options.perceptual_crop and options.perceptual_crop > options.size:
         raise SystemExit(f"--perceptual-crop {options.perceptual_crop} is larger than --size {options.size}")
+    if options.shift != 1 and options.objective != "flow":
+        raise SystemExit(f"--shift {options.shift:g} is for --objective flow only: DDPM's schedule has no shift")
     if (options.augment or options.perceptual) and options.method != PixelCodec.name:
         raise SystemExit("--augment and --perceptual work on images: with --method pixels only")
     if options.perceptual and not options.perceptual_encoder:
@@ -236,7 +246,7 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
     config = unet_config(options, faces, codec)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = TinySD(config, options.objective, faces.class_names, options.size, codec)
+        model = TinySD(config, options.objective, faces.class_names, options.size, codec, options.shift)
     if options.perceptual:
         with naming_option("--perceptual-encoder"):
             encoder = load_autoencoder(options.perceptual_encoder)

@@ -11,12 +11,12 @@
 class TinyStableDiffusion {
   // files: {unet, autoencoder} from readSafetensors; options: of the networks.
   constructor(files, { vocabulary }, options) {
-    const { config, size, class_names, codec, latent_rgb_factors } = JSON.parse(files.unet.metadata.model);
+    const { config, size, class_names, codec, latent_rgb_factors, shift } = JSON.parse(files.unet.metadata.model);
     this.config = config;
     this.size = size;
     this.classNames = class_names;
     this.unet = new TinyUNet(files.unet, config, options);
-    this.path = new FlowPath();
+    this.path = new FlowPath(shift);
     this.tokenizer = config.vocab_size ? new WordTokenizer(vocabulary, config.caption_length) : null;
     this.codec = codec; // "pixels", or {mean, std} of the latents' channels
     this.rgbFactors = latent_rgb_factors; // of latents only: a preview

@@ -15,8 +15,14 @@ function linspace(start, end, count) {
 
 // Rectified flow (Liu et al. 2022, eq. 1): a straight line from data to noise. Methods 1 to 3 are trained with it.
 class FlowPath {
+  // shift > 1: more of the times at high noise (SD3, eq. 23).
+  constructor(shift = 1) {
+    this.shift = shift;
+  }
+
   alphaSigma(t) {
-    return [fround(1 - t), fround(t)];
+    const shifted = fround(Math.min((this.shift * t) / (1 + (this.shift - 1) * t), 1));
+    return [fround(1 - shifted), shifted];
   }
 
   // From 1 to 0 in equal steps.

@@ -1,5 +1,7 @@
 """Targets, their conversions, the loss weights and the schedules, against closed forms and simulation."""
 
+import math
+
 import pytest
 import torch
 
@@ -157,6 +159,8 @@ def test_training_times_follow_their_distribution():
     generator = torch.Generator().manual_seed(0)
     logit = torch.logit(Objective(FlowPath()).sample_times(50_000, generator))
     assert logit.mean().item() == pytest.approx(0, abs=0.02) and logit.std().item() == pytest.approx(1, abs=0.02)
+    _, shifted = (path := FlowPath(3)).alpha_sigma(Objective(path).sample_times(50_000, generator))  # exercise 04.4
+    assert torch.logit(shifted).mean().item() == pytest.approx(math.log(3), abs=0.02)
     uniform = Objective(FlowPath(), times="uniform").sample_times(50_000, generator)
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.01) and 0 < uniform.min() and uniform.max() < 1
 
@@ -171,3 +175,5 @@ def test_bad_input_says_what_was_wrong():
         FlowPath(0)
     with pytest.raises(ValueError, match="unknown objective 'edm'.*flow"):
         Objective.named("edm")
+    with pytest.raises(ValueError, match="only the objective 'flow' has a shift"):
+        Objective.named("epsilon", shift=3)

@@ -13,6 +13,11 @@ from pages.live.node import Engine
 
 STEPS = (1, 2, 7, 12, 50)
 SAMPLERS = ("ddim", "euler", "heun", "dpm_solver_pp_2m")
+PATHS = [
+    ("new FlowPath()", FlowPath()),
+    ("new FlowPath(3)", FlowPath(3)),
+    ("new ScaledLinearPath()", DDPMPath.scaled_linear()),
+]
 TEXTS = [
     "a striped orange cat with green eyes on a blue background",
     "",
@@ -31,16 +36,16 @@ def test_times(steps: int, engine: Engine) -> None:
     torch.testing.assert_close(engine(f"new ScaledLinearPath().times({steps})"), sd1, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("FlowPath", FlowPath()), ("ScaledLinearPath", DDPMPath.scaled_linear())])
+@pytest.mark.parametrize(("ours", "theirs"), PATHS)
 def test_coefficients(ours: str, theirs: FlowPath | DDPMPath, engine: Engine) -> None:
     t = torch.linspace(0, 1, 257)
     alpha, sigma = theirs.alpha_sigma(t)
-    pairs = engine(f"Float32Array.from(Array.from(t).flatMap((t) => new {ours}().alphaSigma(t)))", t=t).view(-1, 2)
+    pairs = engine(f"Float32Array.from(Array.from(t).flatMap((t) => {ours}.alphaSigma(t)))", t=t).view(-1, 2)
     torch.testing.assert_close(pairs, torch.stack([alpha, sigma], dim=1), atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize(("ours", "theirs"), [("FlowPath", FlowPath()), ("ScaledLinearPath", DDPMPath.scaled_linear())])
+@pytest.mark.parametrize(("ours", "theirs"), PATHS)
 def test_samplers(sampler: str, ours: str, theirs: FlowPath | DDPMPath, engine: Engine) -> None:
     """A denoiser that is not linear and depends on time: every state and every estimate is the same."""
 
@@ -50,7 +55,7 @@ def test_samplers(sampler: str, ours: str, theirs: FlowPath | DDPMPath, engine: 
         return Denoised(x0, (x - alpha * x0) / sigma.clamp(min=1e-3))
 
     code = f"""
-      const path = new {ours}();
+      const path = {ours};
       const denoise = (x, t) => {{
         const [alpha, sigma] = path.alphaSigma(t);
         return convertPrediction("x0", x.map((v) => Math.tanh(v * (1 - t / 2)) / 2), x, alpha, sigma);

@@ -49,6 +49,17 @@ def test_saved_weights_generate_what_was_saved(model, tmp_path):
     torch.testing.assert_close(loaded.generate([0], steps=3), model.generate([0], steps=3))
 
 
+def test_a_shift_of_the_times_is_saved_and_changes_the_samples(model, tmp_path):
+    shifted = TinySD(model.unet.config, "flow", model.class_names, model.size, model.codec, shift=3.0)
+    shifted.unet.load_state_dict(model.unet.half().float().state_dict())
+    shifted.save(tmp_path / "w.safetensors", {"command": "a test"})
+    loaded = TinySD.from_weights(tmp_path / "w.safetensors")
+    assert loaded.shift == 3.0 and "shift" not in model.describe()
+    images = loaded.generate([0], steps=3)
+    torch.testing.assert_close(images, shifted.eval().generate([0], steps=3))
+    assert not torch.allclose(images, model.generate([0], steps=3), atol=1e-3)
+
+
 def test_weights_of_another_network_are_refused(model, tmp_path):
     state = dict(model.unet.state_dict())
     state.pop("stem.weight")

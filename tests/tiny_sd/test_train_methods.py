@@ -200,6 +200,12 @@ def test_an_autoencoder_that_is_nowhere_says_so(tmp_path, hub_out_of_reach):
         main([*TINY, "--method", "pretrained", "--autoencoder", "absent", "--out", str(tmp_path)])
 
 
+def test_a_shift_needs_an_objective_that_has_one(tmp_path):
+    with pytest.raises(SystemExit, match="--shift 2 is for --objective flow only"):
+        main([*TINY, "--shift", "2", "--objective", "epsilon", "--out", str(tmp_path)])
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_the_two_halves_fit_each_other(method_3_run):
     model = TinySD.from_weights(method_3_run / "weights.safetensors")
     file = KLAutoencoder.from_weights(method_3_run / "autoencoder" / "weights.safetensors")
