@@ -35,7 +35,7 @@ help:  ## this list
 	@echo "make lowest    the unit tests on the oldest versions that pyproject.toml allows"
 	@echo "make clean     remove what was built (the virtual environment stays)"
 	@echo
-	@echo "Needs Python 3.11 or later. COURSE_PROFILE=gpu runs the same notebooks at full size on a GPU."
+	@echo "Needs Python 3.11 or later. COURSE_PROFILE=gpu trains on photographs, on a GPU."
 
 $(STAMP): pyproject.toml constraints.txt
 	@if [ ! -x "$(RUN)" ]; then \

@@ -5,6 +5,7 @@ read from their files.
 """
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ RESULTS = ROOT / "00_assets" / "results"
 BESIDE = RESULTS / "beside.json"
 FAULTS = RESULTS / "faults.json"
 CUDA = RESULTS / "cuda.json"
+GPU_ESTIMATES = RESULTS / "gpu_estimates.json"
 RECIPES = RESULTS / "recipes.json"
 WEIGHTS = ROOT / "00_assets" / "weights"
 JOINED = "\xa0"  # stands for the spaces of one option while a command is folded
@@ -63,6 +65,24 @@ def cuda(path: Path = CUDA) -> list[str]:
         f"| {row['method']} | {'yes' if row['compiled'] else 'no'} | {row['images_per_second']:.0f} | "
         f"{row['peak_gib']:.1f} | {row['utilisation']:.0%} |"
         for row in record["trainings"]
+    ]
+
+
+def gpu_estimates(path: Path = GPU_ESTIMATES) -> list[str]:
+    """Lines of Markdown: what the `gpu` profile trains and for how long, by estimate; none without a record."""
+    if not (record := _read(path)):
+        return []
+    lines = ["| notebook | trains | updates | images in each | minutes (estimate) |", "|---|---|---:|---:|---:|"]
+    for row in record["rows"]:
+        minutes = math.ceil(row["minutes"])
+        lines.append(f"| {row['notebook']} | {row['what']} | {row['updates']:,} | {row['batch_size']} | {minutes} |")
+    return [
+        *lines,
+        "",
+        f"Estimated for an {record['card']}, not measured: the floating-point operations of an update are counted, "
+        f"and the card is taken to do {record['share']:.0%} of its {record['peak'] / 1e12:.1f} TFLOP/s; where the "
+        "network is so small that the card waits for the program, "
+        f"{1e6 * record['launch']:.0f} microseconds for each operation count instead.",
     ]
 
 

@@ -34,7 +34,7 @@ NOTEBOOKS = ROOT / "notebooks"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 SHORTEST_LIMIT = 20 * 60  # seconds
 TIMES_THE_RECORDED = 20  # of what a notebook took on a quiet computer
-LIMIT_WITHOUT_RECORD = 12 * 3600  # seconds: at full size, on a GPU that nobody has measured, notebooks train for hours
+LIMIT_WITHOUT_RECORD = 12 * 3600  # seconds: on a GPU that nobody has measured, a notebook may train for long
 SILENT = logging.getLogger("pages.execute")
 SILENT.setLevel(logging.CRITICAL + 1)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -20,6 +20,7 @@ def fillings(folder: str) -> dict[str, list[str]]:
         "routes": routes(folder=folder),
         "beside": evidence.beside(),
         "cuda": evidence.cuda(),
+        "gpu": evidence.gpu_estimates(),
         "faults": evidence.faults(),
         "recipes": evidence.recipes(),
         "shipped": evidence.shipped(),
