@@ -3,8 +3,9 @@
     python -m pages.course [NAME ...]     # all notebooks, or those whose names start so, such as 02
 
 The first pages show the outputs that are stored in the repository. Then each notebook is executed; one that fails or
-takes far too long is named, and the others go on. What has been executed is kept: after Ctrl-C, or when the computer
-was switched off, the next call continues there, and executes again only what has changed since.
+takes far too long is named, and the others go on: with COURSE_PROFILE=gpu, where notebooks train for hours and no times
+are recorded, after 12 hours. What has been executed is kept: after Ctrl-C, or when the computer was switched off, the
+next call continues there, and executes again only what has changed since.
 """
 
 import argparse

@@ -82,6 +82,9 @@ def limit_of(name: str, slowness: float = 1.0) -> float:
     Args:
         name: of the notebook, without .ipynb.
         slowness: how many times the recorded seconds this computer has taken so far.
+
+    Returns:
+        At least `SHORTEST_LIMIT`; in a profile without recorded times, as gpu is, `LIMIT_WITHOUT_RECORD`.
     """
     expected = recorded_seconds()
     if not expected:
