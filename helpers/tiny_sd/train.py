@@ -263,8 +263,9 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
     """The sizes of the network for this codec. Raises SystemExit for images that the network cannot take."""
     pixels = codec.name == PixelCodec.name
     widths, patch = _widths_and_patch(options, pixels, codec.downsampling_factor)
-    # attention is cheap at the first resolution if it has at most 8x8 positions
-    coarse = not pixels and options.size // codec.downsampling_factor // patch <= 8
+    # attention is cheap at the first resolution if it has at most 8x8 positions, each of them large
+    pixels_per_position = codec.downsampling_factor * patch
+    coarse = pixels_per_position >= 8 and options.size // pixels_per_position <= 8
     return UNetConfig(
         channels=codec.channels,
         patch=patch,
