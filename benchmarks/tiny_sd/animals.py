@@ -43,6 +43,7 @@ from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
 RECORD = "00_assets/results/animals.json"
 MOST_MEGABYTES = 20  # of one network's weights
+COLOUR_RANGE = 90  # % of the photographs' range of each colour that the samples reach
 SHOWN = ("tiny_sd_animals_128", "tiny_sd_animals")  # the first of these that is there is shown
 DEFAULT = Sampling(3.0)  # for a picture of a network that was not measured yet
 
@@ -182,6 +183,8 @@ def _claims(name: str, title: str, scores: dict[str, Any], source: dict[str, str
             kid["value"] <= network.kid,
         )
     )
+    for channel, share in scores.get("colour_range", {}).items():
+        rows.append(at_least(f"{title}: range of {channel}, of the photographs'", 100 * share, COLOUR_RANGE, "%"))
     rows.append(at_most(f"{title}: network evaluations for an image", scores["evaluations"], MOST_EVALUATIONS))
     return rows
 

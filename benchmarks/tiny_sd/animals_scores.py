@@ -26,6 +26,7 @@ CHOICE_SEED = 500_000  # other noise, for choosing how to sample
 CHOICE_PER_CLASS = 40
 CLOSE = 0.02  # agreements that differ by less are alike: with 120 images one standard error is 0.01 to 0.02
 REPEATS = 20  # half-samples behind a standard error
+TAILS = (0.005, 0.995)  # quantiles between which a colour's range is taken: a single odd pixel is no range
 SUSPICIOUS = 0.01  # share of the held-out photographs that lie as near to a training photograph as a suspect
 
 
@@ -178,7 +179,7 @@ def judged(probabilities: Tensor, labels: Sequence[str], class_names: Sequence[s
 
 
 def compare(images: Tensor, features: Tensor, judge: Judge, photographs: Photographs) -> dict[str, Any]:
-    """KID, precision, recall and nearest training photographs of images, as plain JSON values.
+    """KID, precision, recall, nearest training photographs and range of colours, as plain JSON values.
 
     The held-out photographs are as many of each class as the rarest one has.
 
@@ -196,7 +197,29 @@ def compare(images: Tensor, features: Tensor, judge: Judge, photographs: Photogr
         "precision": share.precision,
         "recall": share.recall,
         "nearest_training": nearest_training(images, held_out, photographs.training.images),
+        "colour_range": colour_range(images, held_out),
     }
+
+
+def colour_range(images: Tensor, photographs: Tensor) -> dict[str, float]:
+    """The share of the photographs' range of red, green and blue that generated images reach.
+
+    A wrong value range in training shows here: clipped samples cannot be bright or dark enough.
+
+    Args:
+        images, photographs: (N, 3, H, W) in [-1, 1].
+    """
+    low, high = _range(images)
+    real_low, real_high = _range(photographs)
+    common = torch.minimum(high, real_high) - torch.maximum(low, real_low)
+    shares = common.clamp(min=0) / (real_high - real_low)
+    return dict(zip(("red", "green", "blue"), shares.tolist(), strict=True))
+
+
+def _range(images: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (2, 3), a low and a high quantile of each channel."""
+    values = images.transpose(0, 1).flatten(1).numpy()  # torch.quantile takes 16 million values at most
+    return torch.from_numpy(np.quantile(values, TAILS, axis=1))
 
 
 def nearest_training(images: Tensor, held_out: Tensor, training: np.ndarray) -> dict[str, float]:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.record import hardware, read_record, write_record
 from benchmarks.report import Row, at_least, at_most, claim
-from benchmarks.tiny_sd import animals, cost, photographs, recipes
+from benchmarks.tiny_sd import animals, cost, recipes
 from benchmarks.tiny_sd.trainings import (
     CHANNELS,
     SAMPLES,
@@ -39,7 +39,7 @@ NOTEBOOKS = ("11_tiny_sd_pretrained_vae", "12_tiny_sd_own_vae", "13_three_method
 def check() -> list[Row]:
     """Recompute the claims about the three methods; some minutes."""
     methods = [*_notebooks(), *_shipped(), *cost.check(), *_comparison()]
-    return [*methods, *_real_animals(), *recipes.check()]
+    return [*methods, *animals.check(), *recipes.check()]
 
 
 def _notebooks() -> list[Row]:
@@ -50,12 +50,6 @@ def _notebooks() -> list[Row]:
         else Row(f"notebook {name}", "not measured", "<= 120 s", False)
         for name in NOTEBOOKS
     ]
-
-
-def _real_animals() -> list[Row]:
-    """The shipped networks of real animals; until all are there, the comparison after equal minutes as well."""
-    after_equal_minutes = [] if len(animals.shipped()) == len(animals.NETWORKS) else photographs.check()
-    return [*after_equal_minutes, *animals.check()]
 
 
 def _shipped() -> list[Row]:

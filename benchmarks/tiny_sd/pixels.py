@@ -19,7 +19,6 @@ import torch
 from benchmarks.measure import Comparison
 from benchmarks.record import hardware, read_record, write_record
 from benchmarks.report import Row, at_least, at_most
-from benchmarks.tiny_sd import colours
 from helpers.course import repository_root
 from helpers.weights import TRAINING_COMMANDS, read_metadata, weights_path
 
@@ -42,7 +41,7 @@ def results_path() -> Path:
 
 def check() -> list[Row]:
     """Recompute the claims about Method 1; some minutes."""
-    return [*_shipped(), *_race(), *colours.check()]
+    return [*_shipped(), *_race()]
 
 
 def _shipped() -> list[Row]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.record import hardware, parameter_count
-from benchmarks.tiny_sd.photographs import balanced
+from benchmarks.tiny_sd.animals_scores import balanced
 from benchmarks.tiny_sd.recipes_budget import Trial, update_seconds, updates
 from benchmarks.tiny_sd.recipes_changes import BASELINES, SAMPLING, Change, changes
 from benchmarks.tiny_sd.recipes_record import find_row, read_rows

@@ -1,4 +1,7 @@
-"""Reconstruction quality of autoencoders. Alphabet: B images, H W pixels, N D latents."""
+"""How well an autoencoder reconstructs, and what its latents are like.
+
+Alphabet: B images, H W pixels, C channels of h w latents, N D flat latents.
+"""
 
 import torch
 from torch import Tensor
@@ -45,6 +48,17 @@ def _to_unit(x: Tensor) -> Tensor:
 def _check_same_shape(images: Tensor, reconstructions: Tensor) -> None:
     if images.shape != reconstructions.shape:
         raise ValueError(f"compare images of one shape, got {tuple(images.shape)} and {tuple(reconstructions.shape)}")
+
+
+def neighbour_correlation(latents: Tensor) -> float:
+    """Correlation of a latent value with the one to its right, mean over the channels: 1 where latents are smooth.
+
+    Args:
+        latents: (B, C, h, w).
+    """
+    centred = latents - latents.mean((0, 2, 3), keepdim=True)
+    products = (centred[..., 1:] * centred[..., :-1]).mean((0, 2, 3))
+    return (products / centred.square().mean((0, 2, 3))).mean().item()
 
 
 def active_units(latents: Tensor, threshold: float = 0.01) -> int:

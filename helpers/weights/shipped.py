@@ -46,9 +46,9 @@ TRAINING_COMMANDS = {
     "--export 00_assets/weights/faces_autoencoder.safetensors",
     "distilled_autoencoder": "python -m helpers.autoencoders.distill --steps 7500 --schedule inverse-sqrt --ema 0.9995 "
     "--export 00_assets/weights/distilled_autoencoder.safetensors",
-    "animals_autoencoder": "python -m helpers.autoencoders.train --source animal-faces --patch 4 --latent-channels 8 "
-    "--kl 0.1 --equivariance 0.25 --perceptual 0.1 --perceptual-encoder distilled_autoencoder "
-    "--adversarial 0.2 --discriminator-start 2000 --steps 4000 --batch-size 16 --learning-rate 0.003 --precision fp32 "
+    "animals_autoencoder": "python -m helpers.autoencoders.train --source animal-faces --patch 4 --kl 0.01 "
+    "--equivariance 0.5 --perceptual 0.1 --perceptual-encoder distilled_autoencoder "
+    "--adversarial 0.2 --discriminator-start 2000 --steps 3500 --batch-size 16 --learning-rate 0.003 --precision bf16 "
     "--export 00_assets/weights/animals_autoencoder.safetensors",
     "tiny_sd_pixels": "python -m helpers.tiny_sd.train --export 00_assets/weights/tiny_sd_pixels.safetensors",
     "tiny_sd_pretrained": "python -m helpers.tiny_sd.train --method pretrained --steps 16000 "
@@ -56,7 +56,9 @@ TRAINING_COMMANDS = {
     "tiny_sd_own": "python -m helpers.tiny_sd.train --method own --autoencoder faces_autoencoder --steps 16000 "
     "--export 00_assets/weights/tiny_sd_own.safetensors",
     # real animals: the photographs are in ANIMAL_FACES_DIR, TAEF2's two files in the folder taef2
-    "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces "
+    "tiny_sd_animals_pixels": "python -m helpers.tiny_sd.train --source animal-faces --shift 3.0 --widths 128 192 "
+    "--patch 8 --dropout 0.05 --perceptual 0.1 --perceptual-encoder distilled_autoencoder --perceptual-until 0.5 "
+    "--steps 14000 --learning-rate 0.001 --schedule inverse-sqrt --ema 0.9999 --precision bf16 "
     "--export 00_assets/weights/tiny_sd_animals_pixels.safetensors",
     "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --source animal-faces --autoencoder taef2 "
     "--widths 128 192 --dropout 0.1 --steps 10000 --learning-rate 0.001 --schedule inverse-sqrt --ema 0.9999 "
@@ -65,8 +67,8 @@ TRAINING_COMMANDS = {
     "--source animal-faces --size 128 "
     "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
     "tiny_sd_animals_own": "python -m helpers.tiny_sd.train --method own --source animal-faces "
-    "--autoencoder animals_autoencoder --widths 128 192 --dropout 0.1 --steps 10000 --learning-rate 0.001 "
-    "--schedule inverse-sqrt --ema 0.9999 "
+    "--autoencoder animals_autoencoder --shift 2.0 --widths 128 192 --dropout 0.05 --steps 13000 --learning-rate 0.001 "
+    "--schedule inverse-sqrt --ema 0.9999 --precision bf16 "
     "--export 00_assets/weights/tiny_sd_animals_own.safetensors",
     "masks": "python -m helpers.vlm.train_masks --export 00_assets/weights/masks.safetensors",
     "paligemma": "python -m helpers.vlm.train --export 00_assets/weights/paligemma.safetensors",

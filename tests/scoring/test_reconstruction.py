@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.scoring.reconstruction import active_units, psnr, ssim
+from helpers.scoring.reconstruction import active_units, neighbour_correlation, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -23,6 +23,12 @@ def test_ssim_of_a_copy_and_of_noise():
 def test_active_units_are_those_that_vary():
     latents = torch.randn(500, 4) * torch.tensor([1.0, 0.5, 0.01, 0.0])
     assert active_units(latents) == 2
+
+
+def test_neighbours_of_noise_have_nothing_in_common_and_those_of_its_running_means_half():
+    noise = torch.randn(200, 2, 16, 17, generator=torch.Generator().manual_seed(0))
+    assert neighbour_correlation(noise) == pytest.approx(0, abs=0.02)
+    assert neighbour_correlation(noise[..., 1:] + noise[..., :-1]) == pytest.approx(0.5, abs=0.04)
 
 
 def test_shapes_must_agree():
