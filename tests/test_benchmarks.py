@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import course, race_all, record, report
 from benchmarks.autoencoders import vq
 from benchmarks.measure import Comparison, peak_tensors
-from benchmarks.tiny_sd import claims, colours, photographs, trainings
+from benchmarks.tiny_sd import claims, trainings
 
 
 def test_rows_compare_both_ways() -> None:
@@ -103,16 +102,6 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch, capfd) -> 
     assert race_all.main() == 2 and "pip install -e '.[bench]'" in capfd.readouterr().err
 
 
-def test_samples_that_a_sampler_clipped_do_not_cover_the_colours() -> None:
-    """The predecessor's red reached from 0.256 to 0.714 of full scale: less than half of what the data had."""
-    data = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
-    clipped = data.copy()
-    clipped[:, 0] = np.clip(data[:, 0], 0.256 * 255, 0.714 * 255)
-    assert colours.range_coverage(data, data) == {"red": 1.0, "green": 1.0, "blue": 1.0}
-    share = colours.range_coverage(clipped, data)
-    assert share["red"] == pytest.approx(0.458, abs=0.02) and share["green"] == 1.0
-
-
 def test_the_page_on_training_says_of_real_faces_what_was_measured() -> None:
     measured = json.loads((course.ROOT / vq.REAL).read_text())
     page = " ".join((course.ROOT / "pages" / "training.md").read_text().split())
@@ -142,20 +131,6 @@ def test_a_resumed_comparison_trains_what_the_record_lacks(tmp_path: Path, monke
     assert there == [("run", "pixels", "1"), ("channels", "faces", "4")]
     _record(tmp_path / "record.json", batch=7)  # made with other settings: not to be mixed
     assert [job for job in every if claims.done(claims.begun(), job)] == []
-
-
-@pytest.mark.parametrize(
-    ("command_line", "recorded"),
-    [
-        ("--autoencoder mine --widths 8", "--autoencoder FOLDER --widths 8"),
-        ("--widths 8 --autoencoder mine", "--widths 8 --autoencoder FOLDER"),
-        ("--autoencoder sdxl-vae", "--autoencoder sdxl-vae"),
-        ("--autoencoder madebyollin/taesd --seed 1", "--autoencoder madebyollin/taesd --seed 1"),
-        ("--method own --autoencoder-steps 400", "--method own --autoencoder-steps 400"),
-    ],
-)
-def test_a_recorded_command_names_nobodys_folder(command_line: str, recorded: str) -> None:
-    assert photographs.public(command_line) == recorded
 
 
 def test_tensors_that_live_at_once_are_counted() -> None:

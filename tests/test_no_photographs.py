@@ -25,7 +25,13 @@ from tests.photographs import Album, images_in, photographs_in, reduced, tiles
 
 PHOTOGRAPHIC = (".jpg", ".jpeg", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
 # Tracked files of these formats that show nothing of the data set: what a network generated during its training
-ALLOWED = {f"00_assets/image/animals_training/{step}.webp" for step in (50, 100, 200, 500, 1000, 2000, 5000, 10000)}
+TRAININGS = {
+    "animals_training": (50, 100, 200, 500, 1000, 2000, 5000, 10000),
+    "animals_pixels_training": (500, 1000, 2000, 4000, 6000, 8000, 10000, 14000),
+    "animals_own_training": (500, 1000, 2000, 3000, 4500, 7000, 10000, 13000),
+}
+ALLOWED = {f"00_assets/image/{name}/{step}.webp" for name, steps in TRAININGS.items() for step in steps}
+ALLOWED |= {"00_assets/image/animals_own_eight_channels.webp"}
 ALLOWED |= {"00_assets/image/noise_to_animals.webp", "00_assets/image/noise_to_animals_still.webp"}
 PLACES = (os.environ.get("ANIMAL_FACES_DIR"), ROOT.parent / "shared" / "animal-faces")
 
