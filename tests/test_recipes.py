@@ -280,7 +280,7 @@ def test_the_claims_are_checked_with_the_three_methods(monkeypatch):
         (tiny_sd, "_shipped"),
         (tiny_sd, "_comparison"),
         (tiny_sd.cost, "check"),
-        (tiny_sd, "_real_animals"),
+        (tiny_sd.animals, "check"),
     ):
         monkeypatch.setattr(module, name, list)
     assert tiny_sd.check() == recipes.check() != []

@@ -45,6 +45,8 @@ TINY = [
     "0",
     "--checkpoint-every",
     str(EVERY),
+    "--precision",
+    "fp32",  # "auto" measures, and so small a network is as fast in either
 ]
 PATIENCE = 120  # seconds without a step after which a training hangs
 
