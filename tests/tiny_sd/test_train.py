@@ -71,7 +71,8 @@ def test_a_run_leaves_weights_a_log_and_a_checkpoint(whole):
     metadata = read_metadata(whole / "weights.safetensors")
     assert metadata["steps"] == str(STEPS)
     assert metadata["command"] == (
-        "python -m helpers.tiny_sd.train --size 16 --limit 60 --widths 8 16 --dropout 0.1 --steps 24 --batch-size 8"
+        "python -m helpers.tiny_sd.train --size 16 --limit 60 --widths 8 16 --dropout 0.1 --steps 24 --batch-size 8 "
+        "--precision fp32"
     )
     model = TinySD.from_weights(whole / "weights.safetensors")
     assert model.generate(["cat"], prompts=["a plain black cat"], steps=2).shape == (1, 3, 16, 16)
