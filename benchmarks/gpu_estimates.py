@@ -130,12 +130,14 @@ TRAININGS = (
     Training("08", "a VQ-VAE", vq_autoencoder),
     Training("08", "three decoders", vq_decoder, "finetune_steps", 3),
     Training(
-        *("09", "two U-Nets in pixels"),
+        "09",
+        "two U-Nets in pixels",
         lambda: unet(SIDE, widths=(48, 96), attention=(False, True), detail_channels=0),
         repeats=1.2,  # the second stops after a fifth
     ),
     Training(
-        *("11", "a U-Net in latents"),
+        "11",
+        "a U-Net in latents",
         lambda: unet(SIDE // 8, channels=4, patch=1, widths=(64, 96), attention=(True, True), detail_channels=0),
     ),
     Training("12", "an autoencoder", lambda: autoencoder(tiny_config(4, patch=4))),
