@@ -1,7 +1,6 @@
 """Does this machine compute in bfloat16, and is a training faster in it?"""
 
 import copy
-import statistics
 import time
 from functools import cache
 from typing import NamedTuple
@@ -13,6 +12,8 @@ from helpers.training.loop import LossFunction, step_generator
 
 ROUNDS = 3  # of one step in each precision, alternating
 GAIN = 1.1  # bf16 must be faster by this factor: its rounding costs a little accuracy, and timings are noisy
+SHORTEST_STEP = 0.1  # seconds in fp32: a training of shorter steps has little to gain, and must give the same numbers
+# on every run, which a choice by the clock cannot promise
 SLOWER = 4  # emulation costs a hundred times and more; a busy neighbour doubles a time at most
 
 
@@ -39,7 +40,7 @@ def _product(matrix: torch.Tensor) -> float:
 
 
 class StepSeconds(NamedTuple):
-    """The median seconds of one training step of a network in each precision."""
+    """The shortest seconds of one training step of a network in each precision."""
 
     fp32: float
     bf16: float
@@ -47,10 +48,11 @@ class StepSeconds(NamedTuple):
     @property
     def faster(self) -> str:
         """The name of the precision to train in."""
-        return "bf16" if self.bf16 * GAIN < self.fp32 else "fp32"
+        return "bf16" if self.fp32 > SHORTEST_STEP and self.bf16 * GAIN < self.fp32 else "fp32"
 
     def __str__(self) -> str:
-        return f"a step takes {self.fp32:.3g} s in fp32 and {self.bf16:.3g} s in bf16"
+        text = f"a step takes {self.fp32:.3g} s in fp32 and {self.bf16:.3g} s in bf16"
+        return text if self.fp32 > SHORTEST_STEP else f"{text}, too short for a gain that counts"
 
 
 class Precision(NamedTuple):
@@ -88,7 +90,8 @@ def measure_step(model: nn.Module, loss_fn: LossFunction, seed: int = 0) -> Step
     """Time forward and backward passes of this training, alternately in fp32 and bf16, on a copy of the model.
 
     Wide layers gain most from bf16: on processors with matrix instructions for it (AMX) a wide U-Net trains 2.5 to 3
-    times faster, a narrow one no faster at all. So the network itself must be measured.
+    times faster, a narrow one no faster at all. So the network itself must be measured. Of its rounds the shortest
+    counts: a busy neighbour only ever adds time.
 
     Args:
         model: is not changed; the copy and its gradients are discarded.
@@ -107,6 +110,4 @@ def measure_step(model: nn.Module, loss_fn: LossFunction, seed: int = 0) -> Step
                 losses.float().mean().backward()
                 times.append(time.perf_counter() - start)
                 trial.zero_grad(set_to_none=True)
-    fp32_seconds = statistics.median(seconds[False][1:])  # the first round warms up
-    bf16_seconds = statistics.median(seconds[True][1:])
-    return StepSeconds(fp32_seconds, bf16_seconds)
+    return StepSeconds(min(seconds[False][1:]), min(seconds[True][1:]))  # the first round warms up

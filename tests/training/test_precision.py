@@ -59,6 +59,7 @@ def test_imitated_bf16_is_not_used_and_that_is_said(tmp_path, monkeypatch, capfd
         (StepSeconds(fp32=0.3, bf16=0.1), "bf16"),
         (StepSeconds(fp32=0.3, bf16=0.29), "fp32"),  # not worth the rounding
         (StepSeconds(fp32=0.1, bf16=0.9), "fp32"),
+        (StepSeconds(fp32=0.05, bf16=0.02), "fp32"),  # little to gain
     ],
 )
 def test_bf16_must_pay(seconds, faster):
@@ -106,7 +107,7 @@ def test_auto_takes_the_faster_one_prints_it_and_records_it(tmp_path, machine, c
 
 
 def test_auto_is_kept_on_resume_whatever_the_next_machine_prefers(tmp_path, machine):
-    machine(StepSeconds(fp32=0.1, bf16=0.3))
+    machine(StepSeconds(fp32=0.2, bf16=0.3))
     assert main([*TINY, "--out", str(tmp_path)]) == 0
     calls = machine(StepSeconds(fp32=0.3, bf16=0.1))
     assert main([*TINY, "--steps", "2", "--resume", "--out", str(tmp_path)]) == 0
@@ -144,6 +145,19 @@ def test_the_precision_is_chosen_at_the_start(tmp_path, machine):
     with pytest.raises(RuntimeError, match="call start"):
         _ = training.precision
     assert training.start() == 0 and training.precision.name == "bf16"
+
+
+def test_a_busy_neighbour_during_one_round_does_not_decide(monkeypatch):
+    """The clock of a machine on which one fp32 step takes ten times as long as the others."""
+    duration = iter([0, 0, 0.2, 0.3, 2.0, 0.3, 0.2, 0.3])  # fp32 and bf16 in turn, the first round warms up
+    clock = [0.0]
+
+    def loss_fn(model, generator):
+        clock[0] += next(duration)
+        return model(torch.ones(1, 1)).square().mean(1), None
+
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
+    assert measure_step(nn.Linear(1, 1), loss_fn) == pytest.approx(StepSeconds(fp32=0.2, bf16=0.3))
 
 
 def test_a_prolonged_training_has_the_numbers_of_an_uninterrupted_one(tmp_path):
