@@ -27,6 +27,13 @@ from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.perceptual import PerceptualLoss
+from helpers.tiny_sd.start import (
+    check_same_network,
+    copy_network,
+    inherited_metadata,
+    network_options,
+    started_config,
+)
 from helpers.tiny_sd.unet import UNetConfig
 from helpers.training.arguments import (
     NOT_RECORDED,
@@ -73,6 +80,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is diffused: 1 pixels, 2 a pretrained autoencoder's latents, 3 those of one trained on the faces",
     )
     add_face_arguments(parser)
+    add(
+        "--start",
+        metavar="WEIGHTS",
+        help="fine-tune: begin with this trained network, a name of the course's or a file; method, size, widths and "
+        "so on are then its own, and classes of the same name keep what it knows of them",
+    )
     add(
         "--autoencoder",
         help="of methods 2 and 3: a name, file, folder or hub repository, see "
@@ -128,13 +141,30 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status: 0 trained to the end, 130 interrupted and saved."""
-    options = parser().parse_args(argv)
+    options = parse_options(argv)
     check_options(options)
     if options.method == TrainedCodec.name and not options.autoencoder:
         status = train_own_autoencoder(options)
         if status != 0:
             return status
     return run_task(parser(), options, task)
+
+
+def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line. With --start, options that describe the network are by default those of the trained one.
+
+    Raises:
+        SystemExit: for options that do not exist or contradict the weights of --start, and if these cannot be loaded.
+    """
+    command = parser()
+    options = command.parse_args(argv)
+    if options.start:
+        with naming_option("--start"):
+            start = TinySD.from_weights(options.start)
+            command.set_defaults(**network_options(start))
+            options = command.parse_args(argv)
+            check_same_network(options, start)
+    return options
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -162,7 +192,7 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     batches = Batches(faces, options.batch_size, augment=options.augment, accelerator=accelerator, latents=latents)
     model = new_model(options, faces, codec)
     description = model.describe()
-    metadata = weights_metadata(faces)
+    metadata = (inherited_metadata(options.start) if options.start else {}) | weights_metadata(faces)
     if latents is not None:
         # a training is recognised by the autoencoder's weights, wherever they lie, and not by the last digits of means
         description["codec"] = {name: description["codec"][name] for name in ("method", "fingerprint")}
@@ -242,11 +272,19 @@ def _copy_beside(source: str | Path, folder: Path) -> None:
 
 
 def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:
-    """Build an untrained TinySD for these faces; the same seed gives the same initial weights."""
+    """Build a TinySD for these faces: untrained, the same for the same seed, or with the weights of --start."""
     config = unet_config(options, faces, codec)
+    start = None
+    if options.start:
+        with naming_option("--start"):
+            start = TinySD.from_weights(options.start)
+            config = started_config(start, config)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = TinySD(config, options.objective, faces.class_names, options.size, codec, options.shift)
+    if start is not None:
+        with naming_option("--start"):
+            copy_network(start, model)
     if options.perceptual:
         with naming_option("--perceptual-encoder"):
             encoder = load_autoencoder(options.perceptual_encoder)
