@@ -15,9 +15,9 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / "_static" / "vendor"
 CDN = "https://cdn.jsdelivr.net/npm"
 PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the script a page loads)
-    "mathjax": (
+    "mathjax": (  # without its second renderer, SVG, over a megabyte that no page uses
         "mathjax@3.2.2",
-        r"es5/(tex-mml-chtml\.js|(a11y|input/tex/extensions|output|ui)/.+)",
+        r"es5/(tex-mml-chtml\.js|(a11y|input/tex/extensions|ui)/.+|output/chtml(\.js|/.+))",
         "es5/tex-mml-chtml.js",
     ),
     "requirejs": ("requirejs@2.3.8", r"require\.js", "require.js"),
