@@ -21,6 +21,7 @@ from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.data.own_images import source_name
 from helpers.data.patterns import load_patterns
 from helpers.training.arguments import add_face_arguments, non_negative_float, positive_int, training_parser
 from helpers.training.processes import process_share
@@ -139,7 +140,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         save_png(compare({"image": images, "decoded": reconstruction}), path)
 
     patch = f"-patch-{options.patch}" if options.patch > 1 else ""
-    name = f"autoencoder-{options.latent_channels}{patch}-{options.source}-{options.size}"
+    name = f"autoencoder-{options.latent_channels}{patch}-{source_name(options.source)}-{options.size}"
     description = asdict(config) | {"compared_by": model.loss.perceptual_name}
     return Task(
         name,

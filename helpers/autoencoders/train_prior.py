@@ -17,6 +17,7 @@ from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.data.own_images import source_name
 from helpers.training.arguments import add_face_arguments, naming_option, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
@@ -77,7 +78,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         average.prior.save(path, metadata | {"autoencoder_sha256": codebook_sha256})
 
     return Task(
-        f"vq-prior-{options.source}-{options.size}",
+        f"vq-prior-{source_name(options.source)}-{options.size}",
         model,
         losses,
         save,

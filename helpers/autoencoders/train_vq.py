@@ -20,6 +20,7 @@ from helpers.autoencoders.train import sample_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
 from helpers.data import load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.data.own_images import source_name
 from helpers.training.arguments import add_face_arguments, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
@@ -80,7 +81,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         save_png(compare({"image": images, "decoded": reconstruction}), path)
 
     return Task(
-        f"vq-{options.source}-{options.size}",
+        f"vq-{source_name(options.source)}-{options.size}",
         model,
         losses,
         save,

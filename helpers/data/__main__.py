@@ -1,18 +1,44 @@
-"""Build the image cache ahead of time and print what is in it: `python -m helpers.data --source toy-faces`."""
+"""Build the image cache ahead of time, or check images of your own.
+
+python -m helpers.data --source toy-faces     # builds the cache and says what is in it
+python -m helpers.data check FOLDER           # what is in a folder or zip, and what would spoil a training on it
+"""
 
 import argparse
 import sys
 import time
 import warnings
+from pathlib import Path
 
 from helpers.data.faces import SPLITS
 from helpers.data.load import SOURCES, load_faces
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Returns 0, or 1 if the images could not be loaded, after printing the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.data", description=__doc__)
-    parser.add_argument("--source", choices=SOURCES, default="toy-faces")
+    """Run the command; returns the exit status.
+
+    Returns:
+        0; 1 if the images could not be loaded, after printing the reason on stderr, and if `check` found something.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        return check(arguments[1:]) if arguments[:1] == ["check"] else build(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def build(arguments: list[str]) -> int:
+    """Load images, which builds their cache, and print what is there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--source",
+        default="toy-faces",
+        help=f"{', '.join(SOURCES)}, or a folder or zip of your own images (default toy-faces)",
+    )
     parser.add_argument("--split", choices=(*SPLITS, "all"), default="all")
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
     parser.add_argument("--limit", type=int, help="at most this many images of a split")
@@ -20,27 +46,46 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", help="folder or zip of the photographs (default: ANIMAL_FACES_DIR)")
     parser.add_argument("--cache-dir", help="folder of the cache (default: cache in COURSE_HOME)")
     options = parser.parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     credit = ""
     for split in SPLITS if options.split == "all" else (options.split,):
         start = time.perf_counter()
-        try:
-            faces = load_faces(
-                options.source,
-                split,
-                options.size,
-                limit=options.limit,
-                seed=options.seed,
-                root=options.root,
-                cache_dir=options.cache_dir,
-            )
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        faces = load_faces(
+            options.source,
+            split,
+            options.size,
+            limit=options.limit,
+            seed=options.seed,
+            root=options.root,
+            cache_dir=options.cache_dir,
+        )
         print(f"{faces}  {time.perf_counter() - start:.1f} s")
         credit = faces.credit
-    print(credit)
+    if credit:
+        print(credit)
     return 0
+
+
+def check(arguments: list[str]) -> int:
+    """Print what is in a folder or zip of images, and what would spoil a training on them."""
+    from helpers.data.check import describe, find_faults, inspect_images
+
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.data check",
+        description="Say what is in a folder or zip of images, and what would spoil a training on them.",
+    )
+    parser.add_argument("folder", type=Path, help="folder or zip")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side of the images in training (default 64)")
+    parser.add_argument("--cache-dir", type=Path, help="folder of the cache (default: cache in COURSE_HOME)")
+    options = parser.parse_args(arguments)
+    inspection = inspect_images(options.folder.expanduser(), options.size, options.cache_dir)
+    print("\n".join(describe(inspection)))
+    faults = find_faults(inspection)
+    for fault in faults:
+        print(f"{fault.name}: {fault.text}.")
+    if not faults:
+        print("nothing was found that would spoil a training")
+    print(f"\nTo train on them: python -m helpers.tiny_sd.train --source {options.folder} --size {options.size}")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -34,8 +34,17 @@ class Contents(NamedTuple):
 class Collection:
     """The files of a folder, by their paths inside it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, depth: int = DEPTH) -> None:
+        """
+        Args:
+            path: of the folder.
+            depth: levels of folders that are searched.
+
+        Raises:
+            PermissionError: if one of them cannot be read.
+        """
         self.path = path
+        self.depth = depth
         self.files: dict[str, int] = {}  # path inside, with /, to length in bytes
         self.stamps: dict[str, str] = {}  # path inside to what changes with the content
         self.folders: set[str] = set()  # also the empty ones
@@ -43,7 +52,7 @@ class Collection:
 
     def _list(self) -> None:
         """Fill `files` and `folders`."""
-        self._list_folder(self.path, "", DEPTH)
+        self._list_folder(self.path, "", self.depth)
 
     def _list_folder(self, folder: Path, prefix: str, depth: int) -> None:
         try:
@@ -175,10 +184,10 @@ def scan(collection: Collection, split: str) -> Contents:
             raise ValueError(f"the class {name} {state} in {collection.path}: there should be images in {top}/{name}/")
     turns = itertools.zip_longest(*entries.values())  # in the order of CLASS_NAMES
     ordered = [entry for entry in itertools.chain.from_iterable(turns) if entry is not None]
-    return Contents(ordered, skipped, _digest(ordered, collection.stamps))
+    return Contents(ordered, skipped, files_digest(ordered, collection.stamps))
 
 
-def _digest(entries: list[Entry], stamps: dict[str, str]) -> str:
+def files_digest(entries: list[Entry], stamps: dict[str, str]) -> str:
     """SHA-256 of every entry's path, length and stamp."""
     listing = "\n".join(f"{entry.path}\t{entry.bytes}\t{stamps.get(entry.path)}" for entry in entries)
     return hashlib.sha256(listing.encode("utf-8", "surrogatepass")).hexdigest()

@@ -11,6 +11,7 @@ from helpers.course import course_home
 from helpers.data.animal_faces import load_animal_faces
 from helpers.data.drawing import load_toy_faces
 from helpers.data.faces import SIZES, SPLITS, DrawnFaces, Faces, Skipped
+from helpers.data.own_images import load_own_images
 
 SOURCES = ("toy-faces", "animal-faces")
 
@@ -59,7 +60,8 @@ def load_faces(
     """Return the images of one split, rendered or decoded the first time and read from a cache afterwards.
 
     Args:
-        source: "toy-faces" (synthetic faces) or "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0).
+        source: "toy-faces" (synthetic faces), "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0), or the path of a
+            folder or zip of your own images, see `own_images`.
         split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
         size: H = W in pixels.
         limit: at most this many images. For synthetic faces it is the exact number, which may exceed the default of
@@ -71,10 +73,12 @@ def load_faces(
 
     Returns:
         With the classes in rotation, cat, dog, wild, cat, ... until a class is used up, so that every slice is mixed.
+        Your own images have classes of their own.
         DrawnFaces, with captions and attributes, for "toy-faces"; else Faces.
 
     Raises:
-        ValueError: for an unknown source or split, a size or limit out of range, and for a damaged collection.
+        ValueError: for an unknown source or split, a size or limit out of range, and for a collection that is damaged
+            or holds no images.
         FileNotFoundError: if there are no photographs; it says what was tried and what to do.
         PermissionError: if their folder cannot be read.
     """
@@ -84,7 +88,10 @@ def load_faces(
         if root is not None:
             raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
         return load_toy_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
-    faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
+    if source == "animal-faces":
+        faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
+    else:
+        faces = load_own_images(Path(source).expanduser(), split, size, cache_dir=cache_dir, progress=progress)
     if faces.skipped:
         warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
     return faces if limit is None else faces[:limit]
@@ -92,8 +99,9 @@ def load_faces(
 
 def _check_request(source: str, split: str, size: int, limit: int | None, seed: int) -> None:
     """Raise ValueError for arguments that `load_faces` does not take."""
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}; there are: {', '.join(SOURCES)}")
+    if source not in SOURCES and not Path(source).expanduser().exists():
+        names = ", ".join(SOURCES)
+        raise ValueError(f"unknown source {source!r}: neither one of {names} nor a folder or zip that exists")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
     if not isinstance(size, Integral) or size not in SIZES:

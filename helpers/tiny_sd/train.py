@@ -22,6 +22,7 @@ from helpers.autoencoders.load import load_autoencoder
 from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
+from helpers.data.own_images import source_name
 from helpers.tiny_sd.augment import PARAMETERS
 from helpers.tiny_sd.batches import Batches
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
@@ -61,6 +62,7 @@ AUTOENCODER_RECIPE: dict[str, Any] = {
 }  # small batches: more updates per minute
 MAX_COPIED = 64 * 2**20  # bytes of an autoencoder that is copied into the run's folder
 PIXEL_WIDTHS = UNetConfig.widths
+MAX_ROWS = 12  # classes in a grid of samples
 LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
@@ -211,7 +213,7 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
 
 def run_name(options: argparse.Namespace) -> str:
     """The name of the run's folder."""
-    return f"tiny_sd-{options.method}-{options.source}-{options.size}-{options.objective}"
+    return f"tiny_sd-{options.method}-{source_name(options.source)}-{options.size}-{options.objective}"
 
 
 def autoencoder_source(options: argparse.Namespace) -> str | Path:
@@ -336,10 +338,10 @@ def _widths_and_patch(
 
 
 def sample(average: TinySD, path: Path) -> None:
-    """Write a grid of generated images: a row of eight per class."""
+    """Write a grid of generated images: a row of eight for each of the first classes."""
     from helpers.show.figures import grid, save_png
 
-    labels = torch.arange(len(average.class_names)).repeat_interleave(8).tolist()
+    labels = torch.arange(min(len(average.class_names), MAX_ROWS)).repeat_interleave(8).tolist()
     save_png(grid(average.generate(labels), columns=8), path)
 
 

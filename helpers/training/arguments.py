@@ -6,10 +6,12 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helpers.data.faces import SIZES
+from helpers.data.load import SOURCES
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
 
@@ -46,6 +48,15 @@ def seed_number(text: str) -> int:
 def image_size(text: str) -> int:
     """A side in pixels that images have. Raises argparse.ArgumentTypeError."""
     return _whole(text, SIZES[0], SIZES[-1])
+
+
+def image_source(text: str, names: Sequence[str]) -> str:
+    """One of these names, or the path of a folder or zip. Raises argparse.ArgumentTypeError."""
+    if text not in names and not Path(text).expanduser().exists():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one of {', '.join(names)} nor a folder or zip that exists"
+        )
+    return text
 
 
 def positive_float(text: str) -> float:
@@ -186,7 +197,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
 def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
     """Add the options that choose the training images; `more` names sources beside the faces."""
     add = parser.add_argument
-    add("--source", choices=["toy-faces", "animal-faces", *more], default="toy-faces", help="images to learn from")
+    names = (*SOURCES, *more)
+    add(
+        "--source",
+        type=partial(image_source, names=names),
+        default="toy-faces",
+        help=f"images to learn from: {', '.join(names)}, or a folder or zip of your own images",
+    )
     add("--size", type=image_size, default=64, help="pixels per side")
     add("--limit", type=positive_int, help="use at most this many training images")
 

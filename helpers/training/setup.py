@@ -217,7 +217,7 @@ class Run:
             "precision_reason": self.precision.reason,
         }
         if hasattr(self.options, "source"):
-            metadata["source"] = self.options.source
+            metadata["source"] = without_folder(self.options.source)
         metadata |= self.task.extra_metadata
         self.task.save(self.ema.module, self.folder.weights, metadata)
         if self.options.export:

@@ -139,7 +139,10 @@ def test_to_float_leaves_the_images_alone() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"source": "real"}, "unknown source 'real'; there are: toy-faces, animal-faces"),
+        (
+            {"source": "real"},
+            "unknown source 'real': neither one of toy-faces, animal-faces nor a folder",
+        ),
         ({"split": "test"}, "unknown split 'test'; there are: train, val"),
         ({"size": 4}, "from 8 to 1024"),
         ({"size": 64.5}, "whole number"),
