@@ -24,6 +24,7 @@ TOPICS = {  # name -> module with check() -> list[Row], and run() where there is
     "tiny_sd": "benchmarks.tiny_sd.claims",
     "paligemma": "benchmarks.paligemma.claims",
     "exercises": "benchmarks.exercises",
+    "own_images": "benchmarks.own_images",
     "startup": "benchmarks.startup",
     "threads": "benchmarks.threads",
     "faults": "benchmarks.faults.claims",

@@ -35,6 +35,7 @@ TEXTS = (
     "notation.md",
     "glossary.md",
     "time_and_memory.md",
+    "generate.md",
     "training.md",
     "recipes.md",
     "evidence.md",

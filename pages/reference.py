@@ -17,6 +17,7 @@ ROOMS = {  # in the order of the course
     "sd3": "Stable Diffusion 3",
     "autoencoders": "KL and VQ autoencoders, quantisers, losses, and the variants of notebook 07",
     "tiny_sd": "Methods 1 to 3",
+    "generate": "Images from prompts with every model, and PNGs that remember their settings",
     "vlm": "PaliGemma, and the parts of MiniCPM-V",
     "training": "The training loop, checkpoints, optimisers, precision",
     "scoring": "What generated images are judged by",

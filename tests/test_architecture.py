@@ -35,6 +35,7 @@ SYSTEMS = {"sd1", "sd3", "vlm", "tiny_sd"}
 ALLOWED |= {name: set(ALLOWED) for name in MIDDLE}
 ALLOWED[SHARED] = set(ALLOWED)
 ALLOWED |= {name: set(ALLOWED) for name in SYSTEMS}
+ALLOWED["generate"] = set(ALLOWED)  # above the systems: one command for all of them
 ALLOWED["exercises"] = set(ALLOWED)  # the roof: judges may use any system
 
 MODULES = sorted(HELPERS.rglob("*.py"))

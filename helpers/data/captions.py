@@ -5,6 +5,7 @@ byte-pair tokenizer of Stable Diffusion is the subject of notebook 05.
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import torch
@@ -73,7 +74,8 @@ def tokenize(captions: Sequence[str], length: int = LENGTH) -> Tensor:
     Capitals, commas and full stops do not matter. An empty caption is all padding: the unconditional prompt.
 
     Raises:
-        ValueError: for a word outside VOCABULARY (it lists the words) or a caption of more than `length` words.
+        ValueError: for a word outside VOCABULARY (it lists the words, and suggests a similar one) or a caption of more
+            than `length` words.
     """
     ids = torch.zeros(len(captions), length, dtype=torch.int64)
     for row, text in zip(ids, captions, strict=True):
@@ -81,7 +83,11 @@ def tokenize(captions: Sequence[str], length: int = LENGTH) -> Tensor:
         for token in tokens:
             if token not in WORD_IDS:
                 known = " ".join(WORD_IDS)
-                raise ValueError(f"unknown word {token!r} (in {text!r}); captions of the faces use: {known}")
+                close = get_close_matches(token, WORD_IDS, 1)
+                suggestion = f". Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"unknown word {token!r} (in {text!r}); captions of the faces use: {known}{suggestion}"
+                )
         if len(tokens) > length:
             raise ValueError(f"a caption has at most {length} words, got {len(tokens)}: {text!r}")
         row[: len(tokens)] = torch.tensor([WORD_IDS[token] for token in tokens], dtype=torch.int64)

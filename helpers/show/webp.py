@@ -1,9 +1,10 @@
-"""PNG files as WebP, which all browsers of the last years read and which takes a fraction of the bytes.
+"""PNG files and animations as WebP, which all browsers of the last years read and which takes a fraction of the bytes.
 
 Lossless where that is small (curves, diagrams), else with losses that nobody sees (grids of faces).
 """
 
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -23,3 +24,25 @@ def webp(png: bytes) -> bytes:
         file = io.BytesIO()
         image.save(file, "WEBP", quality=QUALITY, method=2)
     return file.getvalue() if file.tell() < len(png) else b""
+
+
+def animated_webp(images: Sequence[Image.Image], milliseconds: Sequence[int], times: int, quality: int) -> bytes:
+    """Images of one size as an animation.
+
+    Args:
+        milliseconds: how long each is shown.
+        times: how often it is played; 0: for ever.
+        quality: of 100.
+    """
+    file = io.BytesIO()
+    images[0].save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=images[1:],
+        duration=list(milliseconds),
+        loop=times,
+        quality=quality,
+        method=6,
+    )
+    return file.getvalue()

@@ -1,6 +1,5 @@
 """An animation for README and pages: noise becomes animals, as an animated WebP, and the same as a still film strip."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from helpers.data.faces import to_uint8
+from helpers.show.webp import animated_webp
 from helpers.tiny_sd.model import TinySD
 
 MOST_BYTES = 400_000
@@ -52,20 +52,10 @@ def animated(images: Sequence[Image.Image], most: int = MOST_BYTES) -> bytes:
     """
     milliseconds = [round(1000 * FRAME_SECONDS)] * (len(images) - 1) + [round(1000 * LAST_SECONDS)]
     for quality in (80, 60, 40, 25, 15):
-        data = io.BytesIO()
-        images[0].save(
-            data,
-            "WEBP",
-            save_all=True,
-            append_images=images[1:],
-            duration=milliseconds,
-            loop=TIMES,
-            quality=quality,
-            method=6,
-        )
-        if data.tell() <= most:
-            return data.getvalue()
-    raise ValueError(f"the animation takes {data.tell():,} bytes, more than {most:,}: fewer frames or smaller tiles")
+        data = animated_webp(images, milliseconds, TIMES, quality)
+        if len(data) <= most:
+            return data
+    raise ValueError(f"the animation takes {len(data):,} bytes, more than {most:,}: fewer frames or smaller tiles")
 
 
 def film_strip(frames: Tensor, shown: int = 8) -> Image.Image:
