@@ -68,7 +68,7 @@ def sigmoid_loss(answer):
         raise Wrong("Right, except for the scale: the paper sums over the pairs of an image, and averages over images.")
     if not close(value, _sigmoid_loss(logits)):
         raise Wrong("-log sigmoid(+-logit), + on the diagonal and - elsewhere: the sum over a row, the mean over rows.")
-    return "the pairs are independent. So a batch can be spread over machines without a softmax over all of it."
+    return "the pairs are independent, so a batch can be spread over machines without a softmax over all of it."
 
 
 def _mask(prefix, suffix):
@@ -105,7 +105,7 @@ def prefix_lm_mask(answer):
         raise Wrong("The answer is causal: each token attends to itself and to those before it.")
     if not torch.equal(call(answer, 2, 5), _mask(2, 5)):
         raise Wrong("It works for a prefix of 4 and an answer of 3, but not for 2 and 5.")
-    return "a single comparison: a token attends to all tokens up to itself, and at least to the whole prefix."
+    return "one comparison is enough. A token attends to all tokens up to itself, and at least to the whole prefix."
 
 
 def _angles(x, position, theta=10_000.0):
@@ -157,7 +157,7 @@ def rotary_embedding(answer):
             "The length is right, but the pairs or the frequencies differ. Pairs are taken from the two halves, "
             "channel i with i + d/2; the frequency of pair i is 10000^(-2i/d)."
         )
-    return "afterwards q . k depends on the distance between two tokens, not on their positions."
+    return "the dot product of a rotated query and key depends on the distance of the tokens, not on their positions."
 
 
 @exercise(
@@ -183,7 +183,7 @@ def rms_norm(answer):
         raise Wrong("You divide by the root of the sum of squares; divide by the root of their *mean*.")
     if not close(result, F.rms_norm(x, (16,), eps=1e-6) * (1 + w)):
         raise Wrong("x / sqrt(mean(x^2) + 1e-6), over the last axis, times (1 + w).")
-    return "cheaper than layer norm, and as good. Weights that start at zero are pulled by weight decay to 'no change'."
+    return "the weights start at zero, so weight decay pulls the gain 1 + w towards 1, that is, to no change."
 
 
 @exercise(
@@ -224,4 +224,4 @@ def box_of(answer):
             "The edges are right, but not what lies between: the token's index divided by 1023 is the fraction of the "
             "side."
         )
-    return "1,024 tokens resolve a thousandth of a side. They are tokens like any other, predicted with a probability."
+    return "with 1,024 tokens the model can name a thousandth of a side. They are predicted like any other token."

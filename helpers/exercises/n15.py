@@ -54,7 +54,7 @@ def resampled(answer):
         raise Wrong("Divide the scores by the root of the width first; otherwise a single patch gets all the weight.")
     if not close(result, (scores / 8**0.5).softmax(1) @ values):
         raise Wrong("softmax(queries keys^T / sqrt(d)), over the patches, times the values.")
-    return "four outputs for thirty patches, or for three thousand: the queries are learned."
+    return "there are as many outputs as queries, whether for thirty patches or for three thousand."
 
 
 def _interval(right, cases, z=2.0):
@@ -99,7 +99,7 @@ def interval(answer):
                 f"{right} of {cases}: from {expected[0]:.3f} to {expected[1]:.3f}; you get {result[0]:.3f} to "
                 f"{result[1]:.3f}. (p + 2/n +- 2 sqrt(p (1 - p) / n + 1/n^2)) / (1 + 4/n)."
             )
-    return "20 of 20 may be 83 %. Never report a share without the number of cases."
+    return "with 20 of 20 right, the accuracy may still be 83 %. Never report a share without the number of cases."
 
 
 @exercise(
@@ -133,4 +133,4 @@ def over_confidence(answer):
             "A model that is more accurate than it is confident should get a negative number: do not take the absolute "
             "value."
         )
-    return "0 for a calibrated model. It needs many answers: a single one is right or wrong, whatever its probability."
+    return "it is 0 for a calibrated model. Measure it on many answers: a single one is right or wrong."
