@@ -149,6 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = train_own_autoencoder(options)
         if status != 0:
             return status
+        if not (autoencoder_folder(options) / "weights.safetensors").exists():  # it was a dry run
+            print(f"This is the autoencoder; {options.steps:,} steps in its latents follow, which need it trained.")
+            return 0
     return run_task(parser(), options, task)
 
 
@@ -250,7 +253,7 @@ def build_codec(
     autoencoder = autoencoder.to(accelerator.device)
     latents = cache_latents(autoencoder, faces, progress=accelerator.is_main_process)
     source = autoencoder_source(options)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not options.dry_run:
         _copy_beside(source, autoencoder_folder(options))
     return LATENT_CODECS[options.method](autoencoder, latents.mean, latents.std, source), latents
 
@@ -367,6 +370,7 @@ def autoencoder_options(options: argparse.Namespace) -> argparse.Namespace:
         "latent_channels": options.autoencoder_channels,
         "out": folder,
         "resume": options.resume and folder.exists(),
+        "dry_run": options.dry_run,
     }
     return argparse.Namespace(**settings)
 
@@ -381,7 +385,7 @@ def train_own_autoencoder(options: argparse.Namespace) -> int:
     factor = autoencoder_training.tiny_config(patch=AUTOENCODER_RECIPE["patch"]).downsampling_factor
     _widths_and_patch(options, pixels=False, downsampling_factor=factor)
     first_half = autoencoder_options(options)
-    if not options.resume and (first_half.out.parent / "log.jsonl").exists():
+    if not options.resume and not options.dry_run and (first_half.out.parent / "log.jsonl").exists():
         raise SystemExit(
             f"{first_half.out.parent} holds a training already: add --resume to go on with it, or --out another folder"
         )

@@ -18,6 +18,7 @@ from helpers.training.optimizers import OPTIMIZERS
 # options that do not affect the trained weights: neither recorded nor compared on --resume
 NOT_RECORDED = {
     "resume",
+    "dry_run",
     "out",
     "export",
     "checkpoint_every",
@@ -188,6 +189,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's data folder)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="measure a few steps and say what the training will take; writes nothing but the cache of the images",
+    )
     add("--checkpoint-every", type=non_negative_int, default=500, metavar="STEPS", help="0: only at the end")
     add("--sample-every", type=non_negative_int, default=1000, metavar="STEPS", help="0: never")
     add("--log-every", type=non_negative_int, default=50, metavar="STEPS", help="0: only the first and the last")

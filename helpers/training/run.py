@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helpers.training.forecast import make_forecast
 from helpers.training.interrupt import ignoring_broken_pipe, interruptible
 from helpers.training.loop import TrainState, train
 from helpers.training.setup import MakeTask, Run, Task
@@ -52,7 +53,7 @@ def run_task(
 
 
 def train_run(run: Run) -> bool:
-    """Train to the end, or until interrupted; returns whether it is finished.
+    """Train to the end, or until interrupted; returns whether it is finished. With --dry-run, print a forecast instead.
 
     Raises:
         SystemExit: saying what stopped it and which checkpoint is there, for a full disk, another file that makes
@@ -60,6 +61,11 @@ def train_run(run: Run) -> bool:
     """
     with _explaining_failures(run), run.folder.locked() if run.main else nullcontext():
         first_step = run.start()
+        if run.options.dry_run:
+            forecast = make_forecast(run)
+            if run.main:
+                _print(str(forecast))
+            return True
         step = _train_steps(run, first_step)
         finished = step >= run.config.steps
         if run.main and finished:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,7 +100,9 @@ class Run:
             )
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
             self.task = make_task(options, self.accelerator)
-        self.folder = RunFolder(options.out or course_home() / "runs" / self.task.name)
+        self._scratch = TemporaryDirectory() if options.dry_run else None  # removed with this object
+        out = Path(self._scratch.name) if self._scratch else options.out or course_home() / "runs" / self.task.name
+        self.folder = RunFolder(out)
         self.model = self.task.model.to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -226,6 +229,8 @@ class Run:
 
 def check_folders(options: argparse.Namespace) -> None:
     """Raise SystemExit if --out or --export cannot be written: now, and not after hours of training."""
+    if options.dry_run:
+        return
     with naming_option("--out"):
         make_folder(options.out or course_home() / "runs", "--out")
     if options.export:

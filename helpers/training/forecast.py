@@ -1,0 +1,130 @@
+"""What a training will take, before it starts: `--dry-run` measures a few of its steps and writes nothing."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from helpers.training.loop import train
+
+if TYPE_CHECKING:
+    from helpers.training.setup import Run
+
+WARM_UP = 2  # steps that are not counted: they allocate memory, and compile
+MEASURED = 6  # steps
+BYTES = 4  # of a stored number in float32
+CHECKPOINT_COPIES = 4  # of every parameter: the model, its average, and the two moments of Adam
+GRIDS_KEPT = 300_000  # bytes of a grid of samples, roughly
+
+
+class Forecast(NamedTuple):
+    """What a training will take."""
+
+    parameters: int  # that are trained
+    steps: int
+    step_seconds: float  # on the clock
+    core_seconds: float  # of processor time, of one step
+    sample_seconds: float  # of one grid of samples
+    grids: int  # of samples in the whole training
+    memory: int  # bytes, the largest so far: of the GPU, else of this process
+    disk: int  # bytes in the run's folder at the end
+
+    @property
+    def seconds(self) -> float:
+        """On the clock, of the whole training with its samples; loading images and encoding latents not counted."""
+        return self.steps * self.step_seconds + self.grids * self.sample_seconds
+
+    def __str__(self) -> str:
+        samples = f", {self.grids} grids of samples included" if self.grids else ""
+        return "\n".join(
+            [
+                f"parameters: {self.parameters:,}",
+                f"a step: {self.step_seconds:.3g} s, {self.core_seconds:.3g} s of processor time",
+                f"{self.steps:,} steps: {_duration(self.seconds)}{samples}",
+                f"memory: {self.memory / 1e9:.1f} GB",
+                f"disk: {self.disk / 1e6:.0f} MB",
+            ]
+        )
+
+
+def make_forecast(run: Run) -> Forecast:
+    """Train a few steps, measure them, and compute what the whole training will take; nothing is written.
+
+    The steps change the model, so the run cannot be trained afterwards.
+
+    Args:
+        run: has been started, which chose its precision.
+    """
+    walls = []
+    cores = []
+    steps = train(
+        run.model,
+        run.task.loss_fn,
+        replace(run.config, steps=WARM_UP + MEASURED),
+        optimizer=run.optimizer,
+        ema=run.ema,
+        accelerator=run.accelerator,
+        adversary=run.task.adversary,
+        bf16=run.precision.name == "bf16",
+    )
+    wall = time.perf_counter()
+    core = time.process_time()
+    for _ in steps:
+        walls.append(time.perf_counter() - wall)
+        cores.append(time.process_time() - core)
+        wall = time.perf_counter()
+        core = time.process_time()
+    parameters = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+    every = run.options.sample_every
+    grids = 0 if run.task.sample is None or not every else -(-run.config.steps // every)
+    return Forecast(
+        parameters,
+        run.config.steps,
+        statistics.median(walls[WARM_UP:]),
+        statistics.median(cores[WARM_UP:]),
+        _seconds_of_sample(run) if grids else 0.0,
+        grids,
+        _memory(run.accelerator.device),
+        BYTES * CHECKPOINT_COPIES * _numbers(run.model) + BYTES // 2 * parameters + grids * GRIDS_KEPT,
+    )
+
+
+def _seconds_of_sample(run: Run) -> float:
+    """Seconds on the clock that a grid of samples takes."""
+    assert run.task.sample is not None
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        run.task.sample(run.ema.module, Path(folder) / "samples.png")
+        return time.perf_counter() - start
+
+
+def _numbers(model: nn.Module) -> int:
+    """How many numbers the state of a model holds."""
+    return sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def _memory(device: torch.device) -> int:
+    """The most bytes that were in use so far: on the GPU, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
