@@ -22,7 +22,7 @@ def compression(answer):
     if close(value, 64.0):
         raise Wrong("There are 64 times fewer positions, but count the channels too: 3 before, 4 after.")
     if close(value, 8.0):
-        raise Wrong("It is 8 times fewer along each side. An image has two sides, and channels.")
+        raise Wrong("It is 8 times fewer along each side. Count both sides, and the channels.")
     if close(value, 1 / 48):
         raise Wrong("That is the inverse: divide the size of the image by the size of the latent.")
     if not close(value, 48.0):
