@@ -1,6 +1,6 @@
-"""Images of one's own: twenty from many models, samplers and options, repeated from what their PNGs remember.
+"""Images of one's own: generated and repeated from what their PNGs remember, and trained on from every layout.
 
-python -m benchmarks check own_images    # half a minute
+python -m benchmarks check own_images    # two minutes
 """
 
 import io
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from benchmarks.own_layouts import rows
 from benchmarks.report import Row, claim
 from helpers.data.images import ORIENTATION
 from helpers.data.toy_faces import draw_face, toy_attributes
@@ -79,10 +80,10 @@ def _inputs_of(arguments: list[str]) -> Iterator[str]:
 
 
 def check() -> list[Row]:
-    """Generate and repeat all images."""
+    """Generate and repeat all images; train on every layout of images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder)
         repeated = [is_repeated(folder, arguments) for arguments in CASES.values()]
     measured = f"{sum(repeated)} of {len(repeated)}"
-    return [claim("images repeated from their PNGs byte for byte", measured, "every one", all(repeated))]
+    return [claim("images repeated from their PNGs byte for byte", measured, "every one", all(repeated)), *rows()]
