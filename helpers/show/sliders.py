@@ -7,6 +7,7 @@ import base64
 import html
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -79,6 +80,28 @@ def image_slider(
     widget = ImageSlider(slider, stack, alt, images[start])
     widget.link = widgets.jslink((slider, "index"), (stack, "selected_index"))
     return widget
+
+
+def training_slider(folder: Path, *, alt: str) -> ImageSlider:
+    """Show the sample grids of a training, update by update, at twice their size; the last one is shown first.
+
+    Args:
+        folder: holds a WebP image for every grid, named by the number of updates before it: `1000.webp`.
+        alt: what can be seen as the slider moves, as for `image_slider`.
+
+    Raises:
+        ValueError: if the folder holds fewer than two such images, or one whose name is not a number.
+    """
+    paths = sorted(folder.glob("*.webp"), key=lambda path: int(path.stem))
+    frames = [_at_twice_its_size(path) for path in paths]
+    return image_slider(frames, [path.stem for path in paths], "update", alt=alt, start=len(paths) - 1)
+
+
+def _at_twice_its_size(path: Path) -> np.ndarray:
+    """An image file, enlarged smoothly: uint8 (3, H, W)."""
+    with Image.open(path) as image:
+        size = (2 * image.width, 2 * image.height)
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
 
 def _tile(png: bytes, alt: str) -> widgets.HTML:

@@ -15,6 +15,7 @@ from pages.execute import notebooks
 from pages.record import ROOT
 
 PATHS = notebooks()
+SHOWN_AS_LAST_VALUE = ("table", "grid", "compare", "image_slider", "training_slider")
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -58,7 +59,7 @@ def test_what_is_made_to_be_seen_is_seen(path: Path) -> None:
             for node in ast.parse(cell.source).body[:-1]
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Call)
-            and getattr(node.value.func, "id", "") in ("table", "grid", "compare", "image_slider")
+            and getattr(node.value.func, "id", "") in SHOWN_AS_LAST_VALUE
         ]
         assert not lost, f"this is not the cell's last line, and nobody sees it: {ast.unparse(lost[0])}"
 

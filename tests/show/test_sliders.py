@@ -3,6 +3,7 @@
 import base64
 import re
 from io import BytesIO
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from helpers.show.sliders import image_slider
+from helpers.show.sliders import image_slider, training_slider
 
 FRAMES = [np.full((3, 8, 8), value, np.uint8) for value in (0, 128, 255)]
 
@@ -54,6 +55,24 @@ def test_figures_are_frames_and_are_closed_and_equal_each_time() -> None:
         return [tile.value for tile in shown.children[1].children]
 
     assert draw() == draw() and not plt.get_fignums()
+
+
+def test_grids_of_a_training_are_shown_in_the_order_of_updates(tmp_path: Path) -> None:
+    for update, grey in {1000: 200, 50: 0, 200: 100}.items():
+        Image.new("RGB", (600, 20), (grey, grey, grey)).save(tmp_path / f"{update}.webp", lossless=True)
+    shown = training_slider(tmp_path, alt="Grey that becomes lighter.")
+    slider, stack = shown.children
+    assert slider.options == ("50", "200", "1000")
+    assert slider.description == "update"
+    assert slider.index == stack.selected_index == 2
+    images = _images(shown)
+    assert [image.mean() for image in images] == [0, 100, 200]
+    assert images[0].shape == (40, 1200, 3)
+
+
+def test_a_training_without_grids_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two or more frames"):
+        training_slider(tmp_path, alt="words")
 
 
 @pytest.mark.parametrize(
