@@ -7,23 +7,28 @@
 A tensor "on" the device is an ordinary CPU tensor whose class is `CudaTensor`, so values and gradients are real. A
 `TorchFunctionMode` sees every call of PyTorch before it runs, and answers as CUDA would:
 
-1. Tensors of both devices in one call are refused. Allowed are CPU tensors without dimensions (except in `cat` and
-   `stack`), CPU indices of a tensor on the device, and calls that move data or only read a shape (`MIXING_ALLOWED`).
+1. Tensors of both devices in one call are refused. Allowed are CPU tensors without dimensions (except where the call
+   writes into them, and in `NO_MIXED_SCALARS`), CPU indices of a tensor on the device, and calls that move data or only
+   read a shape (`MIXING_ALLOWED`).
 2. Results are on the device of the arguments, or on the one that `device=`, `to`, `cuda` or `cpu` names; moving copies.
 3. `numpy()` and NumPy's own conversion are refused on the device.
 4. A random generator has to be on the device of the tensor that it fills.
+5. Under `torch.autocast("cuda", torch.bfloat16)` matrix products and convolutions on the device return bfloat16, so
+   that what refuses tensors of two dtypes refuses them here too. Which other functions autocast changes is taken from
+   the CPU's list; CUDA's has more that compute in float32, such as group norm.
 
 PyTorch's `FakeTensorMode` emulates devices too, but its tensors have no values, and a notebook prints and plots them.
 Not emulated: speed, memory, the arithmetic of the card's kernels, and what C++ code does without a call from Python.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 DEVICE = torch.device("cuda", 0)
@@ -41,6 +46,8 @@ MIXING_ALLOWED = {
     torch._has_compatible_shallow_copy_type,
 }
 JOINING = {torch.cat, torch.concat, torch.stack, torch.hstack, torch.vstack}
+INDEXED = {F.embedding, torch.index_select, Tensor.index_select, Tensor.index_add, Tensor.index_add_}
+NO_MIXED_SCALARS = JOINING | INDEXED  # these are not elementwise: a CPU tensor without dimensions is refused as well
 FROM_VALUES = {torch.tensor, torch.as_tensor, torch.asarray}
 
 
@@ -84,7 +91,8 @@ def call(func: Callable, args: tuple, kwargs: dict) -> Any:
         return SPECIAL[func](func, args, kwargs)
     tensors = list(_tensors((args, kwargs)))
     if func not in MIXING_ALLOWED:
-        _refuse_mixture(tensors, zero_dimensional=func not in JOINING)
+        scalars_pass = func not in NO_MIXED_SCALARS and not _writes_to_cpu(func, args, kwargs)
+        _refuse_mixture(tensors, zero_dimensional=scalars_pass)
     wanted = kwargs.get("device")
     if wanted is None:
         if func in FROM_VALUES:  # lists become CPU tensors, also lists of numbers on the device
@@ -97,8 +105,18 @@ def call(func: Callable, args: tuple, kwargs: dict) -> Any:
     else:
         target = False
     _check_generator(args, kwargs, target)
-    result = _run(func, args, kwargs)
-    return _placed(result, tensors) if target else result
+    if not target:
+        return _run(func, args, kwargs)
+    with _autocast():
+        result = _run(func, args, kwargs)
+    return _placed(result, tensors)
+
+
+def _autocast() -> AbstractContextManager:
+    """What autocast does on the device, done on the CPU."""
+    if not torch.is_autocast_enabled("cuda"):
+        return nullcontext()
+    return torch.autocast("cpu", torch.get_autocast_dtype("cuda"))
 
 
 def _run(func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -126,6 +144,14 @@ def _refuse_mixture(tensors: list[Tensor], zero_dimensional: bool) -> None:
                 raise RuntimeError(
                     "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
                 )
+
+
+def _writes_to_cpu(func: Callable, args: tuple, kwargs: dict) -> bool:
+    """Whether the result is written into a CPU tensor: x.add_(y), x += y, torch.add(y, z, out=x)."""
+    name = getattr(func, "__name__", "")
+    in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    changed = args[0] if in_place and args else kwargs.get("out")
+    return isinstance(changed, Tensor) and not on_device(changed)
 
 
 def _check_generator(args: tuple, kwargs: dict, target: bool) -> None:

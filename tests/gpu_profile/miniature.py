@@ -7,7 +7,7 @@ The cells are the notebook's own, in order and in one namespace, with COURSE_PRO
 (`write_photographs`) and found through ANIMAL_FACES_DIR, as a reader's are. What is cut, all of it in this file:
 
 - `steps = course.pick(...)` and `batch_size = course.pick(...)` are at most what `SMALL` says; other choices pass.
-- `helpers.training.train`: the first steps are real, and the later ones repeat the last of them.
+- `helpers.training.train`, also inside `train_variant`: the first steps are real, and the later ones repeat the last.
 - `TinySD.generate`: the first evaluation of the network is real, and the later ones return the same.
 - figures are laid out, but not rendered.
 
@@ -36,6 +36,7 @@ from PIL import Image
 from helpers import training
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.load import SDXL_SCALE
+from helpers.autoencoders.zoo import compare
 from helpers.data import drawing
 from helpers.data.faces import CLASS_NAMES, Faces
 from helpers.data.toy_faces import draw_face, sample_attributes
@@ -49,7 +50,10 @@ PHOTOGRAPHS = {"train": (140, 130, 120), "val": (70, 68, 66)}  # cats, dogs, wil
 PHOTOGRAPH_SIZE = 80  # pixels; the notebooks load them at 64
 BRANCHES = ("course.pick", "course.device", "course.dtype")
 ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-QUALITY = ("(late / weights).argmax() == 9",)  # assertions about a training without an order
+QUALITY = (  # assertions about a training without an order
+    "(late / weights).argmax() == 9",
+    "min(decibels, key=decibels.get) == 'VQ, gradient'",
+)
 
 
 def write_photographs(folder: Path) -> Path:
@@ -85,7 +89,9 @@ def _photograph(name: str, rng: np.random.Generator) -> Image.Image:
 def cuts() -> Iterator[None]:
     """Everything that makes the run short; see the module's first lines."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(training, "train", short_training(training.train)))
+        short_train = short_training(training.train)
+        for module in (training, compare):
+            stack.enter_context(mock.patch.object(module, "train", short_train))
         stack.enter_context(mock.patch.object(model, "run_sampler", short_sampling(model.run_sampler)))
         stack.enter_context(mock.patch.dict(drawing.COUNTS, FACES))
         stack.enter_context(mock.patch.object(drawing, "MIN_FOR_WORKERS", sum(FACES.values())))  # none starts

@@ -60,6 +60,44 @@ def test_a_cpu_tensor_without_dimensions_mixes() -> None:
     assert torch.where(x > 0, x, torch.tensor(0.0)).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda gpu, cpu: cpu.add_(gpu),
+        lambda gpu, cpu: cpu.__iadd__(gpu),
+        lambda gpu, cpu: torch.add(gpu, gpu, out=cpu),
+    ],
+)
+def test_a_cpu_tensor_without_dimensions_is_not_written_to(write) -> None:
+    with pytest.raises(RuntimeError, match=MIXED):
+        write(torch.tensor(1.0, device="cuda"), torch.tensor(1.0))
+    assert torch.tensor(1.0).copy_(torch.tensor(2.0, device="cuda")) == 2  # a move
+
+
+def test_a_single_index_must_be_on_the_device_to_look_up_a_row() -> None:
+    table = torch.eye(2, device="cuda")
+    index = torch.tensor(1)
+    for look_up in (lambda i: F.embedding(i, table), lambda i: table.index_select(0, i)):
+        assert look_up(index.cuda()).flatten().tolist() == [0, 1]
+        with pytest.raises(RuntimeError, match=MIXED):
+            look_up(index)
+
+
+def test_autocast_computes_in_bfloat16_on_the_device_only() -> None:
+    layer = nn.Linear(2, 2).to("cuda")
+    x = torch.ones(3, 2, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        y = layer(x)
+        assert (y.dtype, y.device.type) == (torch.bfloat16, "cuda")
+        assert nn.Linear(2, 2)(torch.ones(3, 2)).dtype == torch.float32
+        with pytest.raises(RuntimeError, match="must have the same scalar type"):
+            torch.zeros(2, 2, device="cuda").index_add_(0, torch.zeros(3, dtype=torch.long, device="cuda"), y)
+        with torch.autocast("cuda", enabled=False):
+            assert layer(x).dtype == torch.float32
+    y.float().sum().backward()
+    assert layer(x).dtype == layer.weight.grad.dtype == torch.float32
+
+
 def test_indices_may_be_on_the_cpu_but_not_the_other_way_round() -> None:
     x = torch.arange(3.0, device="cuda")
     assert x[torch.tensor([2, 0])].tolist() == [2, 0]

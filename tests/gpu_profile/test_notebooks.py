@@ -11,16 +11,11 @@ import pytest
 from helpers.course import repository_root
 from tests.gpu_profile.miniature import cells, execute, has_gpu_branch, needed
 
-UNTRIED = ("07_vae_variants", "08_vqvae")  # their gpu branches are young, and have not yet been run in miniature
-NOTEBOOKS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.skip(reason="not yet tried")] if path.stem in UNTRIED else [])
-    for path in sorted((repository_root() / "notebooks").glob("*.ipynb"))
-    if has_gpu_branch(cells(path))
-]
+NOTEBOOKS = [path for path in sorted((repository_root() / "notebooks").glob("*.ipynb")) if has_gpu_branch(cells(path))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_in_the_gpu_profile(path: Path, gpu_profile: Path) -> None:
     execute(cells(path), path.stem)
 
