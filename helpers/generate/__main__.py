@@ -8,10 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.generate.images import Generated, generate_all, make_settings, repeat
-from helpers.generate.models import DTYPES, TRAINED_WEIGHTS, describe, load_model, shipped_models
+from helpers.generate.images import (
+    Generated,
+    generate_all,
+    load_recorded,
+    make_settings,
+    recorded_options,
+    repeat,
+)
+from helpers.generate.models import DTYPES, TRAINED_WEIGHTS, Model, describe, load_model, shipped_models
 from helpers.generate.output import animation, file_name, tile, write_new
-from helpers.generate.settings import Settings, encode_png
+from helpers.generate.settings import Settings, encode_png, read_record
 from helpers.training.arguments import (
     make_folder,
     non_negative_float,
@@ -28,7 +35,8 @@ EXAMPLES = """examples:
   python -m helpers.generate "a striped orange cat with green eyes" --model sd3 --animation
   python -m helpers.generate "a grey dog" --model sd1 --init photo.jpg --strength 0.6
   python -m helpers.generate "a red fox" --model v1-5-pruned.safetensors --steps 30
-  python -m helpers.generate --again generated/tiny_sd_animals-cat-0.png"""
+  python -m helpers.generate --again generated/tiny_sd_animals-cat-0.png
+  python -m helpers.generate --again generated/tiny_sd_animals-cat-0.png --steps 50"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,10 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("prompts", nargs="*", metavar="PROMPT", help="captions, or classes for a model without captions")
     add("--prompts-file", type=Path, metavar="FILE", help="further prompts, one in a line; # begins a comment")
     add("--list", action="store_true", help="list the models that ship, and end")
-    add("--again", type=Path, metavar="IMAGE.png", help="repeat this image from its settings, bit by bit")
+    add("--again", type=Path, metavar="IMAGE.png", help="repeat this image, bit by bit, or with what else is set")
     add("--model", help=f"a name of --list, a file, a folder, or sd1:OWNER/NAME on the hub (default: {DEFAULT_MODEL})")
     add("--count", type=positive_int, default=1, help="images per prompt")
-    add("--seed", type=_seed, default=0, help="of the first image, the next ones take the next; or: random")
+    add("--seed", type=_seed, help="of the first image, the next ones take the next (default: 0); or: random")
     add("--same-seed", action="store_true", help="every prompt begins with --seed")
     add("--steps", type=positive_int, help="of the sampler")
     add("--guidance-scale", type=non_negative_float, metavar="SCALE", help="1: none")
@@ -85,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             if options.list:
                 return _list()
-            if options.again is not None:
-                return _repeat(parser, options)
+            if options.again is not None and not _changes(parser, options):
+                return _repeat(options)
             return _generate(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -104,14 +112,28 @@ def _list() -> int:
     return 0
 
 
-def _generate(options: argparse.Namespace) -> int:
+def _request(options: argparse.Namespace) -> tuple[Model, list[str], dict[str, Any]]:
+    """Model, prompts and the other arguments of `make_settings`: with --again those of its image, unless set anew."""
     prompts = options.prompts + ([] if options.prompts_file is None else read_prompts(options.prompts_file))
+    chosen = {name: value for name, value in _chosen(options).items() if value is not None}
+    if options.again is not None:
+        before = read_record(options.again).settings
+        recorded = recorded_options(options.again, options.init, options.mask)
+        model = load_recorded(options.again, options.model)
+        return model, prompts or [before.prompt], {"seed": before.seed} | recorded | chosen | _inputs(recorded)
     if not prompts:
         raise ValueError("there is no prompt: give one, such as cat, or a --prompts-file; --help has examples")
     model = load_model(options.model or DEFAULT_MODEL, device=options.device, precision=options.precision)
-    settings, inputs = make_settings(
-        model, prompts, count=options.count, seed=options.seed, same_seed=options.same_seed, **_chosen(options)
-    )
+    return model, prompts, chosen
+
+
+def _inputs(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("init_image", "mask_image")}
+
+
+def _generate(options: argparse.Namespace) -> int:
+    model, prompts, chosen = _request(options)
+    settings, inputs = make_settings(model, prompts, count=options.count, same_seed=options.same_seed, **chosen)
     make_folder(options.out, "--out")
     print(_summary(settings))
     results = []
@@ -154,6 +176,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """The options that were set, under the names that the pipelines have for them."""
     width, height = options.size or (None, None)
     return {
+        "seed": options.seed,
         "steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "sampler": options.sampler,
@@ -190,13 +213,17 @@ def _write(folder: Path, settings: Settings, generated: Generated) -> Path:
     return write_new(folder, name, ".png", encode_png(generated.image))
 
 
-def _repeat(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _changes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
+    """Whether --again comes with options that change the image. Raises ValueError for those that it cannot have."""
+    changed = {name for name, value in vars(options).items() if value not in (parser.get_default(name), [])}
+    for name in ("device", "precision"):
+        if name in changed:
+            raise ValueError(f"--again computes as its image was computed: leave out --{name}")
+    return bool(changed - {"again", "model", "init", "mask", "out"})
+
+
+def _repeat(options: argparse.Namespace) -> int:
     """Repeat an image; 1 where its pixels differ."""
-    allowed = {"again", "model", "init", "mask", "out"}
-    for name, value in vars(options).items():
-        if name not in allowed and value != parser.get_default(name) and value != []:
-            label = "prompts" if name == "prompts" else f"--{name.replace('_', '-')}"
-            raise ValueError(f"--again repeats an image as it is: leave out {label}")
     repeated = repeat(options.again, model=options.model, init_image=options.init, mask_image=options.mask)
     path = _write(options.out, repeated.record.settings, Generated(repeated.image, []))
     changes = f" Computed with {', '.join(repeated.changes)}." if repeated.changes else ""

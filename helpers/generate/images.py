@@ -148,7 +148,8 @@ def check_options(model: Model, options: dict[str, Any]) -> None:
     for name in options:
         if name not in (*COMMON, *OPTIONAL):
             raise TypeError(f"there is no option {name!r}; options: {', '.join((*COMMON, *OPTIONAL))}")
-        if not model.system.has(name):
+        is_its_size = name in ("width", "height") and options[name] == model.size
+        if not model.system.has(name) and not is_its_size:
             others = [system.title for system in SYSTEMS.values() if system.has(name)]
             raise ValueError(
                 f"{model.name} takes no {OPTIONAL[name]}; {' and '.join(others)} {'do' if len(others) > 1 else 'does'}"
@@ -251,7 +252,7 @@ def repeat(
     threads = torch.get_num_threads()
     torch.set_num_threads(record.computation.threads)
     try:
-        loaded = _load_recorded(path, record, model)
+        loaded = load_recorded(path, model)
         inputs = _read_recorded(Path(path), record.settings, init_image, mask_image)
         loaded.check(record.settings, inputs)
         (generated,) = generate_all(loaded, [record.settings], inputs, progress=progress)
@@ -260,7 +261,26 @@ def repeat(
     return _compared(Path(path), record, generated.image)
 
 
-def _load_recorded(path: str | Path, record: Record, model: str | Path | None) -> Model:
+def recorded_options(
+    path: str | Path, init_image: str | Path | None = None, mask_image: str | Path | None = None
+) -> dict[str, Any]:
+    """The options of a PNG's settings, as `generate` takes them, for the same image with changes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `repeat`.
+    """
+    settings = read_record(path).settings
+    _read_recorded(Path(path), settings, init_image, mask_image)  # are these the images of then?
+    names = [*COMMON, *(name for name in OPTIONAL if not name.endswith("_image"))]
+    return {name: getattr(settings, name) for name in names} | {
+        "init_image": _locate(Path(path), "--init", settings.init_image, init_image),
+        "mask_image": _locate(Path(path), "--mask", settings.mask_image, mask_image),
+    }
+
+
+def load_recorded(path: str | Path, model: str | Path | None = None) -> Model:
+    """Load the model of a PNG's settings, and check that it is the same as then. Arguments and errors as `repeat`."""
+    record = read_record(path)
     name = record.settings.model
     computed = record.computation
     try:

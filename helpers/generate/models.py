@@ -6,6 +6,7 @@ the hub. Which options it has, and their defaults, is read off its pipeline's si
 
 import inspect
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.data.captions import tokenize
 from helpers.diffusion import Step
 from helpers.generate.inputs import Inputs, portable_name
 from helpers.generate.settings import Settings
@@ -166,6 +168,7 @@ class StableDiffusionModel(Model):
     """Stable Diffusion 1 and 3, the course's own and published ones."""
 
     network: StableDiffusion1 | StableDiffusion3
+    is_ours = False  # whether a training command of the course wrote the weights
 
     @property
     def size(self) -> int:
@@ -181,6 +184,8 @@ class StableDiffusionModel(Model):
         return value
 
     def check(self, settings: Settings, inputs: Inputs) -> None:
+        if self.is_ours:
+            _warn_of_unknown_words(self.name, settings)
         arguments = self._arguments(settings, inputs)
         if isinstance(self.network, StableDiffusion3):
             SD3Request(self.network.config, self.network.encoders.t5 is not None, **arguments)
@@ -202,6 +207,15 @@ class StableDiffusionModel(Model):
         values = {name: getattr(settings, name) for name in names}
         arguments = {name: value for name, value in values.items() if value is not None}
         return arguments | {"init_image": inputs.init, "mask_image": inputs.mask}
+
+
+def _warn_of_unknown_words(name: str, settings: Settings) -> None:
+    """Warn of words that no caption of the synthetic faces has: a model trained on these gives them no meaning."""
+    for text in (settings.prompt, settings.negative_prompt or ""):
+        try:
+            tokenize([text], length=len(text) + 1)
+        except ValueError as error:
+            warnings.warn(f"{name} was trained on captions of synthetic faces: {error}", stacklevel=3)
 
 
 # --- finding and loading ----------------------------------------------------------------------------------------------
@@ -307,7 +321,9 @@ def _load_trained(system: str, source: str | Path, device: str, precision: str) 
         return TinySDModel(name, SYSTEMS[system], TinySD.from_weights(source, device), device, precision, licence)
     loader = StableDiffusion1 if system == "sd1" else StableDiffusion3
     network = loader.from_weights(source, device=device)
-    return StableDiffusionModel(name, SYSTEMS[system], network, device, precision, licence)
+    model = StableDiffusionModel(name, SYSTEMS[system], network, device, precision, licence)
+    model.is_ours = True
+    return model
 
 
 def _load_published(

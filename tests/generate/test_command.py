@@ -145,6 +145,15 @@ def test_a_pil_image_can_be_the_initial_image(folder: Path) -> None:
     assert main(["--again", "unnamed.png", "--init", "photo.jpg"]) == 0
 
 
+def test_words_that_a_model_never_saw_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["a grean cat", "--model", "sd3", "--steps", "1"])
+    error = capsys.readouterr().err
+    assert "warning: sd3 was trained on captions of synthetic faces: unknown word 'grean'" in error
+    assert "Did you mean 'green'?" in error
+    main(["a green cat", "--model", "sd3", "--steps", "1"])
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_any_class_is_the_empty_prompt(folder: Path) -> None:
     assert main(["", "--steps", "2"]) == 0 and names(folder) == ["tiny_sd_animals-any-0.png"]
 
@@ -196,8 +205,8 @@ BAD = [
     ("--prompts-file prompts.txt", "the file of prompts prompts.txt holds no prompt"),
     ("--prompts-file photo.jpg", "the file of prompts photo.jpg is no text in UTF-8"),
     ("--again photo.jpg", "photo.jpg is no PNG that can be read"),
-    ("--again photo.jpg --steps 3", "leave out --steps"),
-    ("cat --again photo.jpg", "leave out prompts"),
+    ("--again photo.jpg --steps 3", "photo.jpg is no PNG that can be read"),
+    ("--again photo.jpg --precision bf16", "--again computes as its image was computed: leave out --precision"),
 ]
 
 

@@ -1,6 +1,7 @@
 """A PNG remembers all that its image depends on, and the image comes back bit for bit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,28 @@ def test_another_initial_image_or_mask_is_refused(folder: Path, capsys: pytest.C
     )
     assert main(["--again", path, "--init", "moved.jpg"]) == 0
     assert "byte for byte" in capsys.readouterr().out
+
+
+def test_the_same_image_with_a_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = ["--init", "photo.jpg", "--mask", "mask.png", "--strength", "1"]
+    main(["a dog", "--model", "sd3", "--steps", "4", "--seed", "7", "--shift", "2", *inputs])
+    path = "generated/sd3-a_dog-7.png"
+    before = read_record(path).settings
+    assert main(["--again", path, "--steps", "2", "--count", "2", "--out", "changed"]) == 0
+    first, second = (read_record(f"changed/sd3-a_dog-{seed}.png").settings for seed in (7, 8))
+    assert first == replace(before, steps=2) and second == replace(first, seed=8)
+    assert main(["a cat", "--again", path, "--seed", "0", "--out", "changed"]) == 0
+    assert read_record("changed/sd3-a_cat-0.png").settings == replace(before, prompt="a cat", seed=0)
+    Image.new("RGB", (120, 90)).save("photo.jpg")
+    capsys.readouterr()
+    assert main(["--again", path, "--steps", "2"]) == 1
+    assert "photo.jpg is not the image that" in capsys.readouterr().err
+
+
+def test_a_model_of_one_size_takes_changes_too(folder: Path) -> None:
+    main(["cat", "--steps", "2"])
+    assert main(["--again", "generated/tiny_sd_animals-cat-0.png", "--guidance-scale", "1"]) == 0
+    assert read_record("generated/tiny_sd_animals-cat-0-2.png").settings.guidance_scale == 1
 
 
 def edited(path: Path, **changes: object) -> Path:
