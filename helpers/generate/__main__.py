@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from tqdm.auto import tqdm
+
 from helpers.generate.images import (
-    Generated,
     generate_all,
     load_recorded,
     make_settings,
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.again is not None and not _changes(parser, options):
                 return _repeat(options)
             return _generate(options)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -137,9 +139,8 @@ def _generate(options: argparse.Namespace) -> int:
     make_folder(options.out, "--out")
     print(_summary(settings))
     results = []
-    images = generate_all(model, settings, inputs, progress=True, with_frames=options.animation)
-    for each, generated in zip(settings, images):
-        print(_write(options.out, each, generated))
+    for generated in generate_all(model, settings, inputs, progress=True, with_frames=options.animation):
+        tqdm.write(str(_write(options.out, generated.settings, generated.image)))  # above the bar
         results.append(generated)
     columns = options.count if len(prompts) > 1 else min(options.count, MOST_COLUMNS)
     name = file_name(_label(model.name), prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts")
@@ -208,9 +209,9 @@ def _label(model: str) -> str:
     return path.parent.name if path.name == TRAINED_WEIGHTS and path.parent.name else path.stem
 
 
-def _write(folder: Path, settings: Settings, generated: Generated) -> Path:
+def _write(folder: Path, settings: Settings, image: Image.Image) -> Path:
     name = file_name(_label(settings.model), settings.prompt, str(settings.seed))
-    return write_new(folder, name, ".png", encode_png(generated.image))
+    return write_new(folder, name, ".png", encode_png(image))
 
 
 def _changes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> bool:
@@ -225,7 +226,7 @@ def _changes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> bo
 def _repeat(options: argparse.Namespace) -> int:
     """Repeat an image; 1 where its pixels differ."""
     repeated = repeat(options.again, model=options.model, init_image=options.init, mask_image=options.mask)
-    path = _write(options.out, repeated.record.settings, Generated(repeated.image, []))
+    path = _write(options.out, repeated.record.settings, repeated.image)
     changes = f" Computed with {', '.join(repeated.changes)}." if repeated.changes else ""
     if repeated.same_bytes:
         print(f"{path} repeats {options.again} byte for byte.")

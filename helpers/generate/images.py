@@ -29,7 +29,10 @@ from helpers.generate.settings import (
     parse,
     read_record,
 )
+from helpers.text_to_image.request import check_integer
 
+LARGEST_SEED = 2**63 - 1  # that a random generator takes; the pipelines stop a little earlier
+LARGEST_SIDE = 16384  # pixels; each pipeline has its own limits
 MOST_FRAMES = 32  # of a trajectory: each has to be decoded
 COMMON = ("steps", "guidance_scale", "sampler")  # options that every model has
 OPTIONAL = {  # options that only some have, and what they are called in messages
@@ -47,7 +50,8 @@ OPTIONAL = {  # options that only some have, and what they are called in message
 class Generated(NamedTuple):
     """One image, and where it was requested what the sampler held on the way."""
 
-    image: Image.Image  # its `info` has the settings
+    settings: Settings
+    image: Image.Image  # its `info` has the settings, too
     frames: list[Image.Image]
 
 
@@ -113,10 +117,10 @@ def make_settings(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise ValueError("there is no prompt")
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    width = chosen.pop("width", model.size)
-    height = chosen.pop("height", model.size)
+    check_integer("count", count, 1, 1_000_000)
+    check_integer("seed", seed, 0, LARGEST_SEED)
+    width = check_integer("width", chosen.pop("width", model.size), 1, LARGEST_SIDE)
+    height = check_integer("height", chosen.pop("height", model.size), 1, LARGEST_SIDE)
     inputs = read_inputs(chosen.pop("init_image", None), chosen.pop("mask_image", None), width, height)
     if "strength" in chosen and inputs.init is None:
         raise ValueError("strength says how much of an initial image is generated anew, and there is no initial image")
@@ -140,7 +144,7 @@ def make_settings(
     for each in {each.prompt: each for each in settings}.values():
         model.check(each, inputs)
     model.check(settings[-1], inputs)  # whose seed is the largest
-    return [_with_floats(each) for each in settings], inputs
+    return [_with_plain_numbers(each) for each in settings], inputs
 
 
 def check_options(model: Model, options: dict[str, Any]) -> None:
@@ -163,11 +167,14 @@ def _with_defaults(model: Model, chosen: dict[str, Any], inputs: Inputs) -> dict
     return {name: chosen.get(name, model.default(name)) for name in names}
 
 
-def _with_floats(settings: Settings) -> Settings:
-    """7 and 7.0 are the same guidance scale: the JSON says 7.0 for both."""
+def _with_plain_numbers(settings: Settings) -> Settings:
+    """Python's own numbers, whatever was passed, and 7.0 where a 7 means the same: so the JSON is the same."""
     return replace(
         settings,
+        seed=int(settings.seed),
+        steps=int(settings.steps),
         guidance_scale=float(settings.guidance_scale),
+        clip_skip=None if settings.clip_skip is None else int(settings.clip_skip),
         shift=None if settings.shift is None else float(settings.shift),
         strength=None if settings.strength is None else float(settings.strength),
     )
@@ -196,7 +203,8 @@ def generate_all(
                 bar.update(1)
             image = to_pil(model.finish(model.decode(states[-1]), inputs))
             frames = [to_pil(model.decode(x)) for x in _some(states)] if with_frames else []
-            yield Generated(attach(image, Record(each, computation(model))), [*frames[:-1], image] if frames else [])
+            attach(image, Record(each, computation(model)))
+            yield Generated(each, image, [*frames[:-1], image] if frames else [])
             bar.update(each.steps - len(states))  # image-to-image leaves out the first steps
 
 

@@ -135,6 +135,13 @@ def test_in_python_it_is_three_lines() -> None:
     assert np.abs(np.array(images[1], dtype=int) - ((expected[0].permute(1, 2, 0) + 1) * 127.5).numpy()).max() < 1
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = {"steps": np.int64(2), "guidance_scale": np.float64(4), "seed": np.int64(3)}
+    (image,) = generate("sd1", "a cat", clip_skip=np.int64(0), progress=False, **options)
+    (same,) = generate("sd1", "a cat", steps=2, seed=3, progress=False)
+    assert encode_png(image) == encode_png(same)
+
+
 def test_a_pil_image_can_be_the_initial_image(folder: Path) -> None:
     with Image.open("photo.jpg") as photo:
         (from_image,) = generate("sd1", "a cat", init_image=photo, steps=2, progress=False)
@@ -268,7 +275,9 @@ def test_an_unknown_option_in_python_is_named() -> None:
         generate("tiny_sd_animals", "cat", step=3)
     with pytest.raises(ValueError, match="there is no prompt"):
         generate("tiny_sd_animals", [])
-    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="count must be a whole number from 1 to .*, got 0"):
         generate("tiny_sd_animals", "cat", count=0)
+    with pytest.raises(ValueError, match="width must be a whole number from 1 to .*, got 0"):
+        generate("sd1", "a cat", width=0)
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):
         load_model("sd1", precision="fp8")
