@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = train_own_autoencoder(options)
         if status != 0:
             return status
-        if not (autoencoder_folder(options) / "weights.safetensors").exists():  # it was a dry run
+        if options.dry_run and not (autoencoder_folder(options) / "weights.safetensors").exists():
             print(f"This is the autoencoder; {options.steps:,} steps in its latents follow, which need it trained.")
             return 0
     return run_task(parser(), options, task)

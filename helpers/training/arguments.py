@@ -19,6 +19,7 @@ from helpers.training.optimizers import OPTIMIZERS
 NOT_RECORDED = {
     "resume",
     "dry_run",
+    "push_to_hub",
     "out",
     "export",
     "checkpoint_every",
@@ -198,6 +199,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--sample-every", type=non_negative_int, default=1000, metavar="STEPS", help="0: never")
     add("--log-every", type=non_negative_int, default=50, metavar="STEPS", help="0: only the first and the last")
     add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
+    add("--push-to-hub", metavar="OWNER/NAME", help="upload weights, card and samples; a new repository is private")
 
 
 def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:

@@ -22,6 +22,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.safetensors"
         self.log = path / "log.jsonl"
         self.weights = path / "weights.safetensors"
+        self.card = path / "README.md"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -29,6 +30,15 @@ class RunFolder:
     def samples(self, step: int) -> Path:
         """The image file for samples of this step."""
         return self.path / f"samples-{step:06d}.png"
+
+    def last_samples(self) -> Path | None:
+        """The newest image of samples; None if there is none."""
+        return max(self.path.glob("samples-*.png"), default=None)
+
+    def published(self) -> list[Path]:
+        """The files that go to the hub: weights, card, and the newest samples."""
+        samples = self.last_samples()
+        return [self.weights, self.card] + ([samples] if samples else [])
 
     def refuse_if_used(self) -> None:
         """Raise SystemExit if a training was begun here: without --resume it would be overwritten."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helpers.training.card import push_to_hub
 from helpers.training.forecast import make_forecast
 from helpers.training.interrupt import ignoring_broken_pipe, interruptible
 from helpers.training.loop import TrainState, train
@@ -72,6 +73,8 @@ def train_run(run: Run) -> bool:
             run.save_weights()
             minutes = run.clock.seconds / 60
             _print(f"trained {run.config.steps} steps in {minutes:.1f} minutes; weights: {run.folder.weights}")
+            if run.options.push_to_hub:
+                _print(push_to_hub(run.options.push_to_hub, *run.folder.published()))
         elif run.main:
             _print(f"stopped after step {step} and saved; add --resume to go on")
     return finished

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from helpers.course import course_home
+from helpers.files import atomic_write
 from helpers.training.arguments import NOT_RECORDED, command_line, make_folder, naming_option, without_folder
+from helpers.training.card import check_hub, model_card
 from helpers.training.checkpoint import load_checkpoint, save_checkpoint
 from helpers.training.clock import TrainingClock
 from helpers.training.ema import EMA
@@ -25,6 +27,7 @@ from helpers.training.folder import RunFolder
 from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.loop import LossFunction, TrainConfig
 from helpers.training.precision import Precision, choose_precision
+from helpers.weights import read_metadata
 from helpers.weights.names import current_config
 
 if TYPE_CHECKING:
@@ -206,7 +209,7 @@ class Run:
         self.saved_step = step
 
     def save_weights(self) -> None:
-        """Write the averaged weights, fp16, into the folder and to --export, with their origin as metadata."""
+        """Write the averaged weights, fp16, into the folder and to --export, with their origin, and a card."""
         metadata = {
             "command": command_line(self.parser, self.settings),
             "seed": str(self.options.seed),
@@ -225,10 +228,14 @@ class Run:
         self.task.save(self.ema.module, self.folder.weights, metadata)
         if self.options.export:
             self.task.save(self.ema.module, self.options.export, metadata)
+        samples = self.folder.last_samples()
+        card = model_card(self.task.name, read_metadata(self.folder.weights), samples.name if samples else None)
+        with atomic_write(self.folder.card) as file:
+            file.write(card.encode())
 
 
 def check_folders(options: argparse.Namespace) -> None:
-    """Raise SystemExit if --out or --export cannot be written: now, and not after hours of training."""
+    """Raise SystemExit if --out, --export or the hub cannot be written: now, and not after hours of training."""
     if options.dry_run:
         return
     with naming_option("--out"):
@@ -237,6 +244,8 @@ def check_folders(options: argparse.Namespace) -> None:
         if options.export.is_dir():
             raise SystemExit(f"--export {options.export} is a folder: name the file that is to be written")
         make_folder(options.export.parent, "--export")
+    if options.push_to_hub:
+        check_hub(options.push_to_hub)
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
