@@ -33,6 +33,7 @@ from helpers.text_to_image.request import check_integer
 
 LARGEST_SEED = 2**63 - 1  # that a random generator takes; the pipelines stop a little earlier
 LARGEST_SIDE = 16384  # pixels; each pipeline has its own limits
+MOST_THREADS = 1024
 MOST_FRAMES = 32  # of a trajectory: each has to be decoded
 COMMON = ("steps", "guidance_scale", "sampler")  # options that every model has
 OPTIONAL = {  # options that only some have, and what they are called in messages
@@ -257,8 +258,11 @@ def repeat(
             not the same as then.
     """
     record = read_record(path)
+    check_integer("width", record.settings.width, 1, LARGEST_SIDE)  # a PNG may come from anywhere
+    check_integer("height", record.settings.height, 1, LARGEST_SIDE)
+    recorded_threads = check_integer("threads", record.computation.threads, 1, MOST_THREADS)
     threads = torch.get_num_threads()
-    torch.set_num_threads(record.computation.threads)
+    torch.set_num_threads(recorded_threads)
     try:
         loaded = load_recorded(path, model)
         inputs = _read_recorded(Path(path), record.settings, init_image, mask_image)

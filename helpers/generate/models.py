@@ -260,6 +260,8 @@ def load_model(source: str | Path, *, device: str = "cpu", precision: str = "fp3
     """
     if precision not in DTYPES:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(DTYPES)}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}: choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"torch {torch.__version__} sees no CUDA device: leave the device at cpu")
     text = str(source)

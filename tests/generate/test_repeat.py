@@ -147,6 +147,9 @@ def cat(folder: Path) -> Path:
         ({"settings": {"colour": 1}}, "unknown field 'colour'"),
         ({"settings": {}}, "missing 8 required positional arguments"),
         ({"sampler": "eular"}, "unknown sampler 'eular'"),
+        ({"threads": 10**9}, "threads must be a whole number from 1 to 1024"),
+        ({"width": 10**9}, "width must be a whole number from 1 to 16384"),
+        ({"device": "meta"}, "unknown device 'meta'"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(
