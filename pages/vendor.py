@@ -23,7 +23,7 @@ PACKAGES = {  # folder -> (npm package, what of it is needed: a quarter, the scr
     "requirejs": ("requirejs@2.3.8", r"require\.js", "require.js"),
     "html-manager": (
         "@jupyter-widgets/html-manager@1.0.15",
-        r"dist/(embed-amd\.js|[0-9a-f]+\.(woff2?|ttf))",
+        r"dist/(embed-amd\.js|[0-9a-f]+\.woff2)",
         "dist/embed-amd.js",
     ),
 }
