@@ -59,6 +59,7 @@ SYSTEMS = {
 # What the notebooks use with weights that ship, where the pipeline's defaults are made for others
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "tiny_sd_animals": {"steps": 16, "guidance_scale": 7.0},
+    "tiny_sd_animals_128": {"steps": 16, "guidance_scale": 4.0},
     "tiny_sd_animals_pixels": {"steps": 16, "guidance_scale": 5.0},
     "tiny_sd_animals_own": {"steps": 16, "guidance_scale": 5.0},
     "sd1": {"steps": 25, "guidance_scale": 4.0},

@@ -63,8 +63,9 @@ TRAINING_COMMANDS = {
     "tiny_sd_animals": "python -m helpers.tiny_sd.train --method pretrained --source animal-faces --autoencoder taef2 "
     "--widths 128 192 --dropout 0.1 --steps 10000 --learning-rate 0.001 --schedule inverse-sqrt --ema 0.9999 "
     "--export 00_assets/weights/tiny_sd_animals.safetensors",
-    "tiny_sd_animals_128": "python -m helpers.tiny_sd.train --method pretrained --autoencoder taef2 "
-    "--source animal-faces --size 128 "
+    "tiny_sd_animals_128": "python -m helpers.tiny_sd.train --method pretrained --source animal-faces --size 128 "
+    "--autoencoder taef2 --shift 2.0 --widths 128 160 192 --dropout 0.05 --steps 10000 --learning-rate 0.001 "
+    "--schedule inverse-sqrt --ema 0.9999 --precision bf16 "
     "--export 00_assets/weights/tiny_sd_animals_128.safetensors",
     "tiny_sd_animals_own": "python -m helpers.tiny_sd.train --method own --source animal-faces "
     "--autoencoder animals_autoencoder --shift 2.0 --widths 128 192 --dropout 0.05 --steps 13000 --learning-rate 0.001 "

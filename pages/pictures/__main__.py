@@ -55,7 +55,7 @@ def noise_becomes_an_image() -> None:
 
 def noise_becomes_animals() -> None:
     """An animation and a film strip of real animals by Method 2."""
-    motion.write(IMAGES, TinySD.from_weights("tiny_sd_animals"))
+    motion.write(IMAGES, TinySD.from_weights("tiny_sd_animals_128"))
 
 
 def stable_diffusion_1() -> None:

@@ -17,10 +17,10 @@ FRAME_SECONDS = 0.09
 LAST_SECONDS = 0.5  # what was generated stays a little longer
 TIMES = 2  # it is played, and then stands still: less than five seconds in all, so that no pause button is needed
 COLUMNS = 6
-ENLARGED = 2
+SIDE = 128  # pixels of a tile: smaller images are enlarged
 
 
-def trajectory(model: TinySD, steps: int = 20, guidance_scale: float = 7.0, seed: int = 0) -> Tensor:
+def trajectory(model: TinySD, steps: int = 20, guidance_scale: float = 4.0, seed: int = 0) -> Tensor:
     """Decode what the sampler holds after every step, for equally many images of each class with consecutive seeds.
 
     Returns:
@@ -33,13 +33,14 @@ def trajectory(model: TinySD, steps: int = 20, guidance_scale: float = 7.0, seed
 
 
 def sheets(frames: Tensor, columns: int = COLUMNS) -> list[Image.Image]:
-    """Frames (T, N, 3, H, W) as images of N tiles in rows of `columns`, enlarged."""
+    """Frames (T, N, 3, H, W) as images of N tiles in rows of `columns`; small ones are enlarged."""
     tiled = []
     for images in frames:
         pixels = to_uint8(images).numpy()
         rows = [np.concatenate(list(pixels[i : i + columns]), axis=2) for i in range(0, len(pixels), columns)]
         image = Image.fromarray(np.concatenate(rows, axis=1).transpose(1, 2, 0))
-        size = (image.width * ENLARGED, image.height * ENLARGED)
+        factor = max(1, SIDE // images.shape[-1])
+        size = (image.width * factor, image.height * factor)
         tiled.append(image.resize(size, Image.Resampling.LANCZOS))
     return tiled
 

@@ -43,13 +43,13 @@ def test_frames_and_strip_of_any_trajectory(tmp_path: Path) -> None:
     frames = torch.rand(5, 6, 3, 16, 16) * 2 - 1
     (tmp_path / "a.webp").write_bytes(motion.animated(motion.sheets(frames, columns=3)))
     drawn = frames_of(tmp_path / "a.webp")
-    assert len(drawn) == 5 and drawn[0].size == (3 * 32, 2 * 32)
+    assert len(drawn) == 5 and drawn[0].size == (3 * motion.SIDE, 2 * motion.SIDE)
     strip = motion.film_strip(frames, shown=4)
-    assert strip.size == (4 * 32, 3 * 32)  # the first image of each pair, a row each
-    last = np.asarray(strip.crop((3 * 32, 0, 4 * 32, 32)), dtype=int)[
-        8:-8, 8:-8
-    ]  # away from the seams, which Lanczos blurs
-    expected = np.asarray(motion.sheets(frames[-1:, :1], columns=1)[0], dtype=int)[8:-8, 8:-8]
+    side = motion.SIDE
+    assert strip.size == (4 * side, 3 * side)  # the first image of each pair, a row each
+    inner = slice(side // 4, -side // 4)  # away from the seams, which Lanczos blurs
+    last = np.asarray(strip.crop((3 * side, 0, 4 * side, side)), dtype=int)[inner, inner]
+    expected = np.asarray(motion.sheets(frames[-1:, :1], columns=1)[0], dtype=int)[inner, inner]
     assert abs(last - expected).max() <= 1
 
 
