@@ -135,11 +135,13 @@ def _unreadable(inspection: Inspection) -> Iterator[Finding]:
         yield Finding("unreadable", f"{len(bad)} files cannot be read ({listed}): replace or delete them")
 
 
-def _misplaced(inspection: Inspection) -> Iterator[Finding]:
-    skipped = inspection.layout.skipped
-    if skipped:
-        names = _listed([file.path for file in skipped])
-        yield Finding("misplaced", f"{len(skipped)} images are not used, {skipped[0].reason}: {names}. Move them")
+def _not_used(inspection: Inspection) -> Iterator[Finding]:
+    paths_by_reason: dict[str, list[str]] = {}
+    for file in inspection.layout.skipped:
+        paths_by_reason.setdefault(file.reason, []).append(file.path)
+    if paths_by_reason:
+        listed = "; ".join(f"{_listed(paths)} ({reason})" for reason, paths in paths_by_reason.items())
+        yield Finding("not used", f"{len(inspection.layout.skipped)} images are not used: {listed}")
 
 
 def _archives(inspection: Inspection) -> Iterator[Finding]:
@@ -249,7 +251,7 @@ def _duplicates(inspection: Inspection) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
     _unreadable,
-    _misplaced,
+    _not_used,
     _archives,
     _small,
     _elongated,

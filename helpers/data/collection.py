@@ -12,13 +12,16 @@ import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from helpers.data.faces import CLASS_NAMES, Skipped
 from helpers.data.images import MAX_BYTES, BadImageError, Entry
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
+Item = TypeVar("Item")
+
 DEPTH = 4  # levels of folders that are searched: two of PREFIX, the split, the class
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
@@ -182,9 +185,14 @@ def scan(collection: Collection, split: str) -> Contents:
         if not entries[name]:
             state = "is empty" if name in classes else "is missing"
             raise ValueError(f"the class {name} {state} in {collection.path}: there should be images in {top}/{name}/")
-    turns = itertools.zip_longest(*entries.values())  # in the order of CLASS_NAMES
-    ordered = [entry for entry in itertools.chain.from_iterable(turns) if entry is not None]
+    ordered = in_rotation(entries.values())  # in the order of CLASS_NAMES
     return Contents(ordered, skipped, files_digest(ordered, collection.stamps))
+
+
+def in_rotation(rows: Iterable[Iterable[Item]]) -> list[Item]:
+    """The items of several rows in turn, the first of each, the second of each, ... until every row is used up."""
+    turns = itertools.zip_longest(*rows)
+    return [item for item in itertools.chain.from_iterable(turns) if item is not None]
 
 
 def files_digest(entries: list[Entry], stamps: dict[str, str]) -> str:

@@ -1,8 +1,9 @@
-"""Your own images: a folder or a zip of them, in whatever layout, as training and validation images.
+"""Your own images: a folder or a zip of them as training and validation images.
 
-Class folders (`cats/*.jpg`, `dogs/*.jpg`) give the classes, also below `train/` and `val/`, and with folders inside
-them. Images without class folders are one class, named after their folder. Without a folder for validation, a tenth of
-each class is held out, always the same files.
+Images that somebody has collected lie in folders already, and should not have to be moved for a training. So the layout
+is recognised. Class folders (`cats/*.jpg`, `dogs/*.jpg`) give the classes, also below `train/` and `val/`, and with
+folders inside them. Images without class folders are one class, named after their folder. Without a folder for
+validation, a tenth of each class is held out, always the same files.
 """
 
 import hashlib
@@ -15,12 +16,15 @@ import numpy as np
 import PIL
 
 from helpers.data.cache import load_or_build
-from helpers.data.collection import Collection, ZipCollection, files_digest
+from helpers.data.collection import SPLIT_FOLDERS as SPLITS
+from helpers.data.collection import Collection, ZipCollection, files_digest, in_rotation
 from helpers.data.faces import Faces, Skipped
 from helpers.data.images import DECODER_VERSION, Entry, decode_all
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # images all the same
+SPLIT_FOLDERS = {"train": SPLITS["train"], "val": (*SPLITS["val"], "valid", "validation")}
+UNREAD = "this format is not read: convert it to JPEG or PNG"
 HELD_OUT = 0.1  # of a class, where there is no folder for validation
 FEW = 5  # images of a class, of which none is held out
 DEPTH = 8  # levels of folders that are searched
@@ -38,7 +42,7 @@ class Layout(NamedTuple):
     """The images of a collection."""
 
     files: list[ImageFile]
-    skipped: list[Skipped]  # images that lie where none belongs
+    skipped: list[Skipped]  # images that lie where none belongs, or whose format is not read
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -127,16 +131,17 @@ def find_layout(collection: Collection) -> Layout:
     else:
         splits = {path: _split_of(parts[level : level + 1]) for path, parts in folders.items()}
         root = level + 1
-    outside = [path for path in folders if level is not None and not splits[path]]
-    inside = [path for path in folders if path not in set(outside)]
-    in_classes = [path for path in inside if len(folders[path]) > root]
-    beside = [path for path in inside if path not in set(in_classes)] if in_classes else []
-    skipped = [Skipped(path, "it lies beside the folder train, not in it") for path in outside]
-    skipped += [Skipped(path, "it lies beside the class folders, not in one") for path in beside]
-    if in_classes:
-        return Layout([ImageFile(path, splits[path], folders[path][root]) for path in in_classes], skipped)
+    inside = [path for path in folders if level is None or splits[path]]
+    has_classes = any(len(folders[path]) > root for path in inside)
+    used = [path for path in inside if len(folders[path]) > root] if has_classes else inside
     only = folders[inside[0]][-1] if level is None and root else source_name(collection.path)
-    return Layout([ImageFile(path, splits[path], only) for path in inside], skipped)
+    files = [ImageFile(path, splits[path], folders[path][root] if has_classes else only) for path in used]
+    reasons = dict.fromkeys(
+        (path for path in sorted(collection.files) if path.lower().endswith(UNREAD_SUFFIXES)), UNREAD
+    )
+    reasons |= dict.fromkeys(folders.keys() - set(inside), "it lies beside the folder train, not in it")
+    reasons |= dict.fromkeys(set(inside) - set(used), "it lies beside the class folders, not in one")
+    return Layout(files, [Skipped(path, reason) for path, reason in sorted(reasons.items())])
 
 
 def files_of(layout: Layout, split: str) -> list[ImageFile]:
@@ -153,8 +158,7 @@ def files_of(layout: Layout, split: str) -> list[ImageFile]:
     for files in by_class.values():
         held_out = {file for file in files if file.split == "val"} if has_val else _held_out(files)
         rows.append([file for file in files if (file in held_out) == (split == "val")])
-    turns = itertools.zip_longest(*rows)
-    return [file for file in itertools.chain.from_iterable(turns) if file is not None]
+    return in_rotation(rows)
 
 
 def _held_out(files: list[ImageFile]) -> set[ImageFile]:

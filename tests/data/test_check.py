@@ -80,7 +80,8 @@ TINTED = [
             "unreadable",
             "1 files .*cats/x.jpg: not an image",
         ),
-        (save("cover.png", textured(7000)), "misplaced", "beside the class folders, not in one: cover.png"),
+        (save("cover.png", textured(7000)), "not used", "1 images .*: cover.png .it lies beside the class folders"),
+        (lambda folder: (folder / "cats/x.HEIC").write_bytes(b"1"), "not used", "cats/x.HEIC .*convert it to JPEG"),
         (lambda folder: (folder / "more.zip").write_bytes(b""), "archives", "1 zips .*more.zip. Unpack them"),
         (save("dogs/thumb.png", textured(7000, 20)), "too small", "1 files have fewer than 32 pixels .*dogs/thumb.png"),
         (

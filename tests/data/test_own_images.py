@@ -136,6 +136,28 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert colours_by_class(faces) == EXPECTED, "labels stay with their images"
 
 
+def test_a_large_collection_is_listed_in_a_time_that_grows_with_its_files(monkeypatch) -> None:
+    """Counted, not timed: each path is looked at a few times, however many there are."""
+
+    class Counted(str):
+        looked_at = 0
+
+        def split(self, *arguments):
+            Counted.looked_at += 1
+            return str.split(self, *arguments)
+
+        def __hash__(self):
+            Counted.looked_at += 1
+            return str.__hash__(self)
+
+    listing = Collection.__new__(Collection)
+    listing.path = Path("listing")
+    listing.files = {Counted(f"train/{i % 3}/{i}.png"): 1 for i in range(900)}
+    Counted.looked_at = 0
+    assert len(find_layout(listing).files) == 900
+    assert Counted.looked_at < 20 * 900
+
+
 def test_new_files_are_noticed(tmp_path: Path) -> None:
     make(tmp_path, "{name}/{i}.png")
     assert len(load(tmp_path)) == 27
