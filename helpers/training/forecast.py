@@ -6,14 +6,11 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
-
-from helpers.training.loop import train
 
 if TYPE_CHECKING:
     from helpers.training.setup import Run
@@ -65,19 +62,9 @@ def make_forecast(run: Run) -> Forecast:
     """
     walls = []
     cores = []
-    steps = train(
-        run.model,
-        run.task.loss_fn,
-        replace(run.config, steps=WARM_UP + MEASURED),
-        optimizer=run.optimizer,
-        ema=run.ema,
-        accelerator=run.accelerator,
-        adversary=run.task.adversary,
-        bf16=run.precision.name == "bf16",
-    )
     wall = time.perf_counter()
     core = time.process_time()
-    for _ in steps:
+    for _ in run.train(steps=WARM_UP + MEASURED):
         walls.append(time.perf_counter() - wall)
         cores.append(time.process_time() - core)
         wall = time.perf_counter()

@@ -16,7 +16,7 @@ import torch
 from helpers.training.card import push_to_hub
 from helpers.training.forecast import make_forecast
 from helpers.training.interrupt import ignoring_broken_pipe, interruptible
-from helpers.training.loop import TrainState, train
+from helpers.training.loop import TrainState
 from helpers.training.setup import MakeTask, Run, Task
 
 if TYPE_CHECKING:
@@ -87,24 +87,13 @@ def _train_steps(run: Run, first_step: int) -> int:
     """
     from tqdm.auto import tqdm
 
-    steps = train(
-        run.model,
-        run.task.loss_fn,
-        run.config,
-        optimizer=run.optimizer,
-        ema=run.ema,
-        accelerator=run.accelerator,
-        adversary=run.task.adversary,
-        first_step=first_step,
-        bf16=run.precision.name == "bf16",
-    )
     step = first_step
     sample = run.task.sample
     alone = run.accelerator.num_processes == 1
     bar = tqdm(total=run.config.steps, initial=first_step, unit="step", disable=not run.main)
     with interruptible(second_signal_raises=alone) as interrupted, bar:
         run.clock.restart()
-        for state in steps:
+        for state in run.train(first_step):
             step = state.step
             run.clock.step(run.options.batch_size)
             _report(run, bar, state)

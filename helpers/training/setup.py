@@ -6,8 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from helpers.training.clock import TrainingClock
 from helpers.training.ema import EMA
 from helpers.training.folder import RunFolder
 from helpers.training.interrupt import ignoring_broken_pipe
-from helpers.training.loop import LossFunction, TrainConfig
+from helpers.training.loop import LossFunction, TrainConfig, TrainState, train
 from helpers.training.precision import Precision, choose_precision
 from helpers.weights import read_metadata
 from helpers.weights.names import current_config
@@ -150,6 +150,20 @@ class Run:
         if self.main:
             self.folder.truncate_log(step)
         return step
+
+    def train(self, first_step: int = 0, steps: int | None = None) -> Iterator[TrainState]:
+        """Train from `first_step` to the configured number of steps, or to `steps`; yields after each. Call start first."""
+        return train(
+            self.model,
+            self.task.loss_fn,
+            self.config if steps is None else replace(self.config, steps=steps),
+            optimizer=self.optimizer,
+            ema=self.ema,
+            accelerator=self.accelerator,
+            adversary=self.task.adversary,
+            first_step=first_step,
+            bf16=self.precision.name == "bf16",
+        )
 
     def _restore(self) -> int:
         """Load the newest good checkpoint, if there is one; returns its step, or 0."""
