@@ -152,7 +152,7 @@ class Run:
         return step
 
     def train(self, first_step: int = 0, steps: int | None = None) -> Iterator[TrainState]:
-        """Train from `first_step` to the configured number of steps, or to `steps`; yields after each. Call start first."""
+        """Train from `first_step` to the last configured step, or to `steps`; yields after each. Call start first."""
         return train(
             self.model,
             self.task.loss_fn,
