@@ -1,5 +1,7 @@
 """Images of one's own: generated and repeated from what their PNGs remember, and trained on from every layout.
 
+PaliGemma 2, which answers questions about them, is compared with transformers.
+
 python -m benchmarks check own_images    # two minutes
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from benchmarks.own_layouts import rows
+from benchmarks.paligemma.parity import paligemma2_rows
 from benchmarks.report import Row, claim
 from helpers.data.images import ORIENTATION
 from helpers.data.toy_faces import draw_face, toy_attributes
@@ -80,10 +83,11 @@ def _inputs_of(arguments: list[str]) -> Iterator[str]:
 
 
 def check() -> list[Row]:
-    """Generate and repeat all images; train on every layout of images."""
+    """Generate and repeat all images; train on every layout of images; compare PaliGemma 2."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder)
         repeated = [is_repeated(folder, arguments) for arguments in CASES.values()]
     measured = f"{sum(repeated)} of {len(repeated)}"
-    return [claim("images repeated from their PNGs byte for byte", measured, "every one", all(repeated)), *rows()]
+    images = claim("images repeated from their PNGs byte for byte", measured, "every one", all(repeated))
+    return [images, *rows(), *paligemma2_rows()]

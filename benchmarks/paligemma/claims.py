@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Comparison, alternating, compared, peak_tensors, range_of, recorded
-from benchmarks.paligemma.reference import PROCESSOR, SMALL, TOKENIZER, left_padded, ours_of, reference
-from benchmarks.parity import difference
+from benchmarks.paligemma import parity
+from benchmarks.paligemma.parity import PROMPTS
+from benchmarks.paligemma.reference import SMALL, TOKENIZER, left_padded, ours_of, reference
 from benchmarks.record import hardware, parameter_count, write_record
 from benchmarks.report import Row, at_least, at_most, claim
 from helpers.course import repository_root
@@ -27,8 +28,6 @@ from helpers.vlm.siglip import SiglipConfig
 from helpers.weights import TRAINING_COMMANDS, weights_path
 
 RESULTS = "00_assets/results/paligemma.json"
-PROMPTS = ["answer en what animal is this?", "caption en", "detect nose"]
-SUFFIXES = ["a cat", "a striped dog on a red background", "left eye"]
 SIZES = {  # name -> sizes, tokens written per turn
     "smallest": (SMALL, 120),  # so small that all there is to time is the overhead
     "tiny": (PaliGemmaConfig.tiny(len(TOKENIZER), TOKENIZER.image_token_id), 120),
@@ -55,62 +54,19 @@ TOKENS = {(448, 448): 64, (640, 480): 192, (1920, 1080): 576, (1344, 1344): 640}
 
 def check() -> list[Row]:
     """Recompute the claims about PaliGemma and MiniCPM-V."""
-    return [*_sizes(), *_parity(), *_slices(), *_timings(), *_answers()]
+    return [*_sizes(), *parity.rows(), *parity.paligemma2_rows(), *_slices(), *_timings(), *_answers()]
 
 
 def _sizes() -> list[Row]:
-    with torch.device("meta"):
-        counted = parameter_count(PaliGemmaModel(PaliGemmaConfig.paligemma_3b_224()))
-    return [claim("parameters, PaliGemma 3B at 224 px", f"{counted:,}", "2,923,466,480", counted == 2_923_466_480)]
-
-
-@torch.no_grad()
-def _parity() -> list[Row]:
-    theirs = reference()
-    images = list(torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1)) * 2 - 1)
-    ours = ours_of(theirs)
-    batch = PROCESSOR(images, PROMPTS, SUFFIXES)
-    prompts = PROCESSOR(images, PROMPTS)
-    reference_output = theirs(
-        input_ids=batch.ids,
-        pixel_values=batch.images,
-        attention_mask=batch.attention_mask.long(),
-        token_type_ids=batch.suffix.long(),
-        labels=batch.ids.masked_fill(~batch.suffix, -100),
-    )
-    losses = ours.losses(batch)
-    counts = batch.suffix.sum(dim=1)
-    rows = [
-        at_most(
-            "parity of logits, a batch with padding",
-            difference(ours.logits(batch)[batch.attention_mask], reference_output.logits[batch.attention_mask]),
-            1e-5,
-        ),
-        at_most(
-            "parity of the loss, prefix and suffix",
-            abs((losses * counts).sum() / counts.sum() - reference_output.loss).item(),
-            1e-5,
-        ),
-    ]
-    spoken = theirs.generate(**left_padded(prompts), max_new_tokens=12, do_sample=False)[:, prompts.ids.shape[1] :]
-    for cached in (True, False):
-        steps = generate(
-            ours,
-            prompts,
-            eos_token_id=TOKENIZER.eos_token_id,
-            pad_token_id=TOKENIZER.pad_token_id,
-            max_new_tokens=12,
-            cached=cached,
-        )
-        same = torch.equal(torch.stack([step.ids for step in steps], dim=1), spoken)
-        rows.append(
-            claim(
-                f"greedy tokens, a batch with padding, {'with' if cached else 'without'} a cache",
-                "the same" if same else "others",
-                "the same",
-                same,
-            )
-        )
+    published = {
+        "PaliGemma 3B": (PaliGemmaConfig.paligemma_3b_224(), 2_923_466_480),
+        "PaliGemma 2 3B": (PaliGemmaConfig.paligemma2("3b"), 3_032_242_416),
+    }
+    rows = []
+    for name, (config, expected) in published.items():
+        with torch.device("meta"):
+            counted = parameter_count(PaliGemmaModel(config))
+        rows.append(claim(f"parameters, {name} at 224 px", f"{counted:,}", f"{expected:,}", counted == expected))
     return rows
 
 

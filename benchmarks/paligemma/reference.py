@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.parity import randomised
 from helpers.vlm.checkpoint import load, one_layout
 from helpers.vlm.gemma import GemmaConfig
+from helpers.vlm.gemma2 import Gemma2Config
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.processor import Processor, Tokenizer
 from helpers.vlm.siglip import SiglipConfig
@@ -28,6 +29,23 @@ TOKENIZER = Tokenizer.from_texts(TEXTS)
 SMALL = PaliGemmaConfig(
     SiglipConfig(size=28, patch=14, width=32, layers=2, heads=4, mlp=48),
     GemmaConfig(len(TOKENIZER), width=48, layers=3, heads=4, head_width=16, mlp=64),
+    TOKENIZER.image_token_id,
+)
+SMALL2 = PaliGemmaConfig(  # PaliGemma 2: every sequence is longer than the window, and many scores exceed their cap
+    SMALL.vision,
+    Gemma2Config(
+        len(TOKENIZER),
+        width=48,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        head_width=16,
+        mlp=64,
+        query_scalar=9,
+        attention_cap=4.0,
+        logit_cap=3.0,
+        window=4,
+    ),
     TOKENIZER.image_token_id,
 )
 PROCESSOR = Processor(TOKENIZER, SMALL.vision.size, SMALL.vision.tokens)
@@ -49,7 +67,7 @@ def reference_config(config: PaliGemmaConfig) -> Any:
         "intermediate_size": vision.mlp,
         "vision_use_head": False,
     }
-    text_config = {
+    text_config: dict[str, Any] = {
         "model_type": "gemma",
         "vocab_size": language.vocabulary,
         "hidden_size": language.width,
@@ -59,6 +77,14 @@ def reference_config(config: PaliGemmaConfig) -> Any:
         "head_dim": language.head_width,
         "intermediate_size": language.mlp,
     }
+    if isinstance(language, Gemma2Config):
+        text_config |= {
+            "model_type": "gemma2",
+            "query_pre_attn_scalar": language.query_scalar,
+            "attn_logit_softcapping": language.attention_cap,
+            "final_logit_softcapping": language.logit_cap,
+            "sliding_window": language.window,
+        }
     special_tokens = {
         "pad_token_id": TOKENIZER.pad_token_id,
         "eos_token_id": TOKENIZER.eos_token_id,

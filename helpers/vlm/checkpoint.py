@@ -1,12 +1,13 @@
-"""Published PaliGemma checkpoints: a folder or hub repository of safetensors, with the key names of any year.
+"""Published checkpoints of PaliGemma 1 and 2: a folder or hub repository of safetensors, with key names of any year.
 
 `transformers` has used three naming schemes for the same tensors; all are mapped to one. An example:
 "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight" becomes "vision_tower.encoder.layers.0.mlp.fc1.weight"
-by `one_layout`, which is what PALIGEMMA_NAMES maps our "vision.layers.0.mlp.0.weight" to.
+by `one_layout`, which is what `paligemma_names` maps our "vision.layers.0.mlp.0.weight" to.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from helpers.vlm.gemma import GEMMA_NAMES, GemmaConfig
+from helpers.vlm.gemma2 import GEMMA2_NAMES, Gemma2Config
 from helpers.vlm.paligemma import PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.siglip import SIGLIP_NAMES, SiglipConfig
 from helpers.weights.causes import drop_unused, guess_cause
@@ -48,7 +50,7 @@ def find(source: str | Path) -> Checkpoint:
     """Locate a checkpoint and read its config.
 
     Args:
-        source: a folder with config.json and *.safetensors, or a hub repository: "google/paligemma-3b-mix-224". Google
+        source: a folder with config.json and *.safetensors, or a hub repository: "google/paligemma2-3b-mix-224". Google
             requires you to accept its licence on the hub first (`hf auth login`).
 
     Raises:
@@ -64,7 +66,7 @@ def find(source: str | Path) -> Checkpoint:
 
 
 def config_of(folder: Path) -> PaliGemmaConfig:
-    """Read the sizes from a folder's config.json; absent ones are those of PaliGemma 3B.
+    """Read the sizes from a folder's config.json; absent ones are those of PaliGemma 3B, or PaliGemma 2 3B.
 
     Raises:
         FileNotFoundError, ValueError: without a config.json, and for one of another model.
@@ -79,10 +81,10 @@ def config_of(folder: Path) -> PaliGemmaConfig:
     if "quantization_config" in published.entries:
         raise ValueError(f"{folder} is quantised, which the course cannot load: use the original weights")
     language = published.section("text_config")
-    if language.get("model_type", "gemma") != "gemma":
+    if language.get("model_type", "gemma") not in ("gemma", "gemma2"):
         raise ValueError(
-            f"the decoder of {folder} is {language.get('model_type')}: the course loads PaliGemma 1, whose decoder is "
-            "gemma; PaliGemma 2 has gemma2"
+            f"the decoder of {folder} is {language.get('model_type')}: the course loads PaliGemma 1 and 2, whose "
+            "decoders are gemma and gemma2"
         )
     _check_preprocessor(folder / "preprocessor_config.json", published)
     image_token = published.get("image_token_index", published.get("image_token_id", 257_152))
@@ -134,16 +136,38 @@ def _language_config(published: PublishedConfig) -> GemmaConfig:
     published.require(LANGUAGE_ENTRIES)
     rope = published.section("rope_parameters")
     rope.require({"rope_type": "default"})
-    return GemmaConfig(
-        vocabulary=published.get("vocab_size", 257_216),
-        width=published.get("hidden_size", 2048),
-        layers=published.get("num_hidden_layers", 18),
-        heads=published.get("num_attention_heads", 8),
-        kv_heads=published.get("num_key_value_heads", 1),
-        head_width=published.get("head_dim", 256),
-        mlp=published.get("intermediate_size", 16_384),
-        theta=rope.number("rope_theta", published.number("rope_theta", 1e4, low=0), low=0),
-        eps=published.number("rms_norm_eps", 1e-6, low=0),
+    if published.get("model_type") == "gemma2":
+        default: GemmaConfig = Gemma2Config()
+    else:
+        default = GemmaConfig()
+    config = replace(
+        default,
+        vocabulary=published.get("vocab_size", default.vocabulary),
+        width=published.get("hidden_size", default.width),
+        layers=published.get("num_hidden_layers", default.layers),
+        heads=published.get("num_attention_heads", default.heads),
+        kv_heads=published.get("num_key_value_heads", default.kv_heads),
+        head_width=published.get("head_dim", default.head_width),
+        mlp=published.get("intermediate_size", default.mlp),
+        theta=rope.number("rope_theta", published.number("rope_theta", default.theta, low=0), low=0),
+        eps=published.number("rms_norm_eps", default.eps, low=0),
+    )
+    return _with_gemma2_entries(config, published) if isinstance(config, Gemma2Config) else config
+
+
+def _with_gemma2_entries(config: Gemma2Config, published: PublishedConfig) -> Gemma2Config:
+    """Follow the entries that Gemma 1 does not have. A cap that is null means that there is none."""
+    alternating = ["full_attention" if index % 2 else "sliding_attention" for index in range(config.layers)]
+    published.require({"layer_types": (alternating, None)})
+    window = published.entries.get("sliding_window", config.window)
+    if not isinstance(window, int) or window < 1:
+        raise published.refusal("sliding_window", window, "a whole number of tokens")
+    return replace(
+        config,
+        query_scalar=published.number("query_pre_attn_scalar", config.query_scalar, low=0),
+        attention_cap=published.number_or_null("attn_logit_softcapping", config.attention_cap, low=0),
+        logit_cap=published.number_or_null("final_logit_softcapping", config.logit_cap, low=0),
+        window=window,
     )
 
 
@@ -171,11 +195,14 @@ def one_layout(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-PALIGEMMA_NAMES: KeyMapping = [  # from our names to those of the one layout
-    (r"^vision\.(.*)", lambda match: f"vision_tower.{map_key(match[1], SIGLIP_NAMES)}"),
-    (r"^projector\.", "multi_modal_projector.linear."),
-    (r"^language\.(.*)", lambda match: f"language_model.{map_key(match[1], GEMMA_NAMES)}"),
-]
+def paligemma_names(config: PaliGemmaConfig) -> KeyMapping:
+    """From our names to those of the one layout."""
+    language = GEMMA2_NAMES if isinstance(config.language, Gemma2Config) else GEMMA_NAMES
+    return [
+        (r"^vision\.(.*)", lambda match: f"vision_tower.{map_key(match[1], SIGLIP_NAMES)}"),
+        (r"^projector\.", "multi_modal_projector.linear."),
+        (r"^language\.(.*)", lambda match: f"language_model.{map_key(match[1], language)}"),
+    ]
 
 
 def load(
@@ -189,12 +216,13 @@ def load(
     Raises:
         ValueError: lists missing and unexpected tensors, wrong shapes and numbers, with the most likely cause.
     """
+    system = "paligemma2" if isinstance(model.config.language, Gemma2Config) else "paligemma"
     load_pretrained(
         model,
         tensors,
-        PALIGEMMA_NAMES,
+        paligemma_names(model.config),
         what="PaliGemma",
         dtype=dtype,
-        hint=lambda: guess_cause(tensors, "paligemma"),
+        hint=lambda: guess_cause(tensors, system),
         place=place,
     )

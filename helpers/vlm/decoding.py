@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.vlm.gemma import KVCache
-from helpers.vlm.paligemma import Batch, PaliGemmaModel
+from helpers.vlm.paligemma import Batch, PaliGemmaModel, is_within_window, positions
 
 
 class DecodeStep(NamedTuple):
@@ -36,7 +36,8 @@ class CachedDecoder:
         last = batch.attention_mask.sum(dim=1) - 1  # (B,), padding is on the right
         states = model.hidden_states(batch, image_features, self.cache, _one_token(last, length))
         self.logits = model.language.logits(states)
-        self.count = last + 1  # (B,) tokens read of each row
+        later = last[:, None] + 2 + torch.arange(max_new_tokens, device=last.device)
+        self.positions = torch.cat([positions(batch.attention_mask), later], dim=1)  # (B, length + max_new_tokens)
         self.visible = None  # bool (B, 1, length + max_new_tokens); None: all
         if not bool(batch.attention_mask.all()):
             new = batch.attention_mask.new_ones(rows, max_new_tokens)
@@ -45,10 +46,15 @@ class CachedDecoder:
     @torch.inference_mode()
     def add(self, ids: Tensor) -> Tensor:
         """Read one more token (B,) and return the logits of the next one, (B, V)."""
-        self.count = self.count + 1
-        mask = None if self.visible is None else self.visible[..., : self.cache.filled + 1]
         language = self.model.language
-        x = language(language.embed(ids[:, None]), self.count[:, None], mask, self.cache)
+        filled = self.cache.filled
+        position = self.positions[:, filled : filled + 1]
+        mask = None if self.visible is None else self.visible[..., : filled + 1]
+        local_mask = mask
+        if language.window is not None and language.window <= filled:
+            near = is_within_window(position, self.positions[:, : filled + 1], language.window)
+            local_mask = near if mask is None else near & mask
+        x = language(language.embed(ids[:, None]), position, mask, self.cache, local_mask=local_mask)
         self.logits = language.logits(x[:, 0])
         return self.logits
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from helpers.vlm.checkpoint import PALIGEMMA_NAMES
+from helpers.vlm.checkpoint import paligemma_names
 from helpers.vlm.gemma import GemmaConfig
+from helpers.vlm.gemma2 import Gemma2Config
 from helpers.vlm.pipeline import PaliGemma
 from helpers.vlm.processor import BOS, EOS, IMAGE, PAD, UNKNOWN, Tokenizer
 from helpers.vlm.siglip import SiglipConfig
@@ -41,7 +42,8 @@ def to_transformers(assistant: PaliGemma, folder: str | Path) -> None:
         "hidden_size": config.language.width,
         **special_ids,
     }
-    tensors = _with_wrappings(published_tensors(assistant.model, PALIGEMMA_NAMES, partial(_shares, config.language)))
+    shares = partial(_shares, config.language)
+    tensors = _with_wrappings(published_tensors(assistant.model, paligemma_names(config), shares))
     write_part(folder, values, tensors, TRANSFORMERS_WEIGHTS)
     write_json(folder / "generation_config.json", {"_from_model_config": True, **special_ids})
     _write_processor(tokenizer, config.vision, folder)
@@ -69,7 +71,7 @@ def _vision_config(config: SiglipConfig, projection_width: int) -> dict:
 
 
 def _text_config(config: GemmaConfig) -> dict:
-    return {
+    values = {
         "model_type": "gemma",
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
@@ -80,6 +82,15 @@ def _text_config(config: GemmaConfig) -> dict:
         "intermediate_size": config.mlp,
         "rope_theta": config.theta,
         "rms_norm_eps": config.eps,
+    }
+    if not isinstance(config, Gemma2Config):
+        return values
+    return values | {
+        "model_type": "gemma2",
+        "query_pre_attn_scalar": config.query_scalar,
+        "attn_logit_softcapping": config.attention_cap,
+        "final_logit_softcapping": config.logit_cap,
+        "sliding_window": config.window,
     }
 
 

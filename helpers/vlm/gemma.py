@@ -154,15 +154,17 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)  # (B, G, N, d)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, G, M, d)
-        if self.record_map:
-            mixed = self._attend_with_map(q, k, v, mask)
-        elif x.shape[1] == 1:
-            mixed = self._attend_one_token(q, k, v, mask)
-        else:
-            mixed = self._attend(q, k, v, mask)
-        return self.to_out(mixed.flatten(2))
+        return self.to_out(self.mix(q, k, v, mask).flatten(2))
 
-    def _attend_with_map(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q k^T / sqrt(d)) v: (B, N, H, d), (B, G, M, d) twice -> (B, N, H, d). `mask` as for `forward`."""
+        if self.record_map:
+            return self._mix_with_map(q, k, v, mask)
+        if q.shape[1] == 1:
+            return self._mix_for_one_token(q, k, v, mask)
+        return self._mix_by_groups(q, k, v, mask)
+
+    def _mix_with_map(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The plain formula, (B, N, H, d): every query head gets its own copy of the keys and values it shares."""
         shared = self.heads // self.kv_heads
         k = k.repeat_interleave(shared, dim=1)  # (B, H, M, d)
@@ -170,7 +172,7 @@ class Attention(nn.Module):
         mixed, self.attention_map = attention_with_map(q.transpose(1, 2), k, v, mask=_for_all_heads(mask))
         return mixed.transpose(1, 2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix_by_groups(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The same without copies of keys: query heads that share a key head become more tokens of one head."""
         q = rearrange(q, "b n (g s) d -> b g (s n) d", g=self.kv_heads)
         shared = self.heads // self.kv_heads
@@ -179,7 +181,7 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return rearrange(mixed, "b g (s n) d -> b n (g s) d", s=shared)
 
-    def _attend_one_token(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix_for_one_token(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The same for a single token (N = 1), whose heads lie in memory in that order already."""
         grouped = q.reshape(len(q), self.kv_heads, self.heads // self.kv_heads, -1)
         mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=_for_all_heads(mask))
@@ -194,10 +196,12 @@ def _for_all_heads(mask: Tensor | None) -> Tensor | None:
 class Layer(nn.Module):
     """Pre-norm transformer layer: x + attention(norm(x)), then x + gated MLP(norm(x))."""
 
-    def __init__(self, config: GemmaConfig):
+    local = False  # whether it attends to a sliding window only, as every other layer of Gemma 2
+
+    def __init__(self, config: GemmaConfig, attention: Attention):
         super().__init__()
         self.norm_1 = RMSNorm(config.width, config.eps)
-        self.attention = Attention(config)
+        self.attention = attention
         self.norm_2 = RMSNorm(config.width, config.eps)
         self.gate = Linear(config.width, config.mlp)
         self.value = Linear(config.width, config.mlp)
@@ -216,25 +220,32 @@ class Layer(nn.Module):
         x = x + self.attention(self.norm_1(x), rope, mask, cache, layer)
         if only is not None:
             x = x[only]
-        h = self.norm_2(x)
+        return x + self.feed_forward(self.norm_2(x))
+
+    def feed_forward(self, h: Tensor) -> Tensor:
+        """The gated MLP, (..., D) -> (..., D): GeGLU (Shazeer 2020)."""
         gate = F.gelu(self.gate(h), approximate="tanh")
         if torch.is_grad_enabled():
-            hidden = gate * self.value(h)  # GeGLU (Shazeer 2020)
-        else:
-            hidden = gate.mul_(self.value(h))  # the same, in the memory of `gate`
-        return x + self.out(hidden)
+            return self.out(gate * self.value(h))
+        return self.out(gate.mul_(self.value(h)))  # the same, in the memory of `gate`
 
 
 class Gemma(nn.Module):
     """The decoder: token embeddings to hidden states, and hidden states to next-token logits."""
+
+    window: int | None = None  # how many tokens a local layer attends to; None: there are no such layers
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         nn.init.normal_(self.tokens.weight, std=config.width**-0.5)  # length 1; after the scale of `embed`, sqrt(D)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(self.make_layer(index) for index in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
+
+    def make_layer(self, index: int) -> Layer:
+        """Layer number `index`; all are alike here."""
+        return Layer(self.config, Attention(self.config))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look up token embeddings and multiply them by sqrt(D): (B, N) -> (B, N, D). Image features are not scaled."""
@@ -251,6 +262,7 @@ class Gemma(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         only: Tensor | None = None,
+        local_mask: Tensor | None = None,
     ) -> Tensor:
         """Run all layers; returns one hidden state per token.
 
@@ -261,6 +273,7 @@ class Gemma(nn.Module):
             cache: receives the keys and values of the N tokens.
             only: bool (B, N), the tokens whose states are needed. The last layer's MLP, which is most of a layer, is
                 then skipped for all others, since nothing reads its result.
+            local_mask: the same as `mask`, for local layers.
 
         Returns:
             (B, N, D), or (T, D) for the T tokens of `only`, row after row.
@@ -271,7 +284,8 @@ class Gemma(nn.Module):
             rope = cache.rotation(positions)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x = layer(x, rope, mask, cache, index, only if index == last else None)
+            allowed = local_mask if layer.local else mask
+            x = layer(x, rope, allowed, cache, index, only if index == last else None)
         if cache is not None:
             cache.filled += positions.shape[1]
         return self.norm(x)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.vlm.gemma import Gemma, GemmaConfig, KVCache
+from helpers.vlm.gemma import GemmaConfig, KVCache
+from helpers.vlm.gemma2 import PALIGEMMA2, decoder
 from helpers.vlm.siglip import SiglipConfig, SiglipTower
 
 
@@ -37,6 +38,11 @@ class PaliGemmaConfig:
     def paligemma_3b_896(cls) -> "PaliGemmaConfig":
         """At 896 pixels: 4,096 tokens per image."""
         return cls(SiglipConfig(size=896))
+
+    @classmethod
+    def paligemma2(cls, size: str = "3b", pixels: int = 224) -> "PaliGemmaConfig":
+        """google/paligemma2-3b-pt-224 and its relatives: size "3b", "10b" or "28b", at 224, 448 or 896 pixels."""
+        return cls(SiglipConfig(size=pixels), PALIGEMMA2[size])
 
     @classmethod
     def tiny(cls, vocabulary: int, image_token: int) -> "PaliGemmaConfig":
@@ -81,6 +87,22 @@ def positions(attention_mask: Tensor) -> Tensor:
     return attention_mask.long().cumsum(dim=1)
 
 
+def is_within_window(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Whether a key is one of the `window` last tokens up to the query: positions (B, N), (B, M) -> bool (B, N, M)."""
+    return keys[:, None, :] > queries[:, :, None] - window
+
+
+def local_prefix_lm_mask(suffix: Tensor, attention_mask: Tensor, window: int) -> Tensor:
+    """`prefix_lm_mask` of layers with a sliding window: bool (B, N, N).
+
+    Suffix tokens attend to the last `window` tokens up to themselves. The prefix attends to all of itself, as in
+    transformers. With PaliGemma 2's window of 4,096 tokens all this matters at 896 pixels only.
+    """
+    numbers = positions(attention_mask)
+    near = is_within_window(numbers, numbers, window)
+    return prefix_lm_mask(suffix, attention_mask) & (near | ~suffix[:, :, None])
+
+
 class PaliGemmaModel(nn.Module):
     """Vision tower, one linear projection, decoder."""
 
@@ -89,7 +111,7 @@ class PaliGemmaModel(nn.Module):
         self.config = config
         self.vision = SiglipTower(config.vision)
         self.projector = nn.Linear(config.vision.width, config.language.width)
-        self.language = Gemma(config.language)
+        self.language = decoder(config.language)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, S, S) in [-1, 1] as input tokens (B, P, D) of the decoder, in the weights' dtype."""
@@ -134,10 +156,13 @@ class PaliGemmaModel(nn.Module):
                 f"{len(batch.ids)} rows cannot share {len(image_features)} images: each needs the same number of rows"
             )
         x = self.embed(batch.ids, image_features.repeat_interleave(len(batch.ids) // len(image_features), dim=0))
-        mask = None
+        mask = local_mask = None
         if not bool(batch.attention_mask.all()) or bool(batch.suffix.any()):
-            mask = prefix_lm_mask(batch.suffix, batch.attention_mask)
-        return self.language(x, positions(batch.attention_mask), mask, cache, only)
+            mask = local_mask = prefix_lm_mask(batch.suffix, batch.attention_mask)
+        window = self.language.window
+        if window is not None and window < batch.ids.shape[1] and bool(batch.suffix.any()):
+            local_mask = local_prefix_lm_mask(batch.suffix, batch.attention_mask, window)
+        return self.language(x, positions(batch.attention_mask), mask, cache, only, local_mask)
 
     def logits(self, batch: Batch) -> Tensor:
         """Next-token logits after each token, (B, N, V)."""

@@ -29,7 +29,8 @@ CAUSES = (  # the most specific first
     Cause(r"motion_modules", "a motion module (AnimateDiff), which adds movement to a model and is none itself"),
     Cause(r"^(image_proj|ip_adapter)\.", "an IP-Adapter, which adds image prompts to a model and is none itself"),
     Cause(r"^emb_params$|^<.*>$|^string_to_", "a textual inversion: a word for a model, not a model"),
-    Cause(r"\.q_norm\.|pre_feedforward_layernorm", "PaliGemma 2 or Gemma 2 and 3, whose layers have more norms"),
+    Cause(r"\.q_norm\.|pre_feedforward_layernorm", "PaliGemma 2 or Gemma 2 and 3, whose layers have more norms",
+          "paligemma2"),
     Cause(r"double_blocks|single_transformer_blocks", "Flux, another architecture"),
     Cause(r"joint_blocks|norm1_context", "Stable Diffusion 3: see notebook 06", "sd3"),
     Cause(r"^conditioner\.|label_emb|add_embedding", "SDXL: this is a course on SD 1 and 3"),
@@ -64,7 +65,7 @@ def guess_cause(tensors: Mapping[str, Tensor], system: str = "") -> str:
 
     Args:
         tensors: under the file's names.
-        system: what is being loaded ("sd1", "sd3", "autoencoder"); rows about its own files are passed over.
+        system: what is being loaded ("sd1", "sd3", "autoencoder", "paligemma2"); rows about its own files are left out.
     """
     for cause in CAUSES:
         if system and system in cause.systems.split():

@@ -67,6 +67,12 @@ class PublishedConfig:
             raise ValueError(f"{self.file} says {name} {value!r}, which should be a number{above}: mend the entry")
         return value
 
+    def number_or_null(self, name: str, default: float | None, low: float = -math.inf) -> float | None:
+        """As `number`, but null is None, and only an absent entry has the default."""
+        if name not in self.entries:
+            return default
+        return None if self.entries[name] is None else self.number(name, 0.0, low)
+
     def choice(self, name: str, values: Mapping[str, str], default: str) -> str:
         """Translate a text by a table. Raises ValueError for one that is not in it."""
         value = self.get(name)

@@ -296,8 +296,8 @@ def test_folders_of_something_else(folder, hub_out_of_reach):
     change_config(folder, model_type="llava")
     with pytest.raises(ValueError, match="holds a 'llava', not a PaliGemma"):
         PaliGemma.from_checkpoint(folder)
-    change_config(folder, model_type="paligemma", text_config={"model_type": "gemma2"})
-    with pytest.raises(ValueError, match="the decoder of .* is gemma2: the course loads PaliGemma 1"):
+    change_config(folder, model_type="paligemma", text_config={"model_type": "gemma3_text"})
+    with pytest.raises(ValueError, match="the decoder of .* is gemma3_text: the course loads PaliGemma 1 and 2"):
         PaliGemma.from_checkpoint(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is damaged"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.paligemma.reference import SMALL2, reference_config, write_folder
 from benchmarks.paligemma.reference import reference as paligemma_reference
-from benchmarks.paligemma.reference import write_folder
 from helpers.autoencoders.load import load_autoencoder
 from helpers.sd1.export import to_diffusers
 from helpers.sd1.schedule import Schedule, read_schedule, zero_terminal_snr
@@ -237,6 +237,30 @@ def paligemma(tmp_path_factory) -> Path:
 def test_an_entry_of_paligemma_that_is_not_followed_is_refused(paligemma, tmp_path, section, entry, value, message):
     config = json.loads((paligemma / "config.json").read_text())
     config[section] = config[section] | {entry: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        vlm_checkpoint.config_of(tmp_path)
+
+
+@pytest.mark.fault("configuration", refused=True)
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("query_pre_attn_scalar", 0, "query_pre_attn_scalar 0, which should be a number above 0"),
+        ("attn_logit_softcapping", "50", "attn_logit_softcapping '50', which should be a number"),
+        ("final_logit_softcapping", -30.0, "final_logit_softcapping -30.0, which should be a number above 0"),
+        ("sliding_window", None, "sliding_window None, .*a whole number of tokens"),
+        (
+            "layer_types",
+            ["full_attention"] * 4,
+            "layer_types .*'full_attention'.*'sliding_attention', 'full_attention'",
+        ),
+        ("hidden_activation", "relu", "hidden_activation 'relu'"),
+    ],
+)
+def test_an_entry_of_paligemma_2_that_is_not_followed_is_refused(tmp_path, entry, value, message):
+    config = reference_config(SMALL2).to_dict()
+    config["text_config"][entry] = value
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
         vlm_checkpoint.config_of(tmp_path)
