@@ -3,8 +3,10 @@
 A good pretrained autoencoder is large, or may not be shipped. A student can take its place if it has the same latent
 space: then a diffusion model that was trained on the teacher's latents can be decoded by the student, and the
 other way round. The student learns two regressions: its encoder maps an image to the teacher's latent, its decoder maps
-the teacher's latent to the teacher's reconstruction. Both targets are functions of the input, so a plain error makes no
-blur where the teacher is sharp, and no adversarial loss is needed.
+the teacher's latent to the teacher's reconstruction. Both targets are functions of the input, so nothing is uncertain.
+Still, a small decoder cannot reproduce every hair, and a plain error makes it blur what it cannot. A second training
+from the first one's weights (`--start`), with perceptual and adversarial losses, makes it sharp at a little cost in
+accuracy, as the teacher was made.
 
 Alphabet: B batch, H W height and width of the image, C latent channels, h = H / factor, w = W / factor.
 """
@@ -23,6 +25,7 @@ from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
 from helpers.autoencoders.latents import Latents, cache_latents, latent_space
 from helpers.autoencoders.load import load_autoencoder
+from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.faces import to_float, to_uint8
@@ -30,6 +33,7 @@ from helpers.data.patterns import load_patterns
 from helpers.training.arguments import naming_option, positive_int, training_parser
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
+from helpers.weights import find_weights, read_metadata
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
 SIZE = 64  # pixels per side of the images in most batches
 FACTOR = 8  # how many times smaller a latent is than the image, per side
 PATTERNS = 4000  # synthetic images with textures and edges that photographs of faces lack
-LARGE = 1200  # photographs of twice the size, so that the student works at more than one
+LARGE = 1200  # photographs of twice the size, so that the student works at more than one; --large
 BATCH_SHARES = {"photographs": 0.55, "large photographs": 0.25, "patterns": 0.2}  # fractions of the batches
 
 
@@ -121,22 +125,27 @@ class TeacherData:
 class Distillation(nn.Module):
     """The student with its loss: the module that is trained."""
 
-    def __init__(self, student: KLAutoencoder, latent_variance: float):
-        """`latent_variance`: of the teacher's latents, mean over the channels."""
+    def __init__(self, student: KLAutoencoder, latent_variance: float, loss: ReconstructionLoss | None = None):
+        """
+        Args:
+            latent_variance: of the teacher's latents, mean over the channels.
+            loss: between the teacher's reconstructions and the student's; None: the absolute error alone.
+        """
         super().__init__()
         self.student = student
         self.latent_variance = latent_variance
+        self.loss = loss or ReconstructionLoss()
 
     def forward(self, images: Tensor, latents: Tensor, reconstructions: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], (B, C, h, w) and (B, 3, H, W) -> losses (B,).
 
         The encoder's squared error is divided by the latents' variance, so that predicting each channel's mean costs
-        1. The decoder's absolute error is a much smaller number and weighs four times as much.
+        1. The decoder's loss is a much smaller number and weighs four times as much.
         """
         encoded = self.student.encode(images).mean.float()  # (B, C, h, w)
         decoded = self.student.decode(latents).float()  # (B, 3, H, W)
         encoder_loss = (encoded - latents).square().flatten(1).mean(1) / self.latent_variance
-        decoder_loss = (decoded - reconstructions).abs().flatten(1).mean(1)
+        decoder_loss = self.loss(reconstructions, decoded, self.student.decoder.head.weight)
         return encoder_loss + 4 * decoder_loss
 
 
@@ -145,7 +154,7 @@ def teacher_data(teacher: Autoencoder, options: argparse.Namespace, progress: bo
     images = {"patterns": load_patterns("train", SIZE, limit=PATTERNS, progress=progress)}
     if options.source != "patterns":
         images["photographs"] = load_faces(options.source, "train", SIZE, limit=options.limit, progress=progress)
-        large = min(LARGE, options.limit or LARGE)
+        large = min(options.large, options.limit or options.large)
         images["large photographs"] = load_faces(options.source, "train", 2 * SIZE, limit=large, progress=progress)
     total = sum(BATCH_SHARES[name] for name in images)
     return [
@@ -160,7 +169,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     with naming_option("--teacher"):
         teacher = load_autoencoder(options.teacher).to(device).eval()
     teacher.requires_grad_(False)
-    config = student_config(teacher)
+    student = new_student(options, teacher)
     if options.batch_size < 4 * accelerator.num_processes and options.source != "patterns":
         raise SystemExit(
             f"--batch-size must be at least 4 for each process, {4 * accelerator.num_processes}: "
@@ -170,7 +179,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     variance = sum(source.share * source.latents.std.square().mean().item() for source in sources)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = Distillation(KLAutoencoder(config), variance).to(memory_format=torch.channels_last)
+        model = Distillation(student, variance, reconstruction_loss(options)).to(memory_format=torch.channels_last)
     shares = torch.tensor([source.share for source in sources])
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
@@ -204,10 +213,38 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
             }
         save_png(compare(rows), path)
 
-    licence = {} if options.source == "patterns" else weights_metadata(sources[1].images)
+    metadata = {} if options.source == "patterns" else weights_metadata(sources[1].images)
+    if options.start:
+        metadata |= {"start_sha256": read_metadata(find_weights(options.start))["sha256"]}
     return Task(
-        f"distilled-{Path(options.teacher).name}", model, losses, save, sample, asdict(config), extra_metadata=licence
+        f"distilled-{Path(options.teacher).name}",
+        model,
+        losses,
+        save,
+        sample,
+        asdict(student.config),
+        extra_metadata=metadata,
+        adversary=model.loss.discriminator,
     )
+
+
+def new_student(options: argparse.Namespace, teacher: Autoencoder) -> KLAutoencoder:
+    """Build the student: untrained, the same for the same seed, or with the weights of --start.
+
+    Raises:
+        SystemExit: for a teacher whose latents have another size, and for weights of another teacher or other sizes.
+    """
+    config = student_config(teacher)
+    if options.start:
+        with naming_option("--start"):
+            started = load_autoencoder(options.start)
+        if started.config != config:
+            raise SystemExit(f"--start {options.start} is not a student of this teacher and of these sizes")
+        assert isinstance(started, KLAutoencoder), "its configuration is one"
+        return started.train().requires_grad_(True)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        return KLAutoencoder(config)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -227,6 +264,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"images to learn from, beside {PATTERNS:,} patterns; photographs also at {2 * SIZE} pixels",
     )
     add("--limit", type=positive_int, help="use this many training photographs at most")
+    add("--large", type=positive_int, default=LARGE, help=f"photographs that are also used at {2 * SIZE} pixels")
+    add("--start", metavar="WEIGHTS", help="go on from this student, a name, file or folder: a second training")
+    add_loss_arguments(parser, "l1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,10 +27,26 @@ if TYPE_CHECKING:
 
 
 class Details(NamedTuple):
-    """Per-example times and losses of this process's share, detached, for plotting the loss against t."""
+    """What one batch consisted of, this process's share, detached: for plotting the loss against t, and for the log."""
 
     times: Tensor  # (B,)
     losses: Tensor  # (B,)
+    latents: Tensor  # (B, C, h, w) what is diffused
+    labels: Tensor  # int64 (B,), NO_CLASS where dropped
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for the log: what the network was fed, and how noisy."""
+        return {
+            "input_mean": round(self.latents.mean().item(), 4),
+            "input_std": round(self.latents.std().item(), 4),
+            "input_min": round(self.latents.min().item(), 4),
+            "input_max": round(self.latents.max().item(), 4),
+            "input_diversity": round(self.latents.std(0).mean().item(), 4) if len(self.latents) > 1 else 1.0,
+            "conditioned": round((self.labels != NO_CLASS).float().mean().item(), 4),
+            "classes": len(self.labels.unique()),
+            "time_mean": round(self.times.mean().item(), 4),
+            "time_std": round(self.times.std(correction=0).item(), 4),
+        }
 
 
 def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
@@ -117,7 +133,7 @@ class Batches:
         arguments = [self._optional_share(x) for x in (eps, times, labels, captions, augmentation)]
         on_device = [None if x is None else x.to(device, non_blocking=True) for x in arguments]
         losses = model(latents, *on_device)
-        return losses, Details(self._share(times), losses.detach().float().cpu())
+        return losses, Details(self._share(times), losses.detach().float().cpu(), latents.detach(), self._share(labels))
 
     def latents_of(
         self,

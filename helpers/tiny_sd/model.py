@@ -147,6 +147,14 @@ class TinySD(nn.Module):
             return losses
         return losses + self.perceptual(self._converted(model_output, x_t, t).x0, latents, t)
 
+    def denoising_losses(
+        self, latents: Tensor, eps: Tensor, t: Tensor, labels: Tensor, captions: Tensor | None
+    ) -> Tensor:
+        """The losses of `losses` without a perceptual part, (B,): they compare over all trainings of an objective."""
+        x_t = self.objective.path.add_noise(latents, eps, t)
+        model_output = self.unet(x_t, t, labels, captions).float()
+        return self.objective.losses(model_output, latents, eps, t, x_t)
+
     def forward(self, *args: Tensor) -> Tensor:
         """Call `losses`; several processes wrap and call this."""
         return self.losses(*args)

@@ -7,8 +7,10 @@ under `accelerate launch`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +26,11 @@ from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.own_images import source_name
 from helpers.tiny_sd.augment import PARAMETERS
-from helpers.tiny_sd.batches import Batches
+from helpers.tiny_sd.batches import Batches, Details
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
 from helpers.tiny_sd.perceptual import PerceptualLoss
+from helpers.tiny_sd.samples import Samples, label_agreement
 from helpers.tiny_sd.start import (
     check_same_network,
     copy_network,
@@ -36,6 +39,8 @@ from helpers.tiny_sd.start import (
     started_config,
 )
 from helpers.tiny_sd.unet import UNetConfig
+from helpers.tiny_sd.validation import IMAGES as VALIDATED
+from helpers.tiny_sd.validation import Validation
 from helpers.training.arguments import (
     NOT_RECORDED,
     add_face_arguments,
@@ -48,6 +53,7 @@ from helpers.training.arguments import (
     share_below_1,
     training_parser,
 )
+from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.run import Task, run_task
 from helpers.training.setup import check_folders
 from helpers.weights import TRAINING_COMMANDS, read_metadata
@@ -62,7 +68,6 @@ AUTOENCODER_RECIPE: dict[str, Any] = {
 }  # small batches: more updates per minute
 MAX_COPIED = 64 * 2**20  # bytes of an autoencoder that is copied into the run's folder
 PIXEL_WIDTHS = UNetConfig.widths
-MAX_ROWS = 12  # classes in a grid of samples
 LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
@@ -207,7 +212,10 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
         model=model,
         loss_fn=batches.losses,
         save=TinySD.save,
-        sample=sample,
+        sample=Samples(faces),
+        validate=validation(options, faces, model, accelerator),
+        describe_batch=Details.summary,
+        facts=facts(faces),
         description=description,
         compile_target=model.unet,
         extra_metadata=metadata,
@@ -340,12 +348,26 @@ def _widths_and_patch(
     return widths, patch
 
 
-def sample(average: TinySD, path: Path) -> None:
-    """Write a grid of generated images: a row of eight for each of the first classes."""
-    from helpers.show.figures import grid, save_png
+def validation(
+    options: argparse.Namespace, training: Faces, model: TinySD, accelerator: Accelerator
+) -> Validation | None:
+    """What measures the network on held-out images; None where it is not wanted, and where there are none."""
+    if not options.validate_every:
+        return None
+    try:
+        held_out = load_faces(options.source, "val", options.size, limit=VALIDATED, progress=False)
+    except ValueError as reason:
+        if accelerator.is_main_process:
+            ignoring_broken_pipe(print, f"no validation: {reason}", file=sys.stderr, flush=True)
+        return None
+    return Validation(model, training, held_out, accelerator.device)
 
-    labels = torch.arange(min(len(average.class_names), MAX_ROWS)).repeat_interleave(8).tolist()
-    save_png(grid(average.generate(labels), columns=8), path)
+
+def facts(faces: Faces) -> dict[str, Any]:
+    """Facts about the training images that explain a training: counts, and whether classes look different."""
+    distinct = len({hashlib.sha256(image.tobytes()).digest() for image in faces.images})
+    counted = {"images": len(faces), "distinct_images": distinct, "classes": list(faces.class_names)}
+    return counted | {"label_agreement": label_agreement(faces)}
 
 
 # --- method 3's autoencoder ------------------------------------------------------------------------------------------

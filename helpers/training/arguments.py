@@ -24,6 +24,7 @@ NOT_RECORDED = {
     "export",
     "checkpoint_every",
     "sample_every",
+    "validate_every",
     "log_every",
     "compile",
 }
@@ -197,6 +198,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     )
     add("--checkpoint-every", type=non_negative_int, default=500, metavar="STEPS", help="0: only at the end")
     add("--sample-every", type=non_negative_int, default=1000, metavar="STEPS", help="0: never")
+    add(
+        "--validate-every",
+        type=non_negative_int,
+        default=500,
+        metavar="STEPS",
+        help="measure the loss on held-out images at fixed noise, where the training has some; 0: never",
+    )
     add("--log-every", type=non_negative_int, default=50, metavar="STEPS", help="0: only the first and the last")
     add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
     add("--push-to-hub", metavar="OWNER/NAME", help="upload weights, card and samples; a new repository is private")

@@ -1,15 +1,14 @@
 """The files of one training: its lock, its log, its checkpoints and the weights that it ends with."""
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from helpers.training.arguments import make_folder
-from helpers.training.log import read_log
+from helpers.training.log import append_row, read_log, replace_rows
 
 
 class RunFolder:
@@ -21,8 +20,18 @@ class RunFolder:
         self.path = path
         self.checkpoint = path / "checkpoint.safetensors"
         self.log = path / "log.jsonl"
+        self.measurements = path / "measurements.jsonl"
+        self.options = path / "options.json"
+        self.best = path / "best.safetensors"
         self.weights = path / "weights.safetensors"
         self.card = path / "README.md"
+
+    @classmethod
+    def existing(cls, path: Path) -> Self:
+        """The folder of a training that was begun. Raises FileNotFoundError if there is none."""
+        if not (path / "options.json").exists():
+            raise FileNotFoundError(f"no training was begun in {path}: a run's folder holds options.json and log.jsonl")
+        return cls(path)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -68,16 +77,11 @@ class RunFolder:
 
     def append_to_log(self, row: dict) -> None:
         """Write one line of JSON."""
-        with open(self.log, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(self.log, row)
 
     def truncate_log(self, step: int) -> None:
         """Drop the rows after a checkpoint's step, which will be logged anew, and half-written rows and files."""
         for unfinished in self.path.glob(".*.safetensors.*"):
             unfinished.unlink(missing_ok=True)
-        if not self.log.exists():
-            return
-        rows = [row for row in read_log(self.log) if row["step"] <= step]
-        fresh = self.log.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(fresh, self.log)
+        if self.log.exists():
+            replace_rows(self.log, [row for row in read_log(self.log) if row["step"] <= step])

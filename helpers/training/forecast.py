@@ -31,13 +31,16 @@ class Forecast(NamedTuple):
     core_seconds: float  # of processor time, of one step
     sample_seconds: float  # of one grid of samples
     grids: int  # of samples in the whole training
+    validation_seconds: float  # on the clock that one validation takes
+    validations: int  # in the whole training
     memory: int  # bytes, the largest so far: of the GPU, else of this process
     disk: int  # bytes in the run's folder at the end
 
     @property
     def seconds(self) -> float:
-        """On the clock, of the whole training with its samples; loading images and encoding latents not counted."""
-        return self.steps * self.step_seconds + self.grids * self.sample_seconds
+        """On the clock, of the whole training with all it measures; loading images and encoding latents not counted."""
+        measuring = self.grids * self.sample_seconds + self.validations * self.validation_seconds
+        return self.steps * self.step_seconds + measuring
 
     def __str__(self) -> str:
         samples = f", {self.grids} grids of samples included" if self.grids else ""
@@ -70,8 +73,9 @@ def make_forecast(run: Run) -> Forecast:
         wall = time.perf_counter()
         core = time.process_time()
     parameters = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
-    every = run.options.sample_every
-    grids = 0 if run.task.sample is None or not every else -(-run.config.steps // every)
+    grids = 0 if run.task.sample is None else _times(run.options.sample_every, run.config.steps)
+    validations = 0 if run.task.validate is None else _times(run.options.validate_every, run.config.steps)
+    weights_files = 2 if validations else 1  # the last ones, and the best
     return Forecast(
         parameters,
         run.config.steps,
@@ -79,8 +83,10 @@ def make_forecast(run: Run) -> Forecast:
         statistics.median(cores[WARM_UP:]),
         _seconds_of_sample(run) if grids else 0.0,
         grids,
+        _seconds_of_validation(run) if validations else 0.0,
+        validations,
         _memory(run.accelerator.device),
-        BYTES * CHECKPOINT_COPIES * _numbers(run.model) + BYTES // 2 * parameters + grids * GRIDS_KEPT,
+        BYTES * CHECKPOINT_COPIES * _numbers(run.model) + weights_files * BYTES // 2 * parameters + grids * GRIDS_KEPT,
     )
 
 
@@ -91,6 +97,19 @@ def _seconds_of_sample(run: Run) -> float:
         start = time.perf_counter()
         run.task.sample(run.ema.module, Path(folder) / "samples.png")
         return time.perf_counter() - start
+
+
+def _times(every: int, steps: int) -> int:
+    """How often something happens every so many steps and at the end; 0 steps: never."""
+    return -(-steps // every) if every else 0
+
+
+def _seconds_of_validation(run: Run) -> float:
+    """Seconds on the clock that a validation takes."""
+    assert run.task.validate is not None
+    start = time.perf_counter()
+    run.task.validate(run.ema.module, run.model)
+    return time.perf_counter() - start
 
 
 def _numbers(model: nn.Module) -> int:

@@ -1,8 +1,10 @@
-"""Reading a training's log, one JSON row per line."""
+"""The log of a training, one JSON row per line."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def read_log(path: Path) -> list[dict]:
@@ -16,3 +18,16 @@ def read_log(path: Path) -> list[dict]:
             if isinstance(row, dict) and "step" in row:
                 rows.append(row)
     return rows
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Write one row at the end of a log, which need not exist."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def replace_rows(path: Path, rows: list[dict]) -> None:
+    """Write a log anew, with these rows alone; raises OSError and then leaves the old one."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(fresh, path)

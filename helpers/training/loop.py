@@ -79,6 +79,7 @@ class TrainState(NamedTuple):
     loss: float  # mean over the global batch
     learning_rate: float  # of this step
     details: Any  # whatever the loss function returned beside the losses
+    gradient_norm: float = 0.0  # before it was limited
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -186,4 +187,4 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:
             ema.update(model, step + 1)
-        yield TrainState(step + 1, loss_value, learning_rate, details)
+        yield TrainState(step + 1, loss_value, learning_rate, details, math.hypot(*norm_values))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "Task", "run_task", "train_command", "train_run"]
 
+MANY_COPIES = 0.1  # of the samples: more is worth a warning
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in a quota, for so large a file
 
 
@@ -73,6 +74,7 @@ def train_run(run: Run) -> bool:
             run.save_weights()
             minutes = run.clock.seconds / 60
             _print(f"trained {run.config.steps} steps in {minutes:.1f} minutes; weights: {run.folder.weights}")
+            _print_best(run)
             if run.options.push_to_hub:
                 _print(push_to_hub(run.options.push_to_hub, *run.folder.published()))
         elif run.main:
@@ -88,21 +90,23 @@ def _train_steps(run: Run, first_step: int) -> int:
     from tqdm.auto import tqdm
 
     step = first_step
-    sample = run.task.sample
     alone = run.accelerator.num_processes == 1
     bar = tqdm(total=run.config.steps, initial=first_step, unit="step", disable=not run.main)
     with interruptible(second_signal_raises=alone) as interrupted, bar:
         run.clock.restart()
         for state in run.train(first_step):
-            step = state.step
+            step = run.step = state.step
             run.clock.step(run.options.batch_size)
             _report(run, bar, state)
             if _due(run.options.checkpoint_every, step) or step == run.config.steps:
                 run.save_checkpoint(step)
             if _any_process(run.accelerator, interrupted()):
                 break
-            if run.main and sample is not None and _samples_due(run, step):
-                sample(run.ema.module, run.folder.samples(step))
+            if run.main and run.task.validate is not None and _measurement_due(run, run.options.validate_every):
+                run.validate()
+                run.clock.restart()
+            if run.main and run.task.sample is not None and _measurement_due(run, run.options.sample_every):
+                _sample(run)
                 run.clock.restart()
         if step < run.config.steps:
             run.save_checkpoint(step)
@@ -126,13 +130,38 @@ def _report(run: Run, bar: "tqdm", state: TrainState) -> None:
             "learning_rate": state.learning_rate,
             "images_per_second": round(images_per_second, 1),
             "seconds": round(run.clock.seconds, 1),
+            "gradient_norm": round(state.gradient_norm, 5),
         }
+        if run.task.describe_batch is not None:
+            row |= run.task.describe_batch(state.details)
         run.folder.append_to_log(row)
 
 
-def _samples_due(run: Run, step: int) -> bool:
-    every = run.options.sample_every
-    return every > 0 and (_due(every, step) or step == run.config.steps)
+def _sample(run: Run) -> None:
+    """Write an image of samples, keep what was measured of them, and warn of copies."""
+    assert run.task.sample is not None, "call it where the task has samples"
+    path = run.folder.samples(run.step)
+    measured = run.task.sample(run.ema.module, path)
+    if measured is None:
+        return
+    run.measurements.add(run.step, **measured)
+    if (measured["copied"] or 0) >= MANY_COPIES:
+        _print(
+            f"step {run.step}: {measured['copied']:.0%} of the samples repeat a training image ({path}): train on more "
+            "images, or stop earlier"
+        )
+
+
+def _print_best(run: Run) -> None:
+    """Say at which step the validation loss was lowest, unless that was at the end."""
+    best = run.measurements.best()
+    if best is not None and best[0] != run.config.steps:
+        _print(f"the validation loss was lowest after step {best[0]}, {best[1]:.4f}: {run.folder.best}")
+
+
+def _measurement_due(run: Run, every: int) -> bool:
+    """Whether something that is measured every so many steps, and at the end, is to be measured now."""
+    return every > 0 and (_due(every, run.step) or run.step == run.config.steps)
 
 
 def _due(every: int, step: int) -> bool:
@@ -157,6 +186,8 @@ def _explaining_failures(run: Run) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
+        if run.main:
+            run.measurements.add(run.step, stopped=str(error))
         advice = f"try a smaller --learning-rate than {run.options.learning_rate:g} in another folder"
         raise SystemExit(f"stopped: {error}. {_last_checkpoint_note(run)}; {advice}") from error
     except OSError as error:

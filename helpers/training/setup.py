@@ -26,6 +26,7 @@ from helpers.training.ema import EMA
 from helpers.training.folder import RunFolder
 from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.loop import LossFunction, TrainConfig, TrainState, train
+from helpers.training.measurements import Measurements
 from helpers.training.precision import Precision, choose_precision
 from helpers.weights import read_metadata
 from helpers.weights.names import current_config
@@ -42,11 +43,15 @@ class Task:
     model: nn.Module
     loss_fn: LossFunction  # for helpers.training.train
     save: Callable[[Any, Path, dict[str, str]], None]  # write the averaged model's weights with metadata
-    sample: Callable[[Any, Path], None] | None = None  # write an image of what the averaged model can do by now
+    sample: Callable[[Any, Path], dict[str, Any] | None] | None = None  # write an image of what the averaged model can
+    # do by now; what it returns is kept with the measurements
     description: Any = None  # plain JSON values, kept in checkpoints
     compile_target: nn.Module | None = None  # the part that --compile compiles; None: the model
     extra_metadata: dict[str, str] = field(default_factory=dict)  # added to the weights' metadata
     adversary: nn.Module | None = None  # a part of the model that is trained against the rest: a discriminator
+    validate: Callable[[Any, Any], dict[str, Any]] | None = None  # measure the averaged model and the current one
+    describe_batch: Callable[[Any], dict[str, Any]] | None = None  # of a step's details, for the log
+    facts: dict[str, Any] = field(default_factory=dict)  # about the training images, for whoever reads the folder
 
 
 SHARDING_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
@@ -106,6 +111,7 @@ class Run:
         self._scratch = TemporaryDirectory() if options.dry_run else None  # removed with this object
         out = Path(self._scratch.name) if self._scratch else options.out or course_home() / "runs" / self.task.name
         self.folder = RunFolder(out)
+        self.measurements = Measurements(self.folder.measurements)
         self.model = self.task.model.to(self.accelerator.device)
         if self.accelerator.device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -115,6 +121,7 @@ class Run:
         if options.compile:
             (self.task.compile_target or self.model).compile()
         self.clock = TrainingClock()
+        self.step = 0  # the number of updates so far
         self.saved_step = 0  # of the last checkpoint
         self._precision: Precision | None = None
 
@@ -142,6 +149,7 @@ class Run:
         if not self.options.resume:
             if self.main:
                 self.folder.refuse_if_used()
+                self._write_options()
             self._precision = self._choose_precision()
             return 0
         step = self._restore()
@@ -149,6 +157,9 @@ class Run:
             self._precision = self._choose_precision()
         if self.main:
             self.folder.truncate_log(step)
+            self.measurements.truncate(step)
+            self._write_options()
+        self.step = step
         return step
 
     def train(self, first_step: int = 0, steps: int | None = None) -> Iterator[TrainState]:
@@ -209,6 +220,29 @@ class Run:
             ignoring_broken_pipe(print, chosen.reason, file=sys.stderr, flush=True)
         return Precision(*broadcast_object_list(list(chosen)))
 
+    def _write_options(self) -> None:
+        """Write what is trained, with which options and on what, for whoever reads the folder."""
+        written = {
+            "command": command_line(self.parser, self.settings),
+            "settings": self.settings,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            **self.task.facts,
+        }
+        text = json.dumps(written, indent=1)
+        if not self.folder.options.exists() or self.folder.options.read_text() != text:
+            with atomic_write(self.folder.options) as file:
+                file.write(text.encode())
+
+    def validate(self) -> None:
+        """Measure the averaged model on held-out images; its weights are kept while no other validation was as good."""
+        assert self.task.validate is not None, "call it where the task has a validation"
+        best_before = self.measurements.best()
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
+            validation = self.task.validate(self.ema.module, self.model)
+        self.measurements.add(self.step, validation=validation)
+        if best_before is None or validation["loss"] < best_before[1]:
+            self.task.save(self.ema.module, self.folder.best, self.metadata() | {"steps": str(self.step)})
+
     def save_checkpoint(self, step: int) -> None:
         """Write a checkpoint; raises OSError."""
         if self.main:
@@ -222,8 +256,8 @@ class Run:
             save_checkpoint(self.folder.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
         self.saved_step = step
 
-    def save_weights(self) -> None:
-        """Write the averaged weights, fp16, into the folder and to --export, with their origin, and a card."""
+    def metadata(self) -> dict[str, str]:
+        """The origin of the weights, which is saved with them."""
         metadata = {
             "command": command_line(self.parser, self.settings),
             "seed": str(self.options.seed),
@@ -238,7 +272,11 @@ class Run:
         }
         if hasattr(self.options, "source"):
             metadata["source"] = without_folder(self.options.source)
-        metadata |= self.task.extra_metadata
+        return metadata | self.task.extra_metadata
+
+    def save_weights(self) -> None:
+        """Write the averaged weights, fp16, into the folder and to --export, with their origin, and a card."""
+        metadata = self.metadata()
         self.task.save(self.ema.module, self.folder.weights, metadata)
         if self.options.export:
             self.task.save(self.ema.module, self.options.export, metadata)

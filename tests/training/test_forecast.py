@@ -62,8 +62,8 @@ def test_other_trainings_have_it_too(capsys) -> None:
     assert "50 steps: " in capsys.readouterr().out
 
 
-def test_the_whole_time_counts_the_samples() -> None:
-    forecast = Forecast(1, 100, 0.5, 0.4, 10.0, 3, 10**9, 10**6)
-    assert forecast.seconds == 80
-    assert "100 steps: 80 seconds, 3 grids of samples included" in str(forecast)
+def test_the_whole_time_counts_samples_and_validations() -> None:
+    forecast = Forecast(1, 100, 0.5, 0.4, 10.0, 3, 2.0, 5, 10**9, 10**6)
+    assert forecast.seconds == 90
+    assert "100 steps: 90 seconds, 3 grids of samples included" in str(forecast)
     assert [_duration(seconds) for seconds in (59, 600, 9000)] == ["59 seconds", "10 minutes", "2.5 hours"]
