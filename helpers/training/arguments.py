@@ -14,6 +14,7 @@ from helpers.data.faces import SIZES
 from helpers.data.load import SOURCES
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
+from helpers.training.trackers import TRACKERS
 
 # options that do not affect the trained weights: neither recorded nor compared on --resume
 NOT_RECORDED = {
@@ -27,6 +28,7 @@ NOT_RECORDED = {
     "validate_every",
     "log_every",
     "compile",
+    "report_to",
 }
 
 
@@ -188,6 +190,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
         default="auto",
         help="auto: bf16 on a GPU that has it; on a CPU whichever is faster for this network, measured at the start",
     )
+    add(
+        "--gradient-accumulation",
+        type=positive_int,
+        default=1,
+        metavar="PARTS",
+        help="compute every batch in so many parts, one after another: a large batch fits a small GPU",
+    )
     add("--compile", action="store_true", help="torch.compile: minutes to start, faster on a GPU")
     add("--out", type=Path, help="folder of the run (default: in the course's data folder)")
     add("--resume", action="store_true", help="go on from the folder's checkpoint")
@@ -206,6 +215,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
         help="measure the loss on held-out images at fixed noise, where the training has some; 0: never",
     )
     add("--log-every", type=non_negative_int, default=50, metavar="STEPS", help="0: only the first and the last")
+    add(
+        "--report-to",
+        choices=TRACKERS,
+        help="send the log to a tracker, whose package you install: tensorboard writes into the run's folder",
+    )
     add("--export", type=Path, help="write the final averaged weights (fp16) here as well")
     add("--push-to-hub", metavar="OWNER/NAME", help="upload weights, card and samples; a new repository is private")
 

@@ -170,7 +170,7 @@ def _no_change(run: Evidence) -> str | None:
 def _rate_too_high(run: Evidence) -> str | None:
     losses = run.values("loss")
     other = _not_a_number(run) or _no_change(run) or _noise_levels(run) or _small_batch(run)
-    if len(losses) < 2 * MANY_ROWS or other:
+    if len(losses) < 2 * MANY_ROWS or max(run.values("learning_rate")) < LOW_RATE or other:
         return None
     last_third = len(losses) // 3
     now = statistics.median(losses[-last_third:])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from helpers.training.ema import EMA
 from helpers.training.optimizers import OPTIMIZERS, make_optimizer
-from helpers.training.processes import SingleProcess
+from helpers.training.processes import Accumulation, SingleProcess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -132,6 +132,7 @@ def train(
     ema: EMA | None = None,
     accelerator: Accelerator | SingleProcess | None = None,
     adversary: nn.Module | None = None,
+    accumulation: Accumulation | None = None,
     first_step: int = 0,
     bf16: bool = False,
 ) -> Iterator[TrainState]:
@@ -148,6 +149,7 @@ def train(
         adversary: a part of the model that is trained against the rest, a discriminator. The norm of its gradient is
             limited on its own, so that the training is that of two optimisers: AdamW and Muon treat every parameter
             for itself, and nothing else is shared.
+        accumulation: the loss function computes the parts of a batch one after another; None: all at once.
         first_step: the number of updates so far, when resuming.
         bf16: compute losses, and Muon's matrix products, under autocast to bfloat16; weights, gradients and the
             optimiser's state stay float32.
@@ -156,6 +158,7 @@ def train(
         FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it.
     """
     processes = accelerator or SingleProcess()
+    parts = accumulation or Accumulation(processes)
     wrapped, optimizer = processes.prepare(model, optimizer or config.optimizer(model))
     device = next(model.parameters()).device
     device_type = device.type
@@ -166,11 +169,14 @@ def train(
             group["lr"] = learning_rate
         model.train()  # sampling in between may have called eval()
         with _dropout_seeded(config.seed, step, device_type):
-            with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
-                losses, details = loss_fn(wrapped, step_generator(config.seed, step))
-            loss = losses.float().mean()
-            processes.backward(loss)
-        mean_loss = processes.reduce(loss.detach(), "mean")
+            batch_loss = torch.zeros((), device=device)
+            for _ in parts:
+                with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+                    losses, details = loss_fn(wrapped, step_generator(config.seed, step))
+                loss = losses.float().mean() / parts.parts
+                processes.backward(loss)
+                batch_loss += loss.detach()
+        mean_loss = processes.reduce(batch_loss, "mean")
         norms = [_gradient_norm(parameters, device).to(mean_loss) for parameters in players]
         loss_value, *norm_values = torch.stack([mean_loss, *norms]).tolist()  # a GPU is waited for once
         if not math.isfinite(loss_value + sum(norm_values)):  # one infinite gradient would make NaN of every weight

@@ -6,7 +6,8 @@ no accelerate. The loop calls the same three methods in both cases.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,40 @@ class SingleProcess:
         return tensor
 
 
-def process_share(accelerator: Accelerator | SingleProcess, batch: Tensor) -> Tensor:
+class Accumulation:
+    """An accelerator that lets every process compute its share of a batch in parts, one after another.
+
+    The gradients of the parts are added up before an update, so that a large batch fits a small GPU (gradient
+    accumulation). To `process_share` the parts are so many more processes; all else is the accelerator's.
+    """
+
+    def __init__(self, accelerator: Accelerator | SingleProcess, parts: int = 1):
+        self.accelerator = accelerator
+        self.parts = parts
+        self.part = 0  # that is computed now
+
+    @property
+    def num_processes(self) -> int:
+        """The shares that a batch is divided into."""
+        return self.accelerator.num_processes * self.parts
+
+    @property
+    def process_index(self) -> int:
+        """The share that is computed now."""
+        return self.accelerator.process_index * self.parts + self.part
+
+    def __iter__(self) -> Iterator[int]:
+        """Go through the parts; `process_share` returns the rows of the current one."""
+        for part in range(self.parts):
+            self.part = part
+            yield part
+        self.part = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.accelerator, name)
+
+
+def process_share(accelerator: Accelerator | SingleProcess | Accumulation, batch: Tensor) -> Tensor:
     """Return the rows of a batch that this process computes: every n-th row where there are n processes.
 
     Every process samples the whole batch from the same generator and keeps its share, so the batch does not depend

@@ -68,7 +68,10 @@ def train_run(run: Run) -> bool:
             if run.main:
                 _print(str(forecast))
             return True
-        step = _train_steps(run, first_step)
+        try:
+            step = _train_steps(run, first_step)
+        finally:
+            run.tracker.finish()
         finished = step >= run.config.steps
         if run.main and finished:
             run.save_weights()
@@ -135,6 +138,7 @@ def _report(run: Run, bar: "tqdm", state: TrainState) -> None:
         if run.task.describe_batch is not None:
             row |= run.task.describe_batch(state.details)
         run.folder.append_to_log(row)
+        run.tracker.log(state.step, row, "training")
 
 
 def _sample(run: Run) -> None:
@@ -144,7 +148,7 @@ def _sample(run: Run) -> None:
     measured = run.task.sample(run.ema.module, path)
     if measured is None:
         return
-    run.measurements.add(run.step, **measured)
+    run.measured(**measured)
     if (measured["copied"] or 0) >= MANY_COPIES:
         _print(
             f"step {run.step}: {measured['copied']:.0%} of the samples repeat a training image ({path}): train on more "
@@ -187,7 +191,7 @@ def _explaining_failures(run: Run) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         if run.main:
-            run.measurements.add(run.step, stopped=str(error))
+            run.measured(stopped=str(error))
         advice = f"try a smaller --learning-rate than {run.options.learning_rate:g} in another folder"
         raise SystemExit(f"stopped: {error}. {_last_checkpoint_note(run)}; {advice}") from error
     except OSError as error:

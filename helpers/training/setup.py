@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.loop import LossFunction, TrainConfig, TrainState, train
 from helpers.training.measurements import Measurements
 from helpers.training.precision import Precision, choose_precision
+from helpers.training.processes import Accumulation
+from helpers.training.trackers import Tracker, check_tracker
 from helpers.weights import read_metadata
 from helpers.weights.names import current_config
 
@@ -101,13 +103,15 @@ class Run:
         check_folders(options)
         self.accelerator = make_accelerator()
         self.main = self.accelerator.is_main_process
-        if options.batch_size % self.accelerator.num_processes:
+        self.accumulation = Accumulation(self.accelerator, options.gradient_accumulation)
+        if options.batch_size % self.accumulation.num_processes:
+            parts = f" in {self.accumulation.parts} parts each" if self.accumulation.parts > 1 else ""
             raise SystemExit(
                 f"--batch-size {options.batch_size} cannot be shared evenly by "
-                f"{self.accelerator.num_processes} processes: choose a multiple"
+                f"{self.accelerator.num_processes} processes{parts}: choose a multiple"
             )
         with self.accelerator.main_process_first():  # one process builds the cache, the others read it
-            self.task = make_task(options, self.accelerator)
+            self.task = make_task(options, cast("Accelerator", self.accumulation))
         self._scratch = TemporaryDirectory() if options.dry_run else None  # removed with this object
         out = Path(self._scratch.name) if self._scratch else options.out or course_home() / "runs" / self.task.name
         self.folder = RunFolder(out)
@@ -121,6 +125,7 @@ class Run:
         if options.compile:
             (self.task.compile_target or self.model).compile()
         self.clock = TrainingClock()
+        self.tracker = Tracker(None, "", self.folder.path, {})  # that of --report-to, once the training starts
         self.step = 0  # the number of updates so far
         self.saved_step = 0  # of the last checkpoint
         self._precision: Precision | None = None
@@ -138,7 +143,7 @@ class Run:
         return {name: without_folder(value) for name, value in vars(self.options).items() if name not in NOT_RECORDED}
 
     def start(self) -> int:
-        """Restore the checkpoint with --resume, and choose the precision.
+        """Restore the checkpoint with --resume, choose the precision, and begin to report.
 
         Returns:
             The number of updates so far: 0, or the checkpoint's.
@@ -151,6 +156,7 @@ class Run:
                 self.folder.refuse_if_used()
                 self._write_options()
             self._precision = self._choose_precision()
+            self._begin_to_report()
             return 0
         step = self._restore()
         if self._precision is None:
@@ -160,6 +166,7 @@ class Run:
             self.measurements.truncate(step)
             self._write_options()
         self.step = step
+        self._begin_to_report()
         return step
 
     def train(self, first_step: int = 0, steps: int | None = None) -> Iterator[TrainState]:
@@ -172,6 +179,7 @@ class Run:
             ema=self.ema,
             accelerator=self.accelerator,
             adversary=self.task.adversary,
+            accumulation=self.accumulation,
             first_step=first_step,
             bf16=self.precision.name == "bf16",
         )
@@ -233,13 +241,23 @@ class Run:
             with atomic_write(self.folder.options) as file:
                 file.write(text.encode())
 
+    def _begin_to_report(self) -> None:
+        """Start the tracker that --report-to names, in the main process."""
+        if self.main and not self.options.dry_run:
+            self.tracker = Tracker(self.options.report_to, self.folder.path.name, self.folder.path, self.settings)
+
+    def measured(self, **values: Any) -> None:
+        """Keep what was measured at this step, and report it."""
+        self.measurements.add(self.step, **values)
+        self.tracker.log(self.step, values)
+
     def validate(self) -> None:
         """Measure the averaged model on held-out images; its weights are kept while no other validation was as good."""
         assert self.task.validate is not None, "call it where the task has a validation"
         best_before = self.measurements.best()
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
             validation = self.task.validate(self.ema.module, self.model)
-        self.measurements.add(self.step, validation=validation)
+        self.measured(validation=validation)
         if best_before is None or validation["loss"] < best_before[1]:
             self.task.save(self.ema.module, self.folder.best, self.metadata() | {"steps": str(self.step)})
 
@@ -296,6 +314,7 @@ def check_folders(options: argparse.Namespace) -> None:
         if options.export.is_dir():
             raise SystemExit(f"--export {options.export} is a folder: name the file that is to be written")
         make_folder(options.export.parent, "--export")
+    check_tracker(options.report_to)
     if options.push_to_hub:
         check_hub(options.push_to_hub)
 
