@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", choices=DTYPES, default="fp32", help="of a published checkpoint")
     add("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: generated")
     add("--grid", action="store_true", help="also write all images side by side")
+    add("--columns", type=positive_int, metavar="IMAGES", help="in a row of --grid and --animation")
     add("--animation", action="store_true", help="also write how they emerge from noise, as an animated WebP")
     return parser
 
@@ -142,7 +143,7 @@ def _generate(options: argparse.Namespace) -> int:
     for generated in generate_all(model, settings, inputs, progress=True, with_frames=options.animation):
         tqdm.write(str(_write(options.out, generated.settings, generated.image)))  # above the bar
         results.append(generated)
-    columns = options.count if len(prompts) > 1 else min(options.count, MOST_COLUMNS)
+    columns = options.columns or (options.count if len(prompts) > 1 else min(options.count, MOST_COLUMNS))
     name = file_name(_label(model.name), prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts")
     if options.grid:
         grid = encode_png(tile([generated.image for generated in results], columns))
