@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from benchmarks import doctor
+from benchmarks.data import planted
 from benchmarks.own_layouts import rows
 from benchmarks.paligemma.parity import paligemma2_rows
 from benchmarks.report import Row, claim
@@ -92,4 +93,4 @@ def check() -> list[Row]:
         repeated = [is_repeated(folder, arguments) for arguments in CASES.values()]
     measured = f"{sum(repeated)} of {len(repeated)}"
     images = claim("images repeated from their PNGs byte for byte", measured, "every one", all(repeated))
-    return [images, *rows(), *doctor.rows(), *paligemma2_rows()]
+    return [images, *rows(), *planted.rows(), *doctor.rows(), *paligemma2_rows()]

@@ -206,7 +206,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
         help="measure a few steps and say what the training will take; writes nothing but the cache of the images",
     )
     add("--checkpoint-every", type=non_negative_int, default=500, metavar="STEPS", help="0: only at the end")
-    add("--sample-every", type=non_negative_int, default=1000, metavar="STEPS", help="0: never")
+    add(
+        "--sample-every",
+        type=non_negative_int,
+        default=1000,
+        metavar="STEPS",
+        help="draw samples, the first ones after 200 steps; 0: never",
+    )
     add(
         "--validate-every",
         type=non_negative_int,

@@ -17,7 +17,7 @@ from helpers.training.card import push_to_hub
 from helpers.training.forecast import make_forecast
 from helpers.training.interrupt import ignoring_broken_pipe, interruptible
 from helpers.training.loop import TrainState
-from helpers.training.setup import MakeTask, Run, Task
+from helpers.training.setup import FIRST_SAMPLES, MakeTask, Run, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -108,7 +108,7 @@ def _train_steps(run: Run, first_step: int) -> int:
             if run.main and run.task.validate is not None and _measurement_due(run, run.options.validate_every):
                 run.validate()
                 run.clock.restart()
-            if run.main and run.task.sample is not None and _measurement_due(run, run.options.sample_every):
+            if run.main and run.task.sample is not None and _samples_due(run):
                 _sample(run)
                 run.clock.restart()
         if step < run.config.steps:
@@ -161,6 +161,12 @@ def _print_best(run: Run) -> None:
     best = run.measurements.best()
     if best is not None and best[0] != run.config.steps:
         _print(f"the validation loss was lowest after step {best[0]}, {best[1]:.4f}: {run.folder.best}")
+
+
+def _samples_due(run: Run) -> bool:
+    """Whether samples are to be drawn now; the first ones come early, for whoever waits to see whether it works."""
+    every = run.options.sample_every
+    return _measurement_due(run, every) or 0 < every and run.step == FIRST_SAMPLES
 
 
 def _measurement_due(run: Run, every: int) -> bool:
