@@ -19,7 +19,7 @@ from benchmarks.report import Row, at_most, claim
 from helpers.data.faces import to_uint8
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.train import main
-from helpers.training.run import FIRST_SAMPLES
+from helpers.training.setup import FIRST_SAMPLES
 from helpers.weights import read_metadata
 
 METHODS = ("pixels", "pretrained", "own")

@@ -7,13 +7,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from helpers.training.setup import Run
+from helpers.training.setup import FIRST_SAMPLES, Run
 
 WARM_UP = 2  # steps that are not counted: they allocate memory, and compile
 MEASURED = 6  # steps
@@ -73,7 +72,9 @@ def make_forecast(run: Run) -> Forecast:
         wall = time.perf_counter()
         core = time.process_time()
     parameters = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
-    grids = 0 if run.task.sample is None else _times(run.options.sample_every, run.config.steps)
+    every = run.options.sample_every
+    early = FIRST_SAMPLES < min(every, run.config.steps)
+    grids = 0 if run.task.sample is None else early + _times(every, run.config.steps)
     validations = 0 if run.task.validate is None else _times(run.options.validate_every, run.config.steps)
     weights_files = 2 if validations else 1  # the last ones, and the best
     return Forecast(

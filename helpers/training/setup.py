@@ -56,6 +56,7 @@ class Task:
     facts: dict[str, Any] = field(default_factory=dict)  # about the training images, for whoever reads the folder
 
 
+FIRST_SAMPLES = 200  # steps before the first samples: minutes at most
 SHARDING_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 MakeTask = Callable[[argparse.Namespace, "Accelerator"], Task]
 

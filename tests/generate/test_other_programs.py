@@ -13,7 +13,8 @@ from helpers.generate.settings import Settings
 
 # every option of these scripts, read from their code
 COMPVIS = """--prompt --outdir --skip_grid --skip_save --ddim_steps --plms --laion400m --fixed_code --ddim_eta --n_iter
---H --W --C --f --n_samples --n_rows --scale --from-file --config --ckpt --seed --precision --init-img --strength""".split()
+--H --W --C --f --n_samples --n_rows --scale --from-file --config --ckpt --seed --precision --init-img
+--strength""".split()
 STABILITY = """--prompt --model --out_dir --postfix --seed --seed_type --sampler --steps --cfg --shift --width --height
 --vae --init_image --denoise --skip_layer_cfg --verbose""".split()
 HKPROJ = """prompt uncond_prompt input_image strength do_cfg cfg_scale sampler_name n_inference_steps models seed device

@@ -25,7 +25,7 @@ def test_it_says_what_the_training_takes_and_writes_nothing(home: Path, tmp_path
     assert re.search(
         r"parameters: [\d,]+\na step: [\d.e-]+ s, [\d.e-]+ s of processor time\n3,000 steps: [\d.]+ \w+, ", text
     )
-    assert "3 grids of samples included" in text and re.search(r"memory: [\d.]+ GB\ndisk: \d+ MB", text)
+    assert "4 grids of samples included" in text and re.search(r"memory: [\d.]+ GB\ndisk: \d+ MB", text)
     assert not (tmp_path / "run").exists() and {path.name for path in home.iterdir()} == {"cache"}
 
 
