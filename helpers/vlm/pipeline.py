@@ -125,7 +125,8 @@ class PaliGemma:
         model = PaliGemmaModel(PaliGemmaConfig(vision, language, config["image_token"]))
         load_weights(model, name_or_path)
         decoder = None if masks is None else MaskAutoencoder.from_weights(masks).to(device)
-        return cls(model.to(device).eval(), Tokenizer.from_json(config["tokenizer"]), decoder, TASKS)
+        tokenizer = Tokenizer.from_json(config["tokenizer"])
+        return cls(model.to(device).eval(), tokenizer, decoder, tuple(config.get("tasks", TASKS)))
 
     # --- text -------------------------------------------------------------------------------------------------------
 
@@ -335,9 +336,18 @@ def image_size(image: Any) -> tuple[int, int]:
 
 
 def save_model(
-    model: PaliGemmaModel, tokenizer: Tokenizer, path: str | Path, metadata: dict[str, str], masks: str = ""
+    model: PaliGemmaModel,
+    tokenizer: Tokenizer,
+    path: str | Path,
+    metadata: dict[str, str],
+    masks: str = "",
+    tasks: Sequence[str] = TASKS,
 ) -> None:
-    """Write the weights (fp16) with config, tokenizer, and the checksum of the mask autoencoder used in training."""
+    """Write the weights (fp16) with config, tokenizer, and the checksum of the mask autoencoder used in training.
+
+    Args:
+        tasks: the first words of the prompts that the model was trained on.
+    """
     config = {
         "vision": asdict(model.config.vision),
         "language": asdict(model.config.language),
@@ -345,4 +355,6 @@ def save_model(
         "tokenizer": tokenizer.to_json(),
         "masks": masks,
     }
+    if tuple(tasks) != TASKS:
+        config["tasks"] = list(tasks)
     save_with_config(model, config, path, metadata)

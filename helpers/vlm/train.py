@@ -1,4 +1,4 @@
-"""Train the tiny PaliGemma on synthetic faces: `python -m helpers.vlm.train --help`.
+"""Train the tiny PaliGemma on synthetic faces, or on examples of one's own: `python -m helpers.vlm.train --help`.
 
 It learns captions, questions, boxes and masks together from the first step; the prompt says which task it is. Every
 image is encoded once and used for several examples. Alphabet: B rows of a batch, P images, N tokens, Q labels.
@@ -30,6 +30,7 @@ from helpers.vlm.mask_codes import MaskAutoencoder
 from helpers.vlm.paligemma import Batch, PaliGemmaConfig, PaliGemmaModel
 from helpers.vlm.pipeline import TASKS, PaliGemma, save_model
 from helpers.vlm.processor import Processor, Tokenizer
+from helpers.vlm.train_own import own_task
 from helpers.weights import read_metadata
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def sample_training_data(faces: DrawnFaces, codes: Tensor, count: int, rng: np.r
 
 def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     """Load the data and build model, loss and sampling as the options say."""
+    if options.source != "toy-faces":
+        return own_task(options, accelerator)
     with naming_option("--masks"):
         masks = MaskAutoencoder.from_weights(options.masks).to(accelerator.device)
     with naming_option("--start"):
@@ -137,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    add(
+        "--source",
+        default="toy-faces",
+        help="toy-faces, or a JSONL file of images, prefixes and suffixes",
+    )
     add("--faces", type=positive_int, default=12_000, help="synthetic faces to train on")
     add("--start", help="weights to fine-tune, a name or a file; None: train from scratch")
     add("--masks", default="masks", help="weights of the mask autoencoder: a name or a file")
