@@ -7,7 +7,8 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,8 @@ MAX_BYTES = 64 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # not EPS and the like, which start other programs
 CHUNK = 256  # images decoded between two updates of the progress bar
 ORIENTATION = 274  # number of the EXIF tag
+ImageSource = str | Path | Image.Image
+Pixels = TypeVar("Pixels")
 _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -204,6 +207,36 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     if isinstance(transparent := image.info.get("transparency"), int):
         values = np.where(values == transparent, 65535, values)
     return Image.fromarray((values / 257).round().astype(np.uint8))  # 65535 = 255 * 257
+
+
+def read_image(source: ImageSource, name: str, convert: Callable[[Image.Image], Pixels]) -> Pixels:
+    """Open the image that someone named, and convert it.
+
+    Args:
+        source: a file or a PIL image.
+        name: what messages call it, such as "the mask".
+        convert: `upright_rgb`, `upright_mask` or what builds on them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for one that cannot be used.
+    """
+    label = name if isinstance(source, Image.Image) else f"{name} {source}"
+    try:
+        if isinstance(source, Image.Image):
+            return convert(source)
+        with Image.open(Path(source).expanduser(), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(f"{image.width}x{image.height} are too many pixels")
+            return convert(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{label}: there is no such file") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{label}: this is no image ({', '.join(FORMATS)})") from None
+    except (BadImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{label}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{label}: cannot be read ({error.strerror or error})") from error
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from helpers.files import file_name, write_new
 from helpers.generate.images import (
     generate_all,
     load_recorded,
@@ -18,8 +19,8 @@ from helpers.generate.images import (
     recorded_options,
     repeat,
 )
-from helpers.generate.models import DTYPES, TRAINED_WEIGHTS, Model, describe, load_model, shipped_models
-from helpers.generate.output import animation, file_name, tile, write_new
+from helpers.generate.models import Model, describe, load_model, shipped_models
+from helpers.generate.output import animation, tile
 from helpers.generate.settings import Settings, encode_png, read_record
 from helpers.training.arguments import (
     make_folder,
@@ -29,6 +30,8 @@ from helpers.training.arguments import (
     positive_int,
     probability,
 )
+from helpers.training.folder import TRAINED_WEIGHTS
+from helpers.weights.pretrained import PRECISIONS
 
 DEFAULT_MODEL = "tiny_sd_animals"
 MOST_COLUMNS = 8
@@ -69,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--strength", type=probability, help="how much of --init is generated anew, 0 to 1")
     add("--mask", type=Path, metavar="IMAGE", help="inpainting: only what is white here is generated anew")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--precision", choices=DTYPES, default="fp32", help="of a published checkpoint")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of a published checkpoint")
     add("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: generated")
     add("--grid", action="store_true", help="also write all images side by side")
     add("--columns", type=positive_int, metavar="IMAGES", help="in a row of --grid and --animation")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from helpers.data.captions import tokenize
 from helpers.diffusion import Step
-from helpers.generate.inputs import Inputs, portable_name
+from helpers.files import portable_name
+from helpers.generate.inputs import Inputs
 from helpers.generate.settings import Settings
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import SD3Request, StableDiffusion3
@@ -27,11 +28,10 @@ from helpers.text_to_image.request import Request, composite
 from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
+from helpers.training.folder import TRAINED_WEIGHTS
 from helpers.weights import TRAINING_COMMANDS, checksum, read_config, read_metadata, weights_path
+from helpers.weights.pretrained import PRECISIONS
 from helpers.weights.single_files import tensor_names
-
-TRAINED_WEIGHTS = "weights.safetensors"  # in the folder of a training
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Model(ABC):
             name: as settings record it.
             network: of the system.
             device: where it is.
-            precision: a key of DTYPES.
+            precision: a key of PRECISIONS.
             licence: of the weights, "" where they name none.
         """
         self.name = name
@@ -259,8 +259,8 @@ def load_model(source: str | Path, *, device: str = "cpu", precision: str = "fp3
     Raises:
         FileNotFoundError, ValueError: where nothing is there, and as the loaders do.
     """
-    if precision not in DTYPES:
-        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(DTYPES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {device!r}: choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
@@ -333,5 +333,5 @@ def _load_published(
     system: str, source: str | Path, name: str, device: str, precision: str, options: Mapping[str, Any]
 ) -> Model:
     loader: Any = StableDiffusion1 if system == "sd1" else StableDiffusion3
-    network = loader.from_checkpoint(source, dtype=DTYPES[precision], device=device, **options)
+    network = loader.from_checkpoint(source, dtype=PRECISIONS[precision], device=device, **options)
     return StableDiffusionModel(name, SYSTEMS[system], network, device, precision)

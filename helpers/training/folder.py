@@ -10,6 +10,8 @@ from filelock import FileLock, Timeout
 from helpers.training.arguments import make_folder
 from helpers.training.log import append_row, read_log, replace_rows
 
+TRAINED_WEIGHTS = "weights.safetensors"
+
 
 class RunFolder:
     """The folder of a training run; only the main process writes into it."""
@@ -23,7 +25,7 @@ class RunFolder:
         self.measurements = path / "measurements.jsonl"
         self.options = path / "options.json"
         self.best = path / "best.safetensors"
-        self.weights = path / "weights.safetensors"
+        self.weights = path / TRAINED_WEIGHTS
         self.card = path / "README.md"
 
     @classmethod

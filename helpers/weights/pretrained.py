@@ -35,6 +35,7 @@ PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 DAMAGED = "damaged or no checkpoint: download it again"
 LFS_POINTER = b"version https://git-lfs"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # that all layers can compute in
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # on command lines
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps, ImageSequence
 
+from helpers.files import write_new
 from helpers.generate import encode_png, generate, load_model, read_record
 from helpers.generate.__main__ import main
 from helpers.generate.inputs import read_inputs
-from helpers.generate.output import GAP, tile, write_new
+from helpers.generate.output import GAP, tile
 
 FAST = ["--model", "tiny_sd_own", "--steps", "2"]
 
