@@ -36,6 +36,7 @@ TEXTS = (
     "glossary.md",
     "time_and_memory.md",
     "generate.md",
+    "ask.md",
     "training.md",
     "recipes.md",
     "evidence.md",

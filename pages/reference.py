@@ -19,6 +19,7 @@ ROOMS = {  # in the order of the course
     "tiny_sd": "Methods 1 to 3",
     "generate": "Images from prompts with every model, and PNGs that remember their settings",
     "vlm": "PaliGemma, and the parts of MiniCPM-V",
+    "ask": "Questions about images, and boxes and masks drawn onto them",
     "training": "The training loop, checkpoints, optimisers, precision",
     "scoring": "What generated images are judged by",
     "weights": "Files of weights: ours, and those that others published",

@@ -36,6 +36,7 @@ ALLOWED |= {name: set(ALLOWED) for name in MIDDLE}
 ALLOWED[SHARED] = set(ALLOWED)
 ALLOWED |= {name: set(ALLOWED) for name in SYSTEMS}
 ALLOWED["generate"] = set(ALLOWED)  # above the systems: one command for all of them
+ALLOWED["ask"] = set(ALLOWED) - {"generate"}  # likewise, for the vision-language model
 ALLOWED["exercises"] = set(ALLOWED)  # the roof: judges may use any system
 
 MODULES = sorted(HELPERS.rglob("*.py"))

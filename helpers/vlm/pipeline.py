@@ -254,17 +254,47 @@ class PaliGemma:
         Raises:
             ValueError: without a mask decoder, for an answer about a single image without masks, and as `detect`.
         """
-        if self.masks is None:
-            raise ValueError(
-                "masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)"
-            )
+        self._mask_decoder()
         texts = self._generate_all(image, thing, "segment {}", **{"max_new_tokens": MAX_LOCATION_TOKENS, **options})
         if not _is_list(image):
-            return self._decode_masks(texts[0], self.masks, image)
-        return [
-            _or_nothing(partial(self._decode_masks, text, self.masks, image[index]), index)
-            for index, text in enumerate(texts)
-        ]
+            return self.decode_masks(texts[0], image)
+        return [_or_nothing(partial(self.decode_masks, text, image[index]), index) for index, text in enumerate(texts)]
+
+    def decode_masks(self, text: str, image: Any) -> list[Segment]:
+        """The segments in the text that answers a `segment` prompt about an image.
+
+        Objects without a mask are left out, with a warning, where others have one.
+
+        Raises:
+            ValueError: without a mask decoder, for a text without masks, and as `parse`.
+        """
+        masks = self._mask_decoder()
+        height, width = image_size(image)
+        detections = parse(text)
+        with_mask = [detection for detection in detections if detection.codes is not None]
+        segments = []
+        for detection in detections:
+            if detection.codes is None:
+                problem = f"the answer has a box of {detection.name!r} but no mask"
+                if not with_mask:
+                    raise ValueError(problem)
+                warnings.warn(f"an object is left out: {problem}", stacklevel=3)
+                continue
+            with torch.inference_mode():
+                mask = masks.decode(torch.tensor([detection.codes], device=self.device))[0].cpu()
+            segments.append(Segment(detection.name, detection.box, paste_mask(mask, detection.box, height, width)))
+        return segments
+
+    def check_prompt(self, prompt: str) -> None:
+        """Check, before any image is read, that the model has the task and the words of a prompt.
+
+        Raises:
+            TypeError, ValueError: as `generate`; also for masks without their decoder.
+        """
+        self._check_task(prompt)
+        self.processor.tokenize([prompt])
+        if prompt.split()[:1] == ["segment"]:
+            self._mask_decoder()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -279,23 +309,13 @@ class PaliGemma:
         texts = [text] * len(images) if isinstance(text, str) else text
         return self.generate(images, [template.format(text) for text in texts], **options)
 
-    def _decode_masks(self, answer: str, masks: MaskAutoencoder, image: Any) -> list[Segment]:
-        """The segments of an answer; objects without a mask are left out, with a warning, where others have one."""
-        height, width = image_size(image)
-        detections = parse(answer)
-        with_mask = [detection for detection in detections if detection.codes is not None]
-        segments = []
-        for detection in detections:
-            if detection.codes is None:
-                problem = f"the answer has a box of {detection.name!r} but no mask"
-                if not with_mask:
-                    raise ValueError(problem)
-                warnings.warn(f"an object is left out: {problem}", stacklevel=3)
-                continue
-            with torch.inference_mode():
-                mask = masks.decode(torch.tensor([detection.codes], device=self.device))[0].cpu()
-            segments.append(Segment(detection.name, detection.box, paste_mask(mask, detection.box, height, width)))
-        return segments
+    def _mask_decoder(self) -> MaskAutoencoder:
+        """The decoder of masks. Raises ValueError without one."""
+        if self.masks is None:
+            raise ValueError(
+                "masks need the decoder of <seg> tokens: pass masks= (gs://big_vision/paligemma/vae-oid.npz)"
+            )
+        return self.masks
 
     def _check_task(self, prompt: Any) -> None:
         first = prompt.split()[0] if isinstance(prompt, str) and prompt.split() else ""

@@ -6,6 +6,7 @@ B batch, N tokens, S pixels a side.
 
 import gzip
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,9 +222,11 @@ class Processor:
             return
         known = self.tokenizer.known_words()
         unknown = [word for word in text.replace("?", " ").replace(";", " ").split() if word not in known]
+        close = [match[0] for match in (get_close_matches(word, known, 1) for word in unknown) if match]
+        suggestion = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
         raise ValueError(
             f"this model's vocabulary does not contain {', '.join(map(repr, unknown)) or 'a punctuation mark'} (in "
-            f"{text!r}); it knows these words: {' '.join(known)}"
+            f"{text!r}).{suggestion} It knows these words: {' '.join(known)}"
         )
 
 

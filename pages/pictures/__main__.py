@@ -5,17 +5,21 @@ or synthetic, never a photograph but Chelsea (CC0).
 """
 
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import torch
 
+from helpers.ask import ask, example_image, load_model
 from helpers.autoencoders.kl import KLAutoencoder
 from helpers.autoencoders.vq import VQAutoencoder, codes_to_rgb, reconstruct
 from helpers.data import load_faces
 from helpers.data.captions import caption
 from helpers.data.toy_faces import draw_face, toy_attributes
+from helpers.generate.output import tile
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import StableDiffusion3
+from helpers.show.annotate import annotate
 from helpers.show.diagrams import LINE, Canvas
 from helpers.show.figures import grid, save_png
 from helpers.tiny_sd.model import TinySD
@@ -37,6 +41,8 @@ from pages.pictures import paligemma as paligemma_diagram
 from pages.pictures import sd1 as sd1_diagram
 from pages.pictures import sd3 as sd3_diagram
 from pages.pictures.drawing import save_diagram
+
+DETECT = f"detect {' ; '.join(PARTS_OF_A_FACE)}"
 
 
 def synthetic_faces() -> None:
@@ -119,6 +125,19 @@ def questions_about_faces() -> None:
     save_png(canvas.figure, IMAGES / PARTS["Multimodal"].image)
 
 
+def answers_about_faces() -> None:
+    """Three unseen faces as `python -m helpers.ask` draws boxes, masks and names on them."""
+    model = load_model()
+    drawings = []
+    for number, prompts in ((4, [DETECT]), (5, ["segment face"]), (3, [DETECT, "segment face"])):
+        face = example_image(number)
+        objects: list[Any] = []
+        for reply in ask(model, face, prompts, progress=False):
+            objects += reply.objects
+        drawings.append(annotate(face, objects))
+    tile(drawings, columns=len(drawings)).save(IMAGES / "answers.webp", quality=90, method=6)
+
+
 def course_maps() -> None:
     """The map of the course, once for each notebook."""
     images = course_map.thumbnails(StableDiffusion1.from_weights())
@@ -183,6 +202,7 @@ if __name__ == "__main__":
         generated_faces,
         paligemma,
         questions_about_faces,
+        answers_about_faces,
         course_maps,
         diffusion_diagrams,
         autoencoder_diagrams,
