@@ -24,7 +24,8 @@ from pages.record import ROOT
 from tests.photographs import Album, images_in, photographs_in, reduced, tiles
 
 PHOTOGRAPHIC = (".jpg", ".jpeg", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
-# Tracked files of these formats that show nothing of the data set: what a network generated during its training
+# Tracked files of these formats that show nothing of the data set: what a network generated, most of it during its
+# training, and synthetic faces with a network's boxes on them
 TRAININGS = {
     "animals_training": (50, 100, 200, 500, 1000, 2000, 5000, 10000),
     "animals_pixels_training": (500, 1000, 2000, 4000, 6000, 8000, 10000, 14000),
@@ -33,6 +34,7 @@ TRAININGS = {
 ALLOWED = {f"00_assets/image/{name}/{step}.webp" for name, steps in TRAININGS.items() for step in steps}
 ALLOWED |= {"00_assets/image/animals_own_eight_channels.webp"}
 ALLOWED |= {"00_assets/image/noise_to_animals.webp", "00_assets/image/noise_to_animals_still.webp"}
+ALLOWED |= {"00_assets/image/answers.webp"}
 PLACES = (os.environ.get("ANIMAL_FACES_DIR"), ROOT.parent / "shared" / "animal-faces")
 
 

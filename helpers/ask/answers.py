@@ -20,7 +20,7 @@ from helpers.data.images import ImageSource
 from helpers.show.annotate import annotate
 from helpers.vlm.boxes import Detection, parse
 from helpers.vlm.decoding import check_sampling
-from helpers.vlm.pipeline import MAX_LOCATION_TOKENS, Segment
+from helpers.vlm.pipeline import MAX_LOCATION_TOKENS, TASKS, Segment
 
 CAPTION = "caption en"
 QUESTION = "answer en "
@@ -115,11 +115,15 @@ def ask(
     return [answer_prompt(loaded, image, prompt, sampling) for image, prompt in bar]
 
 
-def to_prompt(question: str) -> str:
+def to_prompt(question: str, tasks: Sequence[str] = ()) -> str:
     """A question in PaliGemma's format: "answer en what animal is this?".
 
     What has this format stays: "caption en", "detect nose ; left eye", "segment face", "answer fr ...", "describe en".
     "caption" is short for "caption en", and objects may be separated by ";" with or without spaces.
+
+    Args:
+        question: what someone typed.
+        tasks: first words of prompts that the model has beyond PaliGemma's.
 
     Raises:
         TypeError, ValueError: for what is no text, and an empty one.
@@ -135,13 +139,15 @@ def to_prompt(question: str) -> str:
         raise ValueError(f"{text} what? Write the object behind it, such as {text} face")
     if text.split()[0] in LOCATING:
         return " ; ".join(filter(None, map(str.strip, text.split(";"))))
-    return text if PROMPT.fullmatch(text) else f"{QUESTION}{text}"
+    is_prompt = PROMPT.fullmatch(text) or text.split()[0] in tasks
+    return text if is_prompt else f"{QUESTION}{text}"
 
 
 def check_request(model: Model, questions: Sequence[str], sampling: Sampling) -> list[str]:
     """The prompts of the questions. Raises TypeError or ValueError for what the model cannot be asked."""
-    prompts = [to_prompt(question) for question in questions]
-    if model.is_ours:  # its vocabulary has no capitals
+    tasks = set(model.assistant.tasks or ()) - set(TASKS)  # of a training on someone's own prompts
+    prompts = [to_prompt(question, sorted(tasks)) for question in questions]
+    if model.is_shipped:  # its vocabulary has no capitals
         prompts = [prompt.lower() for prompt in prompts]
     check_sampling(sampling.temperature, sampling.top_p)
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
@@ -152,8 +158,8 @@ def check_request(model: Model, questions: Sequence[str], sampling: Sampling) ->
 
 
 def warn_of_limits(model: Model, images: Sequence[InputImage], prompts: Sequence[str]) -> None:
-    """Warn where a model of the course is asked about what it was not trained on: it answers all the same."""
-    if not model.is_ours:
+    """Warn where the shipped model is asked about what it was not trained on: it answers all the same."""
+    if not model.is_shipped:
         return
     if not all(image.is_example for image in images):
         warnings.warn(

@@ -25,14 +25,14 @@ class Model:
     assistant: PaliGemma
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it was trained by the course, on synthetic faces alone."""
-        return self.assistant.tasks is not None
+    def is_shipped(self) -> bool:
+        """Whether it is the one that ships, which was trained on synthetic faces alone."""
+        return self.name == SHIPPED
 
     def unknown_objects(self, prompt: str) -> list[str]:
-        """The objects of a `detect` or `segment` prompt that a model of the course was never trained to locate."""
+        """The objects of a `detect` or `segment` prompt that the shipped model was never trained to locate."""
         task, _, text = prompt.partition(" ")
-        if not self.is_ours or task not in TRAINED_OBJECTS:
+        if not self.is_shipped or task not in TRAINED_OBJECTS:
             return []
         return [name for name in text.split(" ; ") if name not in TRAINED_OBJECTS[task]]
 

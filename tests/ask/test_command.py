@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import own_images
 from helpers.ask import ask, example_image, load_model
 from helpers.ask.__main__ import main, split_arguments
-from helpers.ask.answers import to_prompt
+from helpers.ask.answers import Sampling, check_request, to_prompt
 from helpers.ask.images import open_image
 from helpers.ask.models import Model
 from helpers.ask.output import KEYWORD, READABLE
@@ -195,7 +195,7 @@ def test_a_training_is_its_folder_or_its_weights(folder: Path) -> None:
     (folder / "run" / "weights.safetensors").write_bytes(weights_path("paligemma").read_bytes())
     for source in ("run", "run/weights.safetensors"):
         loaded = load_model(source)
-        assert loaded.is_ours and loaded.name == source
+        assert loaded.assistant.tasks and loaded.name == source
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -218,6 +218,12 @@ def test_a_training_is_its_folder_or_its_weights(folder: Path) -> None:
 )
 def test_a_question_becomes_a_prompt(question: str, prompt: str) -> None:
     assert to_prompt(question) == prompt
+
+
+def test_tasks_of_a_training_of_ones_own_are_prompts(model: Model) -> None:
+    assistant = PaliGemma(model.assistant.model, model.assistant.tokenizer, tasks=("answer", "how"))
+    questions = ["how many cats", "is this a cat?"]
+    assert check_request(Model("run", assistant), questions, Sampling()) == [questions[0], "answer en is this a cat?"]
 
 
 def test_files_and_questions_come_in_any_order(folder: Path) -> None:
