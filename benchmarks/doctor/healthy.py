@@ -40,8 +40,8 @@ HEALTHY = (
     Training("a folder of 150 images", USUAL, images=partial(write_faces, count=150)),
     Training(
         "fine-tuning on 60 images",
-        "--start tiny_sd_pixels --steps 1000 --log-every 10 --validate-every 50 --sample-every 0 --batch-size 8 "
-        "--learning-rate 1e-5",
+        "--start tiny_sd_animals_pixels --steps 1000 --log-every 10 --validate-every 50 --sample-every 0 "
+        "--batch-size 8 --learning-rate 1e-5",
         images=partial(write_faces, count=60),
     ),
 )

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=_size, metavar="SIZE", help="pixels: 512, or 768x512 for width x height")
     add("--clip-skip", type=non_negative_int, metavar="LAYERS", help="leave out the text encoder's last layers")
     add("--shift", type=positive_float, help="of the times towards noise")
+    add("--weighted-prompts", action="store_true", help="(word:1.3) is a weight; a prompt may have any length")
     add("--init", type=Path, metavar="IMAGE", help="image to image: start from this one, cropped and resized")
     add("--strength", type=probability, help="how much of --init is generated anew, 0 to 1")
     add("--mask", type=Path, metavar="IMAGE", help="inpainting: only what is white here is generated anew")
@@ -193,6 +194,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
         "init_image": options.init,
         "strength": options.strength,
         "mask_image": options.mask,
+        "weighted_prompts": options.weighted_prompts or None,
     }
 
 

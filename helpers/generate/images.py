@@ -42,6 +42,7 @@ OPTIONAL = {  # options that only some have, and what they are called in message
     "height": "other size",
     "clip_skip": "CLIP skip",
     "shift": "shift",
+    "weighted_prompts": "weights of words",
     "init_image": "initial image",
     "strength": "strength",
     "mask_image": "mask",
@@ -87,7 +88,8 @@ def generate(
         same_seed: every prompt begins with `seed` again, so that its first image starts from the same noise.
         progress: show a bar.
         options: steps, guidance_scale, sampler; and where the model has them negative_prompt, width, height,
-            clip_skip, shift, init_image (a file or a PIL image), strength, mask_image (white is generated anew).
+            clip_skip, shift, weighted_prompts, init_image (a file or a PIL image), strength, mask_image (white is
+            generated anew).
 
     Returns:
         all images of the first prompt, then those of the second, ...; each has its settings in `info`, which
@@ -163,6 +165,8 @@ def check_options(model: Model, options: dict[str, Any]) -> None:
 
 def _with_defaults(model: Model, chosen: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
     names = [name for name in ("negative_prompt", "clip_skip", "shift") if model.system.has(name)]
+    if chosen.get("weighted_prompts"):  # not recorded where it is not used
+        names.append("weighted_prompts")
     if inputs.init is not None:
         names.append("strength")
     return {name: chosen.get(name, model.default(name)) for name in names}

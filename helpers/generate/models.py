@@ -25,6 +25,7 @@ from helpers.generate.settings import Settings
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import SD3Request, StableDiffusion3
 from helpers.text_to_image.request import Request, composite
+from helpers.text_to_image.weighted_prompts import parse_weights
 from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
@@ -204,7 +205,7 @@ class StableDiffusionModel(Model):
 
     def _arguments(self, settings: Settings, inputs: Inputs) -> dict[str, Any]:
         names = ["prompt", "negative_prompt", "steps", "guidance_scale", "sampler", "seed", "width", "height"]
-        names += ["clip_skip", "shift", "strength"]
+        names += ["clip_skip", "shift", "strength", "weighted_prompts"]
         values = {name: getattr(settings, name) for name in names}
         arguments = {name: value for name, value in values.items() if value is not None}
         return arguments | {"init_image": inputs.init, "mask_image": inputs.mask}
@@ -213,6 +214,8 @@ class StableDiffusionModel(Model):
 def _warn_of_unknown_words(name: str, settings: Settings) -> None:
     """Warn of words that no caption of the synthetic faces has: a model trained on these gives them no meaning."""
     for text in (settings.prompt, settings.negative_prompt or ""):
+        if settings.weighted_prompts:
+            text = "".join(part.text for part in parse_weights(text))
         try:
             tokenize([text], length=len(text) + 1)
         except ValueError as error:

@@ -41,6 +41,7 @@ class Settings:
     init_image: ImageReference | None = None
     strength: float | None = None
     mask_image: ImageReference | None = None
+    weighted_prompts: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from helpers.text_to_image.pipeline import (
     progress_bar,
 )
 from helpers.text_to_image.request import Limits, Request, composite
+from helpers.text_to_image.weighted_prompts import encode_weighted
 from helpers.weights import load_weights, read_config, save_with_config
 from helpers.weights.pretrained import check_dtype_and_device, load_pretrained
 
@@ -127,8 +128,7 @@ class StableDiffusion1(nn.Module):
         request = Request(self.config.limits, prompt, negative_prompt, **options)
 
         # 2. Encode the prompts
-        text = self.encode_text(request.prompts, request.clip_skip)  # (B, N, D)
-        negative = self.encode_text(request.negative_prompts, request.clip_skip) if request.guided else None
+        text, negative = self.encode_prompts(request)  # (B, N, D) each
 
         # 3. Choose the times, from noise to data; image-to-image leaves out the first ones
         times = self.times(request.steps)[request.skipped_steps :]
@@ -165,6 +165,7 @@ class StableDiffusion1(nn.Module):
         strength: float = 0.8,
         mask_image: Any = None,
         clip_skip: int = 0,
+        weighted_prompts: bool = False,
         callback: Callable[[Step, Tensor], None] | None = None,
         progress: bool = True,
     ) -> Tensor:
@@ -184,6 +185,8 @@ class StableDiffusion1(nn.Module):
             strength: how much of it is regenerated: 0 nothing, 1 everything.
             mask_image: inpainting: white (1) is regenerated, black (0) is kept; a PIL image or (H, W) in [0, 1].
             clip_skip: leave out the text encoder's last layers.
+            weighted_prompts: read `(word:1.3)` as a weight, and prompts longer than 75 tokens to their end; see
+                `helpers.text_to_image.weighted_prompts`.
             callback: called after every step with the step and a preview (B, 3, h, w) of its predicted x0.
             progress: show a bar.
 
@@ -206,6 +209,7 @@ class StableDiffusion1(nn.Module):
             strength=strength,
             mask_image=mask_image,
             clip_skip=clip_skip,
+            weighted_prompts=weighted_prompts,
             progress=progress,
         )
         for step in states:
@@ -224,6 +228,20 @@ class StableDiffusion1(nn.Module):
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 0) -> Tensor:
         """Hidden states of the prompts, (B, N, D), after the final norm. Warns where a prompt is too long."""
         return self.text(self.tokenizer(prompts).to(self.device), clip_skip=clip_skip)
+
+    @torch.no_grad()
+    def encode_prompts(self, request: Request) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, N, D) of the prompts, and of the negative prompts where there is guidance."""
+        negative_prompts = request.negative_prompts if request.guided else []
+        if request.weighted_prompts:
+            every = [*request.prompts, *negative_prompts]
+            states = encode_weighted(
+                every, self.tokenizer, lambda ids: self.text(ids.to(self.device), clip_skip=request.clip_skip)
+            )
+            text, negative = states.tensor_split([len(request.prompts)])
+            return text, negative if negative_prompts else None
+        text = self.encode_text(request.prompts, request.clip_skip)
+        return text, self.encode_text(negative_prompts, request.clip_skip) if negative_prompts else None
 
     def times(self, steps: int) -> Tensor:
         """(steps + 1,) decreasing times on the path: those of `Schedule.times`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from helpers.data.images import BadImageError, upright_mask, upright_rgb
 from helpers.diffusion.samplers import check_sampler
+from helpers.text_to_image.weighted_prompts import parse_weights
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Request:
         strength: float = 0.8,
         mask_image: Any = None,
         clip_skip: int = 0,
+        weighted_prompts: bool = False,
     ):
         """Arguments as for a system's `generate`."""
+        self.weighted_prompts = weighted_prompts
         self.limits = limits
         self.steps = check_integer("steps", steps, 1, 999)
         self.clip_skip = check_integer("clip_skip", clip_skip, 0, limits.text_layers - 1)
@@ -76,6 +79,9 @@ class Request:
             raise ValueError("mask_image needs an init_image: the image whose other parts are kept")
         self.prompts = repeat_prompts("prompt", prompt, self.images_per_prompt)
         self.negative_prompts = self.match_prompts("negative_prompt", negative_prompt)
+        if weighted_prompts:
+            for text in (*self.prompts, *self.negative_prompts):
+                parse_weights(text)
         self.seeds = [seed + i for i in range(len(self.prompts))]
         self.image = None if init_image is None else image_tensor(init_image)[None]
         self.mask = None if mask_image is None else mask_tensor(mask_image)[None]

@@ -26,6 +26,8 @@ def test_twenty_images_are_a_row_of_the_report(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(own_images, "is_repeated", lambda _, arguments: bool(arguments))
     monkeypatch.setattr(own_images, "rows", list)  # of the other half, which trains
     monkeypatch.setattr(own_images, "paligemma2_rows", list)
+    monkeypatch.setattr(own_images.doctor, "rows", list)
+    monkeypatch.setattr(own_images.planted, "rows", list)
     (row,) = own_images.check()
     assert row.measured == "1 of 2" and not row.ok
 
