@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pages.copies import copy_of, drop_outdated, fingerprint_of, keep
 from pages.execute import NOTEBOOKS, Execution, clock, limit_of, notebooks, recorded_seconds
@@ -208,5 +209,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
 
+def leave(status: int) -> NoReturn:
+    """End this process.
+
+    After Ctrl-C at once: sockets of a killed kernel are still open, and because of them ZeroMQ sometimes aborts a
+    process that ends as usual.
+    """
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -23,7 +23,7 @@ from pathlib import Path
 from pages import course
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-sys.exit(course.run((), Path(sys.argv[1]), Path(sys.argv[2]), lambda folder, quick=False: 0))
+course.leave(course.run((), Path(sys.argv[1]), Path(sys.argv[2]), lambda folder, quick=False: 0))
 """
 WAITS = """
 import os, time
