@@ -17,6 +17,7 @@ from helpers.data.collection import Collection
 from helpers.data.duplicates import Pair, near_duplicates
 from helpers.data.faces import SPLITS, Faces
 from helpers.data.images import FORMATS, Entry
+from helpers.data.own_captions import Captions, read_captions
 from helpers.data.own_images import Layout, files_of, find_layout, load_own_images, open_collection
 
 FEW_OF_A_CLASS = 20  # images; a network remembers so few instead of learning what they share
@@ -26,6 +27,7 @@ ELONGATED = 2.0  # ratio of the sides from which the central square is less than
 BLANK = 3.0  # standard deviation of each colour, of 255, below which an image shows nothing
 GREY = 2.0  # mean difference of the colour channels, of 255, below which an image is grey
 COLOUR_CAST = 40.0  # difference between the means of two colour channels of a class, of 255
+LONG_CAPTION = 64  # words; a training cuts captions at as many tokens, of which a word has one or a few
 SHARE = 0.02  # of all images, from which what single images have is worth a word
 NAMED = 3  # files that a finding names
 
@@ -48,6 +50,7 @@ class Inspection:
     transparent: list[str]  # paths
     faces: dict[str, Faces]  # split -> images; without the splits that have none
     paths: dict[str, list[str]]  # split -> path of each of its images
+    captions: Captions
 
     def every_image(self) -> Iterator[tuple[str, np.ndarray]]:
         """Path and pixels, uint8 (3, H, W), of every image of every split."""
@@ -87,7 +90,8 @@ def inspect_images(path: Path, size: int = 64, cache_dir: Path | None = None, *,
         bad = {skipped.path for skipped in faces[split].skipped}
         paths[split] = [file.path for file in files if file.path not in bad]
     archives = [path for path in collection.files if path.lower().endswith(".zip")]
-    return Inspection(layout, archives, size, sides, transparent, faces, paths)
+    captions = read_captions(collection, [file.path for file in layout.files])
+    return Inspection(layout, archives, size, sides, transparent, faces, paths, captions)
 
 
 def _header(collection: Collection, path: str) -> Image.Image | None:
@@ -100,7 +104,7 @@ def _header(collection: Collection, path: str) -> Image.Image | None:
 
 
 def describe(inspection: Inspection) -> list[str]:
-    """Lines that say what is there: images of each class and split, and the sizes of the files."""
+    """Lines that say what is there: images of each class and split, the sizes of the files, and the captions."""
     lines = []
     for split, faces in inspection.faces.items():
         counts = ", ".join(f"{count} {name}" for name, count in faces.counts.items())
@@ -111,6 +115,14 @@ def describe(inspection: Inspection) -> list[str]:
     if shorter:
         middle = statistics.median_low(shorter)
         lines.append(f"shorter side of the files: {shorter[0]} to {shorter[-1]} px, median {middle} px")
+    captions = inspection.captions.by_path
+    if captions:
+        total = len(inspection.layout.files)
+        lengths = sorted(len(caption.split()) for caption in captions.values())
+        middle = statistics.median_low(lengths)
+        lines.append(
+            f"captions: {len(captions)} of {total} images, {lengths[0]} to {lengths[-1]} words, median {middle}"
+        )
     return lines
 
 
@@ -126,10 +138,10 @@ def find_faults(inspection: Inspection) -> list[Finding]:
 
 
 def _unreadable(inspection: Inspection) -> Iterator[Finding]:
-    misplaced = {skipped.path for skipped in inspection.layout.skipped}
+    explained = {skipped.path for skipped in (*inspection.layout.skipped, *inspection.captions.unused)}
     bad: dict[str, str] = {}
     for faces in inspection.faces.values():
-        bad |= {file.path: file.reason for file in faces.skipped if file.path not in misplaced}
+        bad |= {file.path: file.reason for file in faces.skipped if file.path not in explained}
     if bad:
         listed = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:NAMED])
         yield Finding("unreadable", f"{len(bad)} files cannot be read ({listed}): replace or delete them")
@@ -249,6 +261,22 @@ def _duplicates(inspection: Inspection) -> Iterator[Finding]:
             yield Finding("leakage", f"{text}. Delete one of each, or every score on them is too good")
 
 
+def _captions(inspection: Inspection) -> Iterator[Finding]:
+    captions = inspection.captions.by_path
+    without = [file.path for file in inspection.layout.files if file.path not in captions]
+    if captions and without:
+        text = f"{len(without)} of {len(inspection.layout.files)} images have no caption: {_listed(without)}"
+        yield Finding("no caption", f"{text}. Write them, or train with --captions no")
+    if inspection.captions.unused:
+        listed = "; ".join(f"{place}: {reason}" for place, reason in inspection.captions.unused[:NAMED])
+        text = f"{len(inspection.captions.unused)} captions cannot be used ({listed})"
+        yield Finding("captions", f"{text}: correct or delete them")
+    long = [path for path, caption in captions.items() if len(caption.split()) > LONG_CAPTION]
+    if long:
+        text = f"{len(long)} captions have more than {LONG_CAPTION} words: {_listed(long)}"
+        yield Finding("long caption", f"{text}. Their ends are cut off; say what matters first")
+
+
 CHECKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
     _unreadable,
     _not_used,
@@ -262,6 +290,7 @@ CHECKS: tuple[Callable[[Inspection], Iterator[Finding]], ...] = (
     _small_classes,
     _similar_names,
     _duplicates,
+    _captions,
 )
 
 

@@ -3,7 +3,7 @@
 Images that somebody has collected lie in folders already, and should not have to be moved for a training. So the layout
 is recognised. Class folders (`cats/*.jpg`, `dogs/*.jpg`) give the classes, also below `train/` and `val/`, and with
 folders inside them. Images without class folders are one class, named after their folder. Without a folder for
-validation, a tenth of each class is held out, always the same files.
+validation, a tenth of each class is held out, always the same files. Captions come along, see `own_captions`.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from helpers.data.collection import SPLIT_FOLDERS as SPLITS
 from helpers.data.collection import Collection, ZipCollection, files_digest, in_rotation
 from helpers.data.faces import Faces, Skipped
 from helpers.data.images import DECODER_VERSION, Entry, decode_all
+from helpers.data.own_captions import read_captions
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # images all the same
@@ -52,6 +53,8 @@ class Layout(NamedTuple):
 
 def load_own_images(path: Path, split: str, size: int, *, cache_dir: Path, progress: bool) -> Faces:
     """Load the images of a folder or zip: the central square of each, resized. `Faces.skipped` lists those left out.
+
+    `Faces.captions` has "" for an image without a caption, and is None if no image of the collection has one.
 
     Args:
         path: of the folder or zip.
@@ -90,9 +93,12 @@ def load_own_images(path: Path, split: str, size: int, *, cache_dir: Path, progr
     images, details = load_or_build(cache_dir, f"{name}-{split}-{size}", recipe, build)
     undecodable = tuple(Skipped(*item) for item in details["skipped"])
     bad_paths = {item.path for item in undecodable}
-    labels = np.array([entry.label for entry in entries if entry.path not in bad_paths], dtype=np.int64)
-    skipped = undecodable + tuple(layout.skipped)
-    return Faces(images, labels, layout.class_names, source=name, split=split, skipped=skipped)
+    used = [entry for entry in entries if entry.path not in bad_paths]
+    labels = np.array([entry.label for entry in used], dtype=np.int64)
+    texts = read_captions(collection, [file.path for file in layout.files])
+    captions = tuple(texts.by_path.get(entry.path, "") for entry in used) if texts.by_path else None
+    skipped = undecodable + tuple(layout.skipped) + tuple(texts.unused)
+    return Faces(images, labels, layout.class_names, captions, source=name, split=split, skipped=skipped)
 
 
 def source_name(source: str | Path) -> str:

@@ -119,7 +119,10 @@ class Model(ABC):
 
 
 class TinySDModel(Model):
-    """Methods 1 to 3: a prompt is a caption where the network was trained with captions, else the name of a class."""
+    """Methods 1 to 3: a prompt is a caption where the network was trained with captions, else the name of a class.
+
+    A caption that is just the name of a class also selects the class, if the captions are of your own images.
+    """
 
     network: TinySD
 
@@ -152,18 +155,20 @@ class TinySDModel(Model):
         return self.network.codec.decode(x).float().cpu()
 
     def _condition(self, prompt: str) -> dict[str, Any]:
-        if self.network.unet.config.vocab_size:
-            return {"prompts": [prompt]}
+        class_names = {name.lower(): name for name in self.network.class_names}
         name = prompt.strip().lower()
-        if name and name not in self.network.class_names:
-            mentioned = [word for word in name.split() if word in self.network.class_names]
-            suggestion = mentioned or get_close_matches(name, self.network.class_names, 1)
+        if self.network.unet.config.vocab_size:
+            is_class = self.network.tokenizer is not None and name in class_names
+            return {"prompts": [prompt]} | ({"labels": [class_names[name]]} if is_class else {})
+        if name and name not in class_names:
+            mentioned = [class_names[word] for word in name.split() if word in class_names]
+            suggestion = mentioned or [class_names[close] for close in get_close_matches(name, class_names, 1)]
             raise ValueError(
                 f"{self.name} was trained without captions, its prompts are classes: "
                 f"{', '.join(self.network.class_names)}, or '' for any of them; got {prompt!r}"
                 + (f". Did you mean {suggestion[0]!r}?" if suggestion else "")
             )
-        return {"labels": [name or NO_CLASS]}
+        return {"labels": [class_names[name] if name else NO_CLASS]}
 
 
 class StableDiffusionModel(Model):

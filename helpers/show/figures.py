@@ -314,7 +314,8 @@ def _mosaic_layout(
 ) -> Mosaic:
     columns = max(map(len, rows))
     height, width = rows[0].shape[1:3]
-    left = 16 + 7 * max(map(len, names)) if names else 0  # about 7 page pixels per letter, and a gap
+    lines = "\n".join(names or []).split("\n")
+    left = 16 + 7 * max(map(len, lines)) if names else 0  # about 7 page pixels per letter, and a gap
     available = (PAGE_WIDTH - left - GAP) / columns - GAP
     scale = scale or _whole(min(TILE, available) / width)
     tile_width = width * scale

@@ -4,9 +4,10 @@ Its tokenizer is trained first, on the same captions. The tiny Stable Diffusion 
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,21 +40,32 @@ def learn_merges(texts: Sequence[str], count: int) -> Iterator[Pair]:
     """Train byte-pair encoding: yield the most frequent pair of symbols, merge it everywhere, and count again.
 
     At most `count` merges. Pairs that occur once are not worth a token; equally frequent ones are taken in alphabetical
-    order.
+    order. Only words that hold the merged pair are counted again.
     """
     word_counts: Counter[str] = Counter()
     for text in texts:
         word_counts.update(split_words(text))
-    symbols_of = {word: to_symbols(word) for word in word_counts}
+    symbols_of: dict[str, list[str]] = {}
+    pairs: Counter[Pair] = Counter()
+    words_with: defaultdict[Pair, set[str]] = defaultdict(set)  # that hold a pair, or did before a merge
+
+    def replace_symbols(word: str, symbols: list[str]) -> None:
+        for pair in pairwise(symbols_of.get(word, [])):
+            pairs[pair] -= word_counts[word]
+        for pair in pairwise(symbols):
+            pairs[pair] += word_counts[word]
+            words_with[pair].add(word)
+        symbols_of[word] = symbols
+
+    for word in word_counts:
+        replace_symbols(word, to_symbols(word))
     for _ in range(count):
-        pairs: Counter[Pair] = Counter()
-        for word, symbols in symbols_of.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
-                pairs[pair] += word_counts[word]
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < 2:
+        most = max(pairs.values(), default=0)
+        if most < 2:
             return
-        symbols_of = {word: merge_pair(symbols, best) for word, symbols in symbols_of.items()}
+        best = min(pair for pair, times in pairs.items() if times == most)
+        for word in words_with.pop(best):
+            replace_symbols(word, merge_pair(symbols_of[word], best))
         yield best
 
 

@@ -19,6 +19,7 @@ from helpers.data.captions import CAPTION_VARIANTS, caption_variants, tokenize
 from helpers.tiny_sd.augment import apply_augmentation, sample_augmentation
 from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
+from helpers.tiny_sd.own_captions import CaptionTokenizer
 from helpers.tiny_sd.unet import NO_CLASS
 from helpers.training.processes import SingleProcess, process_share
 
@@ -49,8 +50,16 @@ class Details(NamedTuple):
         }
 
 
-def caption_table(faces: Faces, seed: int = 0) -> Tensor | None:
-    """The tokens of the caption variants of every image: int64 (N, V, L), or None for images without attributes."""
+def caption_table(faces: Faces, tokenizer: CaptionTokenizer | None = None, seed: int = 0) -> Tensor | None:
+    """The tokens of the caption variants of every image: int64 (N, V, L), or None for images without captions.
+
+    Args:
+        faces: synthetic faces have several captions each, other images one.
+        tokenizer: of captions in anybody's words; None: only synthetic faces have captions.
+        seed: of the variants.
+    """
+    if tokenizer is not None and faces.captions is not None:
+        return tokenizer(faces.captions, warn=False)[:, None]
     if faces.attributes is None:
         return None
     captions = caption_variants(faces.attributes, CAPTION_VARIANTS, seed)
@@ -68,11 +77,13 @@ class Batches:
     faces: Faces
     batch_size: int  # of all processes together
     p_uncond: float = 0.1  # probability of dropping class and caption together (Ho & Salimans 2022, algorithm 1)
-    p_drop_one: float = 0.1  # probability of dropping the class alone, and the same for the caption alone
+    p_drop_class: float = 0.1  # probability of dropping the class alone
+    p_drop_caption: float = 0.1  # probability of dropping the caption alone
     flip: bool = True
     augment: float = 0.0  # probability of each non-leaking augmentation of an image
     accelerator: Accelerator | SingleProcess = SingleProcess()  # which says what share of a batch is this process's
     latents: Latents | None = None  # of these faces, encoded once; None: the codec encodes every batch
+    tokenizer: CaptionTokenizer | None = None  # of the captions; None: only synthetic faces have any
 
     def __post_init__(self):
         if self.latents is not None and len(self.latents) != len(self.faces):
@@ -86,7 +97,7 @@ class Batches:
             )
         if self.faces.split != "train":
             raise ValueError(f"training must not see the {self.faces.split!r} images: load_faces(..., split='train')")
-        self.captions = caption_table(self.faces)
+        self.captions = caption_table(self.faces, self.tokenizer)
         by_class = [np.flatnonzero(self.faces.labels == label) for label in range(len(self.faces.class_names))]
         self.indices_by_class = [torch.from_numpy(indices) for indices in by_class if len(indices)]
 
@@ -109,12 +120,13 @@ class Batches:
             Labels int64 (B,), NO_CLASS where dropped, and captions int64 (B, L), zeros where dropped, or None.
         """
         u = torch.rand(self.batch_size, generator=generator)
-        variant = torch.randint(CAPTION_VARIANTS, (self.batch_size,), generator=generator)
+        variants = CAPTION_VARIANTS if self.captions is None else self.captions.shape[1]
+        variant = torch.randint(variants, (self.batch_size,), generator=generator)
         labels = torch.from_numpy(self.faces.labels[indices.numpy()].astype(np.int64))
         if self.captions is None:
             return torch.where(u < self.p_uncond, NO_CLASS, labels), None
-        no_class = u < self.p_uncond + self.p_drop_one
-        no_caption = (u < self.p_uncond) | (u > 1 - self.p_drop_one)
+        no_class = u < self.p_uncond + self.p_drop_class
+        no_caption = (u < self.p_uncond) | (u > 1 - self.p_drop_caption)
         return torch.where(no_class, NO_CLASS, labels), self.captions[indices, variant] * ~no_caption[:, None]
 
     def losses(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Details]:

@@ -16,6 +16,7 @@ from helpers.diffusion import Denoised, Objective, Step, convert_prediction, gui
 from helpers.diffusion.samplers import Denoiser, check_sampler, finite_steps, initial_noise, run_sampler
 from helpers.text_to_image.request import check_integer, check_number
 from helpers.tiny_sd.codecs import Codec, PixelCodec, load_codec
+from helpers.tiny_sd.own_captions import CaptionTokenizer
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.unet import NO_CLASS, TinyUNet, UNetConfig
 from helpers.weights import find_weights, load_weights, read_config, save_with_config, weights_path
@@ -34,6 +35,7 @@ class TinySD(nn.Module):
         size: int,
         codec: Codec,
         shift: float = 1.0,
+        tokenizer: CaptionTokenizer | None = None,
     ):
         """
         Args:
@@ -43,16 +45,22 @@ class TinySD(nn.Module):
             size: of the images it is trained on, pixels per side.
             codec: what is diffused.
             shift: of the times towards noise, in training and sampling (SD3, eq. 23); 1: none.
+            tokenizer: of the captions; None: they are those of the synthetic faces, if the network has captions.
 
         Raises:
-            ValueError: for a network with another number of channels than the codec's latents, and for an objective
-                that does not exist or has no shift.
+            ValueError: for a network with another number of channels than the codec's latents, or another number of
+                tokens than the tokenizer, and for an objective that does not exist or has no shift.
         """
         super().__init__()
         if config.channels != codec.channels:
             raise ValueError(
                 f"the codec {codec.name!r} gives {codec.channels} channels, the network takes "
                 f"{config.channels}: UNetConfig(channels={codec.channels})"
+            )
+        if tokenizer is not None and len(tokenizer) != config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens and the network {config.vocab_size}: "
+                f"UNetConfig(vocab_size={len(tokenizer)})"
             )
         self.unet = TinyUNet(config)
         self.codec = codec
@@ -61,6 +69,7 @@ class TinySD(nn.Module):
         self.shift = shift
         self.objective = Objective.named(objective, shift)
         self.class_names = tuple(class_names)
+        self.tokenizer = tokenizer
         self.perceptual: PerceptualLoss | None = None  # a training may set it
 
     def describe(self) -> dict[str, Any]:
@@ -68,19 +77,25 @@ class TinySD(nn.Module):
         config = asdict(self.unet.config)
         if not config["augmentation"]:  # a field that older checkpoints do not have
             del config["augmentation"]
-        return {
+        description = {
             "config": config,
             "objective": self.objective_name,
             "size": self.size,
             "class_names": list(self.class_names),
             "codec": self.codec.describe(),
-        } | ({"shift": self.shift} if self.shift != 1 else {})  # another field that older checkpoints do not have
+        }
+        if self.shift != 1:  # another field that older checkpoints do not have
+            description["shift"] = self.shift
+        if self.tokenizer is not None:  # likewise
+            description["tokenizer"] = self.tokenizer.describe()
+        return description
 
     @classmethod
     def from_description(
         cls, description: dict[str, Any], autoencoder: str | Path | None = None, weights: Path | None = None
     ) -> TinySD:
         """Build an untrained TinySD of the described sizes. Arguments and errors as for `load_codec`."""
+        tokenizer = description.get("tokenizer")
         return cls(
             UNetConfig(**description["config"]),
             description["objective"],
@@ -88,6 +103,7 @@ class TinySD(nn.Module):
             description["size"],
             load_codec(description["codec"], autoencoder, weights),
             description.get("shift", 1.0),
+            None if tokenizer is None else CaptionTokenizer.from_description(tokenizer),
         )
 
     @classmethod
@@ -272,6 +288,15 @@ class TinySD(nn.Module):
             images.append(self.codec.decode(last.x).float().cpu())
         return torch.cat(images)
 
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Captions as token ids, int64 (B, L); an empty caption is all padding, 0.
+
+        Raises:
+            ValueError: for words that the captions of the synthetic faces do not have, in a network trained on these.
+        """
+        length = self.unet.config.caption_length
+        return tokenize(captions, length) if self.tokenizer is None else self.tokenizer(captions)
+
     def _encode_conditions(
         self, labels: Sequence[int | str] | None, prompts: Sequence[str] | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -279,12 +304,12 @@ class TinySD(nn.Module):
         if labels is None and prompts is None:
             raise ValueError("say what to generate: labels=['cat', ...], prompts=['a cat with ...', ...] or both")
         if prompts is not None and not self.unet.config.vocab_size:
-            raise ValueError("this network was trained without captions (photographs have none): give labels only")
+            raise ValueError("this network was trained without captions: give labels only")
         if labels is not None and prompts is not None and len(labels) != len(prompts):
             raise ValueError(f"{len(labels)} labels but {len(prompts)} prompts")
         if isinstance(labels, str) or isinstance(prompts, str):
             raise ValueError("labels and prompts are lists with one entry per image, e.g. ['cat'] * 4")
-        captions = None if prompts is None else tokenize(prompts, self.unet.config.caption_length)
+        captions = None if prompts is None else self.tokenize(prompts)
         if labels is not None:
             return torch.tensor([self._label_id(label) for label in labels], dtype=torch.long), captions
         return torch.full((len(prompts or ()),), NO_CLASS), captions

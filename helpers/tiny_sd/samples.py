@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from helpers.data import Faces
 from helpers.scoring.neighbours import nearest
 from helpers.tiny_sd.model import TinySD
 
-COLUMNS = 8  # samples of each class
+COLUMNS = 8  # samples of each class or caption
+MAX_CAPTIONS = 6  # in a grid
 MAX_ROWS = 12  # classes in a grid
 COMPARED = 64  # training images whose colours are measured
 SEARCHED = 5000  # training images among which copies are looked for
@@ -26,27 +28,44 @@ COPIED = 0.4  # a nearest neighbour at less than this share of that distance is 
 class Samples:
     """Writes grids of generated images, and measures them."""
 
-    def __init__(self, training: Faces):
+    def __init__(self, training: Faces, with_captions: bool = False):
+        """
+        Args:
+            training: images.
+            with_captions: the network is conditioned on the images' own captions, and samples are generated from these.
+        """
         self.training = training
+        distinct = dict.fromkeys(filter(None, training.captions or ())) if with_captions else {}
+        self.prompts = list(distinct)[:MAX_CAPTIONS]
         self.reference = image_statistics(training.tensor(slice(0, COMPARED)))
 
     def __call__(self, average: TinySD, path: Path) -> dict[str, Any]:
-        """Write a row of samples for each of the first classes.
+        """Write a row of samples for each of the first captions, or classes.
 
         Returns:
             The statistics of the samples ("samples") and of training images ("training_images"), and "copied", the
             share of samples that repeat a training image.
         """
-        from helpers.show.figures import grid, save_png
+        from helpers.show.figures import compare, grid, save_png
 
-        labels = torch.arange(min(len(average.class_names), MAX_ROWS)).repeat_interleave(COLUMNS).tolist()
-        images = average.generate(labels)
-        save_png(grid(images, columns=COLUMNS), path)
+        if self.prompts:
+            rows = {_as_label(prompt): average.generate(prompts=[prompt] * COLUMNS) for prompt in self.prompts}
+            images = torch.cat(list(rows.values()))
+            save_png(compare(rows), path)
+        else:
+            labels = torch.arange(min(len(average.class_names), MAX_ROWS)).repeat_interleave(COLUMNS).tolist()
+            images = average.generate(labels)
+            save_png(grid(images, columns=COLUMNS), path)
         return {
             "samples": image_statistics(images),
             "training_images": self.reference,
             "copied": copied_share(images, self.training),
         }
+
+
+def _as_label(caption: str) -> str:
+    """A caption in lines beside its row, shortened."""
+    return fill(caption, 24, max_lines=3, placeholder=" ...")
 
 
 def image_statistics(images: Tensor) -> dict[str, float]:

@@ -50,25 +50,35 @@ def check_same_network(options: argparse.Namespace, start: TinySD) -> None:
 def started_config(start: TinySD, new: UNetConfig) -> UNetConfig:
     """The sizes of a network that starts from a trained one: those of that network, with the new images' classes.
 
+    Captions can be added to a network that was trained without.
+
     Args:
         start: the trained network.
         new: the sizes that a training from scratch would have.
 
     Raises:
-        ValueError: where only one of the two has captions.
+        ValueError: where the network has captions, and the images have none or use another tokenizer.
     """
     config = start.unet.config
-    if config.vocab_size != new.vocab_size:
-        theirs, ours = ("captions" if size else "no captions" for size in (config.vocab_size, new.vocab_size))
-        raise ValueError(f"the network was trained with {theirs}, and these images have {ours}")
-    return replace(config, classes=new.classes, dropout=new.dropout, augmentation=new.augmentation)
+    if config.vocab_size and config.vocab_size != new.vocab_size:
+        ours = "captions in other words" if new.vocab_size else "no captions"
+        raise ValueError(f"the network was trained with captions, and these images have {ours}")
+    return replace(
+        config,
+        classes=new.classes,
+        dropout=new.dropout,
+        augmentation=new.augmentation,
+        vocab_size=new.vocab_size,
+        caption_length=new.caption_length,
+    )
 
 
 def copy_network(start: TinySD, model: TinySD) -> None:
     """Give a new network the weights of a trained one, and its normalisation of the latents.
 
     A class of the same name keeps its embedding; one that the trained network does not know begins as "any class". An
-    input for augmentations that the trained network does not have begins at zero, without effect.
+    input for augmentations that the trained network does not have begins at zero, without effect, and so does the
+    cross-attention to captions.
 
     Raises:
         ValueError: if the latents of the two are not those of the same autoencoder.
@@ -80,6 +90,8 @@ def copy_network(start: TinySD, model: TinySD) -> None:
         trained = start.unet.augmentation
         new = model.unet.augmentation.weight
         state["augmentation.weight"] = torch.zeros_like(new) if trained is None else trained.weight
+    if start.unet.text is None:  # what the trained network does not have is for captions, and stays as it is
+        state = model.unet.state_dict() | state
     model.unet.load_state_dict(state)
     if isinstance(model.codec, LatentCodec) and isinstance(start.codec, LatentCodec):
         if latent_space(start.codec.autoencoder) != latent_space(model.codec.autoencoder):

@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from helpers.tiny_sd.augment import PARAMETERS
 from helpers.tiny_sd.batches import Batches, Details
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
+from helpers.tiny_sd.own_captions import CaptionTokenizer
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.samples import Samples, label_agreement
 from helpers.tiny_sd.start import (
@@ -68,6 +70,7 @@ AUTOENCODER_RECIPE: dict[str, Any] = {
 }  # small batches: more updates per minute
 MAX_COPIED = 64 * 2**20  # bytes of an autoencoder that is copied into the run's folder
 PIXEL_WIDTHS = UNetConfig.widths
+P_DROP_CLASS = 0.4  # of images with captions of their own: a prompt is a caption alone
 LATENT_WIDTHS = (64, 96)  # latents are small: two resolutions, 8x8 and 4x4, are enough
 
 
@@ -87,6 +90,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is diffused: 1 pixels, 2 a pretrained autoencoder's latents, 3 those of one trained on the faces",
     )
     add_face_arguments(parser)
+    add("--captions", choices=["yes", "no"], default="yes", help="whether to learn the images' captions, if any")
     add(
         "--start",
         metavar="WEIGHTS",
@@ -198,11 +202,25 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     """Load the images and build codec, batches and network as the options say."""
     autoencoder = chosen_autoencoder(options)  # before the images: an autoencoder that is not there costs no drawing
     faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    if options.captions == "no":
+        faces = replace(faces, captions=None, attributes=None)
     codec, latents = build_codec(options, faces, accelerator, autoencoder)
-    batches = Batches(faces, options.batch_size, augment=options.augment, accelerator=accelerator, latents=latents)
     model = new_model(options, faces, codec)
+    batches = Batches(
+        faces,
+        options.batch_size,
+        p_drop_class=Batches.p_drop_class if model.tokenizer is None else P_DROP_CLASS,
+        augment=options.augment,
+        accelerator=accelerator,
+        latents=latents,
+        tokenizer=model.tokenizer,
+    )
     description = model.describe()
     metadata = (inherited_metadata(options.start) if options.start else {}) | weights_metadata(faces)
+    if model.tokenizer is not None and faces.captions is not None:
+        metadata["captions"] = caption_summary(faces.captions, model.tokenizer)
+        if accelerator.is_main_process:
+            ignoring_broken_pipe(print, f"captions: {metadata['captions']}", file=sys.stderr, flush=True)
     if latents is not None:
         # a training is recognised by the autoencoder's weights, wherever they lie, and not by the last digits of means
         description["codec"] = {name: description["codec"][name] for name in ("method", "fingerprint")}
@@ -212,7 +230,7 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
         model=model,
         loss_fn=batches.losses,
         save=TinySD.save,
-        sample=Samples(faces),
+        sample=Samples(faces, with_captions=model.tokenizer is not None),
         validate=validation(options, faces, model, accelerator),
         describe_batch=Details.summary,
         facts=facts(faces),
@@ -286,15 +304,18 @@ def _copy_beside(source: str | Path, folder: Path) -> None:
 
 def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD:
     """Build a TinySD for these faces: untrained, the same for the same seed, or with the weights of --start."""
-    config = unet_config(options, faces, codec)
     start = None
     if options.start:
         with naming_option("--start"):
             start = TinySD.from_weights(options.start)
+    tokenizer = caption_tokenizer(faces, start)
+    config = unet_config(options, faces, codec, tokenizer)
+    if start is not None:
+        with naming_option("--start"):
             config = started_config(start, config)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = TinySD(config, options.objective, faces.class_names, options.size, codec, options.shift)
+        model = TinySD(config, options.objective, faces.class_names, options.size, codec, options.shift, tokenizer)
     if start is not None:
         with naming_option("--start"):
             copy_network(start, model)
@@ -310,13 +331,37 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
     return model
 
 
-def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNetConfig:
+def caption_tokenizer(faces: Faces, start: TinySD | None = None) -> CaptionTokenizer | None:
+    """The tokenizer of captions in anybody's words: that of the network to start from, else trained on these.
+
+    None for images without captions, and for synthetic faces, whose captions have a vocabulary of their own.
+    """
+    if faces.captions is None or faces.attributes is not None:
+        return None
+    if start is not None and start.tokenizer is not None:
+        return start.tokenizer
+    return CaptionTokenizer.train(faces.captions)
+
+
+def caption_summary(captions: Sequence[str], tokenizer: CaptionTokenizer) -> str:
+    """How many images have a caption, how long these are, and how large the vocabulary is."""
+    lengths = [len(tokenizer.encode(caption)) for caption in captions if caption]
+    return (
+        f"{len(lengths)} of {len(captions)} images, {min(lengths)} to {max(lengths)} tokens, a vocabulary of "
+        f"{len(tokenizer)} tokens"
+    )
+
+
+def unet_config(
+    options: argparse.Namespace, faces: Faces, codec: Codec, tokenizer: CaptionTokenizer | None = None
+) -> UNetConfig:
     """The sizes of the network for this codec. Raises SystemExit for images that the network cannot take."""
     pixels = codec.name == PixelCodec.name
     widths, patch = _widths_and_patch(options, pixels, codec.downsampling_factor)
     # attention is cheap at the first resolution if it has at most 8x8 positions, each of them large
     pixels_per_position = codec.downsampling_factor * patch
     coarse = pixels_per_position >= 8 and options.size // pixels_per_position <= 8
+    vocab_size = vocabulary_size() if faces.attributes is not None else 0
     return UNetConfig(
         channels=codec.channels,
         patch=patch,
@@ -325,7 +370,8 @@ def unet_config(options: argparse.Namespace, faces: Faces, codec: Codec) -> UNet
         attention=(coarse,) + (True,) * (len(widths) - 1),
         head_width=math.gcd(*widths[not coarse :], 32),
         classes=len(faces.class_names),
-        vocab_size=vocabulary_size() if faces.attributes is not None else 0,
+        vocab_size=vocab_size if tokenizer is None else len(tokenizer),
+        caption_length=UNetConfig.caption_length if tokenizer is None else tokenizer.length,
         detail_channels=UNetConfig.detail_channels if pixels else 0,  # with latents, detail is the decoder's task
         dropout=options.dropout,
         augmentation=PARAMETERS if options.augment else 0,

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from helpers.data import Faces
 from helpers.tiny_sd.batches import caption_table
-from helpers.tiny_sd.codecs import Codec
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import NO_CLASS
 
@@ -47,8 +46,8 @@ class Validation:
             model: its codec is on `device`.
             training, held_out: the first IMAGES of each are used.
         """
-        self.training = _batch(model.codec, training[:IMAGES], device)
-        self.held_out = _batch(model.codec, held_out[:IMAGES], device)
+        self.training = _batch(model, training[:IMAGES], device)
+        self.held_out = _batch(model, held_out[:IMAGES], device)
         generator = torch.Generator().manual_seed(0)
         times = model.objective.sample_times(TIMES, generator)
         self.levels = [round(t, 2) for t in times.quantile(torch.tensor(QUANTILES)).tolist()]
@@ -85,9 +84,9 @@ class Validation:
         return torch.stack([loss.mean() for loss in losses]).cpu()
 
 
-def _batch(codec: Codec, faces: Faces, device: torch.device | str) -> Batch:
+def _batch(model: TinySD, faces: Faces, device: torch.device | str) -> Batch:
     """Encode these images; of each the first caption."""
-    captions = caption_table(faces)
-    latents = codec.encode(faces.tensor(device=device))
+    captions = caption_table(faces, model.tokenizer)
+    latents = model.codec.encode(faces.tensor(device=device))
     labels = torch.from_numpy(faces.labels).long().to(device)
     return Batch(latents, labels, None if captions is None else captions[:, 0].to(device))

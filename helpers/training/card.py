@@ -12,6 +12,7 @@ ROWS = {  # key of the weights' metadata -> what the card calls it
     "command": "command",
     "source": "training images",
     "photographs": "photographs",
+    "captions": "captions",
     "steps": "updates",
     "core_minutes": "core-minutes",
     "precision": "precision",
