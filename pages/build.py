@@ -38,6 +38,7 @@ TEXTS = (
     "generate.md",
     "ask.md",
     "training.md",
+    "own_images.md",
     "recipes.md",
     "evidence.md",
     "troubleshooting.md",

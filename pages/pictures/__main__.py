@@ -4,6 +4,8 @@ One image for each part of the course, the map and the diagrams of the notebooks
 or synthetic, never a photograph but Chelsea (CC0).
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import Any
 
@@ -34,6 +36,7 @@ from pages.pictures import (
     latent_diffusion,
     motion,
     neighbours,
+    own_images,
     tiny_unet,
     vision_language,
 )
@@ -175,6 +178,13 @@ def chelsea_as_networks_see_her() -> None:
     save_png(chelsea.patches(), IMAGES / "chelsea_patches.png")
 
 
+def images_of_your_own() -> None:
+    """Chelsea in three lights, for the page Your own images; trains for it."""
+    with TemporaryDirectory() as folder:
+        model = own_images.trained(Path(folder))
+    save_png(own_images.draw(model), IMAGES / "own_images.png")
+
+
 def unet_of_method_1() -> None:
     """The network of Method 1, for notebook 09."""
     save_diagram(tiny_unet.draw(TinySD.from_weights("tiny_sd_pixels")), IMAGES / "diagram_tiny_unet.png")
@@ -208,6 +218,7 @@ if __name__ == "__main__":
         autoencoder_diagrams,
         latent_diffusion_diagrams,
         chelsea_as_networks_see_her,
+        images_of_your_own,
         unet_of_method_1,
         precision_and_recall,
         vision_language_diagrams,
