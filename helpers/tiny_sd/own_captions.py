@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.data import Faces
 from helpers.text.bpe import BytePairTokenizer, Pair
 from helpers.text.train import learn_merges
 
@@ -82,6 +83,14 @@ class CaptionTokenizer:
             row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
         return rows
 
+    def summary(self, captions: Sequence[str]) -> str:
+        """How many images have a caption, how long these are, and how large the vocabulary is."""
+        lengths = [len(self.encode(caption)) for caption in captions if caption]
+        return (
+            f"{len(lengths)} of {len(captions)} images, {min(lengths)} to {max(lengths)} tokens, a vocabulary of "
+            f"{len(self)} tokens"
+        )
+
     def describe(self) -> dict[str, Any]:
         """The argument of `from_description` that builds it anew, as plain JSON values."""
         return {"merges": [" ".join(pair) for pair in self.byte_pairs.merges], "length": self.length}
@@ -91,3 +100,13 @@ class CaptionTokenizer:
         """Build the tokenizer that `describe` described."""
         pairs = [merge.split(" ") for merge in description["merges"]]
         return cls([(left, right) for left, right in pairs], description["length"])
+
+
+def caption_tokenizer(faces: Faces, trained: CaptionTokenizer | None = None) -> CaptionTokenizer | None:
+    """The tokenizer of captions in anybody's words: one that a network was trained with, else trained on these.
+
+    None for images without captions, and for synthetic faces, whose captions have a vocabulary of their own.
+    """
+    if not faces.captions or not any(faces.captions) or faces.attributes is not None:
+        return None
+    return trained or CaptionTokenizer.train(faces.captions)

@@ -30,7 +30,7 @@ from helpers.tiny_sd.augment import PARAMETERS
 from helpers.tiny_sd.batches import Batches, Details
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
 from helpers.tiny_sd.model import TinySD, vocabulary_size
-from helpers.tiny_sd.own_captions import CaptionTokenizer
+from helpers.tiny_sd.own_captions import CaptionTokenizer, caption_tokenizer
 from helpers.tiny_sd.perceptual import PerceptualLoss
 from helpers.tiny_sd.samples import Samples, label_agreement
 from helpers.tiny_sd.start import (
@@ -218,7 +218,7 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     description = model.describe()
     metadata = (inherited_metadata(options.start) if options.start else {}) | weights_metadata(faces)
     if model.tokenizer is not None and faces.captions is not None:
-        metadata["captions"] = caption_summary(faces.captions, model.tokenizer)
+        metadata["captions"] = model.tokenizer.summary(faces.captions)
         if accelerator.is_main_process:
             ignoring_broken_pipe(print, f"captions: {metadata['captions']}", file=sys.stderr, flush=True)
     if latents is not None:
@@ -308,7 +308,7 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
     if options.start:
         with naming_option("--start"):
             start = TinySD.from_weights(options.start)
-    tokenizer = caption_tokenizer(faces, start)
+    tokenizer = caption_tokenizer(faces, None if start is None else start.tokenizer)
     config = unet_config(options, faces, codec, tokenizer)
     if start is not None:
         with naming_option("--start"):
@@ -329,27 +329,6 @@ def new_model(options: argparse.Namespace, faces: Faces, codec: Codec) -> TinySD
             options.perceptual_crop,
         )
     return model
-
-
-def caption_tokenizer(faces: Faces, start: TinySD | None = None) -> CaptionTokenizer | None:
-    """The tokenizer of captions in anybody's words: that of the network to start from, else trained on these.
-
-    None for images without captions, and for synthetic faces, whose captions have a vocabulary of their own.
-    """
-    if faces.captions is None or faces.attributes is not None:
-        return None
-    if start is not None and start.tokenizer is not None:
-        return start.tokenizer
-    return CaptionTokenizer.train(faces.captions)
-
-
-def caption_summary(captions: Sequence[str], tokenizer: CaptionTokenizer) -> str:
-    """How many images have a caption, how long these are, and how large the vocabulary is."""
-    lengths = [len(tokenizer.encode(caption)) for caption in captions if caption]
-    return (
-        f"{len(lengths)} of {len(captions)} images, {min(lengths)} to {max(lengths)} tokens, a vocabulary of "
-        f"{len(tokenizer)} tokens"
-    )
 
 
 def unet_config(
