@@ -42,7 +42,7 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
         "a width that does not fit": Fault(ask(width=60), "width must be a multiple of 8 pixels, got 60"),
         "no height": Fault(ask(height=0), "height must be a multiple of 8 pixels, got 0"),
         "no pictures": Fault(ask(num_images=0), "num_images must be .* got 0"),
-        "an unknown sampler": Fault(ask(sampler="plms"), "unknown sampler 'plms': choose one of ddpm, ddim"),
+        "an unknown sampler": Fault(ask(sampler="unipc"), "unknown sampler 'unipc': choose one of ddpm, ddim"),
         "no prompt": Fault(ask([]), r"prompt must be a text or a list of texts, got \[\]"),
         "a prompt that is no text": Fault(ask(7), "prompt must be a text or a list of texts, got 7"),
         "negative prompts that do not match": Fault(

@@ -1,4 +1,4 @@
-"""Seven samplers with one signature: from noise to data, step by step.
+"""Eight samplers with one signature: from noise to data, step by step.
 
 Each calls a denoiser for (x0, eps) and takes a step. On any path, the change of x between two times is
 the integral of x0 d(alpha) + eps d(sigma); the samplers differ in how they estimate that integral and
@@ -135,13 +135,53 @@ def ddim(
 
 
 def euler(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: Generators | None = None,
+    churn: float = 0.0,
 ) -> Iterator[Step]:
-    """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v."""
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
+    """Euler's method: hold x0 and eps over the step. On a DDPM path it is DDIM; on a flow path x' = x + (t' - t) v.
+
+    Args:
+        churn: see `add_churn`.
+    """
+    for interval in _intervals(times, path):
+        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(x, interval, path, churn, times, generator)
         x0, eps = denoise(x, t)  # (B, ...) each
         x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps  # (B, ...)
         yield Step(t_next, x, x0)
+
+
+def add_churn(
+    x: Tensor, interval: Interval, path: NoisePath, churn: float, times: Tensor, generator: Generators | None
+) -> tuple[Tensor, Interval]:
+    """Go back to more noise before a step (EDM, algorithm 2): fresh noise corrects errors of the steps before.
+
+    In units of the data the noise grows by the factor 1 + min(churn / steps, sqrt(2) - 1), but not beyond the path's
+    end. EDM's S_churn; its S_noise is 1, and the whole path has churn.
+
+    Args:
+        x: (B, ...) the state at interval.t.
+        churn: 0 for none.
+        times: (T + 1,) of all T steps.
+
+    Returns:
+        the state with more noise, and the interval that begins there.
+    """
+    if churn == 0 or interval.alpha == 0:
+        return x, interval
+    level = interval.sigma / interval.alpha
+    factor = 1 + min(churn / (len(times) - 1), math.sqrt(2) - 1)
+    t = path.time_of_level(torch.tensor(level * factor)).item()
+    alpha, sigma = (coefficient.item() for coefficient in path.alpha_sigma(t))
+    if t <= interval.t or alpha == 0:  # at the path's end there is no more noise
+        return x, interval
+    added = math.sqrt(max((sigma / alpha) ** 2 - level**2, 0.0))
+    x = alpha * (x / interval.alpha + added * _noise_like(x, generator))  # (B, ...)
+    return x, interval._replace(t=t, alpha=alpha, sigma=sigma)
 
 
 def euler_ancestral(
@@ -163,13 +203,23 @@ def euler_ancestral(
 
 
 def heun(
-    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    path: NoisePath,
+    *,
+    generator: Generators | None = None,
+    churn: float = 0.0,
 ) -> Iterator[Step]:
     """Heun's method (EDM, algorithm 1): take an Euler step, evaluate there, and step by the mean of both predictions.
 
     Two network evaluations a step, one in the last; second-order accurate.
+
+    Args:
+        churn: see `add_churn`; with it this is EDM's stochastic sampler, algorithm 2.
     """
-    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
+    for interval in _intervals(times, path):
+        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(x, interval, path, churn, times, generator)
         here = denoise(x, t)
         x_next = x + (alpha_next - alpha) * here.x0 + (sigma_next - sigma) * here.eps
         if sigma_next > 0:  # clean data has no noise to predict
@@ -208,6 +258,34 @@ def lms(
         yield Step(interval.t_next, x, x0)
 
 
+# weights of the newest predictions of the noise for 2, 3 and 4 of them, at equal distances in time
+ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+
+
+def plms(
+    denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
+) -> Iterator[Step]:
+    """Pseudo linear multistep (Liu et al. 2022, PNDM): DDIM's step with the noise extrapolated from four predictions.
+
+    The sampler that Stable Diffusion 1 was published with. One evaluation a step, two in the first, which has nothing
+    to remember and takes the mean over a trial step. The weights assume evenly spaced times.
+    """
+    history: list[Tensor] = []  # the last predictions of the noise, newest first
+    for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
+        x0, eps = denoise(x, t)  # (B, ...) each
+        history = [eps, *history][:4]
+        if len(history) > 1:
+            weights = ADAMS_BASHFORTH[len(history)]
+            eps = sum((w * past for w, past in zip(weights, history, strict=True)), start=torch.zeros_like(x))
+            x0 = (x - sigma * eps) / alpha
+        elif sigma_next > 0:
+            trial = denoise(alpha_next * x0 + sigma_next * eps, t_next)
+            eps = (eps + trial.eps) / 2
+            x0 = (x - sigma * eps) / alpha if alpha > 0 else (x0 + trial.x0) / 2
+        x = alpha_next * x0 + sigma_next * eps  # (B, ...)
+        yield Step(t_next, x, x0)
+
+
 def dpm_solver_pp_2m(
     denoise: Denoiser, x: Tensor, times: Tensor, path: NoisePath, *, generator: Generators | None = None
 ) -> Iterator[Step]:
@@ -239,19 +317,25 @@ SAMPLERS = {
     "euler_ancestral": euler_ancestral,
     "heun": heun,
     "lms": lms,
+    "plms": plms,
     "dpm_solver_pp_2m": dpm_solver_pp_2m,
 }
 
 
-def check_sampler(name: str) -> None:
-    """Raise ValueError unless `name` is in SAMPLERS."""
+WITH_CHURN = ("euler", "heun")
+
+
+def check_sampler(name: str, churn: float = 0.0) -> None:
+    """Raise ValueError unless `name` is in SAMPLERS, and has churn where there is some."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+    if churn and name not in WITH_CHURN:
+        raise ValueError(f"the sampler {name} has no churn: choose {' or '.join(WITH_CHURN)}, or leave it at 0")
 
 
 def num_function_evaluations(sampler: str, steps: int) -> int:
     """Number of network evaluations (NFE) of a sampler in `steps` steps: what a fair comparison holds equal."""
-    return 2 * steps - 1 if sampler == "heun" else steps
+    return {"heun": 2 * steps - 1, "plms": steps + min(steps - 1, 1)}.get(sampler, steps)
 
 
 def run_sampler(
@@ -262,20 +346,22 @@ def run_sampler(
     path: NoisePath,
     *,
     generator: Generators | None = None,
+    churn: float = 0.0,
 ) -> Iterator[Step]:
-    """Run a sampler by name, without gradients; the other arguments as for `ddpm`.
+    """Run a sampler by name, without gradients; the other arguments as for `ddpm`, `churn` as for `add_churn`.
 
     Yields:
         The state after every step.
 
     Raises:
-        ValueError: at once for a name that is not in SAMPLERS and for another number of generators than samples, at
-            the first step for times that do not decrease.
+        ValueError: at once for a name that is not in SAMPLERS, for churn that it does not have and for another number
+            of generators than samples, at the first step for times that do not decrease.
     """
-    check_sampler(name)
+    check_sampler(name, churn)
     if isinstance(generator, Sequence) and len(generator) != len(x):
         raise ValueError(f"one generator for the batch or one per sample: got {len(generator)} for {len(x)} samples")
-    return _without_gradients(SAMPLERS[name](denoise, x, times, path, generator=generator))
+    options = {"churn": churn} if churn else {}
+    return _without_gradients(SAMPLERS[name](denoise, x, times, path, generator=generator, **options))
 
 
 def finite_steps(steps: Iterator[Step]) -> Iterator[Step]:
@@ -313,7 +399,8 @@ def sample(
     path: NoisePath,
     *,
     generator: Generators | None = None,
+    churn: float = 0.0,
 ) -> Tensor:
     """Run a sampler to its end and return the last state, (B, ...). Arguments and errors as for `run_sampler`."""
-    *_, last = run_sampler(sampler, denoise, x, times, path, generator=generator)
+    *_, last = run_sampler(sampler, denoise, x, times, path, generator=generator, churn=churn)
     return last.x

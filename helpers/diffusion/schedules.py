@@ -43,6 +43,13 @@ class NoisePath(ABC):
         alpha, sigma = self.alpha_sigma(torch.as_tensor(t, device=x0.device))
         return expand(alpha, x0).to(x0.dtype) * x0 + expand(sigma, x0).to(x0.dtype) * eps
 
+    @abstractmethod
+    def time_of_level(self, level: Tensor) -> Tensor:
+        """The times at which sigma / alpha has these values, the reverse of `alpha_sigma`; float64, of level's shape.
+
+        A level that the path does not reach gives its end, t = 1.
+        """
+
     def log_snr(self, t: Tensor | float) -> Tensor:
         """The logarithm of the signal-to-noise ratio, 2 log(alpha / sigma): by it, times on two paths compare."""
         alpha, sigma = self.alpha_sigma(t)
@@ -62,6 +69,10 @@ class FlowPath(NoisePath):
         t = torch.as_tensor(t, dtype=torch.float32)
         t = (self.shift * t / (1 + (self.shift - 1) * t)).clamp(max=1)  # rounding may pass the end by a bit
         return 1 - t, t
+
+    def time_of_level(self, level: Tensor) -> Tensor:
+        u = 1 / (1 + 1 / level.double())  # sigma: level / (1 + level), also where the level is infinite
+        return u / (self.shift - (self.shift - 1) * u)
 
 
 class DDPMPath(NoisePath):
@@ -91,6 +102,12 @@ class DDPMPath(NoisePath):
         below = position.floor().long().clamp(max=len(self) - 1)
         abar = torch.lerp(table[below], table[below + 1], position - below)
         return abar.sqrt().float(), (1 - abar).sqrt().float()
+
+    def time_of_level(self, level: Tensor) -> Tensor:
+        table = self._table.to(level.device)
+        abar = (1 / (1 + level.double().square())).clamp(min=table[-1])
+        below = (torch.searchsorted(-table, -abar, right=True) - 1).clamp(max=len(self) - 1)
+        return (below + (table[below] - abar) / (table[below] - table[below + 1])) / len(self)
 
     @classmethod
     def linear(cls, T: int = 1000, first: float = 1e-4, last: float = 0.02) -> "DDPMPath":

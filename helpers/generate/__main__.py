@@ -64,6 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=positive_int, help="of the sampler")
     add("--guidance-scale", type=non_negative_float, metavar="SCALE", help="1: none")
     add("--sampler", help="ddim, dpm_solver_pp_2m, ...")
+    add(
+        "--sigmas",
+        metavar="LEVELS",
+        help="noise levels of the steps: karras, exponential, or numbers as 14.6,5,1.5,0.3",
+    )
+    add("--churn", type=non_negative_float, metavar="S", help="fresh noise before every step of euler and heun")
     add("--negative-prompt", metavar="PROMPT", help="what guidance moves away from")
     add("--size", type=_size, metavar="SIZE", help="pixels: 512, or 768x512 for width x height")
     add("--clip-skip", type=non_negative_int, metavar="LAYERS", help="leave out the text encoder's last layers")
@@ -195,6 +201,8 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
         "strength": options.strength,
         "mask_image": options.mask,
         "weighted_prompts": options.weighted_prompts or None,
+        "sigmas": options.sigmas,
+        "churn": options.churn,
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import helpers
 from helpers.data.faces import to_uint8
+from helpers.diffusion.noise_levels import check_sigmas
 from helpers.generate.inputs import Inputs, read_inputs
 from helpers.generate.models import SYSTEMS, Model, load_model
 from helpers.generate.settings import (
@@ -43,6 +44,8 @@ OPTIONAL = {  # options that only some have, and what they are called in message
     "clip_skip": "CLIP skip",
     "shift": "shift",
     "weighted_prompts": "weights of words",
+    "sigmas": "choice of noise levels",
+    "churn": "churn",
     "init_image": "initial image",
     "strength": "strength",
     "mask_image": "mask",
@@ -88,8 +91,8 @@ def generate(
         same_seed: every prompt begins with `seed` again, so that its first image starts from the same noise.
         progress: show a bar.
         options: steps, guidance_scale, sampler; and where the model has them negative_prompt, width, height,
-            clip_skip, shift, weighted_prompts, init_image (a file or a PIL image), strength, mask_image (white is
-            generated anew).
+            clip_skip, shift, weighted_prompts, sigmas, churn, init_image (a file or a PIL image), strength, mask_image
+            (white is generated anew).
 
     Returns:
         all images of the first prompt, then those of the second, ...; each has its settings in `info`, which
@@ -127,6 +130,9 @@ def make_settings(
     inputs = read_inputs(chosen.pop("init_image", None), chosen.pop("mask_image", None), width, height)
     if "strength" in chosen and inputs.init is None:
         raise ValueError("strength says how much of an initial image is generated anew, and there is no initial image")
+    sigmas = check_sigmas(chosen.get("sigmas"))
+    if isinstance(sigmas, tuple):  # numbers, which the settings keep as text
+        chosen |= {"sigmas": ",".join(map(repr, sigmas)), "steps": len(sigmas)}
     first = Settings(
         model=model.name,
         prompt=texts[0],
@@ -167,6 +173,7 @@ def _with_defaults(model: Model, chosen: dict[str, Any], inputs: Inputs) -> dict
     names = [name for name in ("negative_prompt", "clip_skip", "shift") if model.system.has(name)]
     if chosen.get("weighted_prompts"):  # not recorded where it is not used
         names.append("weighted_prompts")
+    names += [name for name in ("sigmas", "churn") if name in chosen]
     if inputs.init is not None:
         names.append("strength")
     return {name: chosen.get(name, model.default(name)) for name in names}
@@ -182,6 +189,7 @@ def _with_plain_numbers(settings: Settings) -> Settings:
         clip_skip=None if settings.clip_skip is None else int(settings.clip_skip),
         shift=None if settings.shift is None else float(settings.shift),
         strength=None if settings.strength is None else float(settings.strength),
+        churn=None if settings.churn is None else float(settings.churn),
     )
 
 

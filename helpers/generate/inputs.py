@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from helpers.data.images import ImageSource, read_image, upright_mask, upright_rgb
 from helpers.files import portable_name
 from helpers.generate.settings import ImageReference
+from helpers.text_to_image.input_images import fit_image, fit_mask
 
 
 class Inputs(NamedTuple):
@@ -38,7 +39,7 @@ def read_inputs(init: ImageSource | None, mask: ImageSource | None, width: int, 
     if init is None:
         return Inputs()
     image = read_image(init, "the initial image", upright_rgb)
-    rgb = np.array(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+    rgb = np.array(fit_image(image, width, height))
     inputs = Inputs(torch.from_numpy(rgb).permute(2, 0, 1) / 127.5 - 1, _reference(init, rgb))
     if mask is None:
         return inputs
@@ -49,8 +50,7 @@ def read_inputs(init: ImageSource | None, mask: ImageSource | None, width: int, 
             f"the mask is {mask_size[0]}x{mask_size[1]} pixels and the initial image {image.width}x{image.height}: "
             "they must have the same size"
         )
-    grey = Image.fromarray((values * 255).round().astype(np.uint8))
-    levels = np.array(ImageOps.fit(grey, (width, height), Image.Resampling.BILINEAR))
+    levels = np.array(fit_mask(values, width, height))
     return inputs._replace(mask=torch.from_numpy(levels) / 255, mask_reference=_reference(mask, levels))
 
 

@@ -24,7 +24,8 @@ from helpers.generate.inputs import Inputs
 from helpers.generate.settings import Settings
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import SD3Request, StableDiffusion3
-from helpers.text_to_image.request import Request, composite
+from helpers.text_to_image.input_images import composite
+from helpers.text_to_image.request import Request
 from helpers.text_to_image.weighted_prompts import parse_weights
 from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
@@ -186,8 +187,8 @@ class StableDiffusionModel(Model):
 
     def default(self, option: str) -> Any:
         value = super().default(option)
-        if option == "shift" and value is None and isinstance(self.network, StableDiffusion3):
-            return self.network.config.shift
+        if value is None and isinstance(self.network, StableDiffusion3):
+            return getattr(self.network.config, option, None)  # shift, steps, guidance_scale
         return value
 
     def check(self, settings: Settings, inputs: Inputs) -> None:
@@ -195,9 +196,11 @@ class StableDiffusionModel(Model):
             _warn_of_unknown_words(self.name, settings)
         arguments = self._arguments(settings, inputs)
         if isinstance(self.network, StableDiffusion3):
-            SD3Request(self.network.config, self.network.encoders.t5 is not None, **arguments)
+            checked = SD3Request(self.network.config, self.network.encoders.t5 is not None, **arguments)
+            self.network.times(checked.steps, checked.shift, checked.sigmas)
         else:
-            Request(self.network.config.limits, **arguments)
+            request = Request(self.network.config.limits, **arguments)
+            self.network.times(request.steps, request.sigmas)
 
     def sample_steps(self, settings: Settings, inputs: Inputs) -> Iterator[Step]:
         return self.network.sample_steps(**self._arguments(settings, inputs))
@@ -206,11 +209,13 @@ class StableDiffusionModel(Model):
         return self.network.decode(x)
 
     def finish(self, image: Tensor, inputs: Inputs) -> Tensor:
-        return image if inputs.mask is None else composite(image, inputs.init, inputs.mask)
+        if inputs.init is None or inputs.mask is None:
+            return image
+        return composite(image, inputs.init, inputs.mask)
 
     def _arguments(self, settings: Settings, inputs: Inputs) -> dict[str, Any]:
         names = ["prompt", "negative_prompt", "steps", "guidance_scale", "sampler", "seed", "width", "height"]
-        names += ["clip_skip", "shift", "strength", "weighted_prompts"]
+        names += ["clip_skip", "shift", "strength", "weighted_prompts", "sigmas", "churn"]
         values = {name: getattr(settings, name) for name in names}
         arguments = {name: value for name, value in values.items() if value is not None}
         return arguments | {"init_image": inputs.init, "mask_image": inputs.mask}

@@ -42,6 +42,8 @@ class Settings:
     strength: float | None = None
     mask_image: ImageReference | None = None
     weighted_prompts: bool | None = None
+    sigmas: str | None = None  # a name, or numbers with commas between them
+    churn: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def readable(record: Record) -> str:
         "Denoising strength": settings.strength,
         "Clip skip": settings.clip_skip or None,
         "Shift": settings.shift,
+        "Schedule type": settings.sigmas,
+        "Sigma churn": settings.churn,
     }
     lines = [settings.prompt]
     if settings.negative_prompt:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 from prompt to image: `StableDiffusion1.sample_steps` has all steps in order.
+"""Stable Diffusion 1 from prompt to image: `StableDiffusion1.sample_latents` has all steps in order.
 
 Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor, w = W / factor, N text tokens.
 """
@@ -41,7 +41,7 @@ from helpers.text_to_image.pipeline import (
     latents_to_rgb,
     progress_bar,
 )
-from helpers.text_to_image.request import Limits, Request, composite
+from helpers.text_to_image.request import Limits, Request
 from helpers.text_to_image.weighted_prompts import encode_weighted
 from helpers.weights import load_weights, read_config, save_with_config
 from helpers.weights.pretrained import check_dtype_and_device, load_pretrained
@@ -69,7 +69,7 @@ class SD1Config:
     def limits(self) -> Limits:
         """The limits of a request that follow from the sizes."""
         factor = self.autoencoder.downsampling_factor
-        return Limits(self.size, factor, factor, self.unet.latent_channels, self.text.layers)
+        return Limits(self.size, factor, factor, self.unet.latent_channels, self.text.layers, self.text.width)
 
 
 class StableDiffusion1(nn.Module):
@@ -114,7 +114,7 @@ class StableDiffusion1(nn.Module):
     @torch.no_grad()
     def sample_steps(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] = "",
         *,
         progress: bool = False,
@@ -126,12 +126,16 @@ class StableDiffusion1(nn.Module):
         """
         # 1. Check all arguments before any work
         request = Request(self.config.limits, prompt, negative_prompt, **options)
+        return self.sample_latents(request, progress)
 
-        # 2. Encode the prompts
+    @torch.no_grad()
+    def sample_latents(self, request: Request, progress: bool = False) -> Iterator[Step]:
+        """The steps of `sample_steps` after the arguments are checked."""
+        # 2. Choose the times, from noise to data; image-to-image leaves out the first ones
+        times = self.times(request.steps, request.sigmas)[request.skipped_steps :]
+
+        # 3. Encode the prompts
         text, negative = self.encode_prompts(request)  # (B, N, D) each
-
-        # 3. Choose the times, from noise to data; image-to-image leaves out the first ones
-        times = self.times(request.steps)[request.skipped_steps :]
 
         # 4. Prepare the first latent: noise, or the encoded image with noise added
         noise, generators = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
@@ -146,14 +150,16 @@ class StableDiffusion1(nn.Module):
         # 6. Denoise step by step; at strength 0 there is no step left
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
-        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators)
+        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators, churn=request.churn)
         return progress_bar(steps, len(times) - 1, progress)
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] = "",
         *,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
         steps: int = 50,
         guidance_scale: float = 7.5,
         seed: int = 0,
@@ -161,9 +167,12 @@ class StableDiffusion1(nn.Module):
         width: int | None = None,
         num_images: int = 1,
         sampler: str = "ddim",
+        sigmas: str | Sequence[float] | None = None,
+        churn: float = 0.0,
         init_image: Any = None,
         strength: float = 0.8,
         mask_image: Any = None,
+        resize: bool = False,
         clip_skip: int = 0,
         weighted_prompts: bool = False,
         callback: Callable[[Step, Tensor], None] | None = None,
@@ -174,6 +183,8 @@ class StableDiffusion1(nn.Module):
         Args:
             prompt: one, or one per image.
             negative_prompt: what guidance moves away from.
+            prompt_embeds: (B, N, D), what `encode_text` returned or what was made of it; with prompt=None.
+            negative_prompt_embeds: (B, N, D) or (1, N, D) in place of the negative prompt.
             steps: of the sampler, 1 to 999; as in the original they start at about 1 - 1 / steps of the path, so a
                 number just above a divisor of 1000 (such as 501) leaves much of it out.
             guidance_scale: 1 is none; published weights like 5 to 10.
@@ -181,9 +192,14 @@ class StableDiffusion1(nn.Module):
             height, width: pixels; None: the size of training, or of init_image.
             num_images: per prompt.
             sampler: a name in helpers.diffusion.SAMPLERS.
-            init_image: image-to-image: a PIL image or (3, H, W) in [-1, 1] to start from.
+            sigmas: noise levels sigma / alpha of the steps: "karras", "exponential" or decreasing numbers, as many as
+                steps; None: those of the model's training.
+            churn: fresh noise before every step of "euler" and "heun" (EDM's S_churn); 0: none.
+            init_image: image-to-image: a PIL image or (3, H, W) in [-1, 1] to start from, or one per prompt.
             strength: how much of it is regenerated: 0 nothing, 1 everything.
-            mask_image: inpainting: white (1) is regenerated, black (0) is kept; a PIL image or (H, W) in [0, 1].
+            mask_image: inpainting: white (1) is regenerated, black (0) is kept; a PIL image or (H, W) in [0, 1], or
+                one per prompt.
+            resize: crop and resize these PIL images to height and width, or to a size near the first one's.
             clip_skip: leave out the text encoder's last layers.
             weighted_prompts: read `(word:1.3)` as a weight, and prompts longer than 75 tokens to their end; see
                 `helpers.text_to_image.weighted_prompts`.
@@ -194,10 +210,13 @@ class StableDiffusion1(nn.Module):
             ValueError, TypeError: for bad arguments, before any work is done.
             FloatingPointError: at the first step whose state is NaN or infinite.
         """
-        # 1 to 6. From the prompt to the last latent
-        states = self.sample_steps(
+        # 1. Check all arguments before any work
+        request = Request(
+            self.config.limits,
             prompt,
             negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
             steps=steps,
             guidance_scale=guidance_scale,
             seed=seed,
@@ -205,14 +224,18 @@ class StableDiffusion1(nn.Module):
             width=width,
             num_images=num_images,
             sampler=sampler,
+            sigmas=sigmas,
+            churn=churn,
             init_image=init_image,
             strength=strength,
             mask_image=mask_image,
+            resize=resize,
             clip_skip=clip_skip,
             weighted_prompts=weighted_prompts,
-            progress=progress,
         )
-        for step in states:
+
+        # 2 to 6. From the prompt to the last latent
+        for step in self.sample_latents(request, progress):
             if callback is not None:
                 callback(step, self.latents_to_rgb(step.x0))
 
@@ -220,32 +243,53 @@ class StableDiffusion1(nn.Module):
         images = self.decode(step.x)
 
         # 8. Inpainting: put back the pixels that the mask protects
-        return images if mask_image is None else composite(images, init_image, mask_image)
+        return request.composite(images)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str], clip_skip: int = 0) -> Tensor:
-        """Hidden states of the prompts, (B, N, D), after the final norm. Warns where a prompt is too long."""
-        return self.text(self.tokenizer(prompts).to(self.device), clip_skip=clip_skip)
+    def encode_text(self, prompts: Sequence[str], clip_skip: int = 0, weighted: bool = False) -> Tensor:
+        """Hidden states of the prompts, (B, N, D), after the final norm. Warns where a prompt is too long.
+
+        Args:
+            clip_skip, weighted: as `clip_skip` and `weighted_prompts` of `generate`.
+        """
+
+        def encode(ids: Tensor) -> Tensor:
+            return self.text(ids.to(self.device), clip_skip=clip_skip)
+
+        return encode_weighted(prompts, self.tokenizer, encode) if weighted else encode(self.tokenizer(prompts))
 
     @torch.no_grad()
     def encode_prompts(self, request: Request) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, N, D) of the prompts, and of the negative prompts where there is guidance."""
-        negative_prompts = request.negative_prompts if request.guided else []
-        if request.weighted_prompts:
-            every = [*request.prompts, *negative_prompts]
-            states = encode_weighted(
-                every, self.tokenizer, lambda ids: self.text(ids.to(self.device), clip_skip=request.clip_skip)
-            )
-            text, negative = states.tensor_split([len(request.prompts)])
-            return text, negative if negative_prompts else None
-        text = self.encode_text(request.prompts, request.clip_skip)
-        return text, self.encode_text(negative_prompts, request.clip_skip) if negative_prompts else None
+        """Hidden states (B, N, D) of the prompts, and of the negative prompts where there is guidance.
 
-    def times(self, steps: int) -> Tensor:
+        Raises:
+            ValueError: for embeddings of more tokens than the negative prompt has.
+        """
+        skip = request.clip_skip
+        texts = request.prompts if request.prompt_embeds is None else []
+        negative_texts = request.negative_prompts if request.guided and request.negative_prompt_embeds is None else []
+        if request.weighted_prompts and (texts or negative_texts):  # together: all get as many chunks as the longest
+            states = self.encode_text([*texts, *negative_texts], skip, weighted=True)
+            encoded = list(states.tensor_split([len(texts)]))
+        else:
+            encoded = [self.encode_text(some, skip) if some else torch.empty(0) for some in (texts, negative_texts)]
+        like = self.text.positions  # of the states' dtype, where the networks are
+        text = encoded[0] if texts else request.prompt_embeds.to(like)
+        if not request.guided:
+            return text, None
+        negative = encoded[1] if negative_texts else request.negative_prompt_embeds.to(like)
+        if negative.shape[1] != text.shape[1]:
+            raise ValueError(
+                f"the prompt has {text.shape[1]} states and the negative prompt {negative.shape[1]}: pass "
+                "negative_prompt_embeds with as many as the prompt has"
+            )
+        return text, negative
+
+    def times(self, steps: int, sigmas: str | Sequence[float] | None = None) -> Tensor:
         """(steps + 1,) decreasing times on the path: those of `Schedule.times`."""
-        return self.schedule.times(steps)
+        return self.schedule.times(steps, sigmas)
 
     def denoiser(self, text: Tensor, negative: Tensor | None, scale: float) -> Denoiser:
         """The function that samplers call: the U-Net, with classifier-free guidance away from `negative`.

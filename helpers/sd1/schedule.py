@@ -1,6 +1,7 @@
 """Stable Diffusion 1's noise schedule and timesteps, read from the scheduler_config.json that comes with weights."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.diffusion.noise_levels import noise_levels
 from helpers.diffusion.schedules import DDPMPath
 from helpers.weights.configs import PublishedConfig
 
@@ -58,12 +60,20 @@ class Schedule:
     ends_clean: bool = False  # at t = 0; the original ends at timestep 0, where a last trace of noise is left
     prediction: str = "epsilon"  # what the U-Net predicts: "epsilon" or "v"
 
-    def times(self, steps: int) -> Tensor:
+    def times(self, steps: int, sigmas: str | Sequence[float] | None = None) -> Tensor:
         """(steps + 1,) decreasing times on the path.
 
         The U-Net's timestep n is the state after n + 1 steps of noise, so t = (n + 1) / T.
+
+        Args:
+            sigmas: noise levels as for `noise_levels`; the formulas go from the most to the least noise of the
+                training, and the last time is 0. None: by `spacing`.
         """
         T = len(self.path)
+        if sigmas is not None:
+            alpha, sigma = self.path.alpha_sigma(torch.tensor([1 / T, 1], dtype=torch.float64))
+            levels = noise_levels(sigmas, steps, *(sigma.double() / alpha.double()).tolist())
+            return torch.cat([self.path.time_of_level(levels), torch.zeros(1)]).float()
         if self.spacing == "leading":  # 1, 1 + k, 1 + 2k, ... (the offset of 1 is the original's)
             timesteps = (torch.arange(steps) * (T // steps) + 1).flip(0)
         elif self.spacing == "trailing":  # T - 1 first, so that sampling begins where training ended

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -349,6 +349,20 @@ def shift_first(tensors: Tensors, layers: int) -> Tensors:
     return {
         name: torch.cat(tensor.chunk(2)[::-1]) if name.startswith(ends) else tensor for name, tensor in tensors.items()
     }
+
+
+def recommended_sampling(config: MMDiTConfig, name: str) -> dict[str, Any]:
+    """Steps and guidance scale for a model of version 3.5, as its publisher's sd3_infer.py has them; else nothing.
+
+    Args:
+        config: sizes of the transformer.
+        name: of the file, folder or repository: the turbo model has the sizes of the large one.
+    """
+    if config.dual_layers:  # medium
+        return {"steps": 50, "guidance_scale": 5.0}
+    if not config.qk_norm:
+        return {}
+    return {"steps": 4, "guidance_scale": 1.0} if "turbo" in name.lower() else {"steps": 40, "guidance_scale": 4.5}
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> MMDiTConfig:

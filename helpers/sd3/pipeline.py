@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 from prompt to image: `StableDiffusion3.sample_steps` has all steps in order.
+"""Stable Diffusion 3 from prompt to image: `StableDiffusion3.sample_latents` has all steps in order.
 
 Alphabet: B images, H W their size in pixels, C latent channels, h = H / factor, w = W / factor.
 """
@@ -25,6 +25,7 @@ from helpers.diffusion import (
     initial_noise,
     run_sampler,
 )
+from helpers.diffusion.noise_levels import noise_levels
 from helpers.sd3 import checkpoint
 from helpers.sd3.encoders import Condition, TextEncoders, clip_g, clip_l
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig
@@ -33,6 +34,7 @@ from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.configs import follow_clip_config, follow_t5_config
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
+from helpers.text_to_image.embeds import check_tensor
 from helpers.text_to_image.pipeline import (
     channels_last,
     check_parts,
@@ -44,7 +46,7 @@ from helpers.text_to_image.pipeline import (
     latents_to_rgb,
     progress_bar,
 )
-from helpers.text_to_image.request import Limits, Request, check_integer, check_number, composite
+from helpers.text_to_image.request import Limits, Request, check_integer, check_number
 from helpers.weights import load_weights, read_config, save_with_config
 from helpers.weights.causes import guess_cause
 from helpers.weights.pretrained import check_dtype_and_device, load_pretrained
@@ -84,6 +86,8 @@ class SD3Config:
     t5_length: int = 256  # tokens
     size: int = 1024  # pixels a side
     shift: float = 3.0  # of the times, towards noise
+    steps: int = 28  # of the sampler, as the publisher recommends; so is the guidance
+    guidance_scale: float = 7.0
 
     @property
     def limits(self) -> Limits:
@@ -96,6 +100,7 @@ class SD3Config:
             downsampling_factor=factor,
             latent_channels=self.transformer.latent_channels,
             text_layers=min(self.clip_l.layers, self.clip_g.layers) - 1,
+            text_width=self.transformer.text_width,
             largest=token * self.transformer.pos_embed_max_size,
         )
 
@@ -112,7 +117,7 @@ class SD3Request(Request):
     """The checked arguments of `StableDiffusion3.generate`.
 
     Attributes, beside those of `Request`:
-        prompts_2, prompts_3: B texts for CLIP-G and T5, or None: as `prompts`.
+        prompts_2, prompts_3, negative_prompts_2, negative_prompts_3: B texts for CLIP-G and T5, or None: as for CLIP-L.
         use_t5: False: zeros stand for T5's states.
         shift: of the times, or None: the model's.
         skip_layers, skip_scale: see `SkipLayers`.
@@ -123,14 +128,16 @@ class SD3Request(Request):
         self,
         config: SD3Config,
         has_t5: bool,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] = "",
         *,
         prompt_2: str | Sequence[str] | None = None,
         prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
         use_t5: bool = True,
-        steps: int = 28,
-        guidance_scale: float = 7.0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         sampler: str = "euler",
         shift: float | None = None,
         skip_layers: Collection[int] | int = (),
@@ -140,19 +147,23 @@ class SD3Request(Request):
         **options: Any,
     ):
         """Arguments as for `StableDiffusion3.generate`; `has_t5`: whether its encoder is loaded."""
-        if prompt_3 is not None and not (has_t5 and use_t5):
-            raise ValueError("prompt_3 is for T5, which is not loaded or switched off (use_t5=False)")
+        for name, text in (("prompt_3", prompt_3), ("negative_prompt_3", negative_prompt_3)):
+            if text is not None and not (has_t5 and use_t5):
+                raise ValueError(f"{name} is for T5, which is not loaded or switched off (use_t5=False)")
+        self.config = config
         super().__init__(
             config.limits,
             prompt,
             negative_prompt,
-            steps=steps,
-            guidance_scale=guidance_scale,
+            steps=config.steps if steps is None else steps,
+            guidance_scale=config.guidance_scale if guidance_scale is None else guidance_scale,
             sampler=sampler,
             **options,
         )
-        self.prompts_2 = None if prompt_2 is None else self.match_prompts("prompt_2", prompt_2)
-        self.prompts_3 = None if prompt_3 is None else self.match_prompts("prompt_3", prompt_3)
+        self.prompts_2 = self._match_or_none("prompt_2", prompt_2)
+        self.prompts_3 = self._match_or_none("prompt_3", prompt_3)
+        self.negative_prompts_2 = self._match_or_none("negative_prompt_2", negative_prompt_2)
+        self.negative_prompts_3 = self._match_or_none("negative_prompt_3", negative_prompt_3)
         self.use_t5 = use_t5
         self.shift = None if shift is None else check_number("shift", shift, 0.01, 100)
         layers = skip_layers if isinstance(skip_layers, Collection) else [skip_layers]
@@ -169,6 +180,17 @@ class SD3Request(Request):
                 f"skip_layers would act in none of the {self.steps - self.skipped_steps} steps: "
                 "take more steps, or widen skip_from..skip_until"
             )
+
+    def _match_or_none(self, name: str, prompts: str | Sequence[str] | None) -> list[str] | None:
+        return None if prompts is None else self.match_prompts(name, prompts)
+
+    def check_embeds(self, name: str, embeds: Any) -> None:
+        """Raise TypeError or ValueError unless it is a `Condition` for this transformer."""
+        if not isinstance(embeds, Condition):
+            raise TypeError(f"{name} must be a Condition, as encode_text returns it; got {type(embeds).__name__}")
+        super().check_embeds(f"{name}.text", embeds.text)
+        rows = len(embeds.text)
+        check_tensor(f"{name}.pooled", embeds.pooled, "(B, P)", (rows, self.config.transformer.pooled_width))
 
     def skip_layer_guidance(self, times: Tensor) -> SkipLayers | None:
         """When and how skip-layer guidance acts, given the times of all steps; None: not at all."""
@@ -207,7 +229,7 @@ class StableDiffusion3(nn.Module):
     @torch.no_grad()
     def sample_steps(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] = "",
         *,
         progress: bool = False,
@@ -219,16 +241,17 @@ class StableDiffusion3(nn.Module):
         """
         # 1. Check all arguments before any work
         request = SD3Request(self.config, self.encoders.t5 is not None, prompt, negative_prompt, **options)
+        return self.sample_latents(request, progress)
 
-        # 2. Encode the prompts with three encoders; clip_skip does not count for the negative one
-        condition = self.encode_text(
-            request.prompts, request.prompts_2, request.prompts_3, request.clip_skip, request.use_t5
-        )
-        negative = self.encode_text(request.negative_prompts, use_t5=request.use_t5) if request.guided else None
-
-        # 3. Choose the times, from noise to data; image-to-image leaves out the first ones
-        all_times = self.times(request.steps, request.shift)
+    @torch.no_grad()
+    def sample_latents(self, request: SD3Request, progress: bool = False) -> Iterator[Step]:
+        """The steps of `sample_steps` after the arguments are checked."""
+        # 2. Choose the times, from noise to data; image-to-image leaves out the first ones
+        all_times = self.times(request.steps, request.shift, request.sigmas)
         times = all_times[request.skipped_steps :]
+
+        # 3. Encode the prompts with three encoders
+        condition, negative = self.encode_prompts(request)
 
         # 4. Prepare the first latent: noise, or the encoded image with noise added
         noise, generators = initial_noise(request.seeds, request.latent_shape)  # (B, C, h, w)
@@ -245,27 +268,34 @@ class StableDiffusion3(nn.Module):
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
         self._move_to_gpu(self.transformer)
-        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators)
+        steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators, churn=request.churn)
         return progress_bar(steps, len(times) - 1, progress)
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] = "",
         *,
         prompt_2: str | Sequence[str] | None = None,
         prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
+        prompt_embeds: Condition | None = None,
+        negative_prompt_embeds: Condition | None = None,
         use_t5: bool = True,
-        steps: int = 28,
-        guidance_scale: float = 7.0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
         num_images: int = 1,
         sampler: str = "euler",
+        sigmas: str | Sequence[float] | None = None,
+        churn: float = 0.0,
         init_image: Any = None,
         strength: float = 0.8,
         mask_image: Any = None,
+        resize: bool = False,
         clip_skip: int = 0,
         shift: float | None = None,
         skip_layers: Collection[int] = (),
@@ -280,15 +310,20 @@ class StableDiffusion3(nn.Module):
         Args:
             prompt: one, or one per image; for all three encoders,
             prompt_2, prompt_3: unless the second (CLIP-G) or third (T5) gets another.
-            negative_prompt: what guidance moves away from.
+            negative_prompt: what guidance moves away from; negative_prompt_2, negative_prompt_3 as for the prompt.
+            prompt_embeds: what `encode_text` returned or what was made of it; with prompt=None.
+            negative_prompt_embeds: the same in place of the negative prompts, a row for each prompt or one for all.
             use_t5: False puts zeros where T5's states would be, as the model saw them in training now and then.
-            steps: of the sampler, 1 to 999.
-            guidance_scale: 1 is none.
+            steps: of the sampler, 1 to 999; None: as the model's publisher recommends.
+            guidance_scale: 1 is none; None: as the publisher recommends.
             seed: image i takes all its noise from seed + i, whatever else is in the batch and on which device.
             height, width: pixels; None: the size of training, or of init_image.
             num_images: per prompt.
             sampler: a name in helpers.diffusion.SAMPLERS.
-            init_image, strength, mask_image: image-to-image and inpainting, as for Stable Diffusion 1.
+            sigmas: noise levels sigma of the steps, after the shift: "karras", "exponential" or decreasing numbers, at
+                most 1, as many as steps; None: evenly spaced and shifted.
+            churn: fresh noise before every step of "euler" and "heun" but the first; 0: none.
+            init_image, strength, mask_image, resize: image-to-image and inpainting, as for Stable Diffusion 1.
             clip_skip: leave out that many more of the CLIPs' last layers.
             shift: of the times towards noise; None: the model's own, 1: evenly spaced.
             skip_layers: of the transformer, for skip-layer guidance: 7, 8 and 9 in Stable Diffusion 3.5 medium.
@@ -300,12 +335,18 @@ class StableDiffusion3(nn.Module):
             ValueError, TypeError: for bad arguments, before any work is done.
             FloatingPointError: at the first step whose state is NaN or infinite.
         """
-        # 1 to 6. From the prompt to the last latent
-        states = self.sample_steps(
+        # 1. Check all arguments before any work
+        request = SD3Request(
+            self.config,
+            self.encoders.t5 is not None,
             prompt,
             negative_prompt,
             prompt_2=prompt_2,
             prompt_3=prompt_3,
+            negative_prompt_2=negative_prompt_2,
+            negative_prompt_3=negative_prompt_3,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
             use_t5=use_t5,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -314,18 +355,22 @@ class StableDiffusion3(nn.Module):
             width=width,
             num_images=num_images,
             sampler=sampler,
+            sigmas=sigmas,
+            churn=churn,
             init_image=init_image,
             strength=strength,
             mask_image=mask_image,
+            resize=resize,
             clip_skip=clip_skip,
             shift=shift,
             skip_layers=skip_layers,
             skip_scale=skip_scale,
             skip_from=skip_from,
             skip_until=skip_until,
-            progress=progress,
         )
-        for step in states:
+
+        # 2 to 6. From the prompt to the last latent
+        for step in self.sample_latents(request, progress):
             if callback is not None:
                 callback(step, self.latents_to_rgb(step.x0))
 
@@ -333,7 +378,7 @@ class StableDiffusion3(nn.Module):
         images = self.decode(step.x)
 
         # 8. Inpainting: put back the pixels that the mask protects
-        return images if mask_image is None else composite(images, init_image, mask_image)
+        return request.composite(images)
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
@@ -349,13 +394,50 @@ class StableDiffusion3(nn.Module):
         self._move_to_gpu(self.encoders)
         return self.encoders(prompts, prompts_2, prompts_3, clip_skip, use_t5)
 
-    def times(self, steps: int, shift: float | None = None) -> Tensor:
+    @torch.no_grad()
+    def encode_prompts(self, request: SD3Request) -> tuple[Condition, Condition | None]:
+        """The conditions of the prompts, and of the negative ones where there is guidance; clip_skip is not for these.
+
+        Raises:
+            ValueError: for embeddings of more tokens than the negative prompt has.
+        """
+        condition = request.prompt_embeds
+        if condition is None:
+            condition = self.encode_text(
+                request.prompts, request.prompts_2, request.prompts_3, request.clip_skip, request.use_t5
+            )
+        if not request.guided:
+            return self._as_states(condition), None
+        negative = request.negative_prompt_embeds
+        if negative is None:
+            negative = self.encode_text(
+                request.negative_prompts, request.negative_prompts_2, request.negative_prompts_3, use_t5=request.use_t5
+            )
+        if negative.text.shape[1] != condition.text.shape[1]:
+            raise ValueError(
+                f"the prompt has {condition.text.shape[1]} states and the negative prompt {negative.text.shape[1]}: "
+                "pass negative_prompt_embeds with as many as the prompt has"
+            )
+        return self._as_states(condition), self._as_states(negative)
+
+    def _as_states(self, condition: Condition) -> Condition:
+        """On the device and in the dtype in which the transformer reads it."""
+        dtype = next(self.transformer.parameters()).dtype
+        return Condition(*(part.to(self.device, dtype) for part in condition))
+
+    def times(self, steps: int, shift: float | None = None, sigmas: str | Sequence[float] | None = None) -> Tensor:
         """(steps + 1,) shares of noise, from 1 to 0: evenly spaced, then shifted towards noise (SD3, eq. 23).
 
         Both references shift the last time twice: once when they set the schedule up, once when they use it.
+
+        Args:
+            sigmas: shares of noise as for `noise_levels`; the formulas go from the first to the last shifted time.
         """
         shift = self.config.shift if shift is None else shift
         smallest = shifted(torch.tensor(1e-3, dtype=torch.float64), shift).item()
+        if sigmas is not None:
+            last = shifted(torch.tensor(smallest, dtype=torch.float64), shift).item()
+            return torch.cat([noise_levels(sigmas, steps, last, 1.0), torch.zeros(1)]).float()
         times = shifted(torch.linspace(1, smallest, steps, dtype=torch.float64), shift)
         return torch.cat([times, torch.zeros(1)]).float()
 
@@ -467,6 +549,7 @@ class StableDiffusion3(nn.Module):
             checkpoint.infer_config(parts.transformer), parts.configs["transformer"]
         )
         config = _follow_configs(config or SD3Config(), parts, sizes)
+        config = replace(config, **checkpoint.recommended_sampling(sizes, Path(source).name))
         tokenizer, t5_tokenizer = _read_tokenizers(parts.tokenizers, config)
 
         # 3. Build the networks and load them, strictly

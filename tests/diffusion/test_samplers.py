@@ -172,8 +172,8 @@ def test_run_sampler_records_no_gradients_and_leaves_the_mode_alone():
 
 
 def test_an_unknown_sampler_is_refused_before_the_first_step():
-    with pytest.raises(ValueError, match="unknown sampler 'plms'.*ddim"):
-        run_sampler("plms", exact(FlowPath()), normal(4), time_grid(4), FlowPath())
+    with pytest.raises(ValueError, match="unknown sampler 'unipc'.*ddim"):
+        run_sampler("unipc", exact(FlowPath()), normal(4), time_grid(4), FlowPath())
 
 
 @pytest.mark.parametrize("name", ["ddpm", "euler_ancestral"])
@@ -220,7 +220,7 @@ def test_bad_input_says_what_was_wrong():
     path = FlowPath()
     with pytest.raises(ValueError, match="decrease"):
         sample("euler", exact(path), normal(4), torch.linspace(0, 1, 5), path)
-    with pytest.raises(ValueError, match="unknown sampler 'plms'.*ddim"):
-        sample("plms", exact(path), normal(4), time_grid(4), path)
+    with pytest.raises(ValueError, match="unknown sampler 'unipc'.*ddim"):
+        sample("unipc", exact(path), normal(4), time_grid(4), path)
     with pytest.raises(ValueError, match="at least 1"):
         time_grid(0)

@@ -125,6 +125,36 @@ def test_only_what_the_mask_shows_is_generated_anew(folder: Path) -> None:
     assert (pixels - inputs.init)[:, inputs.mask == 1].abs().mean() > 0.1
 
 
+def test_noise_levels_and_churn_are_repeated_from_the_image(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    common = ["a cat", "--model", "sd1", "--sampler", "euler", "--steps", "3"]
+    assert main([*common, "--sigmas", "karras", "--churn", "2"]) == 0
+    assert main([*common, "--sigmas", "14.6, 3,.5"]) == 0
+    assert main(common) == 0
+    paths = [Path("generated") / f"sd1-a_cat-0{number}.png" for number in ("", "-2", "-3")]
+    assert len({path.read_bytes() for path in paths}) == 3
+    settings = [read_record(path).settings for path in paths]
+    assert [(each.sigmas, each.churn, each.steps) for each in settings] == [
+        ("karras", 2.0, 3),
+        ("14.6,3.0,0.5", None, 3),
+        (None, None, 3),
+    ]
+    for path in paths[:2]:
+        assert main(["--again", str(path)]) == 0
+        assert "byte for byte" in capsys.readouterr().out
+
+
+def test_noise_levels_that_cannot_be_are_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    for options, message in (
+        ("--sigmas karas", "choose karras, exponential"),
+        ("--sigmas 20,1", "at most 14.615"),
+        ("--sampler ddim --churn 1", "the sampler ddim has no churn"),
+    ):
+        assert main(["a cat", "--model", "sd1", "--steps", "2", *options.split()]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["cat", "--model", "tiny_sd_animals", "--churn", "1"]) == 1
+    assert "tiny_sd_animals takes no churn; Stable Diffusion 1 and Stable Diffusion 3 do" in capsys.readouterr().err
+
+
 def test_in_python_it_is_three_lines() -> None:
     images = generate("tiny_sd_animals", "cat", count=2, seed=3, steps=2, progress=False)
     assert [image.size for image in images] == [(64, 64)] * 2 and all(

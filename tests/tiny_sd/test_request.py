@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fault("options", refused=True)
         ({"guidance_scale": "strong"}, "guidance_scale must be a number .* got 'strong'"),
         ({"guidance_interval": (0, 2)}, "guidance_interval must be a number from 0 to 1, got 2"),
         ({"guidance_interval": (float("nan"), 1)}, "guidance_interval must be a number from 0 to 1, got nan"),
-        ({"sampler": "plms"}, "unknown sampler 'plms': choose one of ddpm"),
+        ({"sampler": "unipc"}, "unknown sampler 'unipc': choose one of ddpm"),
         ({"labels": ["horse"]}, "unknown class 'horse': choose one of cat"),
         ({"labels": [7]}, "unknown class 7"),
         ({"labels": "cat"}, r"labels and prompts are lists with one entry per image"),

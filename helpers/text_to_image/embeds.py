@@ -1,0 +1,41 @@
+"""Embeddings of prompts that the caller passes in place of the prompts: checked, and repeated for the images of each.
+
+Stable Diffusion 1 takes one tensor of states, Stable Diffusion 3 a named tuple of two tensors with equally many rows.
+Alphabet: B prompts, N tokens, D width of the states, P width of the pooled embedding.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Embeds = TypeVar("Embeds", Tensor, Any)
+
+
+def count_rows(embeds: Tensor | tuple[Tensor, ...]) -> int:
+    """How many prompts the embeddings stand for."""
+    return len(embeds) if isinstance(embeds, Tensor) else len(embeds[0])
+
+
+def repeat_rows(embeds: Embeds, times: int) -> Embeds:
+    """Every row so many times, one after the other."""
+    if isinstance(embeds, Tensor):
+        return embeds.repeat_interleave(times, dim=0)
+    return type(embeds)(*(part.repeat_interleave(times, dim=0) for part in embeds))
+
+
+def check_tensor(name: str, tensor: Any, shape: str, sizes: tuple[int | None, ...]) -> None:
+    """Raise TypeError or ValueError unless it is a finite floating-point tensor of these sizes; None: any.
+
+    Args:
+        shape: how the message writes the sizes.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor {shape}, got {type(tensor).__name__}")
+    fits = tensor.ndim == len(sizes) and all(
+        wanted is None or actual == wanted for actual, wanted in zip(tensor.shape, sizes, strict=True)
+    )
+    if not fits or not tensor.numel():
+        raise ValueError(f"{name} must be {shape} = {sizes} (None: any), got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} must be finite floating-point numbers, got {tensor.dtype} or values that are not")
