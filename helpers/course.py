@@ -47,10 +47,12 @@ def begin(profile: str | None = None, seed: int = 0) -> Course:
 
     Raises:
         ValueError: for an unknown profile, or a seed out of range.
-        RuntimeError: if the profile is "gpu" and torch sees no CUDA device.
+        RuntimeError: if the profile is "gpu" and torch sees no GPU.
     """
     import numpy as np
     import torch
+
+    from helpers.devices import best_device
 
     source = "begin(profile=...)" if profile else "the environment variable COURSE_PROFILE"
     profile = profile or os.environ.get("COURSE_PROFILE") or "cpu"
@@ -58,16 +60,16 @@ def begin(profile: str | None = None, seed: int = 0) -> Course:
         raise ValueError(f"unknown profile {profile!r}, set by {source}; there are: {', '.join(PROFILES)}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
-    if profile == "gpu" and not torch.cuda.is_available():
+    device = torch.device(best_device() if profile == "gpu" else "cpu")
+    if profile == "gpu" and device.type == "cpu":
         raise RuntimeError(
-            f"the gpu profile, set by {source}, needs a CUDA device, and torch {torch.__version__} "
+            f"the gpu profile, set by {source}, needs a GPU, and torch {torch.__version__} "
             f"(built for CUDA: {torch.version.cuda or 'no'}) sees none. "
             "To go back to the cpu profile, unset COURSE_PROFILE or call begin('cpu')."
         )
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # every device
-    device = torch.device("cuda" if profile == "gpu" else "cpu")
     return Course(profile, device, _dtype(device), seed, course_home())
 
 
@@ -75,9 +77,9 @@ def _dtype(device: "torch.device") -> "torch.dtype":
     """bfloat16 if the hardware has it; a T4 or V100 only emulates it, slowly, and float16 overflows in training."""
     import torch
 
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
+    from helpers.training.precision import computes_bf16
+
+    return torch.bfloat16 if device.type != "cpu" and computes_bf16(device.type) else torch.float32
 
 
 def course_home() -> Path:

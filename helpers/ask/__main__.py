@@ -23,6 +23,7 @@ from helpers.ask.output import (
     write_example,
     write_masks,
 )
+from helpers.devices import DEVICES
 from helpers.training.arguments import (
     make_folder,
     non_negative_float,
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--temperature", type=non_negative_float, default=0.0, help="above 0: sample the tokens (default: 0)")
     add("--top-p", type=probability, default=1.0, help="sample from the likeliest tokens that reach this (default: 1)")
     add("--seed", type=seed_number, default=0, help="of the sampling (default: 0)")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--device", choices=["auto", *DEVICES], default="cpu", help="auto: the best one there is (default: cpu)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of published weights")
     add("--json", action="store_true", help="print a line of JSON for every answer, boxes in pixels")
     add("--out", type=Path, default=Path("answers"), metavar="FOLDER", help="of the drawings (default: answers)")

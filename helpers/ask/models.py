@@ -6,11 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from helpers.devices import check_device
 from helpers.files import portable_name
 from helpers.training.folder import TRAINED_WEIGHTS
 from helpers.vlm.examples import PARTS
 from helpers.vlm.pipeline import PaliGemma
-from helpers.weights.pretrained import PRECISIONS, check_dtype_and_device
+from helpers.weights.pretrained import PRECISIONS
 
 SHIPPED = "paligemma"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # of the hub: OWNER/NAME
@@ -46,7 +47,7 @@ def load_model(
         source: "paligemma" for the one that ships, the folder of a training of `helpers.vlm.train` or its weights, a
             folder with published weights, or a repository such as "google/paligemma-3b-mix-224".
         masks: the file vae-oid.npz, with which published weights can answer `segment`; None: without.
-        device: "cpu" or "cuda".
+        device: "auto" or one of helpers.devices.DEVICES.
         precision: "fp32", or for published weights "bf16" or "fp16".
 
     Raises:
@@ -54,7 +55,7 @@ def load_model(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    check_dtype_and_device(PRECISIONS[precision], device)
+    device = check_device(device)
     path = Path(source).expanduser()
     weights = path / TRAINED_WEIGHTS if (path / TRAINED_WEIGHTS).is_file() else path
     if str(source) == SHIPPED or weights.suffix == ".safetensors" and weights.is_file():

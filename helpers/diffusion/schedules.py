@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from helpers.devices import precise_device
+
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Give (B,) values the trailing axes of (B, ...) so that they broadcast; a 0-d tensor stays as it is."""
@@ -97,11 +99,12 @@ class DDPMPath(NoisePath):
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t)
-        table = self._table.to(t.device)
-        position = t.double().clamp(0, 1) * len(self)
+        precise = precise_device(t.device)
+        table = self._table.to(precise)
+        position = t.to(precise).double().clamp(0, 1) * len(self)
         below = position.floor().long().clamp(max=len(self) - 1)
         abar = torch.lerp(table[below], table[below + 1], position - below)
-        return abar.sqrt().float(), (1 - abar).sqrt().float()
+        return abar.sqrt().float().to(t.device), (1 - abar).sqrt().float().to(t.device)
 
     def time_of_level(self, level: Tensor) -> Tensor:
         table = self._table.to(level.device)

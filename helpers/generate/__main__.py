@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from helpers.devices import DEVICES
 from helpers.files import file_name, write_new
 from helpers.generate.images import (
     generate_all,
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--init", type=Path, metavar="IMAGE", help="image to image: start from this one, cropped and resized")
     add("--strength", type=probability, help="how much of --init is generated anew, 0 to 1")
     add("--mask", type=Path, metavar="IMAGE", help="inpainting: only what is white here is generated anew")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--device", choices=["auto", *DEVICES], default="cpu", help="auto: the best one there is (default: cpu)")
     add("--precision", choices=PRECISIONS, default="fp32", help="of a published checkpoint")
     add("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: generated")
     add("--grid", action="store_true", help="also write all images side by side")

@@ -14,10 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from helpers.data.captions import tokenize
+from helpers.devices import check_device
 from helpers.diffusion import Step
 from helpers.files import portable_name
 from helpers.generate.inputs import Inputs
@@ -265,7 +265,7 @@ def load_model(source: str | Path, *, device: str = "cpu", precision: str = "fp3
     Args:
         source: for instance "tiny_sd_animals", "v1-5-pruned.safetensors", the folder of a training,
             or "sd1:stable-diffusion-v1-5/stable-diffusion-v1-5".
-        device: "cpu" or "cuda".
+        device: "auto" or one of helpers.devices.DEVICES.
         precision: "fp32", or for published checkpoints "bf16" or "fp16".
         options: for published checkpoints, those of `from_checkpoint`, such as tokenizer= or variant=.
 
@@ -274,10 +274,7 @@ def load_model(source: str | Path, *, device: str = "cpu", precision: str = "fp3
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}: choose cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"torch {torch.__version__} sees no CUDA device: leave the device at cpu")
+    device = check_device(device)
     text = str(source)
     prefix, _, repository = text.partition(":")
     if prefix in ("sd1", "sd3") and repository:

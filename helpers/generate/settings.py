@@ -51,7 +51,7 @@ class Computation:
     """What else the bits of an image depend on."""
 
     weights: str  # SHA-256 of all tensors of the model
-    device: str  # "cpu" or "cuda"
+    device: str  # of helpers.devices.DEVICES
     precision: str  # "fp32", "bf16" or "fp16"
     threads: int  # of torch: sums of floats depend on how they are shared out
     instructions: str  # of the processor that torch used, such as "AVX512"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.autoencoders import kl
 from helpers.autoencoders.configs import follow_kl_config
@@ -30,6 +30,7 @@ from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.configs import follow_clip_config
 from helpers.text.contrastive import CLIP
+from helpers.text_to_image.offload import OffloadedPipeline
 from helpers.text_to_image.pipeline import (
     channels_last,
     check_parts,
@@ -72,7 +73,7 @@ class SD1Config:
         return Limits(self.size, factor, factor, self.unet.latent_channels, self.text.layers, self.text.width)
 
 
-class StableDiffusion1(nn.Module):
+class StableDiffusion1(OffloadedPipeline):
     """Tokenizer, text encoder, U-Net and autoencoder, and the pipeline from a prompt to an image."""
 
     def __init__(
@@ -103,11 +104,6 @@ class StableDiffusion1(nn.Module):
         self.path = self.schedule.path
         self.prediction = prediction
         self.rgb_factors = torch.as_tensor(rgb_factors)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.unet.parameters()).device
 
     # --- from prompt to image ---------------------------------------------------------------------------------------
 
@@ -150,6 +146,7 @@ class StableDiffusion1(nn.Module):
         # 6. Denoise step by step; at strength 0 there is no step left
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
+        self.move_to_gpu(self.unet)
         steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators, churn=request.churn)
         return progress_bar(steps, len(times) - 1, progress)
 
@@ -255,6 +252,8 @@ class StableDiffusion1(nn.Module):
             clip_skip, weighted: as `clip_skip` and `weighted_prompts` of `generate`.
         """
 
+        self.move_to_gpu(self.text)
+
         def encode(ids: Tensor) -> Tensor:
             return self.text(ids.to(self.device), clip_skip=clip_skip)
 
@@ -275,11 +274,11 @@ class StableDiffusion1(nn.Module):
             encoded = list(states.tensor_split([len(texts)]))
         else:
             encoded = [self.encode_text(some, skip) if some else torch.empty(0) for some in (texts, negative_texts)]
-        like = self.text.positions  # of the states' dtype, where the networks are
-        text = encoded[0] if texts else request.prompt_embeds.to(like)
+        dtype = self.text.positions.dtype
+        text = encoded[0] if texts else request.prompt_embeds.to(self.device, dtype)
         if not request.guided:
             return text, None
-        negative = encoded[1] if negative_texts else request.negative_prompt_embeds.to(like)
+        negative = encoded[1] if negative_texts else request.negative_prompt_embeds.to(self.device, dtype)
         if negative.shape[1] != text.shape[1]:
             raise ValueError(
                 f"the prompt has {text.shape[1]} states and the negative prompt {negative.shape[1]}: pass "
@@ -316,10 +315,12 @@ class StableDiffusion1(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
+        self.move_to_gpu(self.autoencoder)
         return encode_image(self.autoencoder, image)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1], on the CPU."""
+        self.move_to_gpu(self.autoencoder)
         return decode_latents(self.autoencoder, latents)
 
     def latents_to_rgb(self, latents: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from helpers.text.configs import follow_clip_config, follow_t5_config
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
 from helpers.text_to_image.embeds import check_tensor
+from helpers.text_to_image.offload import OffloadedPipeline
 from helpers.text_to_image.pipeline import (
     channels_last,
     check_parts,
@@ -200,7 +201,7 @@ class SD3Request(Request):
         return SkipLayers(self.skip_layers, self.skip_scale, interval)
 
 
-class StableDiffusion3(nn.Module):
+class StableDiffusion3(OffloadedPipeline):
     """Text encoders, transformer and autoencoder, and the pipeline from a prompt to an image."""
 
     def __init__(
@@ -222,7 +223,6 @@ class StableDiffusion3(nn.Module):
         self.autoencoder = autoencoder
         self.path = FlowPath()
         self.rgb_factors = torch.as_tensor(rgb_factors)
-        self.gpu: torch.device | None = None  # see `enable_cpu_offload`
 
     # --- from prompt to image ---------------------------------------------------------------------------------------
 
@@ -267,7 +267,7 @@ class StableDiffusion3(nn.Module):
         # 6. Denoise step by step; at strength 0 there is no step left
         if len(times) == 1:
             return iter([Step(0.0, x, x)])
-        self._move_to_gpu(self.transformer)
+        self.move_to_gpu(self.transformer)
         steps = run_sampler(request.sampler, denoise, x, times, self.path, generator=generators, churn=request.churn)
         return progress_bar(steps, len(times) - 1, progress)
 
@@ -391,7 +391,7 @@ class StableDiffusion3(nn.Module):
         use_t5: bool = True,
     ) -> Condition:
         """Encode prompts with the three encoders; arguments as for `TextEncoders.forward`."""
-        self._move_to_gpu(self.encoders)
+        self.move_to_gpu(self.encoders)
         return self.encoders(prompts, prompts_2, prompts_3, clip_skip, use_t5)
 
     @torch.no_grad()
@@ -473,38 +473,17 @@ class StableDiffusion3(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
-        self._move_to_gpu(self.autoencoder)
+        self.move_to_gpu(self.autoencoder)
         return encode_image(self.autoencoder, image)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1], on the CPU."""
-        self._move_to_gpu(self.autoencoder)
+        self.move_to_gpu(self.autoencoder)
         return decode_latents(self.autoencoder, latents)
 
     def latents_to_rgb(self, latents: Tensor) -> Tensor:
         """A preview without the decoder: (B, C, h, w) -> (B, 3, h, w) in [-1, 1]."""
         return latents_to_rgb(latents, self.rgb_factors)
-
-    # --- devices ----------------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        return self.gpu or next(self.transformer.parameters()).device
-
-    def enable_cpu_offload(self, gpu: str | torch.device) -> "StableDiffusion3":
-        """Keep the networks in main memory, and move each to the GPU only while it works."""
-        self.gpu = torch.device(gpu)
-        return self.to("cpu")
-
-    def _move_to_gpu(self, module: nn.Module) -> None:
-        """With CPU offload: make room on the GPU, then move this network there."""
-        if self.gpu is None:
-            return
-        for other in (self.encoders, self.transformer, self.autoencoder):
-            if other is not module:
-                other.to("cpu")
-        module.to(self.gpu)
 
     # --- weights ----------------------------------------------------------------------------------------------------
 

@@ -120,8 +120,10 @@ def _numbers(model: nn.Module) -> int:
 
 def _memory(device: torch.device) -> int:
     """The most bytes that were in use so far: on the GPU, else by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if device.type in ("cuda", "xpu"):
+        return torch.get_device_module(device).max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     try:
         import resource
     except ImportError:  # Windows

@@ -98,14 +98,19 @@ def _mixed(seed: int, step: int) -> int:
 @contextmanager
 def _dropout_seeded(seed: int, step: int, device_type: str) -> Iterator[None]:
     """Seed PyTorch's own generators, which dropout uses, from (seed, step); restore them afterwards."""
-    devices = [torch.cuda.current_device()] if device_type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    accelerator: Any = None if device_type == "cpu" else torch.get_device_module(device_type)
+    state = None if accelerator is None else accelerator.get_rng_state()
+    with torch.random.fork_rng([]):
         number = _mixed(seed + 1, step)
         # what torch.manual_seed does, without the millisecond for which it records where it was called
         torch.default_generator.manual_seed(number)
-        if devices:
-            torch.cuda.manual_seed(number)
-        yield
+        try:
+            if accelerator is not None:
+                accelerator.manual_seed(number)
+            yield
+        finally:
+            if accelerator is not None:
+                accelerator.set_rng_state(state)
 
 
 def _players(model: nn.Module, adversary: nn.Module | None) -> list[list[nn.Parameter]]:

@@ -19,12 +19,17 @@ SLOWER = 4  # emulation costs a hundred times and more; a busy neighbour doubles
 
 @cache
 def computes_bf16(device_type: str = "cpu") -> bool:
-    """Return whether "cpu" or "cuda" has instructions for bfloat16; on a CPU measured, once, in milliseconds.
+    """Return whether a kind of device has instructions for bfloat16; on a CPU measured, once, in milliseconds.
 
-    Processors without instructions for it multiply such matrices one number at a time.
+    Processors without instructions for it multiply such matrices one number at a time. Of Apple's GPUs PyTorch does not
+    tell, so they compute in float32.
     """
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "xpu":
+        return torch.xpu.is_available() and torch.xpu.is_bf16_supported()
+    if device_type == "mps":
+        return False
     seconds = {dtype: _product(torch.ones(256, 256, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
     return seconds[torch.bfloat16] < SLOWER * seconds[torch.float32] + 1e-4
 
@@ -79,8 +84,9 @@ def choose_precision(requested: str, model: nn.Module, loss_fn: LossFunction, se
     if requested == "fp32":
         return Precision("fp32", "computing in fp32, as --precision says")
     if not computes_bf16(device):
-        return Precision("fp32", "computing in fp32: this processor only imitates bf16, far slower")
-    if requested == "bf16" or device == "cuda":
+        reason = "on Apple's GPUs" if device == "mps" else "this processor only imitates bf16, far slower"
+        return Precision("fp32", f"computing in fp32: {reason}")
+    if requested == "bf16" or device != "cpu":
         return Precision("bf16", f"computing in bf16: --precision {requested} on {device}")
     measured = measure_step(model, loss_fn, seed)
     return Precision(measured.faster, f"computing in {measured.faster}: {measured}")

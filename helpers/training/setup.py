@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from helpers.course import course_home
+from helpers.devices import best_device
 from helpers.files import atomic_write
 from helpers.training.arguments import NOT_RECORDED, command_line, make_folder, naming_option, without_folder
 from helpers.training.card import check_hub, model_card
@@ -79,7 +80,7 @@ def make_accelerator() -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the main process may encode images for hours
     return Accelerator(
         mixed_precision="no",
-        cpu=not torch.cuda.is_available(),
+        cpu=best_device() == "cpu",
         kwargs_handlers=[patience],
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from helpers.devices import DEVICES, is_available
 from helpers.weights.causes import QUANTISED
 
 # (pattern, replacement) pairs for re.sub, from our parameter names to the checkpoint's. They are applied in order, each
@@ -269,7 +270,7 @@ def check_dtype_and_device(dtype: torch.dtype, device: str | torch.device) -> No
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"device must be one that PyTorch knows, such as 'cpu', got {device!r}: {reason}") from error
-    if kind_of_device == "cuda" and not torch.cuda.is_available():
+    if kind_of_device in DEVICES and not is_available(kind_of_device):
         raise ValueError(f"device is {device!r}, and PyTorch sees no such GPU here: take device='cpu'")
 
 

@@ -41,7 +41,7 @@ from helpers.data import drawing
 from helpers.data.faces import CLASS_NAMES, Faces
 from helpers.data.toy_faces import draw_face, sample_attributes
 from helpers.tiny_sd import model
-from tests.gpu_profile.emulated_cuda import emulated_cuda
+from tests.gpu_profile.emulated_gpu import emulated_cuda
 
 SMALL = {"steps": 40, "batch_size": 8}  # at most, of what `course.pick` chooses
 REAL_STEPS = 2  # of a training

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.gpu_profile.emulated_cuda import GENERATOR, emulated_cuda
+from tests.gpu_profile.emulated_gpu import GENERATOR, emulated_cuda
 
 MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 

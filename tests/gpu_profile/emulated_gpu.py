@@ -1,10 +1,13 @@
-"""A pretended CUDA device for tests on computers without one: it computes on the CPU and refuses mistakes.
+"""A pretended GPU for tests on computers without one: it computes on the CPU and refuses mistakes.
 
     with emulated_cuda():
         x = torch.ones(3, device="cuda")
         x + torch.ones(3)  # RuntimeError: Expected all tensors to be on the same device, ...
 
-A tensor "on" the device is an ordinary CPU tensor whose class is `CudaTensor`, so values and gradients are real. A
+    with emulated_mps():
+        torch.ones(3, device="mps").double()  # TypeError: Cannot convert a MPS Tensor to float64 dtype ...
+
+A tensor "on" the device is an ordinary CPU tensor whose class is `DeviceTensor`, so values and gradients are real. A
 `TorchFunctionMode` sees every call of PyTorch before it runs, and answers as CUDA would:
 
 1. Tensors of both devices in one call are refused. Allowed are CPU tensors without dimensions (except where the call
@@ -16,6 +19,7 @@ A tensor "on" the device is an ordinary CPU tensor whose class is `CudaTensor`, 
 5. Under `torch.autocast("cuda", torch.bfloat16)` matrix products and convolutions on the device return bfloat16, so
    that what refuses tensors of two dtypes refuses them here too. Which other functions autocast changes is taken from
    the CPU's list; CUDA's has more that compute in float32, such as group norm.
+6. Apple's device refuses float64, and decompositions of matrices that PyTorch lacks for it (`NOT_ON_MPS`).
 
 PyTorch's `FakeTensorMode` emulates devices too, but its tensors have no values, and a notebook prints and plots them.
 Not emulated: speed, memory, the arithmetic of the card's kernels, and what C++ code does without a call from Python.
@@ -23,15 +27,19 @@ Not emulated: speed, memory, the arithmetic of the card's kernels, and what C++ 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo  # its tables of PyTorch's functions must not see the replaced ones
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-DEVICE = torch.device("cuda", 0)
+CUDA = torch.device("cuda", 0)
+MPS = torch.device("mps", 0)
+NOT_ON_MPS = {torch.linalg.eigh, torch.linalg.eigvalsh, torch.linalg.qr}
 GENERATOR = torch.Generator  # PyTorch's own, while `Generator` stands in for it
 
 READ_ONLY = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.requires_grad.__get__, Tensor.dim, Tensor.size}
@@ -51,7 +59,13 @@ NO_MIXED_SCALARS = JOINING | INDEXED  # these are not elementwise: a CPU tensor 
 FROM_VALUES = {torch.tensor, torch.as_tensor, torch.asarray}
 
 
-class CudaTensor(Tensor):
+class Emulated:
+    """Which device is emulated."""
+
+    device = CUDA
+
+
+class DeviceTensor(Tensor):
     """A tensor on the emulated device; in another thread, where the mode is not active, it acts the same."""
 
     @classmethod
@@ -64,13 +78,13 @@ class Generator(GENERATOR):
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
         generator = super().__new__(cls, "cpu")
-        generator.emulated = torch.device(device).type == "cuda"
+        generator.emulated = torch.device(device).type == Emulated.device.type
         return generator
 
     @property
     def device(self) -> torch.device:
         """The device, emulated or real."""
-        return DEVICE if self.emulated else torch.device("cpu")
+        return Emulated.device if self.emulated else torch.device("cpu")
 
 
 class _Mode(TorchFunctionMode):
@@ -80,7 +94,7 @@ class _Mode(TorchFunctionMode):
 
 def on_device(x: Any) -> bool:
     """Whether a tensor is on the emulated device."""
-    return isinstance(x, CudaTensor)
+    return isinstance(x, DeviceTensor)
 
 
 def call(func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -99,7 +113,7 @@ def call(func: Callable, args: tuple, kwargs: dict) -> Any:
             tensors = [x for x in args[:1] if isinstance(x, Tensor)]
         first = args[0] if args and isinstance(args[0], Tensor) else None
         target = on_device(first) if func in MIXING_ALLOWED else any(map(on_device, tensors))
-    elif _is_cuda(wanted):
+    elif _is_emulated(wanted):
         target = True
         kwargs = kwargs | {"device": "cpu"}
     else:
@@ -107,6 +121,8 @@ def call(func: Callable, args: tuple, kwargs: dict) -> Any:
     _check_generator(args, kwargs, target)
     if not target:
         return _run(func, args, kwargs)
+    if func in NOT_ON_MPS and Emulated.device == MPS:
+        raise NotImplementedError(f"The operator '{func.__name__}' is not currently implemented for the MPS device.")
     with _autocast():
         result = _run(func, args, kwargs)
     return _placed(result, tensors)
@@ -114,9 +130,10 @@ def call(func: Callable, args: tuple, kwargs: dict) -> Any:
 
 def _autocast() -> AbstractContextManager:
     """What autocast does on the device, done on the CPU."""
-    if not torch.is_autocast_enabled("cuda"):
+    kind = Emulated.device.type
+    if not torch.is_autocast_enabled(kind):
         return nullcontext()
-    return torch.autocast("cpu", torch.get_autocast_dtype("cuda"))
+    return torch.autocast("cpu", torch.get_autocast_dtype(kind))
 
 
 def _run(func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -142,7 +159,8 @@ def _refuse_mixture(tensors: list[Tensor], zero_dimensional: bool) -> None:
         for x in tensors:
             if not on_device(x) and not (zero_dimensional and _run(Tensor.dim, (x,), {}) == 0):
                 raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+                    "Expected all tensors to be on the same device, but found at least two devices, "
+                    f"{Emulated.device} and cpu!"
                 )
 
 
@@ -158,12 +176,13 @@ def _check_generator(args: tuple, kwargs: dict, target: bool) -> None:
     """Raise RuntimeError for a generator of the other device."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, GENERATOR) and getattr(value, "emulated", False) != target:
-            expected, found = ("cuda", "cpu") if target else ("cpu", "cuda")
+            kind = Emulated.device.type
+            expected, found = (kind, "cpu") if target else ("cpu", kind)
             raise RuntimeError(f"Expected a '{expected}' device type for generator but found '{found}'")
 
 
-def _is_cuda(device: Any) -> bool:
-    return not isinstance(device, torch.dtype) and torch.device(device).type == "cuda"
+def _is_emulated(device: Any) -> bool:
+    return not isinstance(device, torch.dtype) and torch.device(device).type == Emulated.device.type
 
 
 def _placed(result: Any, arguments: list[Tensor]) -> Any:
@@ -179,10 +198,15 @@ def _placed(result: Any, arguments: list[Tensor]) -> Any:
 
 def _mark(x: Tensor) -> Tensor:
     """Put a tensor on the device, where it is."""
+    if Emulated.device == MPS and _run(Tensor.dtype.__get__, (x,), {}) in (torch.float64, torch.complex128):
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. "
+            "Please use float32 instead."
+        )
     if _run(Tensor.device.__get__, (x,), {}).type == "cpu":
         if type(x) is nn.Parameter:
             x._is_param = True  # by which nn.Parameter's isinstance recognises classes of others
-        x.__class__ = CudaTensor
+        x.__class__ = DeviceTensor
     return x
 
 
@@ -193,7 +217,7 @@ def _unmark(x: Tensor) -> Tensor:
 
 def _moved(x: Tensor, device: Any, result: Tensor) -> Tensor:
     """The result of a move of x to a device: a copy if the device is another one."""
-    target = _is_cuda(device)
+    target = _is_emulated(device)
     if result is x and target != on_device(x):
         result = _run(Tensor.clone, (x,), {})
     return _mark(result) if target else result
@@ -202,7 +226,7 @@ def _moved(x: Tensor, device: Any, result: Tensor) -> Tensor:
 def _to(func: Callable, args: tuple, kwargs: dict) -> Tensor:
     """x.to(device, dtype, ...), x.to(dtype) or x.to(other)."""
     x, *rest = args
-    device = kwargs.get("device", DEVICE if on_device(x) else x.device)
+    device = kwargs.get("device", Emulated.device if on_device(x) else x.device)
     options = {name: value for name, value in kwargs.items() if name not in ("device", "other")}
     other = kwargs.get("other", rest[0] if rest else None)
     if isinstance(other, Tensor):
@@ -214,12 +238,12 @@ def _to(func: Callable, args: tuple, kwargs: dict) -> Tensor:
         rest = rest[1:]
     if device is None:
         device = x.device
-    real = "cpu" if _is_cuda(device) else device
+    real = "cpu" if _is_emulated(device) else device
     return _moved(x, device, _run(func, (x, real, *rest), options))
 
 
 def _cuda(func: Callable, args: tuple, kwargs: dict) -> Tensor:
-    return _moved(args[0], DEVICE, args[0])
+    return _moved(args[0], CUDA, args[0])
 
 
 def _cpu(func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -233,7 +257,7 @@ def _type_as(func: Callable, args: tuple, kwargs: dict) -> Tensor:
 def _numpy(func: Callable, args: tuple, kwargs: dict) -> Any:
     if on_device(args[0]):
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. "
+            f"can't convert {Emulated.device} device type tensor to numpy. "
             "Use Tensor.cpu() to copy the tensor to host memory first."
         )
     return _run(func, args, kwargs)
@@ -278,9 +302,9 @@ def _deepcopy(func: Callable, args: tuple, kwargs: dict) -> Tensor:
     return memo[id(x)]
 
 
-def _answer(on: Any) -> Callable:
-    """A function that returns `on` for tensors on the device, and asks PyTorch for the others."""
-    return lambda func, args, kwargs: on if on_device(args[0]) else _run(func, args, kwargs)
+def _answer(on: Callable[[], Any]) -> Callable:
+    """A function that returns what `on` does for tensors on the device, and asks PyTorch for the others."""
+    return lambda func, args, kwargs: on() if on_device(args[0]) else _run(func, args, kwargs)
 
 
 SPECIAL: dict[Callable, Callable] = {
@@ -295,10 +319,11 @@ SPECIAL: dict[Callable, Callable] = {
     Tensor.data.__set__: _set_data,
     Tensor.__deepcopy__: _deepcopy,
     Tensor.pin_memory: lambda func, args, kwargs: args[0],
-    Tensor.device.__get__: _answer(DEVICE),
-    Tensor.is_cuda.__get__: _answer(True),
-    Tensor.is_cpu.__get__: _answer(False),
-    Tensor.get_device: _answer(0),
+    Tensor.device.__get__: _answer(lambda: Emulated.device),
+    Tensor.is_cuda.__get__: _answer(lambda: Emulated.device == CUDA),
+    Tensor.is_mps.__get__: _answer(lambda: Emulated.device == MPS),
+    Tensor.is_cpu.__get__: _answer(lambda: False),
+    Tensor.get_device: _answer(lambda: 0),
 }
 
 TORCH_CUDA: dict[str, Any] = {  # what torch.cuda says of the device
@@ -316,13 +341,42 @@ TORCH_CUDA: dict[str, Any] = {  # what torch.cuda says of the device
     "empty_cache": lambda: None,
 }
 
+TORCH_MPS: dict[str, Any] = {  # the same of torch.mps
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "manual_seed": lambda seed: None,
+    "get_rng_state": lambda: torch.get_rng_state(),
+    "set_rng_state": lambda state: None,
+    "synchronize": lambda: None,
+    "empty_cache": lambda: None,
+    "driver_allocated_memory": lambda: 0,
+}
+
 
 @contextmanager
 def emulated_cuda() -> Iterator[None]:
     """Within it, torch has one CUDA device, an emulated one, in this thread."""
+    with _emulated(CUDA, torch.cuda, TORCH_CUDA):
+        yield
+
+
+@contextmanager
+def emulated_mps() -> Iterator[None]:
+    """Within it, torch has one of Apple's GPUs, an emulated one, in this thread."""
+    present = {"is_available": cache(lambda: True), "is_built": lambda: True}  # PyTorch's first is cached as well
     with ExitStack() as stack:
-        for name, function in TORCH_CUDA.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, function))
+        for name, function in present.items():
+            stack.enter_context(mock.patch.object(torch.backends.mps, name, function))
+        stack.enter_context(_emulated(MPS, torch.mps, TORCH_MPS))
+        yield
+
+
+@contextmanager
+def _emulated(device: torch.device, module: Any, functions: dict[str, Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Emulated, "device", device))
+        for name, function in functions.items():
+            stack.enter_context(mock.patch.object(module, name, function))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(_Mode())
