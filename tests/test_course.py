@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import helpers.devices
 from helpers.course import begin, course_home, repository_root
+from helpers.training.precision import computes_bf16
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,8 @@ def test_the_environment_chooses_and_the_argument_wins(monkeypatch: pytest.Monke
 
 
 def test_gpu_without_a_gpu_says_how_to_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match=r"needs a CUDA device.*unset COURSE_PROFILE or call begin\('cpu'\)"):
+    monkeypatch.setattr(helpers.devices, "is_available", lambda name: name == "cpu")
+    with pytest.raises(RuntimeError, match=r"needs a GPU.*unset COURSE_PROFILE or call begin\('cpu'\)"):
         begin("gpu")
 
 
@@ -46,7 +48,9 @@ def test_bfloat16_only_where_the_card_computes_in_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # A T4 emulates bfloat16: torch says yes unless asked not to count emulation.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    computes_bf16.cache_clear()
     course = begin("gpu")
+    computes_bf16.cache_clear()
     assert course.dtype == dtype and course.device.type == "cuda" and course.pick(cpu=1, gpu=2) == 2
 
 

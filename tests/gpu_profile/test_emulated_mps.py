@@ -13,6 +13,7 @@ from helpers.diffusion import DDPMPath, FlowPath
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.tiny_sd.model import TinySD
+from helpers.training.precision import computes_bf16
 from tests.gpu_profile.emulated_gpu import emulated_cuda, emulated_mps, on_device
 
 FAST = {"steps": 3, "progress": False}
@@ -65,6 +66,7 @@ def test_a_device_that_is_not_there_is_refused(name) -> None:
 
 
 def test_the_gpu_profile_takes_it(mps) -> None:
+    computes_bf16.cache_clear()
     course = begin("gpu")
     assert course.device.type == "mps" and course.dtype == torch.float32
 
