@@ -186,9 +186,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size
     add("--seed", type=seed_number, default=0)
     add(
         "--precision",
-        choices=["auto", "fp32", "bf16"],
+        choices=["auto", "fp32", "bf16", "fp16"],
         default="auto",
-        help="auto: bf16 on a GPU that has it; on a CPU whichever is faster for this network, measured at the start",
+        help="auto: bf16 on a GPU that has it; on a CPU whichever of fp32 and bf16 is faster, measured "
+        "at the start; fp16, with scaled losses, is for GPUs without bf16",
     )
     add(
         "--gradient-accumulation",

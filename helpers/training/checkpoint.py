@@ -96,3 +96,12 @@ def _restore(
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():
+        values.update({key: _laid_out_like(value, parameter) for key, value in values.items()})
+
+
+def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """The same values in the parameter's order in memory: AdamW's fused step pairs them by their place there."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

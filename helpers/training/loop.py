@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.training.ema import EMA
+from helpers.training.loss_scaling import LossScale
 from helpers.training.optimizers import OPTIMIZERS, make_optimizer
 from helpers.training.processes import Accumulation, SingleProcess
 
@@ -79,7 +80,7 @@ class TrainState(NamedTuple):
     loss: float  # mean over the global batch
     learning_rate: float  # of this step
     details: Any  # whatever the loss function returned beside the losses
-    gradient_norm: float = 0.0  # before it was limited
+    gradient_norm: float = 0.0  # before it was limited; 0 where the update was skipped, see LossScale
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -140,6 +141,7 @@ def train(
     accumulation: Accumulation | None = None,
     first_step: int = 0,
     bf16: bool = False,
+    loss_scale: LossScale | None = None,
 ) -> Iterator[TrainState]:
     """Train, and yield after every step.
 
@@ -158,10 +160,14 @@ def train(
         first_step: the number of updates so far, when resuming.
         bf16: compute losses, and Muon's matrix products, under autocast to bfloat16; weights, gradients and the
             optimiser's state stay float32.
+        loss_scale: compute them under autocast to float16 instead, and scale the loss.
 
     Raises:
-        FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it.
+        FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it. With
+            a loss scale a gradient may overflow now and then.
     """
+    dtype = torch.bfloat16 if loss_scale is None else torch.float16
+    lower_precision = bf16 or loss_scale is not None
     processes = accelerator or SingleProcess()
     parts = accumulation or Accumulation(processes)
     wrapped, optimizer = processes.prepare(model, optimizer or config.optimizer(model))
@@ -176,16 +182,22 @@ def train(
         with _dropout_seeded(config.seed, step, device_type):
             batch_loss = torch.zeros((), device=device)
             for _ in parts:
-                with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+                with torch.autocast(device_type, dtype, enabled=lower_precision):
                     losses, details = loss_fn(wrapped, step_generator(config.seed, step))
                 loss = losses.float().mean() / parts.parts
-                processes.backward(loss)
+                processes.backward(loss if loss_scale is None else loss * loss_scale.value)
                 batch_loss += loss.detach()
+        if loss_scale is not None:
+            loss_scale.unscale(model.parameters())
         mean_loss = processes.reduce(batch_loss, "mean")
         norms = [_gradient_norm(parameters, device).to(mean_loss) for parameters in players]
         loss_value, *norm_values = torch.stack([mean_loss, *norms]).tolist()  # a GPU is waited for once
         if not math.isfinite(loss_value + sum(norm_values)):  # one infinite gradient would make NaN of every weight
             optimizer.zero_grad(set_to_none=True)
+            if loss_scale is not None and math.isfinite(loss_value):
+                loss_scale.skipped(step + 1)
+                yield TrainState(step + 1, loss_value, learning_rate, details)
+                continue
             listed = " and ".join(map(str, norm_values))
             raise FloatingPointError(
                 f"at step {step + 1} the loss is {loss_value} and its gradient {listed}: nothing was updated by it"
@@ -193,7 +205,9 @@ def train(
         for parameters, norm in zip(players, norm_values, strict=True):
             if norm > config.max_grad_norm:
                 nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, torch.tensor(norm))
-        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):  # for Muon's matrix products; AdamW has none
+        if loss_scale is not None:
+            loss_scale.updated()
+        with torch.autocast(device_type, dtype, enabled=lower_precision):  # for Muon's matrix products; AdamW has none
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:

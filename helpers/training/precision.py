@@ -77,14 +77,16 @@ def choose_precision(requested: str, model: nn.Module, loss_fn: LossFunction, se
     """Choose the precision of a training: the requested one if the machine has it, and for "auto" the faster one.
 
     Args:
-        requested: "fp32", "bf16" or "auto".
+        requested: "fp32", "bf16", "fp16" or "auto".
         model, loss_fn, seed: as for `measure_step`.
     """
     device = next(model.parameters()).device.type
-    if requested == "fp32":
-        return Precision("fp32", "computing in fp32, as --precision says")
+    if requested in ("fp32", "fp16"):
+        return Precision(requested, f"computing in {requested}, as --precision says")
     if not computes_bf16(device):
-        reason = "on Apple's GPUs" if device == "mps" else "this processor only imitates bf16, far slower"
+        reason = "this processor only imitates bf16, far slower"
+        if device != "cpu":
+            reason = f"bf16 is not for this GPU ({device}); --precision fp16 is faster, with scaled losses"
         return Precision("fp32", f"computing in fp32: {reason}")
     if requested == "bf16" or device != "cpu":
         return Precision("bf16", f"computing in bf16: --precision {requested} on {device}")

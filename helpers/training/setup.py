@@ -27,6 +27,7 @@ from helpers.training.ema import EMA
 from helpers.training.folder import RunFolder
 from helpers.training.interrupt import ignoring_broken_pipe
 from helpers.training.loop import LossFunction, TrainConfig, TrainState, train
+from helpers.training.loss_scaling import LossScale
 from helpers.training.measurements import Measurements
 from helpers.training.precision import Precision, choose_precision
 from helpers.training.processes import Accumulation
@@ -126,6 +127,7 @@ class Run:
         self.optimizer = self.config.optimizer(self.model)
         if options.compile:
             (self.task.compile_target or self.model).compile()
+        self.loss_scale = LossScale()  # where the precision is fp16
         self.clock = TrainingClock()
         self.tracker = Tracker(None, "", self.folder.path, {})  # that of --report-to, once the training starts
         self.step = 0  # the number of updates so far
@@ -184,6 +186,7 @@ class Run:
             accumulation=self.accumulation,
             first_step=first_step,
             bf16=self.precision.name == "bf16",
+            loss_scale=self.loss_scale if self.precision.name == "fp16" else None,
         )
 
     def _restore(self) -> int:
@@ -197,6 +200,7 @@ class Run:
         self._check_same_training(checkpoint.description)
         self.clock.seconds = checkpoint.description["seconds"]
         self.clock.core_seconds = checkpoint.description["core_seconds"]
+        self.loss_scale = LossScale(*checkpoint.description.get("loss_scale", ()))
         if self.options.precision == "auto":  # the numbers must not change with the machine that goes on
             self._precision = Precision.stored(checkpoint.description)
         self.saved_step = checkpoint.step
@@ -257,7 +261,8 @@ class Run:
         """Measure the averaged model on held-out images; its weights are kept while no other validation was as good."""
         assert self.task.validate is not None, "call it where the task has a validation"
         best_before = self.measurements.best()
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision.name)
+        with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
             validation = self.task.validate(self.ema.module, self.model)
         self.measured(validation=validation)
         if best_before is None or validation["loss"] < best_before[1]:
@@ -272,6 +277,7 @@ class Run:
                 "core_seconds": self.clock.core_seconds,
                 "model": self.task.description,
                 "precision": self.precision,
+                "loss_scale": [self.loss_scale.value, self.loss_scale.steps],
             }
             save_checkpoint(self.folder.checkpoint, step, self.model, self.ema.module, self.optimizer, description)
         self.saved_step = step

@@ -170,3 +170,17 @@ def test_a_prolonged_training_has_the_numbers_of_an_uninterrupted_one(tmp_path):
     whole = weights("whole")
     prolonged = weights("prolonged")
     assert all(torch.equal(whole[name], prolonged[name]) for name in whole)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_training_of_convolutions_is_the_uninterrupted_one(tmp_path, optimizer):
+    """Their weights lie channels last in memory, and checkpoints hold them in the usual order."""
+    from helpers.autoencoders.train import main as train_autoencoder
+
+    common = f"--limit 8 --batch-size 2 --optimizer {optimizer} --schedule inverse-sqrt --precision fp32 --size 32"
+    common = f"{common} --sample-every 0 --validate-every 0"
+    for steps, folder in ((2, "resumed"), (4, "resumed"), (4, "whole")):
+        resume = ["--resume"] if steps == 4 and folder == "resumed" else []
+        train_autoencoder([*common.split(), "--steps", str(steps), "--out", str(tmp_path / folder), *resume])
+    resumed, whole = (read_tensors(tmp_path / folder / "checkpoint.safetensors")[0] for folder in ("resumed", "whole"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
