@@ -175,9 +175,15 @@ def test_balanced_positions_are_all_different_or_refused(photographs):
 
 def test_the_lowest_kid_among_the_best_judged_is_chosen():
     mild, middle, strong = (Sampling(scale) for scale in (1.5, 3.0, 5.0))
-    trials = [Trial(mild, 0.80, 0.01), Trial(middle, 0.955, 0.02), Trial(strong, 0.97, 0.05)]
+    trials = [Trial(mild, 0.80, 0.01, 0.5), Trial(middle, 0.955, 0.02, 0.2), Trial(strong, 0.97, 0.05, 0.3)]
     assert best(trials) == middle
     assert best([trials[0], trials[2]]) == strong
+
+
+def test_of_equally_good_samplings_the_most_varied_is_chosen():
+    always, interval = Sampling(7.0), Sampling(7.0, (0.2, 0.8), 30)
+    assert best([Trial(always, 0.98, 0.030, 0.08), Trial(interval, 0.97, 0.032, 0.20)]) == interval
+    assert best([Trial(always, 0.98, 0.030, 0.08), Trial(interval, 0.97, 0.040, 0.20)]) == always
 
 
 def test_sampling_is_chosen_on_other_noise_and_on_training_photographs(animal_model, photographs, monkeypatch):
