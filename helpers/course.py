@@ -77,9 +77,9 @@ def _dtype(device: "torch.device") -> "torch.dtype":
     """bfloat16 if the hardware has it; a T4 or V100 only emulates it, slowly, and float16 overflows in training."""
     import torch
 
-    from helpers.training.precision import computes_bf16
+    from helpers.devices import has_bf16
 
-    return torch.bfloat16 if device.type != "cpu" and computes_bf16(device.type) else torch.float32
+    return torch.bfloat16 if has_bf16(device.type) else torch.float32
 
 
 def course_home() -> Path:

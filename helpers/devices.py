@@ -44,6 +44,13 @@ def check_device(name: str) -> str:
     return name
 
 
+def has_bf16(name: str) -> bool:
+    """Whether a GPU computes in bfloat16: a T4 or V100 only emulates it, slowly, and of Apple's torch does not tell."""
+    if name == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return name == "xpu" and torch.xpu.is_available() and torch.xpu.is_bf16_supported()
+
+
 def precise_device(device: torch.device) -> torch.device:
     """Where to compute in float64 for tensors on `device`: there, or on the CPU where it has none."""
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device

@@ -11,7 +11,6 @@ import torch
 
 import helpers.devices
 from helpers.course import begin, course_home, repository_root
-from helpers.training.precision import computes_bf16
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +47,7 @@ def test_bfloat16_only_where_the_card_computes_in_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     # A T4 emulates bfloat16: torch says yes unless asked not to count emulation.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    computes_bf16.cache_clear()
     course = begin("gpu")
-    computes_bf16.cache_clear()
     assert course.dtype == dtype and course.device.type == "cuda" and course.pick(cpu=1, gpu=2) == 2
 
 

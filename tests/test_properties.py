@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from helpers.autoencoders.quantizers import FSQ, LFQ, ResidualQuantizer, VectorQuantizer, nearest, usage
@@ -69,6 +69,7 @@ def test_noise_that_is_known_can_be_taken_out_again(path, seed, t):
 def test_every_sampler_recovers_any_gaussian_on_any_ddpm_path(mean, std, name, T, make):
     """Its true denoiser is known: E[x0 | x] is linear in x."""
     path = make(T)
+    assume(name != "plms" or path.alpha_sigma(1.0)[0] > 0.01)  # else it is refused
 
     def denoise(x, t):
         alpha, sigma = path.alpha_sigma(t)

@@ -268,7 +268,8 @@ def plms(
     """Pseudo linear multistep (Liu et al. 2022, PNDM): DDIM's step with the noise extrapolated from four predictions.
 
     The sampler that Stable Diffusion 1 was published with. One evaluation a step, two in the first, which has nothing
-    to remember and takes the mean over a trial step. The weights assume evenly spaced times.
+    to remember and takes the mean over a trial step. The weights assume evenly spaced times, and the clean data is
+    computed by a division by alpha, which must not be near 0: see `check_path`.
     """
     history: list[Tensor] = []  # the last predictions of the noise, newest first
     for t, alpha, sigma, t_next, alpha_next, sigma_next in _intervals(times, path):
@@ -281,7 +282,7 @@ def plms(
         elif sigma_next > 0:
             trial = denoise(alpha_next * x0 + sigma_next * eps, t_next)
             eps = (eps + trial.eps) / 2
-            x0 = (x - sigma * eps) / alpha if alpha > 0 else (x0 + trial.x0) / 2
+            x0 = (x - sigma * eps) / alpha
         x = alpha_next * x0 + sigma_next * eps  # (B, ...)
         yield Step(t_next, x, x0)
 
@@ -323,6 +324,7 @@ SAMPLERS = {
 
 
 WITH_CHURN = ("euler", "heun")
+SMALLEST_ALPHA = 0.01  # at the noisy end of a path for PLMS; Stable Diffusion 1's has 0.068
 
 
 def check_sampler(name: str, churn: float = 0.0) -> None:
@@ -331,6 +333,15 @@ def check_sampler(name: str, churn: float = 0.0) -> None:
         raise ValueError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
     if churn and name not in WITH_CHURN:
         raise ValueError(f"the sampler {name} has no churn: choose {' or '.join(WITH_CHURN)}, or leave it at 0")
+
+
+def check_path(name: str, path: NoisePath) -> None:
+    """Raise ValueError where a sampler cannot be used on a path: PLMS on one that ends in pure noise, as flows do."""
+    if name == "plms" and path.alpha_sigma(1.0)[0] < SMALLEST_ALPHA:
+        raise ValueError(
+            "the sampler plms is for paths that end before pure noise, such as Stable Diffusion 1's: "
+            "choose lms or dpm_solver_pp_2m"
+        )
 
 
 def num_function_evaluations(sampler: str, steps: int) -> int:
@@ -354,12 +365,14 @@ def run_sampler(
         The state after every step.
 
     Raises:
-        ValueError: at once for a name that is not in SAMPLERS, for churn that it does not have and for another number
-            of generators than samples, at the first step for times that do not decrease.
+        ValueError: at once for a name that is not in SAMPLERS, for churn that it does not have, for a path that it
+            cannot follow and for another number of generators than samples, at the first step for times that do not
+            decrease.
     """
     check_sampler(name, churn)
     if isinstance(generator, Sequence) and len(generator) != len(x):
         raise ValueError(f"one generator for the batch or one per sample: got {len(generator)} for {len(x)} samples")
+    check_path(name, path)
     options = {"churn": churn} if churn else {}
     return _without_gradients(SAMPLERS[name](denoise, x, times, path, generator=generator, **options))
 

@@ -23,7 +23,8 @@ from helpers.files import portable_name
 from helpers.generate.inputs import Inputs
 from helpers.generate.settings import Settings
 from helpers.sd1.pipeline import StableDiffusion1
-from helpers.sd3.pipeline import SD3Request, StableDiffusion3
+from helpers.sd3.pipeline import StableDiffusion3
+from helpers.sd3.request import SD3Request
 from helpers.text_to_image.input_images import composite
 from helpers.text_to_image.request import Request
 from helpers.text_to_image.weighted_prompts import parse_weights

@@ -33,7 +33,7 @@ def check_tensor(name: str, tensor: Any, shape: str, sizes: tuple[int | None, ..
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor {shape}, got {type(tensor).__name__}")
     fits = tensor.ndim == len(sizes) and all(
-        wanted is None or actual == wanted for actual, wanted in zip(tensor.shape, sizes, strict=True)
+        expected is None or actual == expected for actual, expected in zip(tensor.shape, sizes, strict=True)
     )
     if not fits or not tensor.numel():
         raise ValueError(f"{name} must be {shape} = {sizes} (None: any), got {tuple(tensor.shape)}")

@@ -129,6 +129,12 @@ def _gradient_norm(parameters: list[nn.Parameter], device: torch.device) -> Tens
     return nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
 
 
+def _autocast(device_type: str, bf16: bool, loss_scale: LossScale | None) -> torch.autocast:
+    """To float16 where there is a loss scale, else to bfloat16 where that is asked for."""
+    dtype = torch.bfloat16 if loss_scale is None else torch.float16
+    return torch.autocast(device_type, dtype, enabled=bf16 or loss_scale is not None)
+
+
 def train(
     model: nn.Module,
     loss_fn: LossFunction,
@@ -166,8 +172,6 @@ def train(
         FloatingPointError: when loss or gradient is not finite; it names the step, and nothing was updated by it. With
             a loss scale a gradient may overflow now and then.
     """
-    dtype = torch.bfloat16 if loss_scale is None else torch.float16
-    lower_precision = bf16 or loss_scale is not None
     processes = accelerator or SingleProcess()
     parts = accumulation or Accumulation(processes)
     wrapped, optimizer = processes.prepare(model, optimizer or config.optimizer(model))
@@ -182,7 +186,7 @@ def train(
         with _dropout_seeded(config.seed, step, device_type):
             batch_loss = torch.zeros((), device=device)
             for _ in parts:
-                with torch.autocast(device_type, dtype, enabled=lower_precision):
+                with _autocast(device_type, bf16, loss_scale):
                     losses, details = loss_fn(wrapped, step_generator(config.seed, step))
                 loss = losses.float().mean() / parts.parts
                 processes.backward(loss if loss_scale is None else loss * loss_scale.value)
@@ -207,7 +211,7 @@ def train(
                 nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, torch.tensor(norm))
         if loss_scale is not None:
             loss_scale.updated()
-        with torch.autocast(device_type, dtype, enabled=lower_precision):  # for Muon's matrix products; AdamW has none
+        with _autocast(device_type, bf16, loss_scale):  # for Muon's matrix products; AdamW has none
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema is not None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from helpers.devices import has_bf16
 from helpers.training.loop import LossFunction, step_generator
 
 ROUNDS = 3  # of one step in each precision, alternating
@@ -21,15 +22,10 @@ SLOWER = 4  # emulation costs a hundred times and more; a busy neighbour doubles
 def computes_bf16(device_type: str = "cpu") -> bool:
     """Return whether a kind of device has instructions for bfloat16; on a CPU measured, once, in milliseconds.
 
-    Processors without instructions for it multiply such matrices one number at a time. Of Apple's GPUs PyTorch does not
-    tell, so they compute in float32.
+    Processors without instructions for it multiply such matrices one number at a time.
     """
-    if device_type == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type == "xpu":
-        return torch.xpu.is_available() and torch.xpu.is_bf16_supported()
-    if device_type == "mps":
-        return False
+    if device_type != "cpu":
+        return has_bf16(device_type)
     seconds = {dtype: _product(torch.ones(256, 256, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
     return seconds[torch.bfloat16] < SLOWER * seconds[torch.float32] + 1e-4
 

@@ -51,6 +51,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_recovers_a_gaussian_on_every_path(name, path):
+    if name == "plms" and path.alpha_sigma(1.0)[0] < 0.01:
+        with pytest.raises(ValueError, match="plms is for paths that end before pure noise"):
+            sample(name, exact(path), normal(4), time_grid(4), path)
+        return
     steps = 400 if name in ("ddpm", "euler_ancestral", "ddim", "euler") else 100
     alpha, sigma = path.alpha_sigma(1.0)  # not every schedule ends in pure noise: start where it really ends
     start = alpha * MEAN + (alpha**2 * STD**2 + sigma**2).sqrt() * normal(20_000)
@@ -60,7 +64,12 @@ def test_every_sampler_recovers_a_gaussian_on_every_path(name, path):
 
 
 @settings(max_examples=20, deadline=None)
-@given(mean=st.floats(-3, 3), std=st.floats(0.1, 2), name=st.sampled_from(sorted(SAMPLERS)), shift=st.floats(0.5, 4))
+@given(
+    mean=st.floats(-3, 3),
+    std=st.floats(0.1, 2),
+    name=st.sampled_from(sorted(set(SAMPLERS) - {"plms"})),
+    shift=st.floats(0.5, 4),
+)
 def test_any_gaussian_is_recovered_on_any_flow_path(mean, std, name, shift):
     path = FlowPath(shift)
     x = sample(
@@ -125,7 +134,7 @@ def test_posterior_agrees_with_bayes_by_counting():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_function_evaluations_are_counted_right(name):
-    path = FlowPath()
+    path = DDPMPath.scaled_linear()
     calls = []
 
     def counting(x, t):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from helpers.course import begin
 from helpers.devices import DEVICES, best_device, check_device
@@ -13,7 +14,6 @@ from helpers.diffusion import DDPMPath, FlowPath
 from helpers.sd1.pipeline import StableDiffusion1
 from helpers.sd3.pipeline import StableDiffusion3
 from helpers.tiny_sd.model import TinySD
-from helpers.training.precision import computes_bf16
 from tests.gpu_profile.emulated_gpu import emulated_cuda, emulated_mps, on_device
 
 FAST = {"steps": 3, "progress": False}
@@ -66,7 +66,6 @@ def test_a_device_that_is_not_there_is_refused(name) -> None:
 
 
 def test_the_gpu_profile_takes_it(mps) -> None:
-    computes_bf16.cache_clear()
     course = begin("gpu")
     assert course.device.type == "mps" and course.dtype == torch.float32
 
@@ -81,8 +80,8 @@ def test_times_on_the_device_give_coefficients_there(path, mps) -> None:
 @pytest.mark.parametrize("system", [StableDiffusion1, StableDiffusion3])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sampler": "plms"}, {"sigmas": "karras", "sampler": "euler", "churn": 1.0}, {"sampler": "ddpm"}],
-    ids=["default", "plms", "karras", "ddpm"],
+    [{}, {"sampler": "lms"}, {"sigmas": "karras", "sampler": "euler", "churn": 1.0}, {"sampler": "ddpm"}],
+    ids=["default", "lms", "karras", "ddpm"],
 )
 def test_stable_diffusion_generates_the_same_image(system, options) -> None:
     expected = system.from_weights().generate("a cat", seed=2, **FAST, **options)
@@ -140,5 +139,7 @@ def test_paligemma_answers() -> None:
 def test_a_tiny_stable_diffusion_trains(arguments: str, tmp_path: Path, mps) -> None:
     from helpers.tiny_sd.train import main
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate remembers the first device it has seen
     main([*arguments.split(), *f"--steps 2 --limit 64 --batch-size 8 --out {tmp_path / 'run'}".split()])
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert (tmp_path / "run" / "weights.safetensors").is_file()

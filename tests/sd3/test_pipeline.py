@@ -12,7 +12,8 @@ from benchmarks.sd3.reference import stability_tensors
 from helpers.sd3 import checkpoint
 from helpers.sd3.checkpoint import PREFIXES
 from helpers.sd3.mmdit import MMDiT, MMDiTConfig, positions
-from helpers.sd3.pipeline import SkipLayers, StableDiffusion3
+from helpers.sd3.pipeline import StableDiffusion3
+from helpers.sd3.request import SkipLayers
 from helpers.weights import folders
 
 QUICK = {"steps": 3, "progress": False}
@@ -77,13 +78,13 @@ def test_only_the_network_on_the_gpu_computes(sd3, image):
     """Seen on any machine: the network that computes was the last to be moved to the GPU."""
     model = StableDiffusion3.from_checkpoint(sd3.layouts["diffusers"], config=sd3.config)
     moved = []
-    move = model._move_to_gpu
+    move = model.move_to_gpu
 
     def recorded(module):
         moved.append(module)
         move(module)
 
-    model._move_to_gpu = recorded
+    model.move_to_gpu = recorded
     owners = {
         model.encoders: ("clip_l", "clip_g", "t5"),
         model.transformer: (),

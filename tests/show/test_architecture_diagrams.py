@@ -99,7 +99,7 @@ def test_stable_diffusion_3() -> None:
         known = sizes(clip_l, ids) | sizes(clip_g, ids) | sizes(t5, torch.zeros(1, 256, dtype=torch.long))
         known |= sizes(autoencoder.decoder, latent)
         known |= sizes(transformer, latent, torch.zeros(1), torch.zeros(1, 77 + 256, 4096), torch.zeros(1, 2048))
-    known |= {77 + 256 + (128 // 2) ** 2, default(StableDiffusion3.generate, "steps")}  # tokens of text and image
+    known |= {77 + 256 + (128 // 2) ** 2, config.steps}  # tokens of text and image
     known |= set(tiny.encoders(["a cat"]).text.shape)  # the shape of the heat map
     block = transformer.blocks[0]
     for parts in zip(*((half.modulation, half.attention, half.mlp) for half in (block.text, block.image))):

@@ -159,7 +159,7 @@ def test_negative_prompts_of_the_other_encoders():
 def test_version_3_5_samples_as_its_publisher_recommends(config, name, expected):
     from dataclasses import replace
 
-    from helpers.sd3.pipeline import SD3Config, SD3Request
+    from helpers.sd3.request import SD3Config, SD3Request
 
     sizes = replace(SD3Config(transformer=config), **checkpoint.recommended_sampling(config, name))
     request = SD3Request(sizes, True, "a cat")
