@@ -27,6 +27,7 @@ from benchmarks.measure import (
 from benchmarks.parity import difference
 from benchmarks.record import hardware, parameter_count, write_record
 from benchmarks.report import Row, at_least, at_most, claim, count_statements
+from benchmarks.sd1 import samplers
 from benchmarks.sd1.reference import SMALL, reference, write_layouts
 from helpers.autoencoders import kl
 from helpers.autoencoders.kl import KLAutoencoder, KLConfig
@@ -56,6 +57,7 @@ def check() -> list[Row]:
     return [
         *_sizes(),
         *_parity(),
+        *samplers.rows(),
         *_generated(),
         *compared_rows(RESULTS, SYSTEM),
         *_faults(),

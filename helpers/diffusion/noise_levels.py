@@ -12,18 +12,12 @@ from torch import Tensor
 
 def karras_levels(steps: int, smallest: float, largest: float, rho: float = 7.0) -> Tensor:
     """(steps,) decreasing levels, evenly spaced in their rho-th root (Karras et al. 2022, eq. 5): short last steps."""
-    share = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return torch.lerp(*_ends(largest ** (1 / rho), smallest ** (1 / rho)), share) ** rho
+    return torch.linspace(largest ** (1 / rho), smallest ** (1 / rho), steps, dtype=torch.float64) ** rho
 
 
 def exponential_levels(steps: int, smallest: float, largest: float) -> Tensor:
     """(steps,) decreasing levels, evenly spaced in their logarithm: every step divides the noise by the same factor."""
-    share = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return torch.lerp(*_ends(math.log(largest), math.log(smallest)), share).exp()
-
-
-def _ends(first: float, last: float) -> tuple[Tensor, Tensor]:
-    return torch.tensor(first, dtype=torch.float64), torch.tensor(last, dtype=torch.float64)
+    return torch.linspace(math.log(largest), math.log(smallest), steps, dtype=torch.float64).exp()
 
 
 NOISE_LEVELS: dict[str, Callable[[int, float, float], Tensor]] = {

@@ -149,14 +149,16 @@ def euler(
         churn: see `add_churn`.
     """
     for interval in _intervals(times, path):
-        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(x, interval, path, churn, times, generator)
+        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(
+            x, interval, path, churn, len(times) - 1, generator
+        )
         x0, eps = denoise(x, t)  # (B, ...) each
         x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * eps  # (B, ...)
         yield Step(t_next, x, x0)
 
 
 def add_churn(
-    x: Tensor, interval: Interval, path: NoisePath, churn: float, times: Tensor, generator: Generators | None
+    x: Tensor, interval: Interval, path: NoisePath, churn: float, steps: int, generator: Generators | None
 ) -> tuple[Tensor, Interval]:
     """Go back to more noise before a step (EDM, algorithm 2): fresh noise corrects errors of the steps before.
 
@@ -166,7 +168,7 @@ def add_churn(
     Args:
         x: (B, ...) the state at interval.t.
         churn: 0 for none.
-        times: (T + 1,) of all T steps.
+        steps: of the whole sampling.
 
     Returns:
         the state with more noise, and the interval that begins there.
@@ -174,7 +176,7 @@ def add_churn(
     if churn == 0 or interval.alpha == 0:
         return x, interval
     level = interval.sigma / interval.alpha
-    factor = 1 + min(churn / (len(times) - 1), math.sqrt(2) - 1)
+    factor = 1 + min(churn / steps, math.sqrt(2) - 1)
     t = path.time_of_level(torch.tensor(level * factor)).item()
     alpha, sigma = (coefficient.item() for coefficient in path.alpha_sigma(t))
     if t <= interval.t or alpha == 0:  # at the path's end there is no more noise
@@ -219,7 +221,9 @@ def heun(
         churn: see `add_churn`; with it this is EDM's stochastic sampler, algorithm 2.
     """
     for interval in _intervals(times, path):
-        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(x, interval, path, churn, times, generator)
+        x, (t, alpha, sigma, t_next, alpha_next, sigma_next) = add_churn(
+            x, interval, path, churn, len(times) - 1, generator
+        )
         here = denoise(x, t)
         x_next = x + (alpha_next - alpha) * here.x0 + (sigma_next - sigma) * here.eps
         if sigma_next > 0:  # clean data has no noise to predict

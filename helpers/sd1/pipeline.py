@@ -30,6 +30,7 @@ from helpers.text.bpe import BytePairTokenizer
 from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.configs import follow_clip_config
 from helpers.text.contrastive import CLIP
+from helpers.text_to_image.embeds import check_lengths
 from helpers.text_to_image.offload import OffloadedPipeline
 from helpers.text_to_image.pipeline import (
     channels_last,
@@ -251,7 +252,6 @@ class StableDiffusion1(OffloadedPipeline):
         Args:
             clip_skip, weighted: as `clip_skip` and `weighted_prompts` of `generate`.
         """
-
         self.move_to_gpu(self.text)
 
         def encode(ids: Tensor) -> Tensor:
@@ -279,11 +279,7 @@ class StableDiffusion1(OffloadedPipeline):
         if not request.guided:
             return text, None
         negative = encoded[1] if negative_texts else request.negative_prompt_embeds.to(self.device, dtype)
-        if negative.shape[1] != text.shape[1]:
-            raise ValueError(
-                f"the prompt has {text.shape[1]} states and the negative prompt {negative.shape[1]}: pass "
-                "negative_prompt_embeds with as many as the prompt has"
-            )
+        check_lengths(text, negative)
         return text, negative
 
     def times(self, steps: int, sigmas: str | Sequence[float] | None = None) -> Tensor:
@@ -314,7 +310,7 @@ class StableDiffusion1(OffloadedPipeline):
         return denoise
 
     def encode(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
+        """(B, 3, H, W) in [-1, 1] -> latents float32 (B, C, h, w), without noise."""
         self.move_to_gpu(self.autoencoder)
         return encode_image(self.autoencoder, image)
 

@@ -35,6 +35,7 @@ from helpers.text.clip import TEXT_NAMES, CLIPTowerConfig, TextTower
 from helpers.text.configs import follow_clip_config, follow_t5_config
 from helpers.text.contrastive import CLIP
 from helpers.text.t5 import T5_NAMES, T5Config, T5Encoder, T5Tokenizer
+from helpers.text_to_image.embeds import check_lengths
 from helpers.text_to_image.offload import OffloadedPipeline
 from helpers.text_to_image.pipeline import (
     channels_last,
@@ -286,11 +287,7 @@ class StableDiffusion3(OffloadedPipeline):
             negative = self.encode_text(
                 request.negative_prompts, request.negative_prompts_2, request.negative_prompts_3, use_t5=request.use_t5
             )
-        if negative.text.shape[1] != condition.text.shape[1]:
-            raise ValueError(
-                f"the prompt has {condition.text.shape[1]} states and the negative prompt {negative.text.shape[1]}: "
-                "pass negative_prompt_embeds with as many as the prompt has"
-            )
+        check_lengths(condition.text, negative.text)
         return self._as_states(condition), self._as_states(negative)
 
     def _as_states(self, condition: Condition) -> Condition:
@@ -345,7 +342,7 @@ class StableDiffusion3(OffloadedPipeline):
         return denoise
 
     def encode(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) in [-1, 1] -> latents float32 (1, C, h, w), without noise."""
+        """(B, 3, H, W) in [-1, 1] -> latents float32 (B, C, h, w), without noise."""
         self.move_to_gpu(self.autoencoder)
         return encode_image(self.autoencoder, image)
 

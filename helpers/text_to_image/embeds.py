@@ -4,12 +4,10 @@ Stable Diffusion 1 takes one tensor of states, Stable Diffusion 3 a named tuple 
 Alphabet: B prompts, N tokens, D width of the states, P width of the pooled embedding.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Embeds = TypeVar("Embeds", Tensor, Any)
 
 
 def count_rows(embeds: Tensor | tuple[Tensor, ...]) -> int:
@@ -17,8 +15,8 @@ def count_rows(embeds: Tensor | tuple[Tensor, ...]) -> int:
     return len(embeds) if isinstance(embeds, Tensor) else len(embeds[0])
 
 
-def repeat_rows(embeds: Embeds, times: int) -> Embeds:
-    """Every row so many times, one after the other."""
+def repeat_rows(embeds: Any, times: int) -> Any:
+    """Every row so many times, one after the other; the result has the type of the embeddings."""
     if isinstance(embeds, Tensor):
         return embeds.repeat_interleave(times, dim=0)
     return type(embeds)(*(part.repeat_interleave(times, dim=0) for part in embeds))
@@ -39,3 +37,13 @@ def check_tensor(name: str, tensor: Any, shape: str, sizes: tuple[int | None, ..
         raise ValueError(f"{name} must be {shape} = {sizes} (None: any), got {tuple(tensor.shape)}")
     if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
         raise ValueError(f"{name} must be finite floating-point numbers, got {tensor.dtype} or values that are not")
+
+
+def check_lengths(states: Tensor, negative_states: Tensor) -> None:
+    """Raise ValueError unless states of prompts and of negative prompts, (B, N, D) each, have equally many tokens."""
+    lengths = states.shape[1], negative_states.shape[1]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"the prompt has {lengths[0]} states and the negative prompt {lengths[1]}: pass negative_prompt_embeds "
+            "with as many as the prompt has"
+        )

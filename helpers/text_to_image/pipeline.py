@@ -128,7 +128,7 @@ def first_latent(noise: Tensor, known: Tensor | None, times: Tensor, path: Noise
 
     Args:
         noise: (B, C, h, w).
-        known: (1, C, h, w) the encoded image; None: text-to-image.
+        known: (1, C, h, w) the encoded image, or (B, C, h, w); None: text-to-image.
         times: (T + 1,) that are left to sample; with a single one nothing is, and the image stays without noise.
         path: gives the noise level of times[0].
     """
@@ -145,8 +145,8 @@ def keep_known(denoise: Denoiser, known: Tensor, mask: Tensor, path: NoisePath) 
 
     Args:
         denoise: predicts freely.
-        known: (1, C, h, w) the encoded image.
-        mask: (1, 1, h, w) 1 where to generate, 0 where to keep.
+        known: (1, C, h, w) the encoded image, or (B, C, h, w).
+        mask: (1, 1, h, w) or (B, 1, h, w), 1 where to generate, 0 where to keep.
         path: gives alpha and sigma.
     """
 

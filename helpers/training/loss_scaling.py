@@ -29,8 +29,9 @@ class LossScale:
     @torch.no_grad()
     def unscale(self, parameters: Iterable[nn.Parameter]) -> None:
         """Divide all gradients by the factor."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._foreach_mul_(gradients, 1 / self.value)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / self.value)
 
     def updated(self) -> None:
         """Note a step whose gradients were finite."""
