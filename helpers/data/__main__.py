@@ -37,7 +37,7 @@ def build(arguments: list[str]) -> int:
     parser.add_argument(
         "--source",
         default="toy-faces",
-        help=f"{', '.join(SOURCES)}, or a folder or zip of your own images (default toy-faces)",
+        help=f"{', '.join(SOURCES)}, a folder or zip of your own images, or owner/name of the hub (default toy-faces)",
     )
     parser.add_argument("--split", choices=(*SPLITS, "all"), default="all")
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
@@ -68,16 +68,17 @@ def build(arguments: list[str]) -> int:
 def check(arguments: list[str]) -> int:
     """Print what is in a folder or zip of images, and what would spoil a training on them."""
     from helpers.data.check import describe, find_faults, inspect_images
+    from helpers.data.hub import find_images
 
     parser = argparse.ArgumentParser(
         prog="python -m helpers.data check",
         description="Say what is in a folder or zip of images, and what would spoil a training on them.",
     )
-    parser.add_argument("folder", type=Path, help="folder or zip")
+    parser.add_argument("folder", help="folder or zip, or a data set of the hub, owner/name")
     parser.add_argument("--size", type=int, default=64, help="pixels a side of the images in training (default 64)")
     parser.add_argument("--cache-dir", type=Path, help="folder of the cache (default: cache in COURSE_HOME)")
     options = parser.parse_args(arguments)
-    inspection = inspect_images(options.folder.expanduser(), options.size, options.cache_dir)
+    inspection = inspect_images(find_images(options.folder), options.size, options.cache_dir)
     print("\n".join(describe(inspection)))
     faults = find_faults(inspection)
     for fault in faults:

@@ -5,14 +5,13 @@ a broken download and keep what they fetched.
 """
 
 import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.course import course_home
+from helpers.data import hub
 from helpers.data.faces import CLASS_NAMES
 from helpers.files import atomic_write
 
@@ -44,15 +43,10 @@ def hub_zip() -> Path:
 def from_hub() -> Path:
     """Download the hub's copy, write it as a zip in the Kaggle layout, and return the zip's path.
 
-    No copy of AFHQ v1 in folders or zips is known on the hub. This one is parquet (reading it needs `pip install
-    pyarrow`) with all images in one split: 500 of each class, those with the smallest SHA-256, become val here. So that
-    val is *not* AFHQ's: do not compare scores across the two copies.
-
-    Raises:
-        ImportError: without pyarrow, and whatever huggingface_hub or pyarrow raise when they cannot.
+    No copy of AFHQ v1 in folders or zips is known on the hub. This one is Parquet with all images in one split: 500 of
+    each class, those with the smallest SHA-256, become val here. So that val is *not* AFHQ's: do not compare scores
+    across the two copies. Raises whatever huggingface_hub or pyarrow do when they cannot.
     """
-    if find_spec("pyarrow") is None:  # checked before the download, not after it
-        raise ImportError("reading the hub's copy needs pyarrow: pip install pyarrow")
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(HUB, repo_type="dataset", allow_patterns=["*.parquet"]))
@@ -64,7 +58,7 @@ def from_hub() -> Path:
 
 
 def pack(parquet_files: list[Path], target: Path) -> None:
-    """Write the images of parquet files (columns image.bytes and label) to a zip in the Kaggle layout, atomically."""
+    """Write the images of Parquet files to a zip in the Kaggle layout, atomically."""
     digests = [(label, hashlib.sha256(data).hexdigest()) for data, label in rows(parquet_files)]
     val: set[tuple[int, str]] = set()
     for class_label in range(len(CLASS_NAMES)):
@@ -72,22 +66,18 @@ def pack(parquet_files: list[Path], target: Path) -> None:
     with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for (data, label), item in zip(rows(parquet_files), digests, strict=True):
             split = "val" if item in val else "train"
-            ending = "png" if data[1:4] == b"PNG" else "jpg"
-            archive.writestr(f"afhq/{split}/{CLASS_NAMES[label]}/{item[1][:16]}.{ending}", data)
+            archive.writestr(f"afhq/{split}/{CLASS_NAMES[label]}/{item[1][:16]}{hub.image_suffix(data)}", data)
 
 
 def rows(parquet_files: list[Path]) -> Iterator[tuple[bytes, int]]:
     """Yield (file bytes, label) of every row. Raises ValueError if the labels do not mean cat, dog, wild."""
-    import pyarrow.parquet as parquet
-
     for path in parquet_files:
-        table = parquet.ParquetFile(path)
-        metadata = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names", list(CLASS_NAMES))
-        if tuple(names) != CLASS_NAMES:
-            raise ValueError(f"{path.name} has the classes {names}, not {list(CLASS_NAMES)}")
-        for batch in table.iter_batches(batch_size=64, columns=["image", "label"]):
-            for row in batch.to_pylist():
-                data = (row["image"] or {}).get("bytes")
-                if data and row["label"] in range(len(CLASS_NAMES)):  # a row without image or class spoils no other
-                    yield data, row["label"]
+        table = hub.open_table(path)
+        columns = hub.find_columns(table, path.name)
+        if not columns.class_names:
+            columns = columns._replace(label="label", class_names=CLASS_NAMES)
+        if columns.class_names != CLASS_NAMES:
+            raise ValueError(f"{path.name} has the classes {list(columns.class_names)}, not {list(CLASS_NAMES)}")
+        for data, class_name, _ in hub.rows(table, columns):
+            if class_name in CLASS_NAMES:  # a row without image or class spoils no other
+                yield data, CLASS_NAMES.index(class_name)

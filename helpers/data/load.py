@@ -11,6 +11,7 @@ from helpers.course import course_home
 from helpers.data.animal_faces import load_animal_faces
 from helpers.data.drawing import load_toy_faces
 from helpers.data.faces import SIZES, SPLITS, DrawnFaces, Faces, Skipped
+from helpers.data.hub import find_images, is_hub_name
 from helpers.data.own_images import load_own_images
 
 SOURCES = ("toy-faces", "animal-faces")
@@ -60,8 +61,8 @@ def load_faces(
     """Return the images of one split, rendered or decoded the first time and read from a cache afterwards.
 
     Args:
-        source: "toy-faces" (synthetic faces), "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0), or the path of a
-            folder or zip of your own images, see `own_images`.
+        source: "toy-faces" (synthetic faces), "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0), the path of a
+            folder or zip of your own images, see `own_images`, or a data set of the hub, owner/name, see `hub`.
         split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
         size: H = W in pixels.
         limit: at most this many images. For synthetic faces it is the exact number, which may exceed the default of
@@ -79,7 +80,7 @@ def load_faces(
     Raises:
         ValueError: for an unknown source or split, a size or limit out of range, and for a collection that is damaged
             or holds no images.
-        FileNotFoundError: if there are no photographs; it says what was tried and what to do.
+        FileNotFoundError: if there are no photographs, or no such data set; it says what was tried and what to do.
         PermissionError: if their folder cannot be read.
     """
     _check_request(source, split, size, limit, seed)
@@ -91,7 +92,8 @@ def load_faces(
     if source == "animal-faces":
         faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
     else:
-        faces = load_own_images(Path(source).expanduser(), split, size, cache_dir=cache_dir, progress=progress)
+        path = find_images(source, progress=progress)
+        faces = load_own_images(path, split, size, cache_dir=cache_dir, progress=progress)
     if faces.skipped:
         warnings.warn(skip_warning(faces.skipped, len(faces)), stacklevel=2)
     return faces if limit is None else faces[:limit]
@@ -99,9 +101,12 @@ def load_faces(
 
 def _check_request(source: str, split: str, size: int, limit: int | None, seed: int) -> None:
     """Raise ValueError for arguments that `load_faces` does not take."""
-    if source not in SOURCES and not Path(source).expanduser().exists():
+    if source not in SOURCES and not Path(source).expanduser().exists() and not is_hub_name(source):
         names = ", ".join(SOURCES)
-        raise ValueError(f"unknown source {source!r}: neither one of {names} nor a folder or zip that exists")
+        raise ValueError(
+            f"unknown source {source!r}: neither one of {names} nor a folder or zip that exists, nor the name of a "
+            "data set on the hub, owner/name"
+        )
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
     if not isinstance(size, Integral) or size not in SIZES:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.data.faces import SIZES
+from helpers.data.hub import is_hub_name
 from helpers.data.load import SOURCES
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
@@ -56,10 +57,11 @@ def image_size(text: str) -> int:
 
 
 def image_source(text: str, names: Sequence[str]) -> str:
-    """One of these names, or the path of a folder or zip. Raises argparse.ArgumentTypeError."""
-    if text not in names and not Path(text).expanduser().exists():
+    """One of these names, the path of a folder or zip, or owner/name. Raises argparse.ArgumentTypeError."""
+    if text not in names and not Path(text).expanduser().exists() and not is_hub_name(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither one of {', '.join(names)} nor a folder or zip that exists"
+            f"{text!r} is neither one of {', '.join(names)} nor a folder or zip that exists, nor a data set of the hub "
+            "(owner/name)"
         )
     return text
 
@@ -239,7 +241,8 @@ def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()
         "--source",
         type=partial(image_source, names=names),
         default="toy-faces",
-        help=f"images to learn from: {', '.join(names)}, or a folder or zip of your own images",
+        help=f"images to learn from: {', '.join(names)}, a folder or zip of your own images, or a data set of the hub "
+        "(owner/name)",
     )
     add("--size", type=image_size, default=64, help="pixels per side")
     add("--limit", type=positive_int, help="use at most this many training images")

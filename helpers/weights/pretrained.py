@@ -202,8 +202,13 @@ def read_json_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def fetch(repo: str, patterns: Sequence[str]) -> Path:
+def fetch(repo: str, patterns: Sequence[str], repo_type: str = "model") -> Path:
     """Download the files of a hub repository that match, or find them in the hub's cache; return their folder.
+
+    Args:
+        repo: the repository, owner/name.
+        patterns: of the paths of the files, as `fnmatch` takes them.
+        repo_type: "model" or "dataset".
 
     Raises:
         FileNotFoundError: if this is no hub id, the hub is out of reach, or has no such repository; it says what to do.
@@ -213,14 +218,15 @@ def fetch(repo: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repo, repo_type=repo_type, allow_patterns=list(patterns)))
     except MemoryError:
         raise
     except Exception as error:  # also what the HTTP client raises, of a proxy that it cannot use for instance
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        command = f"hf download {repo}" if repo_type == "model" else f"hf download --repo-type {repo_type} {repo}"
         raise FileNotFoundError(
             f"{repo!r} is no file or folder here, and the hub did not give it ({_first_sentences(lines[-1])}). "
-            f"Download it elsewhere (hf download {repo}) and pass the folder's path, or check the name, its licence "
+            f"Download it elsewhere ({command}) and pass the folder's path, or check the name, its licence "
             f"and the network{_proxy_note()}"
         ) from error
 

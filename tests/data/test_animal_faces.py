@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from helpers.course import repository_root
 from helpers.data import Faces, fetch, load_faces
@@ -240,7 +242,7 @@ def offline(*_, **__):
 def test_when_they_are_nowhere_one_message_tells_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ANIMAL_FACES_DIR", str(tmp_path / "typo"))
     monkeypatch.setattr("kagglehub.dataset_download", offline)
-    monkeypatch.setattr("helpers.data.fetch.find_spec", lambda name: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with (
         pytest.warns(UserWarning, match="typo does not exist; looking elsewhere"),
         pytest.raises(FileNotFoundError) as caught,
@@ -251,7 +253,7 @@ def test_when_they_are_nowhere_one_message_tells_all(monkeypatch: pytest.MonkeyP
         f"1. ANIMAL_FACES_DIR: {tmp_path / 'typo'} does not exist",
         f"2. 00_assets/datasets/afhq: {tmp_path / 'checkout' / '00_assets'}",
         "Kaggle (andrewmvd/animal-faces, with kagglehub): ConnectionError: no network here",
-        "hub (huggan/AFHQ): ImportError: reading the hub's copy needs pyarrow: pip install pyarrow",
+        "hub (huggan/AFHQ): ConnectionError: no network here",
         "set ANIMAL_FACES_DIR to the zip",
         "source='toy-faces'",
     ):
@@ -280,7 +282,7 @@ def test_local_copies_come_first_and_in_order(tree: Path, tmp_path: Path, monkey
 def test_a_broken_off_kaggle_download_is_not_taken_for_the_whole(tree: Path, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(tree, tmp_path / "kagglehub" / "datasets" / "andrewmvd" / "animal-faces" / "versions" / "1")
     monkeypatch.setattr("kagglehub.dataset_download", offline)
-    monkeypatch.setattr("helpers.data.fetch.find_spec", lambda name: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match="no network here"):
         load()
 
@@ -310,16 +312,20 @@ def test_a_given_root_is_the_only_place(tree: Path, tmp_path: Path, monkeypatch:
         load(tmp_path / "empty")
 
 
-def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tree: Path, tmp_path: Path, monkeypatch) -> None:
-    # Stands in for reading parquet, which needs pyarrow; the packing and everything after it is the real code.
-    stored = []
+def test_the_hubs_copy_becomes_a_zip_with_a_val_split(tmp_path: Path, monkeypatch) -> None:
+    images = []
+    labels = []
     for label in range(3):
         for i in range(13):
             Image.new("RGB", (20, 20), (i, label, 0)).save(tmp_path / "image.png")
-            stored.append(((tmp_path / "image.png").read_bytes(), label))
-    monkeypatch.setattr(fetch, "rows", lambda files: iter(stored))
+            images.append({"bytes": (tmp_path / "image.png").read_bytes(), "path": None})
+            labels.append(label)
+    table = pyarrow.table({"image": [*images, {"bytes": None, "path": "lost.png"}], "label": [*labels, 0]})
+    (tmp_path / "snapshot").mkdir()
+    parquet.write_table(table, tmp_path / "snapshot" / "train.parquet")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
     monkeypatch.setattr(fetch, "HUB_VAL", 3)
-    fetch.pack([], fetch.hub_zip())
+    assert fetch.from_hub() == fetch.hub_zip()
     train = load()
     val = load(split="val")
     assert set(train.counts.values()) == {10} and set(val.counts.values()) == {3}
