@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from helpers.tiny_sd.train import main
 from helpers.training.setup import FIRST_SAMPLES
 from helpers.weights import read_metadata
 
+SHAPES = {"not square": ["--size", "16", "48"]}  # of a layout's images, beside OPTIONS
 METHODS = ("pixels", "pretrained", "own")
 CLASSES = ("cat", "dog")
 PER_CLASS = 6
@@ -95,9 +96,9 @@ LAYOUTS: dict[str, Callable[[Images, Path], object]] = {
 }
 
 
-def trains(source: Path, method: str, out: Path) -> bool:
+def trains(source: Path, method: str, out: Path, shape: Sequence[str] = ()) -> bool:
     """Whether the training command ends well and leaves weights and a grid of samples."""
-    arguments = ["--source", str(source), "--method", method, "--out", str(out), *OPTIONS]
+    arguments = ["--source", str(source), "--method", method, "--out", str(out), *OPTIONS, *shape]
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         status = main(arguments)
     return status == 0 and (out / "weights.safetensors").exists() and any(out.glob("samples-*.png"))
@@ -135,7 +136,8 @@ def rows() -> list[Row]:
             source = folder / layout
             write(images, source)
             source = source / "images.zip" if layout == "zip" else source
-            good += all(trains(source, method, folder / f"{layout}-{method}") for method in METHODS)
+            shape = SHAPES.get(layout, ())
+            good += all(trains(source, method, folder / f"{layout}-{method}", shape) for method in METHODS)
         error = forecast_error(folder / "forecast")
         minutes = minutes_to_samples(folder / "class folders", folder / "samples")
     trained = f"{good} of {len(LAYOUTS)}"

@@ -7,6 +7,7 @@ encoded. Alphabet: N images, B batch, C latent channels, h w their height and wi
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -25,6 +26,7 @@ from torch import Tensor
 from helpers.autoencoders.interface import Autoencoder
 from helpers.course import course_home
 from helpers.data import Faces
+from helpers.data.sizes import size_text
 from helpers.scoring.reconstruction import psnr
 from helpers.training.precision import computes_bf16
 from helpers.weights import checksum
@@ -77,7 +79,7 @@ def cache_latents(
     with torch.no_grad():
         latent = autoencoder.to_latents(faces.tensor(slice(0, 1), next(autoencoder.parameters()).device))
     shape = (len(faces), 2, *latent.shape[1:])
-    per_batch = max(1, PIXELS_PER_BATCH // faces.size**2)
+    per_batch = max(1, PIXELS_PER_BATCH // math.prod(faces.height_and_width))
     recipe = {
         "autoencoder": fingerprint(autoencoder),
         "pictures": _digest(faces),
@@ -111,7 +113,8 @@ def cache_latents(
 def _latent_file(folder: Path, faces: Faces, recipe: dict) -> "_LatentFile":
     """The file for these latents; its name contains a digest of everything that decides its content."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    return _LatentFile(folder / f"latents-{faces.source or 'images'}-{faces.size}-{digest}.bin", recipe)
+    name = f"latents-{faces.source or 'images'}-{size_text(faces.height_and_width)}-{digest}.bin"
+    return _LatentFile(folder / name, recipe)
 
 
 @torch.no_grad()

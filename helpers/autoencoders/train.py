@@ -8,7 +8,6 @@ latent, N images.
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,11 +18,20 @@ from torch import Tensor, nn
 from helpers.autoencoders.interface import Autoencoder
 from helpers.autoencoders.kl import DiagonalGaussian, KLAutoencoder, KLConfig
 from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, reconstruction_loss
-from helpers.data import Faces, load_faces
+from helpers.data import Faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.own_images import source_name
 from helpers.data.patterns import load_patterns
-from helpers.training.arguments import add_face_arguments, non_negative_float, positive_int, training_parser
+from helpers.data.sizes import height_and_width, size_text, square_side
+from helpers.training.arguments import (
+    add_face_arguments,
+    check_multiple,
+    naming_option,
+    non_negative_float,
+    positive_int,
+    training_images,
+    training_parser,
+)
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
@@ -104,8 +112,7 @@ class Reconstruction(nn.Module):
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
     config = tiny_config(options.latent_channels, options.patch, options.width)
-    if options.size % config.downsampling_factor:
-        raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
+    check_multiple(options.size, config.downsampling_factor)
     if config.width % config.groups:
         raise SystemExit(f"--width must be a multiple of {config.groups}, got {options.width}")
     with torch.random.fork_rng():
@@ -114,14 +121,13 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         loss = reconstruction_loss(options)
         model = Reconstruction(autoencoder, loss, options.kl, options.equivariance)
         model = model.to(memory_format=torch.channels_last)
-    load = load_patterns if options.source == "patterns" else partial(load_faces, options.source)
-    faces = load("train", options.size, limit=options.limit, progress=accelerator.is_main_process)
-    side = options.size // config.downsampling_factor
+    faces = _patterns_or_faces(options, accelerator.is_main_process)
+    height, width = (side // config.downsampling_factor for side in height_and_width(options.size))
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         images = process_share(accelerator, sample_batch(faces, options.batch_size, generator)).to(accelerator.device)
         noise = process_share(
-            accelerator, torch.randn(options.batch_size, config.latent_channels, side, side, generator=generator)
+            accelerator, torch.randn(options.batch_size, config.latent_channels, height, width, generator=generator)
         )
         return model(images.contiguous(memory_format=torch.channels_last), noise.to(accelerator.device)), None
 
@@ -140,7 +146,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         save_png(compare({"image": images, "decoded": reconstruction}), path)
 
     patch = f"-patch-{options.patch}" if options.patch > 1 else ""
-    name = f"autoencoder-{options.latent_channels}{patch}-{source_name(options.source)}-{options.size}"
+    name = f"autoencoder-{options.latent_channels}{patch}-{source_name(options.source)}-{size_text(options.size)}"
     description = asdict(config) | {"compared_by": model.loss.perceptual_name}
     return Task(
         name,
@@ -152,6 +158,14 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         extra_metadata=weights_metadata(faces),
         adversary=model.loss.discriminator,
     )
+
+
+def _patterns_or_faces(options: argparse.Namespace, progress: bool) -> Faces:
+    """Draw or load the training images. Raises SystemExit where they cannot be had."""
+    if options.source != "patterns":
+        return training_images(options, progress)
+    with naming_option("--size"):
+        return load_patterns("train", square_side(options.size), limit=options.limit, progress=progress)
 
 
 def sample_batch(faces: Faces, batch_size: int, generator: torch.Generator) -> Tensor:

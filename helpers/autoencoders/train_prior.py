@@ -15,10 +15,17 @@ from torch import Tensor, nn
 
 from helpers.autoencoders.code_prior import CodePrior, PriorConfig
 from helpers.autoencoders.vq import VQAutoencoder
-from helpers.data import Faces, load_faces
+from helpers.data import Faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.own_images import source_name
-from helpers.training.arguments import add_face_arguments, naming_option, training_parser
+from helpers.data.sizes import square_side
+from helpers.training.arguments import (
+    add_face_arguments,
+    check_multiple,
+    naming_option,
+    training_images,
+    training_parser,
+)
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 from helpers.weights import read_metadata
@@ -45,9 +52,10 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
     with naming_option("--autoencoder"):
         autoencoder = VQAutoencoder.from_weights(options.autoencoder)
-    if options.size % autoencoder.config.downsampling_factor:
-        raise SystemExit(f"--size must be a multiple of {autoencoder.config.downsampling_factor}, got {options.size}")
-    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    check_multiple(options.size, autoencoder.config.downsampling_factor)
+    with naming_option("--size"):
+        square_side(options.size)  # a prior takes maps with as many rows as columns
+    faces = training_images(options, progress=accelerator.is_main_process)
     maps = face_maps(autoencoder.to(accelerator.device), faces)  # (2, N, h, w)
     codebook_sha256 = read_metadata(options.autoencoder)["sha256"]  # a prior is of no use with another codebook
     labels = torch.from_numpy(faces.labels).long()

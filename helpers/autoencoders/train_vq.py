@@ -18,10 +18,16 @@ from helpers.autoencoders.losses import ReconstructionLoss, add_loss_arguments, 
 from helpers.autoencoders.quantizers import usage
 from helpers.autoencoders.train import sample_batch, with_measured_scale
 from helpers.autoencoders.vq import VQAutoencoder, VQConfig
-from helpers.data import load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.own_images import source_name
-from helpers.training.arguments import add_face_arguments, positive_int, training_parser
+from helpers.data.sizes import size_text
+from helpers.training.arguments import (
+    add_face_arguments,
+    check_multiple,
+    positive_int,
+    training_images,
+    training_parser,
+)
 from helpers.training.processes import process_share
 from helpers.training.run import Task, train_command
 
@@ -54,12 +60,11 @@ class Reconstruction(nn.Module):
 def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
     """Build the training that the options describe: data, model, and how to save and sample."""
     config = tiny_config(options.codes)
-    if options.size % config.downsampling_factor:
-        raise SystemExit(f"--size must be a multiple of {config.downsampling_factor}, got {options.size}")
+    check_multiple(options.size, config.downsampling_factor)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = Reconstruction(VQAutoencoder(config), reconstruction_loss(options))
-    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    faces = training_images(options, progress=accelerator.is_main_process)
 
     def losses(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, None]:
         images = process_share(accelerator, sample_batch(faces, options.batch_size, generator))
@@ -81,7 +86,7 @@ def task(options: argparse.Namespace, accelerator: "Accelerator") -> Task:
         save_png(compare({"image": images, "decoded": reconstruction}), path)
 
     return Task(
-        f"vq-{source_name(options.source)}-{options.size}",
+        f"vq-{source_name(options.source)}-{size_text(options.size)}",
         model,
         losses,
         save,

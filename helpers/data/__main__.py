@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.data.faces import SPLITS
 from helpers.data.load import SOURCES, load_faces
+from helpers.data.sizes import Size
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def build(arguments: list[str]) -> int:
         help=f"{', '.join(SOURCES)}, a folder or zip of your own images, or owner/name of the hub (default toy-faces)",
     )
     parser.add_argument("--split", choices=(*SPLITS, "all"), default="all")
-    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    _add_size(parser)
     parser.add_argument("--limit", type=int, help="at most this many images of a split")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic faces (default 0)")
     parser.add_argument("--root", help="folder or zip of the photographs (default: ANIMAL_FACES_DIR)")
@@ -52,7 +53,7 @@ def build(arguments: list[str]) -> int:
         faces = load_faces(
             options.source,
             split,
-            options.size,
+            _size_of(options),
             limit=options.limit,
             seed=options.seed,
             root=options.root,
@@ -74,19 +75,43 @@ def check(arguments: list[str]) -> int:
         prog="python -m helpers.data check",
         description="Say what is in a folder or zip of images, and what would spoil a training on them.",
     )
-    parser.add_argument("folder", help="folder or zip, or a data set of the hub, owner/name")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side of the images in training (default 64)")
+    parser.add_argument("folder", nargs="?", help="folder or zip, or a data set of the hub, owner/name")
+    _add_size(parser)
     parser.add_argument("--cache-dir", type=Path, help="folder of the cache (default: cache in COURSE_HOME)")
     options = parser.parse_args(arguments)
-    inspection = inspect_images(find_images(options.folder), options.size, options.cache_dir)
+    if options.folder is None and len(options.size) > 1:
+        options.folder = options.size.pop()  # `--size 64 FOLDER`: it is no second number
+    if options.folder is None:
+        parser.error("which folder, zip or data set?")
+    inspection = inspect_images(find_images(options.folder), _size_of(options), options.cache_dir)
     print("\n".join(describe(inspection)))
     faults = find_faults(inspection)
     for fault in faults:
         print(f"{fault.name}: {fault.text}.")
     if not faults:
         print("nothing was found that would spoil a training")
-    print(f"\nTo train on them: python -m helpers.tiny_sd.train --source {options.folder} --size {options.size}")
+    size = " ".join(options.size)
+    print(f"\nTo train on them: python -m helpers.tiny_sd.train --source {options.folder} --size {size}")
     return 1 if faults else 0
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        default=["64"],
+        metavar=("PIXELS", "WIDTH"),
+        help="pixels a side of the images in training, or height and width of your own (default 64)",
+    )
+
+
+def _size_of(options: argparse.Namespace) -> Size:
+    """The size that was asked for. Raises ValueError for what are no whole numbers."""
+    try:
+        numbers = [int(text) for text in options.size]
+    except ValueError:
+        raise ValueError(f"--size takes pixels a side, or height and width, got {' '.join(options.size)}") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 if __name__ == "__main__":

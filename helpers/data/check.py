@@ -16,14 +16,15 @@ from helpers.course import course_home
 from helpers.data.collection import Collection
 from helpers.data.duplicates import Pair, near_duplicates
 from helpers.data.faces import SPLITS, Faces
-from helpers.data.images import FORMATS, Entry
+from helpers.data.images import FORMATS, Entry, central_box
 from helpers.data.own_captions import Captions, read_captions
 from helpers.data.own_images import Layout, files_of, find_layout, load_own_images, open_collection
+from helpers.data.sizes import Size, height_and_width
 
 FEW_OF_A_CLASS = 20  # images; a network remembers so few instead of learning what they share
 FEW_IN_ALL = 500
 IMBALANCE = 10  # how many times more images the largest class has than the smallest
-ELONGATED = 2.0  # ratio of the sides from which the central square is less than half of an image
+USED = 0.5  # the share of an image that should be left when its central part is cropped
 BLANK = 3.0  # standard deviation of each colour, of 255, below which an image shows nothing
 GREY = 2.0  # mean difference of the colour channels, of 255, below which an image is grey
 COLOUR_CAST = 40.0  # difference between the means of two colour channels of a class, of 255
@@ -45,7 +46,7 @@ class Inspection:
 
     layout: Layout
     archives: list[str]  # paths of zips inside the folder, which nobody looks into
-    size: int  # pixels a side that the images are loaded at
+    size: Size  # that the images are loaded at
     sides: dict[str, tuple[int, int]]  # path -> width and height of the file
     transparent: list[str]  # paths
     faces: dict[str, Faces]  # split -> images; without the splits that have none
@@ -58,12 +59,12 @@ class Inspection:
             yield from zip(self.paths[split], faces.images, strict=True)
 
 
-def inspect_images(path: Path, size: int = 64, cache_dir: Path | None = None, *, progress: bool = True) -> Inspection:
+def inspect_images(path: Path, size: Size = 64, cache_dir: Path | None = None, *, progress: bool = True) -> Inspection:
     """Read a folder or zip of images.
 
     Args:
         path: of the folder or zip.
-        size: H = W in pixels that a training would load them at; they are then in its cache already.
+        size: H = W, or (H, W), in pixels that a training would load them at; they are then in its cache already.
         cache_dir, progress: as for `helpers.data.load_faces`.
 
     Raises:
@@ -163,17 +164,26 @@ def _archives(inspection: Inspection) -> Iterator[Finding]:
 
 
 def _small(inspection: Inspection) -> Iterator[Finding]:
-    small = [path for path, sides in inspection.sides.items() if min(sides) < inspection.size]
+    needed = min(height_and_width(inspection.size))
+    small = [path for path, sides in inspection.sides.items() if min(sides) < needed]
     if small:
-        text = f"{len(small)} files have fewer than {inspection.size} pixels a side and are enlarged: {_listed(small)}"
+        text = f"{len(small)} files have fewer than {needed} pixels a side and are enlarged: {_listed(small)}"
         yield Finding("too small", f"{text}. Take larger ones or a smaller --size")
 
 
 def _elongated(inspection: Inspection) -> Iterator[Finding]:
-    long = [path for path, sides in inspection.sides.items() if max(sides) > ELONGATED * min(sides)]
-    if len(long) > SHARE * len(inspection.sides):
-        text = f"{len(long)} files are more than {ELONGATED:g} times as long as wide: {_listed(long)}"
-        yield Finding("elongated", f"{text}. Only the central square is used: crop them to what they should show")
+    shape = height_and_width(inspection.size)
+    cropped = [path for path, sides in inspection.sides.items() if _used_share(sides, *shape) < USED]
+    if len(cropped) > SHARE * len(inspection.sides):
+        text = f"less than half is used of {len(cropped)} files, for they are long and narrow: {_listed(cropped)}"
+        text += ". Only the largest central part that has the shape of --size is used: "
+        yield Finding("elongated", f"{text}crop them to what they should show, or give --size a height and a width")
+
+
+def _used_share(sides: tuple[int, int], height: int, width: int) -> float:
+    """The share of an image's area that is left when its central part of this shape is cropped."""
+    left, top, right, bottom = central_box(sides, height, width)
+    return (right - left) * (bottom - top) / (sides[0] * sides[1])
 
 
 def _transparent(inspection: Inspection) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """`Faces`: the images of one data set with their labels, the type that every notebook and training takes.
 
-Alphabet: N images, C = 3 channels (RGB), H = W = size. Images are stored as uint8 and leave as float32 in
+Alphabet: N images, C = 3 channels (RGB), H W height and width. Images are stored as uint8 and leave as float32 in
 [-1, 1], the range that the samplers clip to.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+
+from helpers.data.sizes import height_and_width, size_text, square_side
 
 if TYPE_CHECKING:
     import torch
@@ -57,12 +59,18 @@ class Faces:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
-        return f"Faces({self.source} {self.split}, {len(self)} of {self.size} px: {counts}{skipped})"
+        size = size_text(self.height_and_width)
+        return f"Faces({self.source} {self.split}, {len(self)} of {size} px: {counts}{skipped})"
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Of the images, in pixels."""
+        return height_and_width(self.images.shape[2:])
 
     @property
     def size(self) -> int:
-        """Height and width of the images in pixels."""
-        return self.images.shape[2]
+        """Height and width of square images in pixels. Raises ValueError for others: see `height_and_width`."""
+        return square_side(self.height_and_width)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from helpers.course import cpu_count
 from helpers.data.faces import Skipped
+from helpers.data.sizes import Size, height_and_width, size_text
 
 Image.init()  # loads Pillow's formats, which it otherwise does at first use: not safe in several threads at once
 
@@ -36,6 +37,7 @@ _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # height and width change places
 
 
 class Entry(NamedTuple):
@@ -50,12 +52,12 @@ class BadImageError(Exception):
     """A file that cannot be used; the message says why, without naming the file."""
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """Decode an image file to uint8 (3, size, size): upright, RGB, central square, resized with antialiasing.
+def decode(data: bytes, size: Size) -> np.ndarray:
+    """Decode an image file to uint8 (3, H, W): upright, RGB, the largest central part of this shape, resized.
 
     CMYK, palette, grey and 1-bit images become RGB; 16-bit grey is scaled (not clipped) to 8 bits; transparent parts
-    are blended with white. JPEG is decoded at the smallest of libjpeg's scales that is at least twice `size`, so that
-    the bicubic filter still decides how the result looks: twice as fast, within 1/255 on average.
+    are blended with white. Resizing antialiases. JPEG is decoded at the smallest of libjpeg's scales that is at least
+    twice `size`, so that the bicubic filter still decides how the result looks: twice as fast, within 1/255 on average.
 
     Raises:
         BadImageError: for anything else.
@@ -77,23 +79,39 @@ def decode(data: bytes, size: int) -> np.ndarray:
         raise BadImageError(f"{reason} ({type(error).__name__}: {error})") from None
 
 
-def _decode(data: bytes, size: int) -> np.ndarray:
+def _decode(data: bytes, size: Size) -> np.ndarray:
     opened = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = opened.size
     if min(width, height) < MIN_SIDE:
         raise BadImageError(f"{width}x{height} pixels; at least {MIN_SIDE} a side are needed")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"too many pixels: {width}x{height}")
-    opened.draft(None, (2 * size, 2 * size))  # JPEG only; never smaller than this, on either side
+    height, width = height_and_width(size)
+    longer = max(height, width)
+    opened.draft(None, (2 * longer, 2 * longer))  # JPEG only; never smaller than this, on either side
     turn = _turn(opened)
     image = _to_rgb(opened)
-    side = min(image.size)
-    left = (image.width - side) / 2
-    top = (image.height - side) / 2
-    image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    if turn is not None:  # after resizing: cheap, and the central square is the same either way
+    if turn in _LYING:
+        height, width = width, height
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box=central_box(image.size, height, width))
+    if turn is not None:  # after resizing: cheap, and the central part is the same either way
         image = image.transpose(turn)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def central_box(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
+    """The largest box of this shape in the middle of an image: left, top, right, bottom.
+
+    Args:
+        size: width and height of the image.
+        height, width: the shape, in any unit.
+    """
+    image_width, image_height = size
+    box_width = min(image_width, image_height * width / height)
+    box_height = min(image_height, image_width * height / width)
+    left = (image_width - box_width) / 2
+    top = (image_height - box_height) / 2
+    return left, top, left + box_width, top + box_height
 
 
 # --- opened images --------------------------------------------------------------------------------------------------
@@ -251,9 +269,9 @@ def native_size(data: bytes) -> int | None:
 
 
 def decode_all(
-    entries: Sequence[Entry], read: Callable[[Entry], bytes], size: int, skipped: list[Skipped], progress: bool
+    entries: Sequence[Entry], read: Callable[[Entry], bytes], size: Size, skipped: list[Skipped], progress: bool
 ) -> Iterator[np.ndarray]:
-    """Decode files in order, yielding chunks uint8 (n, 3, size, size); those that cannot be used go to `skipped`.
+    """Decode files in order, yielding chunks uint8 (n, 3, H, W); those that cannot be used go to `skipped`.
 
     Threads, not processes: Pillow and zlib release the interpreter lock while they work, and threads work anywhere.
 
@@ -273,7 +291,7 @@ def decode_all(
 
     with (
         ThreadPoolExecutor(cpu_count()) as pool,
-        tqdm(total=len(entries), desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
+        tqdm(total=len(entries), desc=f"decoding to {size_text(size)} px", unit=" images", disable=not progress) as bar,
     ):
         for start in range(0, len(entries), CHUNK):
             results = list(pool.map(decode_entry, entries[start : start + CHUNK]))

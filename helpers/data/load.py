@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from helpers.course import course_home
 from helpers.data.animal_faces import load_animal_faces
@@ -13,6 +13,7 @@ from helpers.data.drawing import load_toy_faces
 from helpers.data.faces import SIZES, SPLITS, DrawnFaces, Faces, Skipped
 from helpers.data.hub import find_images, is_hub_name
 from helpers.data.own_images import load_own_images
+from helpers.data.sizes import Size, height_and_width, square_side
 
 SOURCES = ("toy-faces", "animal-faces")
 
@@ -36,7 +37,7 @@ def load_faces(
 def load_faces(
     source: str,
     split: str = "train",
-    size: int = 64,
+    size: Size = 64,
     *,
     limit: int | None = None,
     seed: int = 0,
@@ -50,7 +51,7 @@ def load_faces(
 def load_faces(
     source: str = "toy-faces",
     split: str = "train",
-    size: int = 64,
+    size: Size = 64,
     *,
     limit: int | None = None,
     seed: int = 0,
@@ -64,7 +65,7 @@ def load_faces(
         source: "toy-faces" (synthetic faces), "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0), the path of a
             folder or zip of your own images, see `own_images`, or a data set of the hub, owner/name, see `hub`.
         split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
-        size: H = W in pixels.
+        size: H = W in pixels; for your own images also (H, W).
         limit: at most this many images. For synthetic faces it is the exact number, which may exceed the default of
             6000 (train) and 900 (val). The first k are the same for every number.
         seed: of the synthetic faces; photographs do not depend on it.
@@ -88,9 +89,9 @@ def load_faces(
     if source == "toy-faces":
         if root is not None:
             raise ValueError("toy-faces are drawn, not read: `root` belongs to source='animal-faces'")
-        return load_toy_faces(split, size, limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
+        return load_toy_faces(split, square_side(size), limit=limit, seed=seed, cache_dir=cache_dir, progress=progress)
     if source == "animal-faces":
-        faces = load_animal_faces(split, size, root=root, cache_dir=cache_dir, progress=progress)
+        faces = load_animal_faces(split, square_side(size), root=root, cache_dir=cache_dir, progress=progress)
     else:
         path = find_images(source, progress=progress)
         faces = load_own_images(path, split, size, cache_dir=cache_dir, progress=progress)
@@ -99,7 +100,7 @@ def load_faces(
     return faces if limit is None else faces[:limit]
 
 
-def _check_request(source: str, split: str, size: int, limit: int | None, seed: int) -> None:
+def _check_request(source: str, split: str, size: Size, limit: int | None, seed: int) -> None:
     """Raise ValueError for arguments that `load_faces` does not take."""
     if source not in SOURCES and not Path(source).expanduser().exists() and not is_hub_name(source):
         names = ", ".join(SOURCES)
@@ -109,12 +110,23 @@ def _check_request(source: str, split: str, size: int, limit: int | None, seed: 
         )
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
-    if not isinstance(size, Integral) or size not in SIZES:
-        raise ValueError(f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, got {size!r}")
+    if not _is_size(size):
+        raise ValueError(
+            f"size must be a whole number from {SIZES[0]} to {SIZES[-1]} pixels, or height and width, got {size!r}"
+        )
+    height, width = height_and_width(size)
+    if source in SOURCES and height != width:
+        raise ValueError(f"the images of {source} are square: size must be one number, got {size!r}")
     if limit is not None and (not isinstance(limit, Integral) or limit < 1):
         raise ValueError(f"limit must be a whole number, at least 1 (or None for all), got {limit!r}")
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a whole number, at least 0, got {seed!r}")
+
+
+def _is_size(size: Any) -> bool:
+    """Whether this is a side in pixels, or two."""
+    sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+    return all(isinstance(side, Integral) and side in SIZES for side in sides)
 
 
 def skip_warning(skipped: Sequence[Skipped], used: int) -> str:

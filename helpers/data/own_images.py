@@ -21,6 +21,7 @@ from helpers.data.collection import Collection, ZipCollection, files_digest, in_
 from helpers.data.faces import Faces, Skipped
 from helpers.data.images import DECODER_VERSION, Entry, decode_all
 from helpers.data.own_captions import read_captions
+from helpers.data.sizes import Size, plain_size, size_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")  # images all the same
@@ -51,15 +52,16 @@ class Layout(NamedTuple):
         return tuple(sorted({file.class_name for file in self.files}))
 
 
-def load_own_images(path: Path, split: str, size: int, *, cache_dir: Path, progress: bool) -> Faces:
-    """Load the images of a folder or zip: the central square of each, resized. `Faces.skipped` lists those left out.
+def load_own_images(path: Path, split: str, size: Size, *, cache_dir: Path, progress: bool) -> Faces:
+    """Load the images of a folder or zip: the largest central part of each that has this shape, resized.
 
-    `Faces.captions` has "" for an image without a caption, and is None if no image of the collection has one.
+    `Faces.skipped` lists the files left out. `Faces.captions` has "" for an image without a caption, and is None if no
+    image of the collection has one.
 
     Args:
         path: of the folder or zip.
         split: "train" or "val".
-        size: H = W in pixels.
+        size: H = W, or (H, W), in pixels.
         cache_dir, progress: as for `helpers.data.load_faces`.
 
     Raises:
@@ -75,7 +77,7 @@ def load_own_images(path: Path, split: str, size: int, *, cache_dir: Path, progr
     recipe = {
         "source": "own images",
         "split": split,
-        "size": size,
+        "size": plain_size(size),
         "files": files_digest(entries, collection.stamps),
         "decoder": DECODER_VERSION,
         "pillow": PIL.__version__,
@@ -90,7 +92,7 @@ def load_own_images(path: Path, split: str, size: int, *, cache_dir: Path, progr
         details["skipped"] = skipped
 
     name = source_name(path)
-    images, details = load_or_build(cache_dir, f"{name}-{split}-{size}", recipe, build)
+    images, details = load_or_build(cache_dir, f"{name}-{split}-{size_text(size)}", recipe, build)
     undecodable = tuple(Skipped(*item) for item in details["skipped"])
     bad_paths = {item.path for item in undecodable}
     used = [entry for entry in entries if entry.path not in bad_paths]

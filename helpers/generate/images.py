@@ -125,8 +125,8 @@ def make_settings(
         raise ValueError("there is no prompt")
     check_integer("count", count, 1, 1_000_000)
     check_integer("seed", seed, 0, LARGEST_SEED)
-    width = check_integer("width", chosen.pop("width", model.size), 1, LARGEST_SIDE)
-    height = check_integer("height", chosen.pop("height", model.size), 1, LARGEST_SIDE)
+    height = check_integer("height", chosen.pop("height", model.size[0]), 1, LARGEST_SIDE)
+    width = check_integer("width", chosen.pop("width", model.size[1]), 1, LARGEST_SIDE)
     inputs = read_inputs(chosen.pop("init_image", None), chosen.pop("mask_image", None), width, height)
     if "strength" in chosen and inputs.init is None:
         raise ValueError("strength says how much of an initial image is generated anew, and there is no initial image")
@@ -161,7 +161,7 @@ def check_options(model: Model, options: dict[str, Any]) -> None:
     for name in options:
         if name not in (*COMMON, *OPTIONAL):
             raise TypeError(f"there is no option {name!r}; options: {', '.join((*COMMON, *OPTIONAL))}")
-        is_its_size = name in ("width", "height") and options[name] == model.size
+        is_its_size = options[name] == dict(zip(("height", "width"), model.size, strict=True)).get(name)
         if not model.system.has(name) and not is_its_size:
             others = [system.title for system in SYSTEMS.values() if system.has(name)]
             raise ValueError(

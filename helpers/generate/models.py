@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from helpers.data.captions import tokenize
+from helpers.data.sizes import height_and_width, size_text
 from helpers.devices import check_device
 from helpers.diffusion import Step
 from helpers.files import portable_name
@@ -96,8 +97,8 @@ class Model(ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int:
-        """Pixels a side of the training images."""
+    def size(self) -> tuple[int, int]:
+        """Height and width of the training images in pixels."""
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
@@ -129,8 +130,8 @@ class TinySDModel(Model):
     network: TinySD
 
     @property
-    def size(self) -> int:
-        return self.network.size
+    def size(self) -> tuple[int, int]:
+        return self.network.height, self.network.width
 
     def tensors(self) -> Mapping[str, Tensor]:
         tensors = {f"unet.{name}": tensor for name, tensor in self.network.unet.state_dict().items()}
@@ -180,8 +181,8 @@ class StableDiffusionModel(Model):
     is_ours = False  # whether a training command of the course wrote the weights
 
     @property
-    def size(self) -> int:
-        return self.network.config.size
+    def size(self) -> tuple[int, int]:
+        return height_and_width(self.network.config.size)
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self.network.state_dict()
@@ -252,7 +253,7 @@ def describe(name: str) -> str:
     images = "photographs" if "photographs" in metadata else "synthetic faces"
     has_captions = codec is None or config["config"]["vocab_size"]
     prompts = "captions" if has_captions else ", ".join(config["class_names"])
-    return f"{system.title}{method}; {images}, {config['size']} pixels; prompts: {prompts}"
+    return f"{system.title}{method}; {images}, {size_text(config['size'])} pixels; prompts: {prompts}"
 
 
 def _latents(codec: Any) -> str:

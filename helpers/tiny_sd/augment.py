@@ -56,6 +56,7 @@ def _transform(images: Tensor, amounts: Tensor) -> Tensor:
     cos = angle.cos() / scale.exp2()
     sin = angle.sin() / scale.exp2()
     shift = torch.stack([2 * right, 2 * down], dim=1)[:, :, None]  # a side is 2 in PyTorch's coordinates
-    inverse = torch.stack([cos, sin, -sin, cos], dim=1).unflatten(1, (2, 2))  # from output to input positions
+    aspect = images.shape[3] / images.shape[2]  # both sides are 2 in these coordinates, so a circle is an ellipse
+    inverse = torch.stack([cos, sin / aspect, -sin * aspect, cos], dim=1).unflatten(1, (2, 2))  # output to input
     grid = F.affine_grid(torch.cat([inverse, -inverse @ shift], dim=2), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.data.captions import VOCABULARY, tokenize
+from helpers.data.sizes import Size, height_and_width, plain_size, square_side
 from helpers.diffusion import Denoised, Objective, Step, convert_prediction, guided_denoiser, time_grid
 from helpers.diffusion.samplers import Denoiser, check_sampler, finite_steps, initial_noise, run_sampler
 from helpers.text_to_image.request import check_integer, check_number
@@ -32,7 +33,7 @@ class TinySD(nn.Module):
         config: UNetConfig,
         objective: str,
         class_names: Sequence[str],
-        size: int,
+        size: Size,
         codec: Codec,
         shift: float = 1.0,
         tokenizer: CaptionTokenizer | None = None,
@@ -42,7 +43,7 @@ class TinySD(nn.Module):
             config: sizes of the network; `config.vocab_size` 0 builds one without captions.
             objective: "flow" or "epsilon" (see Objective.named).
             class_names: in the order of the labels.
-            size: of the images it is trained on, pixels per side.
+            size: of the images it is trained on, pixels per side, or height and width.
             codec: what is diffused.
             shift: of the times towards noise, in training and sampling (SD3, eq. 23); 1: none.
             tokenizer: of the captions; None: they are those of the synthetic faces, if the network has captions.
@@ -64,13 +65,18 @@ class TinySD(nn.Module):
             )
         self.unet = TinyUNet(config)
         self.codec = codec
-        self.size = size
+        self.height, self.width = height_and_width(size)
         self.objective_name = objective
         self.shift = shift
         self.objective = Objective.named(objective, shift)
         self.class_names = tuple(class_names)
         self.tokenizer = tokenizer
         self.perceptual: PerceptualLoss | None = None  # a training may set it
+
+    @property
+    def size(self) -> int:
+        """Pixels per side of square images. Raises ValueError for others: see `height` and `width`."""
+        return square_side((self.height, self.width))
 
     def describe(self) -> dict[str, Any]:
         """The argument of `from_description` that builds it anew, as plain JSON values."""
@@ -80,7 +86,7 @@ class TinySD(nn.Module):
         description = {
             "config": config,
             "objective": self.objective_name,
-            "size": self.size,
+            "size": plain_size((self.height, self.width)),
             "class_names": list(self.class_names),
             "codec": self.codec.describe(),
         }
@@ -247,8 +253,8 @@ class TinySD(nn.Module):
         label_ids, captions = self._encode_conditions(labels, prompts)
         # 2. Noise, on the CPU: the same images on every device
         device = next(self.parameters()).device
-        side = self.size // self.codec.downsampling_factor
-        shape = (self.codec.channels, side, side)
+        factor = self.codec.downsampling_factor
+        shape = (self.codec.channels, self.height // factor, self.width // factor)
         noise, generators = initial_noise(range(seed, seed + len(label_ids)), shape)
         # 3. The denoiser, with guidance
         if captions is not None:

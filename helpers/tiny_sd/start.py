@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.autoencoders.latents import latent_space
+from helpers.data.sizes import plain_size
 from helpers.tiny_sd.codecs import LatentCodec
 from helpers.tiny_sd.model import TinySD
 from helpers.tiny_sd.unet import UNetConfig
@@ -26,7 +27,7 @@ def network_options(start: TinySD) -> dict[str, Any]:
         "method": start.codec.name,
         "objective": start.objective_name,
         "shift": start.shift,
-        "size": start.size,
+        "size": plain_size((start.height, start.width)),
         "widths": list(config.widths),
         "patch": config.patch,
         "blocks": config.blocks,

@@ -26,6 +26,7 @@ from helpers.course import course_home
 from helpers.data import Faces, load_faces
 from helpers.data.animal_faces import weights_metadata
 from helpers.data.own_images import source_name
+from helpers.data.sizes import height_and_width, size_text
 from helpers.tiny_sd.augment import PARAMETERS
 from helpers.tiny_sd.batches import Batches, Details
 from helpers.tiny_sd.codecs import CODECS, LATENT_CODECS, Codec, PixelCodec, TrainedCodec
@@ -46,6 +47,7 @@ from helpers.tiny_sd.validation import Validation
 from helpers.training.arguments import (
     NOT_RECORDED,
     add_face_arguments,
+    check_multiple,
     command_line,
     naming_option,
     non_negative_float,
@@ -53,6 +55,7 @@ from helpers.training.arguments import (
     positive_int,
     probability,
     share_below_1,
+    training_images,
     training_parser,
 )
 from helpers.training.interrupt import ignoring_broken_pipe
@@ -188,8 +191,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise SystemExit(f"--widths must be even: half of a time embedding is sines, got {options.widths}")
     if options.method == PixelCodec.name:
         _widths_and_patch(options, pixels=True, downsampling_factor=PixelCodec.downsampling_factor)
-    if options.perceptual_crop and options.perceptual_crop > options.size:
-        raise SystemExit(f"--perceptual-crop {options.perceptual_crop} is larger than --size {options.size}")
+    if options.perceptual_crop and options.perceptual_crop > min(height_and_width(options.size)):
+        raise SystemExit(f"--perceptual-crop {options.perceptual_crop} is larger than --size {size_text(options.size)}")
     if options.shift != 1 and options.objective != "flow":
         raise SystemExit(f"--shift {options.shift:g} is for --objective flow only: DDPM's schedule has no shift")
     if (options.augment or options.perceptual) and options.method != PixelCodec.name:
@@ -201,7 +204,7 @@ def check_options(options: argparse.Namespace) -> None:
 def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
     """Load the images and build codec, batches and network as the options say."""
     autoencoder = chosen_autoencoder(options)  # before the images: an autoencoder that is not there costs no drawing
-    faces = load_faces(options.source, "train", options.size, limit=options.limit, progress=accelerator.is_main_process)
+    faces = training_images(options, progress=accelerator.is_main_process)
     if options.captions == "no":
         faces = replace(faces, captions=None, attributes=None)
     codec, latents = build_codec(options, faces, accelerator, autoencoder)
@@ -242,7 +245,7 @@ def task(options: argparse.Namespace, accelerator: Accelerator) -> Task:
 
 def run_name(options: argparse.Namespace) -> str:
     """The name of the run's folder."""
-    return f"tiny_sd-{options.method}-{source_name(options.source)}-{options.size}-{options.objective}"
+    return f"tiny_sd-{options.method}-{source_name(options.source)}-{size_text(options.size)}-{options.objective}"
 
 
 def autoencoder_source(options: argparse.Namespace) -> str | Path:
@@ -339,7 +342,7 @@ def unet_config(
     widths, patch = _widths_and_patch(options, pixels, codec.downsampling_factor)
     # attention is cheap at the first resolution if it has at most 8x8 positions, each of them large
     pixels_per_position = codec.downsampling_factor * patch
-    coarse = pixels_per_position >= 8 and options.size // pixels_per_position <= 8
+    coarse = pixels_per_position >= 8 and max(height_and_width(options.size)) // pixels_per_position <= 8
     vocab_size = vocabulary_size() if faces.attributes is not None else 0
     return UNetConfig(
         channels=codec.channels,
@@ -368,8 +371,7 @@ def _widths_and_patch(
     widths = tuple(options.widths or (PIXEL_WIDTHS if pixels else LATENT_WIDTHS))
     patch = options.patch or (UNetConfig.patch if pixels else max(1, 8 // downsampling_factor))
     multiple = downsampling_factor * patch * 2 ** (len(widths) - 1)
-    if options.size % multiple:
-        raise SystemExit(f"--size must be a multiple of {multiple} with these --patch and --widths, got {options.size}")
+    check_multiple(options.size, multiple, " with these --patch and --widths")
     return widths, patch
 
 

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helpers.data.faces import SIZES
+from helpers.data.faces import SIZES, Faces
 from helpers.data.hub import is_hub_name
-from helpers.data.load import SOURCES
+from helpers.data.load import SOURCES, load_faces
+from helpers.data.sizes import Size, height_and_width, plain_size, size_text
 from helpers.training.loop import SCHEDULES
 from helpers.training.optimizers import OPTIMIZERS
 from helpers.training.trackers import TRACKERS
@@ -244,8 +245,38 @@ def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()
         help=f"images to learn from: {', '.join(names)}, a folder or zip of your own images, or a data set of the hub "
         "(owner/name)",
     )
-    add("--size", type=image_size, default=64, help="pixels per side")
+    add(
+        "--size",
+        type=image_size,
+        nargs="+",
+        action=SizeAction,
+        default=64,
+        metavar=("PIXELS", "WIDTH"),
+        help="pixels per side, or height and width of images of your own",
+    )
     add("--limit", type=positive_int, help="use at most this many training images")
+
+
+def training_images(options: argparse.Namespace, progress: bool) -> Faces:
+    """Load the images that the options of `add_face_arguments` choose. Raises SystemExit where they cannot be had."""
+    with naming_option("--source"):
+        return load_faces(options.source, "train", options.size, limit=options.limit, progress=progress)
+
+
+class SizeAction(argparse.Action):
+    """Stores one number where the image is square, else [height, width]."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, *_: Any) -> None:
+        if len(values) > 2:
+            parser.error(f"argument --size: one number, or height and width, got {len(values)} numbers")
+        setattr(options, self.dest, plain_size(values if len(values) == 2 else values[0]))
+
+
+def check_multiple(size: Size, multiple: int, why: str = "") -> None:
+    """Raise SystemExit unless both sides of --size are multiples of this number."""
+    height, width = height_and_width(size)
+    if height % multiple or width % multiple:
+        raise SystemExit(f"--size must be a multiple of {multiple}{why}, got {size_text(size)}")
 
 
 def make_folder(folder: Path, option: str) -> None:

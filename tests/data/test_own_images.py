@@ -120,6 +120,40 @@ def test_every_format_and_mode_becomes_an_upright_central_square(tmp_path: Path)
     assert red[2] < 40, "only the middle of the wide image is left"
 
 
+def colours_in_quarters(image: np.ndarray) -> list[list[int]]:
+    """The mean colour of every quarter of the height of an image, (3, H, W)."""
+    return [part.mean((1, 2)).round().astype(int).tolist() for part in np.array_split(image, 4, axis=1)]
+
+
+def test_height_and_width_take_the_largest_central_part_of_that_shape(tmp_path: Path) -> None:
+    tall = Image.new("RGB", (40, 120), "white")  # white above and below: what is cropped
+    for i, colour in enumerate(("red", "lime", "blue", "black")):
+        tall.paste(colour, (0, 20 + 20 * i, 40, 40 + 20 * i))
+    tall.save(tmp_path / "tall.png")
+    exif = Image.Exif()
+    exif[274] = 6  # the camera lay on its side
+    tall.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=exif)
+    tall.resize((400, 1200), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", quality=95)
+    faces = load_faces(str(tmp_path), "train", (32, 16), progress=False)
+    assert faces.images.shape == (3, 3, 32, 16) and faces.height_and_width == (32, 16) and "of 32x16 px" in repr(faces)
+    for image in faces.images:
+        expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]
+        np.testing.assert_allclose(colours_in_quarters(image), expected, atol=16)
+    with pytest.raises(ValueError, match="32x16 pixels are not square"):
+        _ = faces.size
+    assert load_faces(str(tmp_path), "train", (16, 16), progress=False).size == 16
+
+
+def test_sizes_that_cannot_be(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    for size in (0, (16,), (16, 16, 16), "16", (16, 7), (16, 16.0), (16, 2000)):
+        with pytest.raises(ValueError, match="or height and width, got"):
+            load_faces(str(tmp_path), "train", size, progress=False)  # type: ignore[arg-type]
+    for source in ("toy-faces", "animal-faces"):
+        with pytest.raises(ValueError, match=f"the images of {source} are square"):
+            load_faces(source, "train", (16, 32), progress=False)
+
+
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     make(tmp_path, "train/{name}/{i}.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "cover.png")

@@ -101,7 +101,7 @@ def measured(model, photographs, network, earlier=None, seeds=2, **options):
 
 
 def test_every_seed_is_saved_and_a_second_call_goes_on(home, model, photographs):
-    model.size = 8
+    model.height = model.width = 8
     network = Corners()
     whole, saved = measured(model, photographs, network)
     assert [len(record["seeds"]) for record in saved] == [1, 2] and network.read == 2 * 30 + 2 * 30
@@ -114,7 +114,7 @@ def test_every_seed_is_saved_and_a_second_call_goes_on(home, model, photographs)
 
 
 def test_another_sampling_starts_afresh(home, model, photographs):
-    model.size = 8
+    model.height = model.width = 8
     _, saved = measured(model, photographs, Corners(), seeds=1)
     network = Corners()
     record, _ = measured(model, photographs, network, earlier=saved[0], seeds=1, sampling=Sampling(1.0, steps=2))
@@ -123,7 +123,7 @@ def test_another_sampling_starts_afresh(home, model, photographs):
 
 
 def test_negatives_are_measured_beside_the_images(home, model, photographs):
-    model.size = 8
+    model.height = model.width = 8
     record, _ = measured(model, photographs, Corners(), seeds=1, inverted=True)
     assert record["inverted"] and record["seeds"][0]["inverted"].keys() == {"overall", *CLASSES}
     # colours turned round, and 0 to 0: linear features lie about as far apart

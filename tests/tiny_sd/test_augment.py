@@ -42,6 +42,15 @@ def centre(image: torch.Tensor) -> list[float]:
     return [(weights.sum(axis) @ positions / weights.sum()).item() for axis in (1, 0)]
 
 
+def test_a_rotation_keeps_distances_where_height_and_width_differ():
+    image = torch.full((1, 3, 32, 64), -1.0)
+    image[:, :, 14:18, 42:46] = 0.8  # 12 pixels to the right of the centre
+    turned = apply_augmentation(image, only(rotation=torch.pi / 2))[0, 0] + 1  # clockwise: now below it
+    row = (turned.sum(1) @ (torch.arange(32) + 0.5) / turned.sum()).item()
+    column = (turned.sum(0) @ (torch.arange(64) + 0.5) / turned.sum()).item()
+    assert [row, column] == pytest.approx([28, 32], abs=0.1)
+
+
 def test_parameters_of_zero_change_nothing():
     images = torch.rand(4, 3, 16, 16) * 2 - 1
     assert torch.equal(apply_augmentation(images, torch.zeros(4, PARAMETERS)), images)
