@@ -3,6 +3,7 @@
     python -m benchmarks.tiny_sd.animals                     # every network whose weights are there: minutes each
     python -m benchmarks.tiny_sd.animals tiny_sd_animals     # one of them
     python -m benchmarks.tiny_sd.animals --fid [NAME ...]    # FID, five seeds: hours; goes on where it was stopped
+    python -m benchmarks.tiny_sd.animals --autoencoders      # what the networks' autoencoders alone cost: minutes
     python -m benchmarks.tiny_sd.animals --images            # the README's image of unchosen samples; with
                                      # --autoencoder FOLDER another autoencoder than the shipped one decodes them
     python -m benchmarks check tiny_sd               # recomputes what can be recomputed from the shipped weights
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 from benchmarks.record import hardware, parameter_count, read_record, write_record
 from benchmarks.report import Row, at_least, at_most
 from benchmarks.tiny_sd import animals_fid
+from benchmarks.tiny_sd.animals_baselines import autoencoder_alone, autoencoder_rows, baseline, photograph_row
 from benchmarks.tiny_sd.animals_image import IMAGE, write_image
 from benchmarks.tiny_sd.animals_scores import (
     MOST_EVALUATIONS,
@@ -32,7 +34,6 @@ from benchmarks.tiny_sd.animals_scores import (
     Photographs,
     Sampling,
     Trial,
-    baseline,
     choose_sampling,
     evaluate,
     load_photographs,
@@ -97,19 +98,8 @@ def sampling_of(entry: dict[str, Any]) -> Sampling:
 def check() -> list[Row]:
     """Rows for all four networks: recomputed from the shipped weights where that is possible, else from the record."""
     judge = _judge()
-    photographs = [_photograph_row(size, scores) for size, scores in recorded()["photographs"].items()]
+    photographs = [photograph_row(size, scores) for size, scores in recorded()["photographs"].items()]
     return [*photographs, *chain.from_iterable(_rows(name, judge) for name in NETWORKS)]
-
-
-def _photograph_row(size: str, scores: dict[str, Any]) -> Row:
-    """What a perfect generator would score: training photographs in place of generated images."""
-    shares = {name: f"{100 * part['of three']:.0f}" for name, part in scores["agreement"].items()}
-    overall = shares.pop("overall")
-    classes = ", ".join(f"{name} {share}" for name, share in shares.items())
-    kid = f"{scores['kid']['value']:.3g} ± {scores['kid']['standard_error']:.2g}"
-    value = f"{overall} % ({classes}), {kid}, {scores['precision']:.2f}, {scores['recall']:.2f}"
-    name = f"real animals, {scores['n']} photographs at {size} px (from the record): judged, KID, precision, recall"
-    return Row(name, value, "printed", True)
 
 
 def _judge() -> Judge | None:
@@ -137,7 +127,8 @@ def _rows(name: str, judge: Judge | None) -> list[Row]:
     size = at_most(f"{title}: weights", path.stat().st_size / 1e6, MOST_MEGABYTES, "MB")
     scores, source = _recomputed(name, entry, judge)
     claims = _claims(name, title, scores, source)
-    return [size, *claims, *_reported(title, scores, source), *_fid_rows(name, title, entry)]
+    reported = _reported(title, scores, source) + autoencoder_rows(title, entry)
+    return [size, *claims, *reported, *_fid_rows(name, title, entry)]
 
 
 def _recomputed(name: str, entry: dict[str, Any], judge: Judge | None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -269,6 +260,7 @@ def measure(
         },
         "trials": [trial._asdict() | {"sampling": trial.sampling._asdict()} for trial in trials],
         **scores,
+        **autoencoder_alone(model, judge, photographs),
     }
     earlier = recorded()["networks"].get(name, {})
     same = earlier.get("weights") == entry["weights"] and sampling_of(earlier) == sampling if earlier else False
@@ -303,18 +295,33 @@ def shown_network(autoencoder: str | None = None) -> tuple[TinySD, Sampling]:
     return TinySD.from_weights(name, autoencoder=autoencoder), sampling_of(entry) if entry else DEFAULT
 
 
+def measured_entry(name: str) -> dict[str, Any]:
+    """The record of a network's weights. Raises ValueError where they were not measured, or have changed since."""
+    entry = recorded()["networks"].get(name)
+    if entry is None or entry["weights"] != read_metadata(name)["sha256"]:
+        raise ValueError(f"these weights of {name} were not measured yet: python -m benchmarks.tiny_sd.animals {name}")
+    return entry
+
+
+def measure_autoencoder(name: str, photographs: Photographs) -> dict[str, Any]:
+    """Add the scores of a network's autoencoder to its record; raises as `measured_entry`."""
+    from helpers.scoring.photographs import PhotographClassifier
+
+    entry = measured_entry(name)
+    alone = autoencoder_alone(TinySD.from_weights(name), PhotographClassifier(), photographs)
+    write("networks", name, entry | alone)
+    return alone
+
+
 def measure_fid(name: str, photographs: Photographs) -> dict[str, Any]:
     """FID of a network that was measured before, with the sampling that was chosen then; written after every seed.
 
-    Raises:
-        ValueError: for a network that was not measured, or whose weights have changed since.
+    Raises as `measured_entry`.
     """
     from helpers.scoring.inception import Inception
 
-    entry = recorded()["networks"].get(name)
-    weights = read_metadata(name)["sha256"]
-    if entry is None or entry["weights"] != weights:
-        raise ValueError(f"these weights of {name} were not measured yet: python -m benchmarks.tiny_sd.animals {name}")
+    entry = measured_entry(name)
+    weights = entry["weights"]
 
     def save(fid: dict[str, Any]) -> None:
         write("networks", name, entry | {"fid": fid})
@@ -334,6 +341,7 @@ def parser() -> argparse.ArgumentParser:
     add = command_line.add_argument
     add("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}; none: all whose weights are there")
     add("--fid", action="store_true", help="measure FID, five seeds, instead of the other scores")
+    add("--autoencoders", action="store_true", help="measure the autoencoders alone, and keep the other scores")
     add("--images", action="store_true", help=f"write {IMAGE} instead")
     add("--autoencoder", help="decode with this one, as for load_autoencoder, with --images")
     add("--guidance-scale", type=float, help="none: chosen from a short list, on other noise")
@@ -369,6 +377,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         photographs = load_photographs(TinySD.from_weights(name).size)
         if options.fid:
             scores = measure_fid(name, photographs)
+        elif options.autoencoders:
+            scores = measure_autoencoder(name, photographs)
         else:
             scores = _measured(name, photographs, sampling, command)
         print(json.dumps({name: scores}, indent=1), flush=True)

@@ -255,29 +255,6 @@ def _nearest_distances(images: Tensor, training: np.ndarray) -> Tensor:
     return torch.minimum(plain, mirrored)
 
 
-def baseline(judge: Judge, photographs: Photographs, per_class: int = PER_CLASS) -> dict[str, Any]:
-    """The same scores for training photographs in place of generated images: what a perfect generator would reach.
-
-    Their nearest training photographs are themselves, so nothing is said about those.
-    """
-    chosen = balanced(photographs.training, per_class)
-    probabilities, features = judge.predict(photographs.training.tensor(chosen))
-    names = photographs.training.class_names
-    labels = [names[photographs.training.labels[i]] for i in chosen]
-    held_out = photographs.held_out.tensor(balanced(photographs.held_out, min(photographs.held_out.counts.values())))
-    _, real = judge.predict(held_out)
-    kid = kernel_distance(features, real, repeats=REPEATS)
-    share = precision_recall(real, features)
-    return {
-        "n": len(chosen),
-        "held_out": len(held_out),
-        "agreement": judged(probabilities, labels, names),
-        "kid": {"value": kid.value, "standard_error": kid.stderr},
-        "precision": share.precision,
-        "recall": share.recall,
-    }
-
-
 class Trial(NamedTuple):
     """One candidate and what it scored on the noise for choosing."""
 

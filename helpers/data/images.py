@@ -56,8 +56,9 @@ def decode(data: bytes, size: Size) -> np.ndarray:
     """Decode an image file to uint8 (3, H, W): upright, RGB, the largest central part of this shape, resized.
 
     CMYK, palette, grey and 1-bit images become RGB; 16-bit grey is scaled (not clipped) to 8 bits; transparent parts
-    are blended with white. Resizing antialiases. JPEG is decoded at the smallest of libjpeg's scales that is at least
-    twice `size`, so that the bicubic filter still decides how the result looks: twice as fast, within 1/255 on average.
+    are blended with white. Resizing is antialiased. JPEG is decoded at the smallest of libjpeg's scales that is at
+    least twice `size`, so that the bicubic filter still decides how the result looks: twice as fast, within 1/255 on
+    average.
 
     Raises:
         BadImageError: for anything else.

@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.report import Row
 from benchmarks.tiny_sd import animals, animals_image
+from benchmarks.tiny_sd.animals_baselines import autoencoder_alone, autoencoder_rows, baseline
 from benchmarks.tiny_sd.animals_scores import (
     CHOICE_SEED,
     SEED,
@@ -17,7 +18,6 @@ from benchmarks.tiny_sd.animals_scores import (
     Sampling,
     Trial,
     balanced,
-    baseline,
     best,
     choose_sampling,
     colour_range,
@@ -151,6 +151,27 @@ def test_copies_of_training_photographs_are_suspects_also_when_mirrored(photogra
     near = nearest_training(copies.flip(-1) if mirrored else copies, held_out, photographs.training.images)
     assert near["ratio"] == near["smallest"] == 0 and near["suspects"] == len(copies) == 13
     assert near["smallest_held_out"] > 0.1 and near["suspects_by_chance"] == pytest.approx(0.13)
+
+
+class HalfContrast:
+    """A codec whose images come back pale."""
+
+    def encode(self, images):
+        return images / 2
+
+    def decode(self, latents):
+        return latents
+
+    def describe(self):
+        return "pixels"
+
+
+def test_an_autoencoder_is_scored_by_what_it_leaves_of_photographs(photographs, model):
+    plain = baseline(ColourJudge(), photographs, per_class=20)
+    pale = baseline(ColourJudge(), photographs, per_class=20, codec=HalfContrast())
+    assert pale["n"] == plain["n"] == 60 and pale["agreement"] == plain["agreement"]
+    assert pale["kid"]["value"] > plain["kid"]["value"] + 3 * pale["kid"]["standard_error"]
+    assert autoencoder_alone(model, ColourJudge(), photographs) == {}, "pixels have none"
 
 
 def test_samples_that_were_clipped_do_not_reach_the_colours_of_photographs():
@@ -392,6 +413,29 @@ def test_the_command_measures_and_records_the_photographs_too(shelf, animal_mode
     assert animals.sampling_of(entry) == Sampling(3.0, (0.0, 0.5), 2)
     assert entry["measured_by"]["command"].endswith("--guidance-scale 3 --steps 2 --interval 0 0.5")
     assert json.loads(capsys.readouterr().out).keys() == {"tiny_sd_animals_pixels"}
+
+
+def test_autoencoders_are_measured_without_the_rest(measured, animal_model, photographs, monkeypatch):
+    monkeypatch.setattr(animals, "load_photographs", lambda size: photographs)
+    monkeypatch.setattr(
+        "benchmarks.tiny_sd.animals_baselines.baseline", lambda *some, codec: baseline(*some, per_class=20, codec=codec)
+    )
+    monkeypatch.setattr("helpers.scoring.photographs.PhotographClassifier", ColourJudge)
+    monkeypatch.setattr(animal_model, "codec", HalfContrast())
+    before = animals.recorded()["networks"]["tiny_sd_animals"]
+    assert "autoencoder_alone" not in before
+    assert animals.main(["tiny_sd_animals", "--autoencoders"]) == 0
+    entry = animals.recorded()["networks"]["tiny_sd_animals"]
+    alone = entry.pop("autoencoder_alone")
+    assert entry == before and alone["n"] == 60
+    (row,) = autoencoder_rows("title", entry | {"autoencoder_alone": alone})
+    assert row.measured.startswith("100 % (cat 100, dog 100, wild 100), 0.") and row.expected == "printed"
+    assert autoencoder_rows("title", entry) == []
+    with torch.no_grad():
+        next(animal_model.unet.parameters()).add_(1)
+    put(animal_model, "tiny_sd_animals")
+    with pytest.raises(ValueError, match="not measured yet: python -m benchmarks.tiny_sd.animals tiny_sd_animals"):
+        animals.main(["tiny_sd_animals", "--autoencoders"])
 
 
 # The image
