@@ -34,15 +34,15 @@ from helpers.training.arguments import (
 from helpers.training.folder import TRAINED_WEIGHTS
 from helpers.weights.pretrained import PRECISIONS
 
-DEFAULT_MODEL = "tiny_sd_animals"
+DEFAULT_MODEL = "tiny_sd_animals_128"
 MOST_COLUMNS = 8
 EXAMPLES = """examples:
   python -m helpers.generate cat dog wild --count 4 --grid
   python -m helpers.generate "a striped orange cat with green eyes" --model sd3 --animation
   python -m helpers.generate "a grey dog" --model sd1 --init photo.jpg --strength 0.6
   python -m helpers.generate "a red fox" --model v1-5-pruned.safetensors --steps 30
-  python -m helpers.generate --again generated/tiny_sd_animals-cat-0.png
-  python -m helpers.generate --again generated/tiny_sd_animals-cat-0.png --steps 50"""
+  python -m helpers.generate --again generated/tiny_sd_animals_128-cat-0.png
+  python -m helpers.generate --again generated/tiny_sd_animals_128-cat-0.png --steps 50"""
 
 
 def build_parser() -> argparse.ArgumentParser:

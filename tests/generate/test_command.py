@@ -193,7 +193,7 @@ def test_words_that_a_model_never_saw_are_named(folder: Path, capsys: pytest.Cap
 
 
 def test_any_class_is_the_empty_prompt(folder: Path) -> None:
-    assert main(["", "--steps", "2"]) == 0 and names(folder) == ["tiny_sd_animals-any-0.png"]
+    assert main(["", "--steps", "2"]) == 0 and names(folder) == ["tiny_sd_animals_128-any-0.png"]
 
 
 def test_images_of_photographs_weights_come_with_their_licence(
@@ -201,7 +201,7 @@ def test_images_of_photographs_weights_come_with_their_licence(
 ) -> None:
     main(["cat", "--steps", "2"])
     assert "non-commercial use only" in capsys.readouterr().out
-    assert "non-commercial" in read_record("generated/tiny_sd_animals-cat-0.png").computation.licence
+    assert "non-commercial" in read_record("generated/tiny_sd_animals_128-cat-0.png").computation.licence
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -215,10 +215,10 @@ BAD = [
     ("'a grean cat' --model tiny_sd_own", "unknown word 'grean'.*Did you mean 'green'?"),
     (
         "cat --negative-prompt dog",
-        "tiny_sd_animals takes no negative prompt; Stable Diffusion 1 and Stable Diffusion 3 do",
+        "tiny_sd_animals_128 takes no negative prompt; Stable Diffusion 1 and Stable Diffusion 3 do",
     ),
-    ("cat --size 32", "tiny_sd_animals takes no other size"),
-    ("cat --init photo.jpg", "tiny_sd_animals takes no initial image"),
+    ("cat --size 32", "tiny_sd_animals_128 takes no other size"),
+    ("cat --init photo.jpg", "tiny_sd_animals_128 takes no initial image"),
     ("cat --model sd1 --shift 2", "sd1 takes no shift; Stable Diffusion 3 does"),
     ("cat --sampler eular", "unknown sampler 'eular': choose one of ddpm, ddim"),
     ("cat --model tiny_sd_animal", "there is no model 'tiny_sd_animal'.*Did you mean tiny_sd_animals?"),

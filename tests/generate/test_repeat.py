@@ -114,8 +114,8 @@ def test_the_same_image_with_a_change(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_a_model_of_one_size_takes_changes_too(folder: Path) -> None:
     main(["cat", "--steps", "2"])
-    assert main(["--again", "generated/tiny_sd_animals-cat-0.png", "--guidance-scale", "1"]) == 0
-    assert read_record("generated/tiny_sd_animals-cat-0-2.png").settings.guidance_scale == 1
+    assert main(["--again", "generated/tiny_sd_animals_128-cat-0.png", "--guidance-scale", "1"]) == 0
+    assert read_record("generated/tiny_sd_animals_128-cat-0-2.png").settings.guidance_scale == 1
 
 
 def edited(path: Path, **changes: object) -> Path:
