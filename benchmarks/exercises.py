@@ -99,7 +99,7 @@ def _weights() -> list[Row]:
     heaviest = max(pages, key=pages.__getitem__)
     site = sum(path.stat().st_size for path in HTML.rglob("*") if path.is_file()) / 1e6
     return [
-        at_most(f"heaviest page ({heaviest.stem}), text and pictures", pages[heaviest], PAGE, "MB"),
+        at_most(f"heaviest page ({heaviest.stem}), text and images", pages[heaviest], PAGE, "MB"),
         at_most("the whole site", site, SITE, "MB"),
     ]
 

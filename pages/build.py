@@ -60,14 +60,14 @@ class Part(NamedTuple):
 
 PARTS = {
     "Start here": Part(("00",)),
-    "Data": Part(("01",), "toy_faces.png", "Drawn faces of cats, dogs and wild animals in many colours"),
-    "DDPM": Part(("02", "03", "04"), "ddpm.png", "Noise that becomes a picture, step by step"),
-    "Inference": Part(("05", "06"), "sd1.png", "The parts of Stable Diffusion and what passes between them"),
-    "Autoencoders": Part(("07", "08"), "autoencoders.png", "Pictures and what autoencoders make of them"),
+    "Data": Part(("01",), "toy_faces.png", "Synthetic faces of cats, dogs and wild animals in many colours"),
+    "DDPM": Part(("02", "03", "04"), "ddpm.png", "Noise that becomes an image step by step"),
+    "Inference": Part(("05", "06"), "sd1.png", "The parts of Stable Diffusion, and the tensors that pass between them"),
+    "Autoencoders": Part(("07", "08"), "autoencoders.png", "Images, and what autoencoders reconstruct"),
     "Tiny Stable Diffusion": Part(
         ("09", "10", "11", "12", "13"), "tiny_sd_pixels.png", "Faces generated from captions"
     ),
-    "Multimodal": Part(("14", "15"), "multimodal.png", "Drawn faces with boxes, outlines, questions and answers"),
+    "Multimodal": Part(("14", "15"), "multimodal.png", "Synthetic faces with boxes, outlines, questions and answers"),
 }
 
 

@@ -16,7 +16,7 @@ from pages.reference import escape_markup, shorten_types, skip_tuple_fields
 project = "From DDPM to Stable Diffusion"
 author = "the course's authors"
 copyright = (
-    "the course's authors: code MIT, pictures and texts CC BY 4.0, "
+    "the course's authors: code MIT, images and texts CC BY 4.0, "
     "weights trained on photographs: non-commercial use only"
 )
 
@@ -35,7 +35,7 @@ nb_execution_mode = "off"  # the outputs are stored, by pages/execute.py
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables and formulas in Markdown that a cell shows
 nb_ipywidgets_js = {
-    vendor.script("requirejs"): {"defer": "defer"},  # text and pictures first
+    vendor.script("requirejs"): {"defer": "defer"},  # text and images first
     vendor.script("html-manager"): {
         "data-jupyter-widgets-cdn": f"{vendor.CDN}/",
         "defer": "defer",
@@ -70,7 +70,7 @@ html_theme_options = {
 
 
 def _describe_pictures() -> None:
-    """Give a figure on a page the description that `helpers.show.figures.show` stored beside the picture.
+    """Give a figure on a page the description that `helpers.show.figures.show` stored beside the image.
 
     MyST-NB reads descriptions from a cell's metadata alone, which is one for all of the cell's figures.
     """

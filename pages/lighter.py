@@ -17,7 +17,7 @@ INSIDE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")  # what sliders 
 
 
 def lighten(site: Path) -> None:
-    """Replace the pictures of a rendered site, files in `_images` and those in its pages, and remove source maps."""
+    """Replace the images of a rendered site, files in `_images` and those in its pages, and remove source maps."""
     for source_map in (site / "_static").rglob("*.map"):
         source_map.unlink()
     images = sorted((site / "_images").glob("*.png"))

@@ -1,6 +1,6 @@
 """What holds for every input, tried on inputs hypothesis makes up: paths, samplers, quantisers, tokenizers, caches.
 
-Boxes, slices of pictures and of sets, faces and captions have theirs beside their other tests.
+Boxes, slices of images and of sets, faces and captions have theirs beside their other tests.
 """
 
 import tempfile

@@ -34,7 +34,7 @@ def check() -> list[Row]:
     ]
     return [
         claim("variants trained with three seeds", len(there), f"{len(VARIANTS)}", set(there) == set(VARIANTS)),
-        claim("steps and pictures a step", record["training"], f"{_training()}", record["training"] == _training()),
+        claim("steps and images a step", record["training"], f"{_training()}", record["training"] == _training()),
         _as_recorded(record),
     ]
 

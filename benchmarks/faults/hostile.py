@@ -1,7 +1,7 @@
 """Files that mean harm: each a call that must be refused, and what the refusal must say.
 
 Pickles that run code, archives that write elsewhere or swell, headers that lie, configurations that bring programs,
-pictures larger than memory.
+images larger than memory.
 """
 
 import json
@@ -135,7 +135,7 @@ def _painted(light: int) -> bytes:
 
 
 def _strictly(call: Callable[[], Any]) -> Any:
-    """Call with warnings as errors: a picture that is left out with a warning counts as refused."""
+    """Call with warnings as errors: an image that is left out with a warning counts as refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return call()

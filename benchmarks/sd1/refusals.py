@@ -41,7 +41,7 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
         "a negative seed": Fault(ask(seed=-1), "seed must be .* got -1"),
         "a width that does not fit": Fault(ask(width=60), "width must be a multiple of 8 pixels, got 60"),
         "no height": Fault(ask(height=0), "height must be a multiple of 8 pixels, got 0"),
-        "no pictures": Fault(ask(num_images=0), "num_images must be .* got 0"),
+        "no images": Fault(ask(num_images=0), "num_images must be .* got 0"),
         "an unknown sampler": Fault(ask(sampler="unipc"), "unknown sampler 'unipc': choose one of ddpm, ddim"),
         "no prompt": Fault(ask([]), r"prompt must be a text or a list of texts, got \[\]"),
         "a prompt that is no text": Fault(ask(7), "prompt must be a text or a list of texts, got 7"),
@@ -52,16 +52,14 @@ def argument_faults(model: StableDiffusion1) -> dict[str, Fault]:
         "too much strength": Fault(
             ask(init_image=image, strength=1.5), "strength must be a number from 0 to 1, got 1.5"
         ),
-        "a mask without a picture": Fault(ask(mask_image=mask), "mask_image needs an init_image"),
-        "a path for a picture": Fault(
+        "a mask without an image": Fault(ask(mask_image=mask), "mask_image needs an init_image"),
+        "a path for an image": Fault(
             ask(init_image="cat.png"), "init_image must be a PIL image or a tensor .* got str", TypeError
         ),
-        "a picture in 0..255": Fault(
-            ask(init_image=image + 200), r"init_image must be \(3, H, W\) floats in \[-1, 1\]"
-        ),
-        "a picture with NaN": Fault(ask(init_image=image / 0), "init_image is empty or holds NaN"),
-        "a grey picture": Fault(ask(init_image=image[:1]), r"init_image must be \(3, H, W\).* got .*\(1, 64, 64\)"),
-        "a picture of another size": Fault(
+        "an image in 0..255": Fault(ask(init_image=image + 200), r"init_image must be \(3, H, W\) floats in \[-1, 1\]"),
+        "an image with NaN": Fault(ask(init_image=image / 0), "init_image is empty or holds NaN"),
+        "a grey image": Fault(ask(init_image=image[:1]), r"init_image must be \(3, H, W\).* got .*\(1, 64, 64\)"),
+        "an image of another size": Fault(
             ask(init_image=image, width=128), r"init_image is 64x64 pixels .* the output 128x64: resize one"
         ),
         "a mask of another size": Fault(
@@ -168,7 +166,7 @@ FOLDERS: tuple[FileFault[SD1Files], ...] = (
     ),
 )
 DAMAGED: tuple[FileFault[SD1Files], ...] = (
-    Row("a picture", lambda f: f.read("cat.png", b"\x89PNG"), "cat.png is no checkpoint the course can read"),
+    Row("an image", lambda f: f.read("cat.png", b"\x89PNG"), "cat.png is no checkpoint the course can read"),
     Row(
         "an empty file",
         lambda f: f.read("empty.safetensors", b""),

@@ -35,7 +35,7 @@ def argument_faults(model: StableDiffusion3) -> dict[str, Fault]:
         "a shift of nothing": Fault(ask(shift=0), "shift must be a number from 0.01 to 100, got 0"),
         "a shift in words": Fault(ask(shift="more"), "shift must be a number .* got 'more'"),
         "a layer that is not there": Fault(ask(skip_layers=[3]), "skip_layers must be a whole number from 0 to 2"),
-        "a picture beyond the table of positions": Fault(ask(height=208), "height must be at most 192 pixels, got 208"),
+        "an image beyond the table of positions": Fault(ask(height=208), "height must be at most 192 pixels, got 208"),
         "skipping in no step": Fault(
             ask(steps=4, skip_layers=[1]), "skip_layers would act in none of the 4 steps: take more steps, or widen"
         ),

@@ -46,7 +46,7 @@ RECORD = "00_assets/results/animals.json"
 MOST_MEGABYTES = 20  # of one network's weights
 COLOUR_RANGE = 90  # % of the photographs' range of each colour that the samples reach
 SHOWN = ("tiny_sd_animals_128", "tiny_sd_animals")  # the first of these that is there is shown
-DEFAULT = Sampling(3.0)  # for a picture of a network that was not measured yet
+DEFAULT = Sampling(3.0)  # for a figure of a network that was not measured yet
 
 
 class Network(NamedTuple):
@@ -285,7 +285,7 @@ def training_of(model: TinySD, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def shown_network(autoencoder: str | None = None) -> tuple[TinySD, Sampling]:
-    """The network for the picture, and how it samples; `autoencoder` takes the place of the one that ships.
+    """The network for the figure, and how it samples; `autoencoder` takes the place of the one that ships.
 
     Raises:
         FileNotFoundError: where none of the networks is there; it says how to train one.
@@ -358,7 +358,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, or write the picture; the exit status."""
+    """Measure, or write the figure; the exit status."""
     options = parser().parse_args(argv)
     if options.images:
         print(write_image(*shown_network(options.autoencoder)))

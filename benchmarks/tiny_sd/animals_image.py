@@ -16,7 +16,7 @@ from helpers.tiny_sd.model import TinySD
 IMAGE = "00_assets/image/real_animals.png"
 COLUMNS = 9
 MOST_BYTES = 500_000
-SIDE = 128  # pixels of an image in the picture: smaller ones are enlarged
+SIDE = 128  # pixels of an image in the figure: smaller ones are enlarged
 
 
 def sheet(images: Tensor, columns: int = COLUMNS) -> Image.Image:

@@ -1,8 +1,8 @@
 """Who trains beside whom in `python -m benchmarks method1`: the course's U-Net and two well-kept libraries.
 
-Every contender learns pictures of a class from the same faces, with the recipe its own documentation gives, in this
+Every contender learns images of a class from the same faces, with the recipe its own documentation gives, in this
 course's shape of three levels. With `stem` the peers get the course's way of folding 4x4 pixels into channels, and
-predict the picture as the course does. With `documented` they get the shape that their documentation shows, narrowed
+predict the image as the course does. With `documented` they get the shape that their documentation shows, narrowed
 to about the same parameter count: thinner at 64x64 and deeper, so much faster than three levels.
 """
 

@@ -33,7 +33,7 @@ def check() -> list[Row]:
 
 
 def ratios() -> dict[str, list[float]]:
-    """Processor time of a training picture, over that of Method 1 in the same round; rounds alternate."""
+    """Processor time of a training image, over that of Method 1 in the same round; rounds alternate."""
     updates = {name.removeprefix("tiny_sd_"): _updates(name) for name in SHIPPED}
     for update in updates.values():
         next(update)
@@ -69,11 +69,11 @@ def _updates(name: str):
 def _compute() -> list[Row]:
     absent = [name for name in SHIPPED if not weights_path(name).exists()]
     if absent:
-        return [Row("compute of a training picture", f"no weights {', '.join(absent)}", "<= 0.5 x", False)]
+        return [Row("compute of a training image", f"no weights {', '.join(absent)}", "<= 0.5 x", False)]
     rows = []
     for method, values in ratios().items():
         if method != "pixels":
-            name = f"{method}: compute of a training picture, of Method 1's ({min(values):.2f} to {max(values):.2f})"
+            name = f"{method}: compute of a training image, of Method 1's ({min(values):.2f} to {max(values):.2f})"
             rows.append(at_most(name, statistics.median(values), 0.5, "x"))
     return rows
 
@@ -137,7 +137,7 @@ def _cache() -> list[Row]:
         ),
         claim("latent cache, a flipped bit: noticed, its batch alone encoded anew", mended, "True", mended),
         claim(
-            "latent cache, another autoencoder, other pictures: encoded anew",
+            "latent cache, another autoencoder, other images: encoded anew",
             f"{strangers} batches",
             "8 batches",
             strangers == 8,
@@ -146,7 +146,7 @@ def _cache() -> list[Row]:
 
 
 def sampling() -> dict[str, dict[str, list[float]]]:
-    """Core seconds per picture of each method, in every round: a generation in all, and its decoding alone."""
+    """Core seconds per image of each method, in every round: a generation in all, and its decoding alone."""
     from helpers.tiny_sd.model import TinySD
 
     systems = {name.removeprefix("tiny_sd_"): TinySD.from_weights(name) for name in SHIPPED}
@@ -168,7 +168,7 @@ def sampling() -> dict[str, dict[str, list[float]]]:
 
 
 def run() -> None:
-    """Print the ratios of training; record what a picture costs, which notebook 13 draws."""
+    """Print the ratios of training; record what an image costs, which notebook 13 draws."""
     for method, values in ratios().items():
         print(
             f"{method}: {statistics.median(values):.2f} of Method 1's compute ({min(values):.2f} to {max(values):.2f})"

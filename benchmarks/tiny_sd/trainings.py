@@ -1,6 +1,6 @@
 """The trainings behind `python -m benchmarks tiny_sd`: every method with every seed, on one thread each.
 
-The same seeds, network family, optimiser and number of pictures in a batch; every method gets about the same processor
+The same seeds, network family, optimiser and number of images in a batch; every method gets about the same processor
 time, and what it has to pay for comes out of it: Method 2 the encoding, Method 3 its autoencoder's training as well.
 As many trainings as the machine has cores go on at once, on one thread each: that wastes least of a core.
 """
@@ -33,7 +33,7 @@ STEPS = {"pixels": 900, "pretrained": 1850, "own": 900}  # of the network; about
 AUTOENCODER_STEPS = 700  # of method 3, out of that time
 CHANNELS = (1, 2, 4, 8)  # how many channels does an autoencoder of faces need, and a general one?
 CHANNEL_STEPS = 400
-MARKS = (150, 450, 900, 1850)  # steps after which the average is judged; a step is 32 pictures
+MARKS = (150, 450, 900, 1850)  # steps after which the average is judged; a step is 32 images
 SAMPLING_STEPS = 12  # notebook 10 could see no gain from more
 Job = tuple[str, ...]  # ("run", method, seed) or ("channels", trained on, channels)
 
@@ -51,7 +51,7 @@ class Judge:
         self.features = self.classifier.features(self.unseen.tensor())  # (900, 128)
 
     def __call__(self, system: "TinySD", last: bool) -> dict:
-        """Scores of SAMPLES pictures to the classes and captions of unseen faces."""
+        """Scores of SAMPLES images to the classes and captions of unseen faces."""
         start = time.process_time()
         conditions = self.unseen.labels[:SAMPLES], self.unseen.captions[:SAMPLES]
         images = system.generate(*conditions, seed=50_000, steps=SAMPLING_STEPS)

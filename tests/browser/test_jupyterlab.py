@@ -1,4 +1,4 @@
-"""The course in JupyterLab: every notebook opens, one runs from top to bottom, its slider moves its picture."""
+"""The course in JupyterLab: every notebook opens, one runs from top to bottom, its slider moves its image."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_one_runs_from_top_to_bottom_and_its_sliders_move(page: Any) -> None:
 
 
 def _move_a_slider(page: Any, panel: Any) -> None:
-    """Jupyter draws only what is in sight: scroll to the first slider, move it, and see another picture."""
+    """Jupyter draws only what is in sight: scroll to the first slider, move it, and see another image."""
     first = f"{CELLS}.findIndex((cell) => cell.source.includes('image_slider(['))"
     page.evaluate(f"window.jupyterapp.shell.currentWidget.content.scrollToItem({first}, 'center').then(() => null)")
     output = panel.locator(".jp-OutputArea").filter(has=page.locator(".widget-hslider .noUi-handle")).first
@@ -132,4 +132,4 @@ def _move_a_slider(page: Any, panel: Any) -> None:
     handle.focus()
     page.keyboard.press("ArrowRight" if handle.get_attribute("aria-valuenow") == "0.0" else "ArrowLeft")
     page.wait_for_timeout(300)
-    assert output.locator("img:visible").first.get_attribute("src") != before, "the slider moved, the picture did not"
+    assert output.locator("img:visible").first.get_attribute("src") != before, "the slider moved, the image did not"

@@ -137,7 +137,7 @@ def test_sliders_move_their_pictures_without_a_kernel(opened: tuple[str, Any, An
         handle.focus()
         page.keyboard.press("ArrowRight" if handle.get_attribute("aria-valuenow") == "0.0" else "ArrowLeft")
         page.wait_for_timeout(200)
-        assert _shown(stack) != before, "the slider moved and the picture did not"
+        assert _shown(stack) != before, "the slider moved and the image did not"
 
 
 def test_a_page_that_is_opened_from_a_file_has_its_sliders(rendered: Path, browser: Any) -> None:
@@ -189,7 +189,7 @@ def test_faint_text_is_noticed(browser: Any) -> None:
 
 
 def test_a_missing_file_is_noticed(tmp_path: Path, browser: Any) -> None:
-    """The watch above would tell: a page with a lost picture and a failing script is trouble."""
+    """The watch above would tell: a page with a lost image and a failing script is trouble."""
     (tmp_path / "index.html").write_text("<img src='lost.png'><script>nothing.here()</script>")
     page = browser.new_page()
     trouble = watch(page)

@@ -1,4 +1,4 @@
-"""The stored notebooks: executed from the top, every picture described, cells short enough to read."""
+"""The stored notebooks: executed from the top, every image described, cells short enough to read."""
 
 import ast
 import base64
@@ -44,7 +44,7 @@ def test_figures_bring_their_own_paper(path: Path) -> None:
         if png := output.get("data", {}).get("image/png"):
             image = Image.open(io.BytesIO(base64.b64decode(png)))
             assert image.convert("RGBA").getextrema()[3] == (255, 255), "a transparent figure vanishes on a dark page"
-            if "widget-view" not in str(output.data):  # a slider's frame may be a bare picture, edge to edge
+            if "widget-view" not in str(output.data):  # a slider's frame may be a bare image, edge to edge
                 assert min(image.convert("RGB").getpixel((0, 0))) > 240, "words need light paper behind them"
 
 
