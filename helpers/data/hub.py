@@ -116,10 +116,10 @@ def write_zip(folder: Path, tables: Sequence[Path], target: Path, *, progress: b
     bar = tqdm(total=sum(table.metadata.num_rows for table in opened), desc=target.name, unit=" images")
     bar.disable = not progress
     with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive, bar:
-        for table, path, split in zip(opened, tables, splits, strict=True):
+        for position, (table, split) in enumerate(zip(opened, splits, strict=True)):
             root = split or ("train" if known else "")
             for number, (data, class_name, caption) in enumerate(rows(table, columns)):
-                parts = [class_name, f"{path.stem}-{number:06}{image_suffix(data)}"]
+                parts = [class_name, f"{position:03}-{number:06}{image_suffix(data)}"]
                 name = "/".join(part for part in parts if part)
                 archive.writestr("/".join(part for part in (root, name) if part), data)
                 if caption:
@@ -159,6 +159,7 @@ def find_columns(table: "ParquetFile", name: str) -> Columns:
     images = [column for column, feature in declared.items() if feature.get("_type") == "Image"]
     structures = [field for field in schema if pyarrow.types.is_struct(field.type)]
     images += [field.name for field in structures if field.type.get_field_index("bytes") >= 0]
+    images += [field.name for field in schema if pyarrow.types.is_binary(field.type)]
     if not images:
         raise ValueError(f"the table {name} has no images: its columns are {', '.join(schema.names)}")
     labels = [column for column, feature in declared.items() if feature.get("_type") == "ClassLabel"]
@@ -173,7 +174,8 @@ def rows(table: "ParquetFile", columns: Columns) -> Iterator[tuple[bytes, str, s
     names = [name for name in (columns.image, columns.label, columns.caption) if name]
     for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
         for row in batch.to_pylist():
-            data = (row[columns.image] or {}).get("bytes")
+            image = row[columns.image]
+            data = image.get("bytes") if isinstance(image, dict) else image
             if data:
                 yield data, _class_of(row, columns), _caption_of(row, columns)
 

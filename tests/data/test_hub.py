@@ -106,13 +106,24 @@ def test_one_folder_of_a_data_set(published):
     assert len(load_faces("owner/pets/large", "train", 8, progress=False)) == 4, "and one is held out"
 
 
+def test_tables_of_one_name_lose_no_images(published):
+    for i in range(2):
+        write_table(published / f"part-{i}" / "train-0.parquet", {"image": images(4, 4 * i)}, IMAGE)
+    assert len(load_faces("owner/pets", "train", 8, progress=False)) == 7, "and one is held out"
+
+
+def test_images_as_plain_bytes(published):
+    write_table(published / "train.parquet", {"jpg": [image_file(50)] * 4, "caption": ["a", "b", "c", "d"]})
+    assert sorted(load_faces("owner/pets", "train", 8, progress=False).captions or ()) == ["a", "b", "c", "d"]
+
+
 def test_the_zip_is_written_once(published, monkeypatch):
     write_table(published / "train.parquet", {"image": images(6)}, IMAGE)
     first = find_images("owner/pets", progress=False)
     monkeypatch.setattr("helpers.data.hub.write_zip", lambda *_, **__: pytest.fail("written again"))
     assert find_images("owner/pets", progress=False) == first
     with zipfile.ZipFile(first) as archive:
-        assert archive.namelist() == [f"train/train-{i:06}.jpg" for i in range(6)]
+        assert archive.namelist() == [f"train/000-{i:06}.jpg" for i in range(6)]
 
 
 def test_image_files_and_one_zip_are_used_as_they_are(published):
