@@ -25,7 +25,7 @@ FORBIDDEN = (
 )
 # (file pattern, name): why the name may stay there
 ALLOWED_NAMES = {
-    (r"helpers/((vlm|ask)/.*|data/questions)\.py", "answer"): "to a question about an image, as in VQA data sets",
+    (r"helpers/((vlm|ask)/.*|data/questions)\.py", "answer"): "to a question about an image, as in VQA datasets",
     (r"helpers/ask/answers\.py", "Answer"): "the same, with its image",
     (r"helpers/exercises/.*", "answer"): "what a learner hands in for an exercise",
     (r"benchmarks/exercises\.py", "answer"): "the same",

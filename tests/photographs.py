@@ -1,4 +1,4 @@
-"""Is a photograph of the data set inside an image of the repository? Tiles of the image are compared with all of them.
+"""Is a photograph of the dataset inside an image of the repository? Tiles of the image are compared with all of them.
 
 A fingerprint is an image reduced to 16 x 16 pixels, with its mean taken out and brought to length 1, so the product of
 two fingerprints is the correlation of the two images: 1 for a copy, also a smaller, paler or recompressed one.
@@ -235,7 +235,7 @@ def _zipped(path: Path) -> Iterator[Image.Image]:
 
 
 class Album:
-    """The photographs of the data set, as fingerprints, also mirrored."""
+    """The photographs of the dataset, as fingerprints, also mirrored."""
 
     def __init__(self, small: np.ndarray) -> None:
         """Compute the fingerprints of uint8 (N, SIDE, SIDE, 3)."""

@@ -1,4 +1,4 @@
-"""The exact denoiser of a finite data set, against Monte Carlo, the Gaussian's closed form and the data themselves."""
+"""The exact denoiser of a finite dataset, against Monte Carlo, the Gaussian's closed form and the data themselves."""
 
 import pytest
 import torch

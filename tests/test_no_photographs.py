@@ -1,4 +1,4 @@
-"""No photograph of the data set is in the repository: not as a file, not in a figure, not in a notebook's output.
+"""No photograph of the dataset is in the repository: not as a file, not in a figure, not in a notebook's output.
 
 AFHQ's licence is non-commercial and the other photographs come mostly without one, so none may be republished. Averages
 over many of them may, and so may Chelsea (scikit-image's cat, CC0).
@@ -24,7 +24,7 @@ from pages.record import ROOT
 from tests.photographs import Album, images_in, photographs_in, reduced, tiles
 
 PHOTOGRAPHIC = (".jpg", ".jpeg", ".webp", ".heic", ".avif", ".tif", ".tiff", ".bmp", ".gif")
-# Tracked files of these formats that show nothing of the data set: what a network generated, most of it during its
+# Tracked files of these formats that show nothing of the dataset: what a network generated, most of it during its
 # training, and synthetic faces with a network's boxes on them
 TRAININGS = {
     "animals_training": (50, 100, 200, 500, 1000, 2000, 5000, 10000),
@@ -51,7 +51,7 @@ def repository() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def photographs() -> np.ndarray:
-    """uint8 (N, 16, 16, 3): the data set's photographs, where they are."""
+    """uint8 (N, 16, 16, 3): the dataset's photographs, where they are."""
     there = [Path(place) for place in PLACES if place and Path(place).exists()]
     if not there:
         pytest.skip("the photographs are not here (ANIMAL_FACES_DIR names their folder), so nothing is compared")
@@ -71,7 +71,7 @@ def test_no_image_of_the_repository_shows_a_photograph(photographs: np.ndarray) 
         named += images_in(path)
     assert len(named) > 200, "the stored outputs alone hold hundreds of images: they were not read"
     copies = Album(photographs).search(named)
-    assert not copies, "photographs of the data set, with their place in the image: " + "; ".join(map(str, copies[:5]))
+    assert not copies, "photographs of the dataset, with their place in the image: " + "; ".join(map(str, copies[:5]))
 
 
 # Below: what the search finds and what it leaves alone, in a temporary folder.

@@ -4,7 +4,7 @@
     python -m benchmarks.autoencoders.vq          # shows Chelsea, and her reconstruction by the shipped weights
     python -m benchmarks.autoencoders.vq RUN      # shows the run's reconstruction too, and writes its record
 
-No photograph of the data set is shown: the figure has Chelsea, the cat that scikit-image brings (CC0).
+No photograph of the dataset is shown: the figure has Chelsea, the cat that scikit-image brings (CC0).
 """
 
 import json

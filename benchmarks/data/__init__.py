@@ -1,1 +1,1 @@
-"""The data sets: how fast they load, and what they hold."""
+"""The datasets: how fast they load, and what they hold."""

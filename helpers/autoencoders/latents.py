@@ -36,7 +36,7 @@ PIXELS_PER_BATCH = 2**18  # encoded at once: 64 images of 64x64, one of 512x512
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of a data set and of its mirror images, with mean and standard deviation of each channel."""
+    """The latents of a dataset and of its mirror images, with mean and standard deviation of each channel."""
 
     values: np.ndarray  # float16 (N, 2, C, h, w), memory-mapped; [:, 1] are those of the mirrored images
     mean: Tensor  # (C,)

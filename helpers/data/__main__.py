@@ -75,14 +75,14 @@ def check(arguments: list[str]) -> int:
         prog="python -m helpers.data check",
         description="Say what is in a folder or zip of images, and what would spoil a training on them.",
     )
-    parser.add_argument("folder", nargs="?", help="folder or zip, or a data set of the hub, owner/name")
+    parser.add_argument("folder", nargs="?", help="folder or zip, or a dataset of the hub, owner/name")
     _add_size(parser)
     parser.add_argument("--cache-dir", type=Path, help="folder of the cache (default: cache in COURSE_HOME)")
     options = parser.parse_args(arguments)
     if options.folder is None and len(options.size) > 1:
         options.folder = options.size.pop()  # `--size 64 FOLDER`: it is no second number
     if options.folder is None:
-        parser.error("which folder, zip or data set?")
+        parser.error("which folder, zip or dataset?")
     inspection = inspect_images(find_images(options.folder), _size_of(options), options.cache_dir)
     print("\n".join(describe(inspection)))
     faults = find_faults(inspection)

@@ -26,7 +26,7 @@ CREDIT = "Animal Faces-HQ (AFHQ), Choi et al., StarGAN v2, CVPR 2020. CC BY-NC 4
 WEIGHTS_LICENCE = (
     "trained on photographs (AFHQ's are CC BY-NC 4.0, those of other collections for research); non-commercial use only"
 )
-MAX_SKIPPED_SHARE = 0.1  # of a class; with more missing, the data set is not what its name says
+MAX_SKIPPED_SHARE = 0.1  # of a class; with more missing, the dataset is not what its name says
 HELP = (
     f"To get the photographs: download https://www.kaggle.com/datasets/{fetch.KAGGLE} in a browser (0.7 GB), and set "
     "ANIMAL_FACES_DIR to the zip or to the folder it unpacks to. "
@@ -254,7 +254,7 @@ def collection_at(path: Path, size: int, split: str | None = None) -> Collection
 
 
 def _preference(collection: Collection, size: int) -> tuple[bool, int]:
-    """Sorts collections of one data set, the best first: the smallest that is large enough, else the largest."""
+    """Sorts collections of one dataset, the best first: the smallest that is large enough, else the largest."""
     entries = [Entry(path, length, 0) for path, length in collection.files.items() if path.count("/") >= 2]
     native = _native_size(collection, entries) or 0
     return (native < size, native if native >= size else -native)

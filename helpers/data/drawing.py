@@ -1,4 +1,4 @@
-"""The synthetic faces as a data set: attributes from a seed, images rendered from them, pixels cached."""
+"""The synthetic faces as a dataset: attributes from a seed, images rendered from them, pixels cached."""
 
 import sys
 from collections.abc import Iterator, Sequence

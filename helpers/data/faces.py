@@ -1,4 +1,4 @@
-"""`Faces`: the images of one data set with their labels, the type that every notebook and training takes.
+"""`Faces`: the images of one dataset with their labels, the type that every notebook and training takes.
 
 Alphabet: N images, C = 3 channels (RGB), H W height and width. Images are stored as uint8 and leave as float32 in
 [-1, 1], the range that the samplers clip to.

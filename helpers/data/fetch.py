@@ -29,7 +29,7 @@ def kaggle_copies() -> list[Path]:
 
 
 def from_kaggle() -> Path:
-    """Download the data set with kagglehub and return its folder. Raises whatever kagglehub does when it cannot."""
+    """Download the dataset with kagglehub and return its folder. Raises whatever kagglehub does when it cannot."""
     import kagglehub
 
     return Path(kagglehub.dataset_download(KAGGLE))

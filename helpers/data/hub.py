@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub as your own images: `--source owner/name`.
+"""Datasets of the Hugging Face hub as your own images: `--source owner/name`.
 
 Many sets of images are published there, often with captions. Most are Parquet files: tables with an image in every
 row, perhaps with a class and a caption. They are downloaded once and written to a zip in the layout of
@@ -38,23 +38,23 @@ class Columns(NamedTuple):
 
 
 def is_hub_name(source: str | Path) -> bool:
-    """Whether this could be the name of a data set on the hub, which no folder or zip here has."""
+    """Whether this could be the name of a dataset on the hub, which no folder or zip here has."""
     return NAME.fullmatch(str(source)) is not None and not Path(source).expanduser().exists()
 
 
 def find_images(source: str | Path, *, progress: bool = True) -> Path:
-    """The folder or zip with the images of a source: a path of this computer, or a data set of the hub.
+    """The folder or zip with the images of a source: a path of this computer, or a dataset of the hub.
 
     The latter is downloaded the first time. Later calls ask the hub whether it has changed, and need no network if they
     cannot reach it.
 
     Args:
-        source: a path, or owner/name, or owner/name/folder for one folder of a data set.
+        source: a path, or owner/name, or owner/name/folder for one folder of a dataset.
         progress: show a progress bar while tables are written to a zip.
 
     Raises:
-        FileNotFoundError: if there is neither such a path nor such a data set, or the hub is out of reach.
-        ValueError: for a data set without images, with several zips, or with several tables of different columns.
+        FileNotFoundError: if there is neither such a path nor such a dataset, or the hub is out of reach.
+        ValueError: for a dataset without images, with several zips, or with several tables of different columns.
     """
     if not is_hub_name(source):
         return Path(source).expanduser()
@@ -77,13 +77,13 @@ def find_images(source: str | Path, *, progress: bool = True) -> Path:
         return zips[0]
     held = f"{len(zips)} zips ({', '.join(path.name for path in zips)})" if zips else "no Parquet, image or zip file"
     raise ValueError(
-        f"the data set {source} has {held}, and one set of images is expected. Download it (hf download --repo-type "
+        f"the dataset {source} has {held}, and one set of images is expected. Download it (hf download --repo-type "
         f"dataset {owner}/{name}), put its images into folders, and pass the folder's path"
     )
 
 
 def _download(repo: str, within: str) -> Path:
-    """The folder of the newest version of a data set, with those of its files that are read."""
+    """The folder of the newest version of a dataset, with those of its files that are read."""
     from helpers.weights.pretrained import fetch
 
     patterns = [f"{within}/{pattern}" for pattern in READ] if within else READ
@@ -108,7 +108,7 @@ def write_zip(folder: Path, tables: Sequence[Path], target: Path, *, progress: b
         if table.schema_arrow.names != opened[0].schema_arrow.names:
             raise ValueError(
                 f"the tables {tables[0].relative_to(folder)} and {path.relative_to(folder)} have different columns: "
-                "they are several data sets in one. Name the folder of one of them, owner/name/folder"
+                "they are several datasets in one. Name the folder of one of them, owner/name/folder"
             )
     splits = [split_of(path.relative_to(folder)) for path in tables]
     known = any(splits)

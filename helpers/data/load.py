@@ -63,7 +63,7 @@ def load_faces(
 
     Args:
         source: "toy-faces" (synthetic faces), "animal-faces" (the photographs of AFHQ, CC BY-NC 4.0), the path of a
-            folder or zip of your own images, see `own_images`, or a data set of the hub, owner/name, see `hub`.
+            folder or zip of your own images, see `own_images`, or a dataset of the hub, owner/name, see `hub`.
         split: "train" or "val"; synthetic splits differ by their random numbers, photographs by their folder.
         size: H = W in pixels; for your own images also (H, W).
         limit: at most this many images. For synthetic faces it is the exact number, which may exceed the default of
@@ -81,7 +81,7 @@ def load_faces(
     Raises:
         ValueError: for an unknown source or split, a size or limit out of range, and for a collection that is damaged
             or holds no images.
-        FileNotFoundError: if there are no photographs, or no such data set; it says what was tried and what to do.
+        FileNotFoundError: if there are no photographs, or no such dataset; it says what was tried and what to do.
         PermissionError: if their folder cannot be read.
     """
     _check_request(source, split, size, limit, seed)
@@ -106,7 +106,7 @@ def _check_request(source: str, split: str, size: Size, limit: int | None, seed:
         names = ", ".join(SOURCES)
         raise ValueError(
             f"unknown source {source!r}: neither one of {names} nor a folder or zip that exists, nor the name of a "
-            "data set on the hub, owner/name"
+            "dataset on the hub, owner/name"
         )
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")

@@ -80,9 +80,9 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 
 class FaceGrid(NamedTuple):
-    """Up to four faces of a data set in one image."""
+    """Up to four faces of a dataset in one image."""
 
-    corners: tuple[int | None, ...]  # rows of the data set, in the order of CORNERS; None: empty
+    corners: tuple[int | None, ...]  # rows of the dataset, in the order of CORNERS; None: empty
     background_from: int  # row of the face whose background fills the empty corners
 
     def render(self, faces: DrawnFaces) -> np.ndarray:
@@ -116,7 +116,7 @@ class FaceGrid(NamedTuple):
 
 
 def sample_face_grid(count: int, rng: np.random.Generator) -> FaceGrid:
-    """Sample one to four faces of a data set of `count`, in random corners."""
+    """Sample one to four faces of a dataset of `count`, in random corners."""
     filled = rng.permutation(4) < rng.integers(1, 5)
     corners = tuple(int(rng.integers(count)) if fill else None for fill in filled)
     return FaceGrid(corners, background_from=int(rng.integers(count)))

@@ -1,4 +1,4 @@
-"""Synthetic animal faces: the course's own data set, with every attribute known, so that quality can be scored.
+"""Synthetic animal faces: the course's own dataset, with every attribute known, so that quality can be scored.
 
 A face is a `FaceAttributes`: what a caption can say (species, fur, eyes, pattern, background, mane, tongue) and what it
 cannot (exact shades, tilt, position, size, the shape of the ears ...). Colours vary continuously around their names,
@@ -176,7 +176,7 @@ def face_mask(attributes: FaceAttributes, size: int = 64) -> np.ndarray:
 
 
 def toy_attributes(count: int, seed: int) -> tuple[FaceAttributes, ...]:
-    """Sample `count` faces for a data set, the species in rotation so that the classes are balanced.
+    """Sample `count` faces for a dataset, the species in rotation so that the classes are balanced.
 
     Face i depends on (seed, i) alone: a smaller set is the beginning of a larger one.
     """

@@ -1,7 +1,7 @@
 """A classifier of synthetic faces: which species, fur, eyes, pattern and background does an image show?
 
 The course scores generators with it: generate faces for known prompts, classify them, count how often the two agree.
-Its features also serve for the Frechet and the kernel distance. It is trained on faces that no data set contains,
+Its features also serve for the Frechet and the kernel distance. It is trained on faces that no dataset contains,
 augmented the way generators distort them (blur, noise, mottled colour, a shift), so that it judges what is shown and
 not how sharply.
 
@@ -42,7 +42,7 @@ ATTRIBUTES = {
 }
 SIZE = 64  # pixels a side that the network takes
 WIDTH = 128  # length of a feature vector
-TRAIN_SEED = 9_000_000  # of the faces: far from the seeds of any data set
+TRAIN_SEED = 9_000_000  # of the faces: far from the seeds of any dataset
 HELD_OUT_SEED = 8_000_000
 CHUNK = 256  # images classified at once
 

@@ -1,1 +1,1 @@
-"""Figures, diagrams, tables and sliders of the notebooks; nothing here depends on data sets or networks."""
+"""Figures, diagrams, tables and sliders of the notebooks; nothing here depends on datasets or networks."""

@@ -1,6 +1,6 @@
 """Augmentation that does not leak into the samples (EDM: Karras et al. 2022, appendix F.2).
 
-Small data sets are memorised in a long training. Shifted, scaled and recoloured copies delay that, but a network would
+Small datasets are memorised in a long training. Shifted, scaled and recoloured copies delay that, but a network would
 learn to generate such copies. So the parameters of the augmentation are an input of the network, like the class: with
 parameters of zero, which stand for an unchanged image, it generates unchanged images.
 

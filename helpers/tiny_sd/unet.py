@@ -34,7 +34,7 @@ class UNetConfig:
     condition_width: int = 192  # of the embedding of time and class that every block receives
     detail_channels: int = 20  # of a narrow level around the patches, for detail that the stem cannot carry; 0: none
     detail_patch: int = 2  # pixels per side that become channels there: with 2, training is a third faster than with 1
-    dropout: float = 0.0  # 0.1 where images are few and training is long: small data sets are memorised
+    dropout: float = 0.0  # 0.1 where images are few and training is long: small datasets are memorised
     augmentation: int = 0  # parameters of a training image's augmentation, an input; 0: no such input
 
     def __post_init__(self):

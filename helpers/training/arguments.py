@@ -61,7 +61,7 @@ def image_source(text: str, names: Sequence[str]) -> str:
     """One of these names, the path of a folder or zip, or owner/name. Raises argparse.ArgumentTypeError."""
     if text not in names and not Path(text).expanduser().exists() and not is_hub_name(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither one of {', '.join(names)} nor a folder or zip that exists, nor a data set of the hub "
+            f"{text!r} is neither one of {', '.join(names)} nor a folder or zip that exists, nor a dataset of the hub "
             "(owner/name)"
         )
     return text
@@ -242,7 +242,7 @@ def add_face_arguments(parser: argparse.ArgumentParser, more: Sequence[str] = ()
         "--source",
         type=partial(image_source, names=names),
         default="toy-faces",
-        help=f"images to learn from: {', '.join(names)}, a folder or zip of your own images, or a data set of the hub "
+        help=f"images to learn from: {', '.join(names)}, a folder or zip of your own images, or a dataset of the hub "
         "(owner/name)",
     )
     add(

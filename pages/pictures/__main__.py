@@ -49,7 +49,7 @@ DETECT = f"detect {' ; '.join(PARTS_OF_A_FACE)}"
 
 
 def synthetic_faces() -> None:
-    """Three rows of synthetic faces, of the default data set."""
+    """Three rows of synthetic faces, of the default dataset."""
     faces = sorted(toy_attributes(30, seed=1), key=lambda face: face.species)
     images = np.stack([draw_face(face, 96) for face in faces])
     save_png(grid(images, columns=10), IMAGES / PARTS["Data"].image)

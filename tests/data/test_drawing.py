@@ -1,4 +1,4 @@
-"""The synthetic faces as a data set."""
+"""The synthetic faces as a dataset."""
 
 import os
 import subprocess

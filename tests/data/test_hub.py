@@ -1,4 +1,4 @@
-"""Data sets of the hub as your own images; the tables are real Parquet files, only their download is replaced."""
+"""Datasets of the hub as your own images; the tables are real Parquet files, only their download is replaced."""
 
 import io
 import json
@@ -45,7 +45,7 @@ LABELLED = IMAGE | {"label": {"_type": "ClassLabel", "names": CLASSES}}
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that stands for a downloaded data set; `calls` counts the requests in it."""
+    """The folder that stands for a downloaded dataset; `calls` counts the requests in it."""
     folder = tmp_path / "snapshots" / COMMIT
     folder.mkdir(parents=True)
 

@@ -214,7 +214,7 @@ def test_cached_latents_train_as_fresh_ones_do_and_never_ask_the_autoencoder(sys
 
 
 def test_the_codec_alone_says_how_latents_are_normalised(system, faces, latents):
-    """Its mean and std are stored with the network; those of the encoded images may be another data set's."""
+    """Its mean and std are stored with the network; those of the encoded images may be another dataset's."""
     indices = torch.arange(8)
     mirrored = torch.zeros(8, dtype=torch.bool)
     device = torch.device("cpu")

@@ -33,7 +33,7 @@ def log_gaussian(z: Tensor, mean: Tensor | float = 0.0, logvar: Tensor | float =
 def aggregate_posterior_log_density(
     z: Tensor, mean: Tensor, logvar: Tensor, dataset_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Log-density of latents under the aggregate posterior of the data set, estimated from one batch.
+    """Log-density of latents under the aggregate posterior of the dataset, estimated from one batch.
 
     By stratified sampling (Chen et al. 2018, appendix C.2): a latent's own image has weight 1 / N, and another image of
     the batch represents all that are not in the batch.
@@ -42,18 +42,18 @@ def aggregate_posterior_log_density(
         z: (B, D) latents.
         mean: (B, D) of the posteriors from which they were sampled.
         logvar: (B, D) of the same.
-        dataset_size: N, images in the data set.
+        dataset_size: N, images in the dataset.
 
     Returns:
         log q(z) and log prod_d q(z_d), (B,) each: their difference is the total correlation.
 
     Raises:
-        ValueError: for fewer than two latents, or a data set smaller than the batch.
+        ValueError: for fewer than two latents, or a dataset smaller than the batch.
     """
     B = len(z)
     if B < 2 or dataset_size < B:
         raise ValueError(
-            f"the aggregate posterior needs 2 codes or more, of a larger data set: got {B} of {dataset_size}"
+            f"the aggregate posterior needs 2 codes or more, of a larger dataset: got {B} of {dataset_size}"
         )
     weights = torch.full((B, B), 1 / (B - 1), device=z.device)
     weights.fill_diagonal_(1 / dataset_size)

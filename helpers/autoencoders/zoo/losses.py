@@ -90,7 +90,7 @@ class TotalCorrelation(VAE):
 
 
 class DIP1(VAE):
-    """The posterior means of the data set are pushed to be uncorrelated, with unit variance."""
+    """The posterior means of the dataset are pushed to be uncorrelated, with unit variance."""
 
     paper = "Kumar, Sattigeri, Balakrishnan 2017, eq. 6"
     formula = r"-\log p(x \mid z) + KL + \lambda_o \sum_{i \neq j} C_{ij}^2 + \lambda_d \sum (C_{ii} - 1)^2"

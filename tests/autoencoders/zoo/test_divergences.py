@@ -31,7 +31,7 @@ def test_total_correlation_of_independent_codes_is_nothing(generator):
 
 
 def test_total_correlation_of_correlated_codes(generator):
-    """Of a Gaussian with correlation r it is -log(1 - r^2) / 2; the batch is the data set here."""
+    """Of a Gaussian with correlation r it is -log(1 - r^2) / 2; the batch is the dataset here."""
     r = 0.9
     N = 2000
     centres = torch.randn(N, 2, generator=generator) @ torch.linalg.cholesky(torch.tensor([[1, r], [r, 1]])).T
@@ -43,14 +43,14 @@ def test_total_correlation_of_correlated_codes(generator):
 
 
 def test_weights_of_the_aggregate_sum_to_one():
-    """With equal posteriors every weighting gives the density itself, whatever the data set's size."""
+    """With equal posteriors every weighting gives the density itself, whatever the dataset's size."""
     z = torch.zeros(8, 1)
     zero = torch.zeros(8, 1)
     for count in (8, 100, 10**6):
         assert d.aggregate_posterior_log_density(z, zero, zero, count)[0].tolist() == pytest.approx(
             [-0.5 * math.log(2 * math.pi)] * 8
         )
-    with pytest.raises(ValueError, match="2 codes or more, of a larger data set: got 8 of 7"):
+    with pytest.raises(ValueError, match="2 codes or more, of a larger dataset: got 8 of 7"):
         d.aggregate_posterior_log_density(z, zero, zero, 7)
 
 
