@@ -201,10 +201,14 @@ def _fid_rows(name: str, title: str, entry: dict[str, Any]) -> list[Row]:
     """FID over the seeds, from the record: it takes hours."""
     fid = entry.get("fid")
     label = f"{title}: FID, 500 against 500 photographs of each class (from the record)"
-    if fid is None or len(fid["seeds"]) < animals_fid.SEEDS:
-        seeds = f"{len(fid['seeds'])} of {animals_fid.SEEDS} seeds" if fid else "never measured"
-        return [Row(label, seeds, f"python -m benchmarks.tiny_sd.animals --fid {name}", False)]
-    rows = [_fid_row(label, fid["seeds"], NETWORKS[name].fid)]
+    command = f"python -m benchmarks.tiny_sd.animals --fid {name}"
+    if fid is None:
+        return [Row(label, "never measured", command, False)]
+    if len(fid["seeds"]) < animals_fid.SEEDS:
+        rows = [Row(label, f"{len(fid['seeds'])} of {animals_fid.SEEDS} seeds", command, False)]
+        rows.append(_fid_row(f"{label}, of these seeds", fid["seeds"], None))
+    else:
+        rows = [_fid_row(label, fid["seeds"], NETWORKS[name].fid)]
     perfect = fid["other_photographs"]["overall"]
     rows.append(Row(f"{title}: FID of other photographs by the same protocol", f"{perfect:.1f}", "printed", True))
     if fid["inverted"]:
@@ -225,7 +229,8 @@ def _fid_row(label: str, seeds: list[dict[str, Any]], bound: float | None, expec
     parts = {name: animals_fid.mean_and_deviation(seeds, name) for name in animals_fid.COMPETITOR}
     mean, deviation = parts.pop("overall")
     classes = ", ".join(f"{name} {value:.1f}" for name, (value, _) in parts.items())
-    value = f"{mean:.1f} ± {deviation:.1f} over {len(seeds)} seeds ({classes})"
+    error = f" ± {deviation:.1f}" if len(seeds) > 1 else ""
+    value = f"{mean:.1f}{error} over {len(seeds)} seeds ({classes})"
     return Row(label, value, expected if bound is None else f"<= {bound:g}", bound is None or mean <= bound)
 
 

@@ -392,7 +392,11 @@ def test_fid_is_claimed_of_the_larger_network_only_and_laid_beside_the_competito
     assert rows[2].expected == "printed; theirs 33.9 (diffusion-pytorch)"
     assert animals._fid_rows("tiny_sd_animals", "title", entry)[0].ok
     entry["fid"]["seeds"].pop()
-    assert animals._fid_rows("tiny_sd_animals_128", "title", entry)[0].measured == "4 of 5 seeds"
+    rows = animals._fid_rows("tiny_sd_animals_128", "title", entry)
+    assert rows[0].measured == "4 of 5 seeds" and not rows[0].ok
+    assert " over 4 seeds (cat " in rows[1].measured and rows[1].expected == "printed"
+    del entry["fid"]["seeds"][1:]
+    assert "±" not in animals._fid_rows("tiny_sd_animals_128", "title", entry)[1].measured
 
 
 def test_the_command_names_what_it_does_not_know(shelf, capsys):
